@@ -1,0 +1,62 @@
+"""Handles: entries that give a node a store to work with, for what it reads and writes piece by piece.
+
+A node may not have one dataset as input and output; a handle is an input only.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from kedro.io import AbstractDataset, DatasetError
+
+from carvana_kedro.stores.predictions import PredictionShards
+
+if TYPE_CHECKING:
+    from carvana_kedro.stores.checkpoints import CheckpointStore
+
+
+Store = TypeVar("Store")
+
+
+class _HandleDataset(AbstractDataset[None, Store], Generic[Store]):
+    _SINGLE_PROCESS = True
+
+    def __init__(self, path: str, metadata: dict[str, Any] | None = None) -> None:
+        self._path = Path(path)
+        self.metadata = metadata
+
+    def save(self, data: None) -> None:
+        """Refuse."""
+        raise DatasetError(f"{type(self).__name__} is a handle: nodes write through what it loads.")
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._path)}
+
+    def _exists(self) -> bool:
+        # The store makes its folders itself.
+        return True
+
+
+class CheckpointsDataset(_HandleDataset["CheckpointStore"]):
+    """The checkpoints of a recipe's runs."""
+
+    def load(self) -> "CheckpointStore":
+        """Return the store."""
+        from carvana_kedro.stores.checkpoints import CheckpointStore
+
+        return CheckpointStore(self._path)
+
+
+class PredictionShardsDataset(_HandleDataset[PredictionShards]):
+    """The shards of predicted masks."""
+
+    def load(self) -> PredictionShards:
+        """Return the store."""
+        return PredictionShards(self._path)
+
+
+class FolderDataset(_HandleDataset[Path]):
+    """A folder that a library writes into by itself, as TensorBoard does."""
+
+    def load(self) -> Path:
+        """Return the folder's path."""
+        return self._path

@@ -1,0 +1,46 @@
+"""The competition's submission file."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from kedro.io import AbstractDataset
+from kedro_datasets._typing import TablePreview
+
+from carvana_kedro.stores.predictions import read_submission, write_submission
+from carvana_kedro.stores.tables import Row
+
+
+class SubmissionDataset(AbstractDataset[Iterable[Row], Iterator[Row]]):
+    """`img,rle_mask` rows in a gzip csv. Saving drains an iterator, so that masks never pile up in memory.
+
+    Args:
+        filepath: the file.
+        metadata: Kedro-Viz's.
+    """
+
+    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> Iterator[Row]:
+        """Return an iterator over (image id, rle)."""
+        return read_submission(self._filepath)
+
+    def save(self, data: Iterable[Row]) -> None:
+        """Write all rows, whole or not at all."""
+        rows = write_submission(self._filepath, data)
+        self._logger.info("%s: %d rows, %.1f MB", self._filepath, rows, self._filepath.stat().st_size / 1e6)
+
+    def preview(self, nrows: int = 8) -> TablePreview:
+        """Return the first rows, their masks cut to a readable length."""
+        rows = [[f"{image_id}.jpg", shorten(rle, 60)] for image_id, rle in islice(self.load(), nrows)]
+        return TablePreview({"index": list(range(len(rows))), "columns": ["img", "rle_mask"], "data": rows})
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+    def _exists(self) -> bool:
+        return self._filepath.is_file()

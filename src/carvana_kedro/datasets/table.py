@@ -1,0 +1,28 @@
+"""Tables as csv files."""
+
+from pathlib import Path
+
+import pandas as pd
+from kedro_datasets.pandas import CSVDataset
+
+from carvana_kedro.stores.atomic import atomic_path
+
+
+class TableDataset(CSVDataset):
+    """Kedro's csv dataset that saves whole or not at all, and reads ids and empty cells as text.
+
+    Without the dtypes a car named `120e45678901` would come back as a number.
+    """
+
+    DEFAULT_LOAD_ARGS = {  # noqa: RUF012 - the name and the kind are Kedro's
+        "dtype": {"image": str, "car": str, "source": str, "problems": str},
+        "keep_default_na": False,
+        "na_values": {"mask_area": [""], "dice": [""]},
+    }
+    DEFAULT_SAVE_ARGS = {"index": False}  # noqa: RUF012
+
+    def save(self, data: pd.DataFrame) -> None:
+        """Write the table."""
+        with atomic_path(Path(self._filepath)) as part:
+            data.to_csv(part, **self._save_args)
+        self._invalidate_cache()

@@ -1,0 +1,76 @@
+"""What happens before a run: mistakes are found before any node starts."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.parameters import check_configuration
+from carvana_kedro.pipeline_registry import pipelines_making
+
+
+class CheckParametersHook:
+    """Checks all parameters, those of pipelines that do not run included."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Stop with a message that names every wrong key."""
+        loader = context.config_loader
+        check_configuration(loader["parameters"], loader["globals"], loader.runtime_params or {})
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Stop if the recipe fits the network or the machine in a way that only PyTorch can tell."""
+        nodes = {node.func.__name__ for node in pipeline.nodes}
+        # Imported here: the pipelines that need no PyTorch should not wait for it.
+        if "train_model" in nodes:
+            from carvana_kedro.pipelines.model_training.nodes import check_recipe
+
+            check_recipe(catalog.load("params:model_training"))
+        if "predict_masks" in nodes:
+            from carvana_kedro.segmentation.hardware import choose_device
+
+            choose_device(catalog.load("params:inference").device)
+
+
+class CheckInputsHook:
+    """Checks that what a run takes from earlier runs is there."""
+
+    @hook_impl
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """Stop with a message that names every missing input and the command that makes them."""
+        wanted = sorted(name for name in pipeline.inputs() if not name.startswith(("params:", "parameters")))
+        missing = [name for name in wanted if not catalog.exists(name)]
+        if missing:
+            lines = "\n".join(f"  {name} ({_where(catalog, name)})" for name in missing)
+            makers = ",".join(pipelines_making(missing, catalog.exists))
+            raise UserError(
+                f"This run needs what has not been made yet:\n{lines}\n"
+                f"Make it first: kedro run --pipelines {makers}{_options(run_params)}"
+            )
+
+
+def _where(catalog: DataCatalog, name: str) -> str:
+    dataset = catalog.get(name)
+    return str(dataset._describe()["filepath"]) if dataset else "not in the catalog"
+
+
+def _options(run_params: Mapping[str, Any]) -> str:
+    """Return the options of this run that decide where things lie, as they are typed."""
+    environment = f" --env {run_params['env']}" if run_params.get("env") else ""
+    parameters = ",".join(_flat(run_params.get("runtime_params") or {}))
+    return environment + (f" --params {parameters}" if parameters else "")
+
+
+def _flat(parameters: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in parameters.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={value}"

@@ -1,0 +1,268 @@
+"""Every parameter as a frozen, typed, validated model.
+
+The top-level keys of the parameters are the pipelines' names, `recipe` and `recipes`. What decides where things come
+from and go to lies in `globals.yml`, and can be said on the command line all the same.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from carvana_kedro.errors import UserError
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+Probability = Annotated[Number, Field(gt=0, lt=1)]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Degrees = Annotated[Number, Field(ge=0, le=180)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+NotNegativeCount = Annotated[int, Field(strict=True, ge=0)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+
+ArchitectureName = Literal[
+    "unet_original", "unet_small", "unet_128", "unet_256", "unet_512", "unet_1024", "unet_resnet34"
+]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataIngestion(_Frozen):
+    """How the source's images are checked and split."""
+
+    seed: Seed = 2017
+    validation_fraction: Probability = 0.2
+    """Share of the cars kept for validation."""
+    sample_fraction: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """Share of the cars used at all."""
+    on_problem: Literal["stop", "skip"] = "stop"
+    """What to do about images that cannot be used."""
+
+
+class ImageSize(_Frozen):
+    """A size in pixels."""
+
+    width: Count
+    height: Count
+
+
+class Loss(_Frozen):
+    """Weights of the two parts of the loss."""
+
+    bce_weight: NotNegative = 1.0
+    dice_weight: NotNegative = 1.0
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> Self:
+        if not self.bce_weight + self.dice_weight:
+            raise ValueError("with both weights 0 nothing is learnt")
+        return self
+
+
+class Optimizer(_Frozen):
+    """One of torch's optimisers."""
+
+    name: Literal["sgd", "rmsprop", "adam", "adamw"]
+    learning_rate: Positive
+    momentum: Share = 0.0
+    weight_decay: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _momentum_fits(self) -> Self:
+        if self.momentum and self.name not in ("sgd", "rmsprop"):
+            raise ValueError(f"{self.name} takes no momentum: leave it at 0, or choose sgd or rmsprop")
+        return self
+
+
+class Schedule(_Frozen):
+    """How the learning rate goes over the run's steps."""
+
+    name: Literal["constant", "cosine", "one_cycle"] = "constant"
+    warmup_fraction: Share = 0.0
+    """Share of the steps with a rising learning rate."""
+
+
+class Augmentation(_Frozen):
+    """Ranges of the random changes; one draw serves image and mask."""
+
+    shift: Fraction = 0.0625
+    scale: Fraction = 0.1
+    rotation: Degrees = 45.0
+    rotation_probability: Fraction = 0.5
+    flip_probability: Fraction = 0.5
+    hue: Degrees = 0.0
+    saturation: Fraction = 0.0
+    value: Fraction = 0.0
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
+
+
+class ModelTraining(_Frozen):
+    """A recipe: network, sizes, optimiser and all else that decides what is trained."""
+
+    architecture: ArchitectureName
+    width_multiplier: Positive = 1.0
+    """Scales every layer's channels."""
+    pretrained: bool = False
+    """ImageNet weights, where the architecture has them."""
+    input_size: ImageSize
+    batch_size: Count
+    epochs: Count
+    seed: Seed = 2017
+    threshold: Probability = 0.5
+    loss: Loss = Loss()
+    optimizer: Optimizer
+    schedule: Schedule = Schedule()
+    augmentation: Augmentation = Augmentation()
+    device: Device = "auto"
+    precision: Precision = "auto"
+    workers: NotNegativeCount = 0
+    """Processes that read images; 0: this one."""
+    cache_images: bool = False
+    """Keep the resized images in memory."""
+    pictures: NotNegativeCount = 2
+    """Validation images shown in TensorBoard."""
+
+    @model_validator(mode="after")
+    def _pretrained_weights_fit(self) -> Self:
+        if self.pretrained and (self.architecture != "unet_resnet34" or self.width_multiplier != 1):
+            raise ValueError(
+                "pretrained weights are there for unet_resnet34 with a width_multiplier of 1 only"
+            )
+        return self
+
+
+class Inference(_Frozen):
+    """How masks are predicted."""
+
+    threshold: Probability = 0.5
+    batch_size: Count = 8
+    shard_size: Count = 512
+    """Images in one file of predictions."""
+    workers: NotNegativeCount = 0
+    """Processes that read images; 0: this one."""
+    device: Device = "auto"
+    precision: Precision = "auto"
+
+
+class Reporting(_Frozen):
+    """What the pictures show."""
+
+    gallery_size: Count = 6
+    """Best and worst validation images shown, each."""
+    preview_size: Count = 8
+    """Test images shown."""
+
+
+class SampleCompetition(_Frozen):
+    """The competition that the studio renders: see `carvana_kedro.studio.StudioSettings`."""
+
+    seed: Seed
+    training_cars: Count
+    test_cars: Count
+    views: Annotated[int, Field(ge=1, le=16, strict=True)]
+    width: Annotated[int, Field(ge=96, le=8192, strict=True)]
+    height: Annotated[int, Field(ge=64, le=8192, strict=True)]
+
+
+class Globals(_Frozen):
+    """The whole of `globals.yml`."""
+
+    source: str
+    archives: str | None
+    recipe: str
+    data_root: str
+    sample: SampleCompetition
+
+
+class Parameters(_Frozen):
+    """The whole of `parameters`, with what `--params` may say about `Globals`."""
+
+    recipe: str
+    recipes: dict[str, ModelTraining]
+    data_ingestion: DataIngestion
+    model_training: ModelTraining
+    inference: Inference
+    reporting: Reporting
+    source: str | None = None
+    archives: str | None = None
+    data_root: str | None = None
+
+
+def check_configuration(
+    parameters: Mapping[str, Any], global_values: Mapping[str, Any], runtime_params: Mapping[str, Any]
+) -> Parameters:
+    """Validate all parameters of a run.
+
+    Args:
+        parameters: as Kedro has merged them, `runtime_params` included.
+        global_values: `globals.yml`, as Kedro has merged it.
+        runtime_params: of `--params`.
+
+    Raises:
+        UserError: a line for each mistake, naming the key, its value and what is allowed.
+    """
+    _validated(Globals, global_values)
+    checked = _validated(Parameters, parameters)
+    for key in ("recipe", "source", "archives", "data_root"):
+        decides = runtime_params.get(key, global_values[key])
+        if parameters.get(key, decides) != decides:
+            raise UserError(
+                f"{key} = {parameters[key]!r} in a parameters file has no effect: say it in a globals.yml of the "
+                f"environment, or with --params {key}={parameters[key]}"
+            )
+    return checked
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _validated(model: type[Model], raw: Mapping[str, Any]) -> Model:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        lines = "\n".join(f"  {line}" for line in sorted(set(_spelled(model, error))))
+        raise UserError(f"These parameters cannot be used:\n{lines}") from error
+
+
+def _spelled(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
+    errors = error.errors()
+    # A mistake in the chosen recipe turns up twice, once in the table of recipes: say it where it acts.
+    chosen = [details for details in errors if details["loc"][:1] != ("recipes",)]
+    for details in chosen or errors:
+        key = ".".join(str(part) for part in details["loc"])
+        if details["type"] == "extra_forbidden":
+            yield f"{key} = {details['input']!r}: there is no such parameter{_allowed(model, details)}"
+        elif details["type"] == "missing":
+            yield f"{key}: is missing"
+        elif details["type"] == "value_error":
+            yield f"{key}: {details['ctx']['error']}"
+        else:
+            yield f"{key} = {details['input']!r}: {_lower_first(details['msg'])}"
+
+
+def _allowed(model: Any, details: ErrorDetails) -> str:
+    *parents, last = details["loc"]
+    for part in parents:
+        field = model.model_fields.get(part)
+        # Not a field: a recipe's name among `recipes`.
+        model = field.annotation if field and isinstance(field.annotation, type) else ModelTraining
+    names = sorted(model.model_fields)
+    close = difflib.get_close_matches(str(last), names, n=1)
+    return (f"; did you mean {close[0]}? " if close else ". ") + f"There are: {', '.join(names)}"
+
+
+def _lower_first(message: str) -> str:
+    message = message.removeprefix("Input ")
+    return message[:1].lower() + message[1:]
+
+
+ARCHITECTURE_NAMES: tuple[str, ...] = get_args(ArchitectureName)

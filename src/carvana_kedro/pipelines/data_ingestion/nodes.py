@@ -1,0 +1,65 @@
+"""Nodes of the data_ingestion pipeline."""
+
+import logging
+
+import numpy as np
+import pandas as pd
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.image_index import index_images, usable_images
+from carvana_kedro.parameters import DataIngestion
+from carvana_kedro.stores.images import ImageStore
+
+logger = logging.getLogger(__name__)
+
+
+def index_training_images(training_images: ImageStore) -> pd.DataFrame:
+    """List every training image with its size, mask area and problems.
+
+    Args:
+        training_images: the source's training side.
+
+    Returns:
+        A row an image: image, car, view, width, height, mask_area, problems, source.
+    """
+    return index_images(training_images)
+
+
+def split_cars(
+    training_image_index: pd.DataFrame, parameters: DataIngestion
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split the images by car, stratified by mask area.
+
+    All views of a car go to the same side, since they are nearly the same picture. The cars are put in order
+    of their mean mask area, cut into as many groups as validation cars are wanted, and each group gives one.
+
+    Args:
+        training_image_index: what `index_training_images` returns.
+        parameters: `data_ingestion`.
+
+    Returns:
+        The rows to train on and the rows to validate on.
+
+    Raises:
+        UserError: images cannot be used and `on_problem` is `stop`; or fewer than two cars are left.
+    """
+    index = usable_images(
+        training_image_index,
+        parameters.on_problem,
+        "Put them right, or leave them out: --params data_ingestion.on_problem=skip",
+    )
+    random = np.random.default_rng(parameters.seed)
+    cars = index.groupby("car")["mask_area"].mean().sort_index()
+    drawn = random.permutation(len(cars))[: max(2, round(parameters.sample_fraction * len(cars)))]
+    cars = cars.iloc[np.sort(drawn)].sort_values(kind="stable")
+    if len(cars) < 2:
+        raise UserError(f"Splitting by car needs at least 2 cars with usable images; there are {len(cars)}.")
+    count = min(max(1, round(parameters.validation_fraction * len(cars))), len(cars) - 1)
+    chosen = [random.choice(group) for group in np.array_split(cars.index.to_numpy(), count)]
+    used = index[index["car"].isin(cars.index)]
+    validation = used["car"].isin(chosen)
+    logger.info(
+        "%d cars to train on (%d images), %d to validate on (%d images)",
+        len(cars) - count, (~validation).sum(), count, validation.sum(),
+    )  # fmt: skip
+    return used[~validation], used[validation]

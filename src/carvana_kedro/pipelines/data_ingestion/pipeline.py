@@ -1,0 +1,27 @@
+"""The data_ingestion pipeline."""
+
+from kedro.pipeline import Node, Pipeline
+
+from .nodes import index_training_images, split_cars
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    """Return the pipeline from the source's files to the two indices."""
+    return Pipeline(
+        [
+            Node(
+                index_training_images,
+                inputs="training_images",
+                outputs="training_image_index",
+                name="index_training_images",
+            ),
+            Node(
+                split_cars,
+                inputs=["training_image_index", "params:data_ingestion"],
+                outputs=["train_index", "validation_index"],
+                name="split_cars",
+            ),
+        ],
+        namespace="data_ingestion",
+        prefix_datasets_with_namespace=False,
+    )

@@ -1,0 +1,39 @@
+"""The inference pipeline."""
+
+from kedro.pipeline import Node, Pipeline
+
+from .nodes import index_test_images, predict_masks, select_test_images, write_submission
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    """Return the pipeline from a model and the test images to a submission."""
+    return Pipeline(
+        [
+            Node(
+                index_test_images,
+                inputs="test_images",
+                outputs="test_image_index",
+                name="index_test_images",
+            ),
+            Node(
+                select_test_images,
+                inputs="test_image_index",
+                outputs="test_index",
+                name="select_test_images",
+            ),
+            Node(
+                predict_masks,
+                inputs=["model", "test_index", "test_images", "prediction_shards", "params:inference"],
+                outputs="predictions",
+                name="predict_masks",
+            ),
+            Node(
+                write_submission,
+                inputs=["predictions", "prediction_shards"],
+                outputs="submission",
+                name="write_submission",
+            ),
+        ],
+        namespace="inference",
+        prefix_datasets_with_namespace=False,
+    )

@@ -1,0 +1,51 @@
+"""The reporting pipeline."""
+
+from kedro.pipeline import Node, Pipeline
+
+from .nodes import draw_gallery, plot_learning_curves, preview_submission, score_submission, tabulate_scores
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    """Return the pipeline from histories, scores and predictions to what people look at."""
+    return Pipeline(
+        [
+            Node(
+                plot_learning_curves,
+                inputs="training_history",
+                outputs="learning_curves",
+                name="plot_learning_curves",
+            ),
+            Node(
+                tabulate_scores,
+                inputs="validation_scores",
+                outputs="score_table",
+                name="tabulate_scores",
+            ),
+            Node(
+                draw_gallery,
+                inputs=[
+                    "model",
+                    "validation_scores",
+                    "training_images",
+                    "params:model_training",
+                    "params:reporting",
+                ],
+                outputs="validation_gallery",
+                name="draw_gallery",
+            ),
+            Node(
+                preview_submission,
+                inputs=["submission", "predictions", "test_images", "params:reporting"],
+                outputs="submission_preview",
+                name="preview_submission",
+            ),
+            Node(
+                score_submission,
+                inputs=["submission", "solution", "test_images"],
+                outputs="submission_score",
+                name="score_submission",
+            ),
+        ],
+        namespace="reporting",
+        prefix_datasets_with_namespace=False,
+    )

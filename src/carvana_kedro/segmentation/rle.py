@@ -1,0 +1,106 @@
+"""Run-length encoding of masks, as Kaggle's Carvana challenge writes it.
+
+The mask is read row by row, pixels count from 1, and the text holds `start length` pairs of its runs of ones.
+An empty mask is an empty text.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> str:
+    """Encode a mask as `start length` pairs.
+
+    Args:
+        mask: (H, W) bool, or uint8 in {0, 1}.
+
+    Returns:
+        The runs of ones, ascending, maximal, separated by single spaces; "" for an empty mask.
+
+    Raises:
+        ValueError: The mask does not have two dimensions, or is neither bool nor uint8.
+
+    >>> encode(np.array([[0, 1, 1], [1, 0, 1]], dtype=np.uint8))
+    '2 3 6 1'
+    """
+    if mask.ndim != 2 or mask.dtype not in (np.bool_, np.uint8):
+        raise ValueError(f"A mask must be (H, W) bool or uint8, not {mask.dtype} of shape {mask.shape}.")
+    pixels = mask.ravel()
+    edges = np.concatenate(
+        [
+            np.flatnonzero(pixels[:1]),  # comparing neighbours misses the edge in front of the first pixel
+            np.flatnonzero(pixels[1:] != pixels[:-1]) + 1,
+            np.flatnonzero(pixels[-1:]) + pixels.size,  # and the edge behind the last
+        ]
+    )
+    runs = edges.reshape(-1, 2)
+    runs[:, 1] -= runs[:, 0]
+    runs[:, 0] += 1
+    return " ".join(map(str, runs.ravel().tolist()))
+
+
+def decode(rle: str, height: int, width: int) -> NDArray[np.uint8]:
+    """Decode `start length` pairs into a mask.
+
+    Args:
+        rle: What `encode` returns, or a field of Kaggle's `train_masks.csv`.
+        height: Rows of the mask.
+        width: Columns of the mask.
+
+    Returns:
+        (height, width) uint8 in {0, 1}.
+
+    Raises:
+        ValueError: The text is not a legal encoding of a mask of this size (see `check`).
+
+    >>> decode("2 3 6 1", 2, 3)
+    array([[0, 1, 1],
+           [1, 0, 1]], dtype=uint8)
+    """
+    pixels = np.zeros(height * width, dtype=np.uint8)
+    for start, length in check(rle, height, width).tolist():
+        pixels[start - 1 : start - 1 + length] = 1
+    return pixels.reshape(height, width)
+
+
+def check(rle: str, height: int, width: int) -> NDArray[np.int64]:
+    """Parse a run-length encoding and make sure that it describes a mask of the given size.
+
+    Args:
+        rle: The text to check.
+        height: Rows of the mask.
+        width: Columns of the mask.
+
+    Returns:
+        (R, 2) int64, a row a run: its first pixel, counted from 1, and its length.
+
+    Raises:
+        ValueError: The text holds something that is no integer, a number without its partner, a start or
+            length below 1, a run that ends outside the image, or runs that overlap or are out of order.
+
+    >>> check("5 3", 2, 3)
+    Traceback (most recent call last):
+        ...
+    ValueError: Run 1 ("5 3") ends at pixel 7, outside an image of 2 x 3 = 6 pixels.
+    """
+    try:
+        numbers = [int(number) for number in rle.split()]
+    except ValueError as error:
+        raise ValueError(f"A run-length encoding holds integers only: {error}.") from None
+    if len(numbers) % 2:
+        raise ValueError(f"A run-length encoding holds pairs, but this one has {len(numbers)} numbers.")
+    size = height * width
+    end = 0
+    for run, (start, length) in enumerate(zip(numbers[::2], numbers[1::2], strict=True), start=1):
+        last = start + length - 1
+        if start < 1 or length < 1:
+            problem = "must have a start and a length of at least 1"
+        elif start <= end:
+            problem = f"starts before the run in front of it has ended, at pixel {end}"
+        elif last > size:
+            problem = f"ends at pixel {last}, outside an image of {height} x {width} = {size} pixels"
+        else:
+            end = last
+            continue
+        raise ValueError(f'Run {run} ("{start} {length}") {problem}.')
+    return np.array(numbers, dtype=np.int64).reshape(-1, 2)

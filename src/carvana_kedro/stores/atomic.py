@@ -1,0 +1,41 @@
+"""A saved file appears whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place when the block ends well.
+
+    The content is flushed to the disk before the rename, so that after a power cut either the old file or
+    the whole new one is there. When the block raises, the temporary file is removed and `path` is untouched.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "folder" / "note.txt"
+    >>> with atomic_path(target) as part:
+    ...     _ = part.write_text("whole")
+    >>> target.read_text()
+    'whole'
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own keeps two writers of the same file out of each other's way.
+    part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
+    try:
+        yield part
+        _flush_to_disk(part)
+        os.replace(part, path)
+        _flush_to_disk(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

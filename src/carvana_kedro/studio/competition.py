@@ -1,0 +1,167 @@
+"""Write a rendered competition in the files that Kaggle hands out."""
+
+import csv
+import functools
+import io
+import itertools
+import multiprocessing
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import cv2
+from PIL import Image
+
+from carvana_kedro.segmentation import rle
+from carvana_kedro.stores.atomic import atomic_path
+
+from .render import render_view
+from .settings import StudioSettings, car_id, generator
+
+_JPEG_QUALITY = 85
+_MAKES = ("Halvorn", "Zephyrine", "Oktavia Motor", "Brumblefield", "Quillon", "Tarsova", "Wexmoor", "Lumenti")
+_MODELS = (
+    "Otter",
+    "Parallax",
+    "Mistral 9",
+    "Kestrel",
+    "Nimbus",
+    "Ferrule",
+    "Solstice X",
+    "Cobalt Jr",
+    "Marrow",
+)
+_TRIMS = ("Base", "S", "LX", "Touring", "Sport", "Limited")
+_METADATA_FIELDS = ("id", "year", "make", "model", "trim1", "trim2")
+_MASK_FIELDS = ("img", "rle_mask")
+
+Shot = tuple[int, int]
+Developed = tuple[bytes, bytes, str]
+
+
+def render_competition(
+    settings: StudioSettings,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    on_image: Callable[[int, int], None] | None = None,
+) -> None:
+    """Render every image of the competition and write Kaggle's archives into `folder`.
+
+    The files depend on the settings alone, byte for byte, not on the number of workers; each appears whole or
+    not at all.
+
+    Args:
+        settings: Which competition.
+        folder: Created if missing; archives of the same names are replaced.
+        workers: Processes to render in; every core that this process may use if None, none besides this one if 1.
+        on_image: Called with (images written, images in all).
+
+    Raises:
+        ValueError: If `workers` is below 1.
+    """
+    workers = _usable_cores() if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    folder.mkdir(parents=True, exist_ok=True)
+    training = _shots(settings, range(settings.training_cars))
+    test = _shots(settings, range(settings.training_cars, settings.cars))
+    done, total = itertools.count(1), len(training) + len(test)
+    training_rows, test_rows = [], []
+
+    with ExitStack() as stack:
+        images, masks, test_images = (
+            stack.enter_context(_archive(folder / name))
+            for name in ("train.zip", "train_masks.zip", "test.zip")
+        )
+        developed = stack.enter_context(_developed(settings, training + test, workers))
+        for (car, view), (jpeg, gif, runs) in zip(training + test, developed, strict=True):
+            name = f"{car_id(settings, car)}_{view:02d}"
+            if car < settings.training_cars:
+                _add(images, f"train/{name}.jpg", jpeg)
+                _add(masks, f"train_masks/{name}_mask.gif", gif)
+                training_rows.append((f"{name}.jpg", runs))
+            else:
+                _add(test_images, f"test/{name}.jpg", jpeg)
+                test_rows.append((f"{name}.jpg", runs))
+            if on_image is not None:
+                on_image(next(done), total)
+
+    _write_table(folder / "train_masks.csv.zip", _MASK_FIELDS, training_rows)
+    _write_table(folder / "metadata.csv.zip", _METADATA_FIELDS, _metadata(settings))
+    _write_table(folder / "sample_submission.csv.zip", _MASK_FIELDS, ((name, "1 1") for name, _ in test_rows))
+    _write_table(folder / "solution.csv.zip", _MASK_FIELDS, test_rows)
+
+
+def _shots(settings: StudioSettings, cars: Iterable[int]) -> list[Shot]:
+    """Order images by name, as a listing of the archive would."""
+    by_name = sorted(cars, key=lambda car: car_id(settings, car))
+    return [(car, view) for car in by_name for view in range(1, settings.views + 1)]
+
+
+@contextmanager
+def _developed(settings: StudioSettings, shots: list[Shot], workers: int) -> Iterator[Iterable[Developed]]:
+    """Yield the finished files of all shots in their order, made by as many processes as asked."""
+    develop = functools.partial(_develop, settings)
+    if workers == 1:
+        yield map(develop, shots)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
+        try:
+            # A car's views stay in one process, which then builds that car once.
+            yield pool.map(develop, shots, chunksize=settings.views)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _develop(settings: StudioSettings, shot: Shot) -> Developed:
+    """Render one shot and return its JPEG, its GIF mask and its run-length encoding."""
+    image, mask = render_view(settings, *shot)
+    _, jpeg = cv2.imencode(
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY)
+    )
+    gif = Image.fromarray(mask)
+    gif.putpalette((0, 0, 0, 255, 255, 255))
+    stream = io.BytesIO()
+    gif.save(stream, "GIF", optimize=False)
+    return jpeg.tobytes(), stream.getvalue(), rle.encode(mask)
+
+
+def _metadata(settings: StudioSettings) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for car in range(settings.cars):
+        rng = generator(settings, car, 0, 1)
+        make, model, trim = (names[rng.integers(len(names))] for names in (_MAKES, _MODELS, _TRIMS))
+        rows.append((car_id(settings, car), int(rng.integers(2003, 2017)), make, model, trim, f"{trim} 4dr"))
+    return sorted(rows)
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    with atomic_path(path) as part, zipfile.ZipFile(part, "w") as archive:
+        yield archive
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes, compression: int = zipfile.ZIP_STORED) -> None:
+    """Add a file without the clock's or the machine's traces."""
+    entry = zipfile.ZipInfo(name, date_time=(2017, 7, 25, 0, 0, 0))
+    entry.create_system, entry.external_attr, entry.compress_type = 3, 0o644 << 16, compression
+    archive.writestr(entry, content)
+
+
+def _write_table(path: Path, fields: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(itertools.chain((fields,), rows))
+    with _archive(path) as archive:
+        _add(archive, path.name.removesuffix(".zip"), text.getvalue().encode(), zipfile.ZIP_DEFLATED)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

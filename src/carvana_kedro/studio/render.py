@@ -1,0 +1,274 @@
+"""Photograph one car at one stop of the turntable."""
+
+import functools
+
+import cv2
+import numpy as np
+
+from .canvas import CEILING, SCALE
+from .lighting import display, look_up, studio_light
+from .model import Model, build_model
+from .rasterise import Fragments, extent, rasterise
+from .scene import fall_off, photograph_background
+from .settings import StudioSettings, generator
+from .surfaces import Surface, windscreen_foot
+
+Array = np.ndarray
+
+
+def render_view(settings: StudioSettings, car: int, view: int) -> tuple[Array, Array]:
+    """Render one photograph and its mask.
+
+    Args:
+        settings: Which competition.
+        car: From 0; training cars come first, then test cars.
+        view: From 1; the turntable has gone `view - 1` steps of a full turn's `views`.
+
+    Returns:
+        The photograph `(H, W, 3)` uint8 RGB, and the mask `(H, W)` uint8 in {0, 1}: one where the
+        car's outline covers at least half a pixel. Glass belongs to the car, its shadow does not.
+
+    Raises:
+        ValueError: If the settings have no such car or view.
+    """
+    if not 0 <= car < settings.cars:
+        raise ValueError(f"car must lie between 0 and {settings.cars - 1}, not {car}")
+    if not 1 <= view <= settings.views:
+        raise ValueError(f"view must lie between 1 and {settings.views}, not {view}")
+    image, coverage = Shot(settings, build_model(settings, car), car, view).expose()
+    return image, (coverage >= 0.5).astype(np.uint8)
+
+
+class Shot:
+    """One exposure: geometry projected for one view, then shaded and laid over the studio from back to front."""
+
+    def __init__(self, settings: StudioSettings, model: Model, car: int, view: int) -> None:
+        self.settings, self.model, self.light = settings, model, studio_light()
+        self.number, self.random = car, generator(settings, car, view)
+        self.day = generator(settings, car, 0, 4)
+        offset = self.day.uniform((-0.22, -0.12), (0.22, 0.12))
+        yaw = np.radians(-90 + 360 * (view - 1) / settings.views + self.day.normal(0, 2))
+        cos, sin = np.cos(yaw), np.sin(yaw)
+        self.rotation = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+        place = self.rotation @ (*offset, 0)
+        self.to_image = model.camera.matrix @ np.r_[np.c_[self.rotation, place], [[0, 0, 0, 1]]]
+        self.eye = self.rotation.T @ (model.camera.position - place)
+        self.size = settings.height, settings.width
+        self.coverage = np.zeros(self.size, np.float32)
+
+    def expose(self) -> tuple[Array, Array]:
+        """Return the photograph `(H, W, 3)` uint8 and the car's share of each pixel `(H, W)` float32."""
+        model = self.model
+        self.image = photograph_background(self.settings, self.number).copy()
+        self._reflect_in_floor()
+        self._cast_shadow()
+        body = rasterise(model.body, self.to_image, self.size, stride=2)
+        behind = self.image[body.box].copy()
+        near, far = (0, 1) if self.eye[1] > 0 else (1, 0)
+        beside = abs(self.eye[1]) > model.car.width / 2
+        for side in (far, near) if not beside else (far,):
+            self._add_mirror(model.mirrors[side])
+        self._add_wheels(model.wheels[far])
+        self._add_body(body, behind, model.wheels[near])
+        if beside:
+            self._add_mirror(model.mirrors[near])
+        return self._develop(), self.coverage
+
+    def _cast_shadow(self) -> None:
+        shadow = self.model.shadow
+        height, width = shadow.shape
+        texels = np.array([[50, 0, width / 2 - 0.5], [0, 50, height / 2 - 0.5], [0, 0, 1]])
+        to_image = self.to_image[:, [0, 1, 3]] @ np.linalg.inv(texels)
+        corners = np.array([(0, 0, 1), (width, 0, 1), (width, height, 1), (0, height, 1)]) @ to_image.T
+        pixels = corners[:, :2] / corners[:, 2:]
+        left, top = np.clip(np.floor(pixels.min(0)).astype(int), 0, self.size[::-1])
+        right, bottom = np.clip(np.ceil(pixels.max(0)).astype(int), 0, self.size[::-1])
+        moved = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]]) @ to_image
+        kept = cv2.warpPerspective(shadow, moved, (right - left, bottom - top), borderValue=1.0)
+        part = self.image[top:bottom, left:right]
+        part[:] = cv2.multiply(part, cv2.merge((kept, kept, kept)), dtype=cv2.CV_8U)
+
+    def _reflect_in_floor(self) -> None:
+        """Let the semi-gloss floor show the car upside down: blurred, so a quarter of the size is enough."""
+        to_image = np.diag((0.25, 0.25, 1)) @ self.to_image @ np.diag((1, 1, -1, 1))
+        size = self.size[0] // 4, self.size[1] // 4
+        seen = rasterise(self.model.body, to_image, size, stride=4, back=True)
+        if not seen.coverage.size:
+            return
+        albedo, _, glass, *_ = self._appearance(seen)
+        pixels = display(0.30 * (1 - glass), 0.0, albedo)
+        share = 0.24 * seen.coverage * cv2.exp(seen.points[2] * np.float32(-1.1))
+        # Room for the blur to fade out in, as far as the image reaches.
+        sides = zip(seen.box, size, strict=True)
+        room = [(min(24, side.start), min(24, end - side.stop)) for side, end in sides]
+        layer = np.pad(np.dstack((pixels * share[..., None], share)), (*room, (0, 0)))
+        layer = cv2.GaussianBlur(layer, (0, 0), self.size[0] / 300).astype(np.float32)
+        top, left = (4 * (side.start - before) for side, (before, _) in zip(seen.box, room, strict=True))
+        soft = cv2.resize(layer, None, fx=4, fy=4)
+        under = self.image[top : top + soft.shape[0], left : left + soft.shape[1]]
+        under[:] = cv2.add(soft[..., :3], (1 - cv2.merge((soft[..., 3],) * 3)) * under, dtype=cv2.CV_8U)
+
+    def _add_mirror(self, surface: Surface) -> None:
+        seen, car = rasterise(surface, self.to_image, self.size), self.model.car
+        if seen.coverage.size:
+            matt, gloss = self._light(seen, car.metallic)
+            self._lay(seen.box, display(matt, gloss, tuple(car.paint)), seen.coverage)
+
+    def _add_wheels(self, surface: Surface) -> None:
+        seen = rasterise(surface, self.to_image, self.size)
+        if seen.coverage.size:
+            colour, rest = self.model.tyres
+            place = seen.column * 16, np.mod(seen.row, 17) * 16
+            albedo = _linear(cv2.remap(colour, *place, cv2.INTER_LINEAR))
+            metal = cv2.remap(rest, *place, cv2.INTER_LINEAR).astype(np.float32) / 255
+            matt, gloss = self._light(seen, 0.0, metal, coat=0.25)
+            self._lay(seen.box, display(matt, gloss, albedo), seen.coverage)
+
+    def _add_body(self, seen: Fragments, behind: Array, near_wheels: Surface) -> None:
+        car = self.model.car
+        albedo, cover, glass, hole, metal = self._appearance(seen)
+        flakes, coat = car.metallic * (1 - cover), 1 - 0.6 * cover * (1 - glass)
+        matt, gloss = self._light(seen, flakes, metal, coat)
+        pixels = display(matt * (1 - glass), gloss, albedo)
+        part = extent(glass)
+        if part[0].stop:
+            through = self._through(_within(seen.box, part), behind[part])
+            pixels[part] = cv2.add(pixels[part], cv2.merge((glass[part],) * 3) * through, dtype=cv2.CV_8U)
+        part = extent(hole)
+        if part[0].stop:
+            well = (seen.coverage * hole)[part]
+            self._lay(_within(seen.box, part), np.full((*well.shape, 3), 6, np.uint8), well)
+        self._add_wheels(near_wheels)
+        self._lay(seen.box, pixels, seen.coverage * (1 - hole))
+
+    def _appearance(self, seen: Fragments) -> tuple[tuple[Array, ...], Array, Array, Array, Array]:
+        """Return what the body looks like at the seen places, planes `(h, w)` float32.
+
+        Returns:
+            Linear RGB as three planes; then in [0, 1] how much of the paint is covered, glass, hole and metal.
+        """
+        (x, y, z), (n_x, n_y, n_z), car = seen.points, seen.normals, self.model.car
+        side, begin = np.abs(n_y) > np.abs(n_x), np.float32(car.length + 0.2)
+        # Side, front and rear lie side by side in one drawing.
+        across = y + np.where(n_x > 0, begin + np.float32(1.15), begin + np.float32(3.45))
+        across = np.where(side, x + np.float32(car.length / 2 + 0.1), across)
+        u, v = across * SCALE - 0.5, (CEILING - z) * SCALE - 0.5
+        colour, rest = (cv2.remap(panel, u, v, cv2.INTER_LINEAR) for panel in self.model.panels)
+        *drawn, cover = (plane.astype(np.float32) / 255 for plane in cv2.split(colour))
+        glass, hole, metal, _ = (plane.astype(np.float32) / 255 for plane in cv2.split(rest))
+        if car.style.name == "pickup":
+            # A soft black cover over the bed.
+            cover[(x < car.x(0.61)) & (n_z > 0.8)] = 1
+        paint = zip(car.paint, drawn, strict=True)
+        albedo = tuple(own + cover * (layer * layer - own) for own, layer in paint)
+        return albedo, cover, glass, hole, metal
+
+    def _through(self, box: tuple[slice, slice], behind: Array) -> Array:
+        """Return what shines through glass, 0..255: cabin, seats, and the studio where the far side is glass too."""
+        body, seats = self.model.body, self.model.seats
+        columns, middle = body.points.shape[1], body.points[:, body.points.shape[1] // 2, 0]
+        cabin = slice(int(np.argmax(middle < self.model.car.x(windscreen_foot(self.model.car)))), None)
+        upper = slice(columns // 5, columns - columns // 5)
+        tint = np.float32(0.30 if self.model.car.dark_glass else 0.80)
+        view = np.full((box[0].stop - box[0].start, box[1].stop - box[1].start), 26, np.float32)
+        clear = np.zeros_like(view)
+        far = rasterise(body, self.to_image, self.size, stride=4, rows=cabin, columns=upper, back=True)
+        there, own = _overlap(box, far.box)
+        clear[there] = (self._appearance(far)[2] * far.coverage)[own]
+        view[there] += 34 * far.normals[2][own].clip(0, 1)
+        near = rasterise(seats, self.to_image, self.size, stride=2)
+        there, own = _overlap(box, near.box)
+        clear[there] *= 1 - near.coverage[own]
+        view[there] += near.coverage[own] * (20 + 30 * near.normals[2][own].clip(0, 1) - view[there])
+        view *= 1 - clear
+        colours = zip((0.93, 0.98, 0.95), cv2.split(behind), strict=True)
+        return cv2.merge([(view + clear * tint * plane) * (tint * colour) for colour, plane in colours])
+
+    def _light(
+        self, seen: Fragments, flakes: Array | float, metal: Array | float = 0.0, coat: Array | float = 1.0
+    ) -> tuple[Array, Array]:
+        """Light the seen places: matt base, metallic flakes, mirror-like metal, and a clear coat over all.
+
+        Returns:
+            Light that takes the surface's colour and light that does not, `(h, w)` float32 linear.
+        """
+        (cos, sin), (c_x, c_y, n_z) = self.rotation[:2, 0].astype(np.float32), seen.normals
+        n_x, n_y, height = cos * c_x - sin * c_y, sin * c_x + cos * c_y, seen.points[2]
+        d_x, d_y, d_z = self._rays(seen.box)
+        facing = np.clip(-(d_x * n_x + d_y * n_y + d_z * n_z), 0, 1)
+        mirrored = [d + 2 * facing * n for d, n in ((d_x, n_x), (d_y, n_y), (d_z, n_z))]
+        # A mirrored ray that meets the floor close by meets the car's own shadow.
+        down = np.maximum(-mirrored[2], 0)
+        kept = 1 - 0.85 * cv2.exp(height / (-0.55 * np.maximum(down, 0.02))) * (down > 0)
+        shaded = 1 - np.clip(0.45 - 0.55 * n_z, 0, 0.9) * cv2.exp(height * np.float32(-1 / 0.30))
+        kept = kept * fall_off(self.settings)[seen.box]
+        seen_there = look_up(self.light.mirrored, mirrored)
+        sharp, glossy = (cv2.extractChannel(seen_there, channel) * kept for channel in (0, 1))
+        base = look_up(self.light.diffuse, (n_x, n_y, n_z)) * shaded
+        matt = base * (1 - 0.7 * flakes) * (1 - metal) + sharp * metal + glossy * (0.85 * flakes)
+        rim = (1 - facing) ** 2
+        return matt, sharp * ((0.05 + 0.8 * rim * rim * (1 - facing)) * coat * shaded)
+
+    def _rays(self, box: tuple[slice, slice]) -> tuple[Array, Array, Array]:
+        """Return the unit viewing direction of each pixel, world coordinates."""
+        y, x = np.ogrid[box[0].start : box[0].stop, box[1].start : box[1].stop]
+        # The two terms depend on one axis each: float64 where it is cheap, float32 in the plane.
+        ray = [
+            (by_x * x).astype(np.float32) + (by_y * y + start).astype(np.float32)
+            for by_x, by_y, start in self.model.camera.to_ray
+        ]
+        scale = 1 / np.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2)
+        return ray[0] * scale, ray[1] * scale, ray[2] * scale
+
+    def _lay(self, box: tuple[slice, slice], pixels: Array, coverage: Array) -> None:
+        """Lay shaded pixels over what is there already."""
+        under = self.image[box]
+        under[:] = cv2.blendLinear(pixels, under, coverage, 1 - coverage)
+        self.coverage[box] = 1 - (1 - self.coverage[box]) * (1 - coverage)
+
+    def _develop(self) -> Array:
+        """Apply exposure, white balance and the sensor's noise."""
+        gain = self.day.uniform(0.90, 1.16) * self.random.uniform(0.985, 1.015)
+        balance = gain * (1 + self.day.normal(0, 0.008, 3) + self.random.normal(0, 0.002, 3))
+        table = np.clip(np.arange(256)[:, None] * balance + 0.5 - _NOISE_ZERO, 0, 255).astype(np.uint8)[None]
+        noise, slack = _noise(self.size)
+        top, left = self.random.integers(slack, size=2)
+        noise = noise[top : top + self.size[0], left : left + self.size[1]]
+        return cv2.add(cv2.LUT(self.image, table), noise)
+
+
+_NOISE_ZERO = 5
+
+
+@functools.lru_cache(maxsize=1)
+def _noise(size: tuple[int, int]) -> tuple[Array, int]:
+    """Return more sensor noise than an image needs, uint8 about `_NOISE_ZERO`, and by how many pixels."""
+    slack = 64
+    random = np.random.default_rng(99)
+    noise = random.normal(_NOISE_ZERO + 0.5, 1.3, (size[0] + slack, size[1] + slack, 3))
+    return np.clip(noise, 0, 2 * _NOISE_ZERO).astype(np.uint8), slack
+
+
+def _linear(stored: Array) -> tuple[Array, ...]:
+    """Decode panel colours `(h, w, c)` uint8 into linear planes."""
+    planes = [plane.astype(np.float32) / 255 for plane in cv2.split(stored)]
+    return tuple(plane * plane for plane in planes)
+
+
+def _within(box: tuple[slice, slice], part: tuple[slice, slice]) -> tuple[slice, slice]:
+    """Return the part of a box, counted from the image's corner."""
+    (top, left), (rows, columns) = (box[0].start, box[1].start), part
+    return slice(top + rows.start, top + rows.stop), slice(left + columns.start, left + columns.stop)
+
+
+def _overlap(
+    outer: tuple[slice, slice], inner: tuple[slice, slice]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Return where two boxes meet, counted from the corner of each; empty where they do not."""
+    spans = [(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(outer, inner, strict=True)]
+    (top, bottom), (left, right) = [(start, max(start, stop)) for start, stop in spans]
+    first, second = (
+        (slice(top - box[0].start, bottom - box[0].start), slice(left - box[1].start, right - box[1].start))
+        for box in (outer, inner)
+    )
+    return first, second

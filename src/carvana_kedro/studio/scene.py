@@ -1,0 +1,139 @@
+"""The studio: camera, wall with lettering, floor with its turntable.
+
+World coordinates: x to the right, y away from the camera, z up, in metres; the origin is the turntable's middle.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .settings import StudioSettings, generator
+
+Array = np.ndarray
+WALL = 4.0  # metres behind the turntable's middle
+TURNTABLE = 3.15  # radius, metres
+_WALL_SCALE, _FLOOR_SCALE = 200, 150  # texels a metre
+_SIGN = "GYRODROME"
+_STROKES: dict[
+    str, list[list[tuple[float, float]]]
+] = {  # on a grid four wide and six high, from the lower left
+    "G": [[(4, 5), (3, 6), (1, 6), (0, 5), (0, 1), (1, 0), (3, 0), (4, 1), (4, 3), (2.3, 3)]],
+    "Y": [[(0, 6), (2, 3.2), (4, 6)], [(2, 3.2), (2, 0)]],
+    "R": [[(0, 0), (0, 6), (3, 6), (4, 5), (4, 4), (3, 3), (0, 3)], [(2, 3), (4, 0)]],
+    "O": [[(1, 0), (0, 1), (0, 5), (1, 6), (3, 6), (4, 5), (4, 1), (3, 0), (1, 0)]],
+    "D": [[(0, 0), (0, 6), (2.6, 6), (4, 4.6), (4, 1.4), (2.6, 0), (0, 0)]],
+    "M": [[(0, 0), (0, 6), (2, 3), (4, 6), (4, 0)]],
+    "E": [[(4, 0), (0, 0), (0, 6), (4, 6)], [(0, 3), (3.2, 3)]],
+}
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera.
+
+    Attributes:
+        matrix: `(3, 4)` float64, world metres to homogeneous pixels (pixel centres at whole numbers).
+        position: `(3,)` float64, metres.
+        to_ray: `(3, 3)` float64, homogeneous pixels to a world direction.
+    """
+
+    matrix: Array
+    position: Array
+    to_ray: Array
+
+    def project(self, points: Array) -> tuple[Array, Array]:
+        """Return pixels `(..., 2)` and depth `(...)` of world points `(..., 3)`."""
+        image = points @ self.matrix[:, :3].T + self.matrix[:, 3]
+        return image[..., :2] / image[..., 2:], image[..., 2]
+
+
+def set_up_camera(settings: StudioSettings, car: int) -> Camera:
+    """Return the camera as it stood that day: nearly the same for every car."""
+    rng = generator(settings, car, 0, 2)
+    scale = min(settings.width / 1918, settings.height / 1280)
+    focal = scale * 2270 * rng.uniform(0.84, 1.13)
+    height, distance = rng.uniform(1.42, 1.58), rng.uniform(7.1, 7.6)
+    pitch = np.arctan2(height - rng.uniform(0.70, 0.82), distance)
+    roll, pan = np.radians(rng.normal(0, 0.25)), np.radians(rng.normal(0, 0.8))
+    turn = np.array([[np.cos(pan), np.sin(pan), 0], [-np.sin(pan), np.cos(pan), 0], [0, 0, 1]])
+    axes = (
+        np.array([[1, 0, 0], [0, -np.sin(pitch), -np.cos(pitch)], [0, np.cos(pitch), -np.sin(pitch)]]) @ turn
+    )
+    tilt = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
+    lens = np.array([[focal, 0, (settings.width - 1) / 2], [0, focal, (settings.height - 1) / 2], [0, 0, 1]])
+    to_image = lens @ tilt @ axes
+    position = np.array([0, -distance, height])
+    return Camera(np.c_[to_image, -to_image @ position], position, np.linalg.inv(to_image))
+
+
+@functools.lru_cache(maxsize=1)
+def _surroundings() -> tuple[Array, Array]:
+    """Return the textures of wall and floor, uint8 RGB."""
+    rng = np.random.default_rng(7)
+    z, x = np.mgrid[5 : 0 : 5j * _WALL_SCALE, -7 : 7 : 14j * _WALL_SCALE].astype(np.float32)
+    light = 0.80 + 0.20 * np.exp(-((x / 4.5) ** 2) - ((z - 2.8) / 2.6) ** 2) - 0.10 * np.exp(-z / 0.5)
+    wall = light[..., None] * np.array((214, 216, 217), np.float32)
+    letters = np.zeros(wall.shape[:2], np.uint8)
+    advance, size = 1.02, 0.19
+    for index, letter in enumerate(_SIGN):
+        left = (index - len(_SIGN) / 2) * advance + 0.12
+        for stroke in _STROKES[letter]:
+            points = [
+                ((left + size * u + 7) * _WALL_SCALE, (5 - 1.05 - 0.20 * v) * _WALL_SCALE) for u, v in stroke
+            ]
+            cv2.polylines(
+                letters, [np.round(np.array(points) * 16).astype(np.int32)], False, 255, 34, cv2.LINE_AA, 4
+            )
+    alpha = letters[..., None] / np.float32(255)
+    wall += alpha * (light[..., None] * np.array((38, 78, 92), np.float32) - wall)
+    shade = cv2.GaussianBlur(np.roll(letters, (5, 4), (0, 1)), (0, 0), 4)[..., None] / np.float32(255)
+    wall *= 1 - 0.16 * shade * (1 - alpha)
+    for seam in np.arange(-7, 7, 2.44):
+        wall *= 1 - 0.07 * np.exp(-(((x - seam) / 0.008) ** 2))[..., None]
+    wall *= 1 - 0.55 * (z < 0.10)[..., None]
+
+    y, x = np.mgrid[4 : -5 : 9j * _FLOOR_SCALE, -7 : 7 : 14j * _FLOOR_SCALE].astype(np.float32)
+    radius = np.hypot(x, y)
+    light = 0.74 + 0.26 * np.exp(-((radius / 3.6) ** 2)) - 0.10 * np.exp(-(WALL - y) / 0.35)
+    floor = light[..., None] * np.array((160, 160, 157), np.float32)
+    inside = np.clip((TURNTABLE - radius) * _FLOOR_SCALE, 0, 1)[..., None]
+    floor *= 0.93 + 0.07 * inside
+    for ring, depth in ((TURNTABLE, 0.75), (TURNTABLE - 0.05, 0.25)):
+        floor *= 1 - depth * np.exp(-(((radius - ring) / 0.014) ** 2))[..., None]
+    grain = cv2.GaussianBlur(rng.normal(0, 1, floor.shape[:2]).astype(np.float32), (0, 0), 14)
+    floor *= 1 + 0.5 * grain[..., None]
+    # The wall's reflection in the semi-gloss floor.
+    floor += 16 * np.exp(-(WALL - y) / 2.2)[..., None]
+    return wall.clip(0, 255).astype(np.uint8), floor.clip(0, 255).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=2)
+def photograph_background(settings: StudioSettings, car: int) -> Array:
+    """Return the empty studio as the camera of that car sees it, `(H, W, 3)` uint8 RGB."""
+    camera, (wall, floor) = set_up_camera(settings, car), _surroundings()
+    size, m = (settings.width, settings.height), camera.matrix
+    wall_texels = np.array([[_WALL_SCALE, 0, 7 * _WALL_SCALE], [0, -_WALL_SCALE, 5 * _WALL_SCALE], [0, 0, 1]])
+    floor_texels = np.array(
+        [[_FLOOR_SCALE, 0, 7 * _FLOOR_SCALE], [0, -_FLOOR_SCALE, 4 * _FLOOR_SCALE], [0, 0, 1]]
+    )
+    to_wall = np.c_[m[:, 0], m[:, 2], m[:, 1] * WALL + m[:, 3]] @ np.linalg.inv(wall_texels)
+    to_floor = m[:, [0, 1, 3]] @ np.linalg.inv(floor_texels)
+    image = cv2.warpPerspective(
+        floor, to_floor, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    upright = cv2.warpPerspective(wall, to_wall, size, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
+    (x_left, left), (x_right, right) = (camera.project(np.array([x, WALL, 0.0]))[0] for x in (-5, 5))
+    columns = np.arange(settings.width)
+    foot = left + (right - left) * (columns - x_left) / (x_right - x_left)
+    below = np.clip(np.arange(settings.height)[:, None] - foot + 0.5, 0, 1)[..., None].astype(np.float32)
+    image = upright + below * (image.astype(np.float32) - upright)
+    return (image * fall_off(settings)[..., None] ** (1 / 2.2) + 0.5).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=1)
+def fall_off(settings: StudioSettings) -> Array:
+    """Return how much light the lens passes towards the corners, `(H, W)` float32, linear."""
+    y, x = np.mgrid[-1 : 1 : settings.height * 1j, -1 : 1 : settings.width * 1j].astype(np.float32)
+    return 1 - 0.10 * (x * x + y * y)

@@ -1,0 +1,65 @@
+"""What a rendered competition depends on, and nothing else."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+STUDIO_VERSION = 1
+"""Goes up whenever the same settings give other pictures: caches key on it."""
+
+
+@dataclass(frozen=True)
+class StudioSettings:
+    """Size and seed of a rendered competition.
+
+    Attributes:
+        seed: Chooses the cars, their paints and every other random number.
+        training_cars: Cars with published masks; their indices come first.
+        test_cars: Cars whose masks go to the solution file only.
+        views: Stops of the turntable, spread evenly over the full turn.
+        width: Image width in pixels.
+        height: Image height in pixels.
+
+    Raises:
+        ValueError: If a number is out of its range; the message names it.
+    """
+
+    seed: int = 2017
+    training_cars: int = 12
+    test_cars: int = 4
+    views: int = 16
+    width: int = 1918
+    height: int = 1280
+
+    def __post_init__(self) -> None:
+        """Check every number."""
+        limits = {
+            "seed": (0, 2**63 - 1),
+            "training_cars": (1, 100_000),
+            "test_cars": (1, 100_000),
+            "views": (1, 99),
+            "width": (96, 8192),
+            "height": (64, 8192),
+        }
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"{name} must be a whole number, not {value!r}")
+            if not least <= value <= most:
+                raise ValueError(f"{name} must lie between {least} and {most}, not {value}")
+
+    @property
+    def cars(self) -> int:
+        """Number of cars, training and test together."""
+        return self.training_cars + self.test_cars
+
+
+def car_id(settings: StudioSettings, car: int) -> str:
+    """Return the car's name in files: 12 hex digits that tell neither its order nor its side of the split."""
+    return hashlib.sha256(f"studio car {settings.seed} {car}".encode()).hexdigest()[:12]
+
+
+def generator(settings: StudioSettings, *key: int) -> np.random.Generator:
+    """Return the random numbers that belong to `key`, e.g. `(car, view)`, whoever asks and in whatever order."""
+    return np.random.default_rng([settings.seed, len(key), *key])

@@ -1,0 +1,152 @@
+"""Surfaces as grids of points: the body wrapped around its solid, and parts turned from profiles."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .bodies import Car
+
+Array = np.ndarray
+COLUMNS = 96
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Grids of points stacked by rows, in car coordinates.
+
+    Attributes:
+        points: `(R, C, 3)` float32, metres.
+        normals: `(R, C, 3)` float32, unit length, outward.
+        seams: Rows that begin a new grid: no face joins them to the row before.
+    """
+
+    points: Array
+    normals: Array
+    seams: tuple[int, ...] = ()
+
+    def moved(self, offset: tuple[float, float, float], flip: bool = False) -> "Surface":
+        """Return the surface moved by `offset` metres, turned by half a turn about z first if `flip`."""
+        turn = np.array((-1, -1, 1) if flip else (1, 1, 1), np.float32)
+        return Surface(self.points * turn + np.array(offset, np.float32), self.normals * turn, self.seams)
+
+
+def stack(surfaces: list[Surface]) -> Surface:
+    """Join surfaces of equally many columns into one."""
+    starts = np.cumsum([0] + [len(surface.points) for surface in surfaces])
+    seams = [
+        int(start) + seam for start, part in zip(starts, surfaces, strict=False) for seam in (0, *part.seams)
+    ]
+    return Surface(
+        np.concatenate([surface.points for surface in surfaces]),
+        np.concatenate([surface.normals for surface in surfaces]),
+        tuple(seams[1:]),
+    )
+
+
+def wrap_body(car: Car, step: float = 0.022) -> Surface:
+    """Wrap a grid around the car's solid by shooting rays outward from its axis.
+
+    Rows run from the nose's pole to the tail's, columns once around from below.
+    """
+    reach = car.length / 2 - 0.6
+    fan = np.linspace(0, np.pi / 2, 46)
+    along = np.arange(-reach, reach, step)[::-1]
+    origins = np.concatenate((np.full(45, reach), along, np.full(45, -reach)))
+    tilt = np.concatenate((fan[:0:-1], np.zeros(len(along)), -fan[1:]))
+    around = np.linspace(-np.pi, np.pi, 2 * 104 + 1)
+    # More columns at roof edges and sills, where the section turns fastest.
+    around = around + 0.14 * np.sin(4 * around)
+    direction = np.stack(np.broadcast_arrays(
+        np.sin(tilt)[:, None],
+        np.cos(tilt)[:, None] * np.sin(around),
+        np.cos(tilt)[:, None] * np.cos(around),
+    ), -1)  # fmt: skip
+    axis = np.stack(np.broadcast_arrays(origins[:, None], 0.0, np.full_like(around, 0.42 * car.height)), -1)
+    near, far = np.zeros(direction.shape[:2]), np.full(direction.shape[:2], 2.2)
+    for _ in range(18):
+        middle = (near + far) / 2
+        inside = car.solid(*np.moveaxis(axis + direction * middle[..., None], -1, 0)) < 0
+        near, far = np.where(inside, middle, near), np.where(inside, far, middle)
+    points = axis + direction * ((near + far) / 2)[..., None]
+    return Surface(points.astype(np.float32), _gradient(car, points))
+
+
+def _gradient(car: Car, points: Array, step: float = 4e-3) -> Array:
+    gradient = np.empty(points.shape, np.float32)
+    for axis in range(3):
+        offset = np.zeros(3)
+        offset[axis] = step
+        ahead, behind = (car.solid(*np.moveaxis(points + sign * offset, -1, 0)) for sign in (1, -1))
+        gradient[..., axis] = ahead - behind
+    soft = cv2.GaussianBlur(gradient, (0, 0), 0.8)
+    return soft / np.linalg.norm(soft, axis=-1, keepdims=True)
+
+
+def turn(profile: Array) -> Surface:
+    """Turn a profile of `(radius, y)` points `(R, 2)` about the y axis, outside facing +y."""
+    angle = np.linspace(0, 2 * np.pi, COLUMNS + 1)
+    radius, height = profile[:, :1], profile[:, 1:]
+    points = np.stack(np.broadcast_arrays(radius * np.cos(angle), height, radius * np.sin(angle)), -1)
+    slope = np.gradient(profile, axis=0)
+    slope /= np.linalg.norm(slope, axis=1, keepdims=True) + 1e-9
+    normals = np.stack(np.broadcast_arrays(
+        -slope[:, 1:] * np.cos(angle), slope[:, :1], -slope[:, 1:] * np.sin(angle)), -1)  # fmt: skip
+    return Surface(points.astype(np.float32), normals.astype(np.float32))
+
+
+def wheels(car: Car, side: int) -> Surface:
+    """Return the two wheels on the left (+1) or right (-1): rim, sidewall and tread."""
+    radius = car.wheel_radius
+    profile = np.array([
+        (0, -.02), (.20, -.02), (.21, -.025), (.55, -.005), (.64, .0), (.67, .008), (.69, .004), (.71, .006),
+        (.80, .016), (.90, .010), (.955, -.012), (.99, -.045), (1, -.075), (1, -.19), (.97, -.22),
+        (.7, -.235), (0, -.235),
+    ])  # fmt: skip
+    wheel = turn(np.stack((profile[:, 0] * radius, profile[:, 1]), 1))
+    place = side * (car.width / 2 - 0.012)
+    return stack([wheel.moved((axle, place, radius - 0.006), flip=side < 0) for axle in car.axles])
+
+
+def ellipsoid(size: tuple[float, float, float], power: float = 0.6, rows: int = 13) -> Surface:
+    """Return a rounded box of half sizes `size`; the smaller `power`, the squarer."""
+    latitude = np.linspace(-np.pi / 2, np.pi / 2, rows)[:, None]
+    longitude = np.linspace(0, 2 * np.pi, COLUMNS + 1)
+
+    def bent(value: Array) -> Array:
+        return np.sign(value) * np.abs(value) ** power
+
+    unit = np.stack(np.broadcast_arrays(
+        bent(np.cos(latitude)) * bent(np.cos(longitude)),
+        bent(np.cos(latitude)) * bent(np.sin(longitude)),
+        bent(np.sin(latitude)) * np.ones_like(longitude)), -1)  # fmt: skip
+    normals = np.sign(unit) * np.abs(unit) ** (2 / power - 1) / np.array(size)
+    normals /= np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-9
+    return Surface((unit * size).astype(np.float32), normals.astype(np.float32))
+
+
+def mirror(car: Car, side: int) -> Surface:
+    """Return the outside mirror on the left (+1) or right (-1)."""
+    x = car.x(windscreen_foot(car)) - 0.42
+    z = float(car.belt(x)) + 0.075
+    y = side * (float(car.half_width(x, z)) + 0.11)
+    return ellipsoid((0.075, 0.115, 0.075), 0.75).moved((x, y, z))
+
+
+def windscreen_foot(car: Car) -> float:
+    """Return where the windscreen begins, as a fraction of the length."""
+    return car.style.roofline[4][0]
+
+
+def seats(car: Car) -> Surface:
+    """Return what one sees through the windows: seats with head rests, dashboard and steering wheel."""
+    foot, end = car.x(windscreen_foot(car)), car.x(car.style.windows_end)
+    top = car.height - 0.30
+    parts = [ellipsoid((0.22, 0.42 * car.width, 0.1), 0.5).moved((foot - 0.28, 0, 0.62 * car.height))]
+    parts.append(ellipsoid((0.03, 0.19, 0.16), 0.9).moved((foot - 0.62, 0.36, 0.66 * car.height)))
+    for x in (foot - 1.25, foot - 2.1):
+        if x > end - 0.25:
+            for y in (-0.37, 0.37):
+                parts.append(ellipsoid((0.09, 0.25, 0.34), 0.5).moved((x, y, top - 0.34)))
+                parts.append(ellipsoid((0.06, 0.13, 0.09), 0.6).moved((x - 0.05, y, top + 0.08)))
+    return stack(parts)

@@ -1,0 +1,74 @@
+"""What several tests need: a small rendered competition, and the project's own commands as real processes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from carvana_kedro.datasets.competition import open_side
+from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.studio import StudioSettings, render_competition
+
+PROJECT = Path(__file__).parents[1]
+SMALL = StudioSettings(training_cars=4, test_cars=1, views=4, width=240, height=160)
+
+
+@pytest.fixture(scope="session")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archives of a competition of 16 training and 4 test images of 240 x 160. Read only."""
+    folder = tmp_path_factory.mktemp("archives")
+    render_competition(SMALL, folder, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unpacked(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where those archives are unpacked. Read only."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    open_side(archives, folder, "training")
+    open_side(archives, folder, "test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def training_images(archives: Path, unpacked: Path) -> ImageStore:
+    return open_side(archives, unpacked, "training")
+
+
+@pytest.fixture(scope="session")
+def test_images(archives: Path, unpacked: Path) -> ImageStore:
+    return open_side(archives, unpacked, "test")
+
+
+@pytest.fixture
+def broken(archives: Path, unpacked: Path, tmp_path: Path) -> Path:
+    """The competition as unpacked folders, for a test to break."""
+    for name in ("train", "train_masks", "test"):
+        (found,) = unpacked.glob(f"{name}-????????????")
+        shutil.copytree(found, tmp_path / "competition" / name)
+    shutil.copy(archives / "sample_submission.csv.zip", tmp_path / "competition")
+    return tmp_path / "competition"
+
+
+@pytest.fixture
+def kedro(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`kedro(...)` runs the command in the project, as a user would, with a data root of the test's own."""
+
+    def call(*arguments: str, params: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+        params = ",".join(filter(None, [f"data_root={tmp_path / 'data'}", params]))
+        done = subprocess.run(
+            [sys.executable, "-m", "kedro", *arguments, "--params", params],
+            cwd=PROJECT,
+            env={**os.environ, "DO_NOT_TRACK": "1", "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return call

@@ -1,0 +1,76 @@
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from kedro.io import DatasetError
+
+from carvana_kedro.datasets import ArchivesDataset, SampleDataset
+from carvana_kedro.datasets.competition import sample_folder
+from carvana_kedro.errors import UserError
+from carvana_kedro.studio import StudioSettings
+
+TINY = asdict(StudioSettings(training_cars=1, test_cars=1, views=2, width=96, height=64))
+
+
+def test_archives_give_both_sides(archives: Path, tmp_path: Path) -> None:
+    training = ArchivesDataset(str(tmp_path), "training", str(archives)).load()
+    assert len(training.ids()) == 16
+    assert training.masks is not None
+    # Nothing of the test side is unpacked before it is asked for.
+    assert not list(tmp_path.glob("test-*"))
+    test = ArchivesDataset(str(tmp_path), "test", str(archives)).load()
+    assert test.masks is None
+    assert sorted(test.expected or ()) == test.ids()
+
+
+def test_a_test_set_without_a_sample_submission_is_taken_as_it_is(broken: Path, tmp_path: Path) -> None:
+    (broken / "sample_submission.csv.zip").unlink()
+    store = ArchivesDataset(str(tmp_path), "test", str(broken)).load()
+    assert store.expected is None
+    assert len(list(store.examine())) == 4
+
+
+def test_missing_archives_are_told_with_the_hint(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError) as told:
+        ArchivesDataset(str(tmp_path), "training", str(tmp_path / "nowhere"), hint="Do this.").load()
+    assert isinstance(told.value.__cause__, UserError)
+    assert "nowhere does not exist" in str(told.value.__cause__)
+    assert str(told.value.__cause__).endswith("Do this.")
+    with pytest.raises(DatasetError, match="--params source=archives,archives=PATH"):
+        ArchivesDataset(str(tmp_path), "training").load()
+
+
+def test_the_sample_is_rendered_once(tmp_path: Path) -> None:
+    dataset = SampleDataset(str(tmp_path), "training", TINY)
+    assert dataset.exists()
+    assert len(dataset.load().ids()) == 2
+    folder = sample_folder(tmp_path, StudioSettings(**TINY))
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.zip")}
+    assert len(SampleDataset(str(tmp_path), "test", TINY).load().ids()) == 2
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*.zip")} == before
+
+
+def test_an_unfinished_rendering_is_done_again(tmp_path: Path) -> None:
+    dataset = SampleDataset(str(tmp_path), "training", TINY)
+    dataset.load()
+    folder = sample_folder(tmp_path, StudioSettings(**TINY))
+    shutil.rmtree(folder / "unpacked")
+    (folder / "solution.csv.zip").unlink()
+    (folder / "train.zip").unlink()
+    assert len(dataset.load().ids()) == 2
+
+
+def test_other_settings_get_a_folder_of_their_own(tmp_path: Path) -> None:
+    assert sample_folder(tmp_path, StudioSettings()) != sample_folder(tmp_path, StudioSettings(seed=1))
+
+
+def test_the_solution_is_read_where_there_is_one(archives: Path, tmp_path: Path) -> None:
+    assert len(ArchivesDataset(str(tmp_path), "solution", str(archives)).load()) == 4
+    assert len(SampleDataset(str(tmp_path), "solution", TINY).load()) == 2
+    assert ArchivesDataset(str(tmp_path), "solution", str(tmp_path)).load() == []
+
+
+def test_sources_are_read_only(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError):
+        SampleDataset(str(tmp_path), "training", TINY).save("anything")  # type: ignore[arg-type]

@@ -1,0 +1,106 @@
+"""Entries that are files: what is saved is what is loaded, and what Kedro-Viz shows."""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from kedro.io import DatasetError
+from PIL import Image
+
+from carvana_kedro.datasets import (
+    CheckpointsDataset,
+    FolderDataset,
+    ModelDataset,
+    PictureDataset,
+    PredictionShardsDataset,
+    RecordDataset,
+    SubmissionDataset,
+    TableDataset,
+)
+from carvana_kedro.errors import UserError
+from carvana_kedro.stores.checkpoints import CheckpointStore
+from carvana_kedro.stores.predictions import PredictionShards
+
+
+def test_ids_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "image": ["120e45678901_01", "000000000001_02"],
+            "car": ["120e45678901", "000000000001"],
+            "view": [1, 2],
+            "mask_area": [0.25, float("nan")],
+            "problems": ["", "the mask is missing"],
+            "source": ["0000000000000001", "0000000000000001"],
+        }
+    )
+    dataset = TableDataset(filepath=str(tmp_path / "index.csv"))
+    assert not dataset.exists()
+    dataset.save(table)
+    assert dataset.exists()
+    pd.testing.assert_frame_equal(dataset.load(), table)
+    assert dataset.preview(nrows=1)["columns"] == list(table.columns)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.csv"]
+
+
+def test_a_model_is_shown_without_its_weights(tmp_path: Path) -> None:
+    dataset = ModelDataset(str(tmp_path / "model.pt"))
+    assert not dataset.exists()
+    with pytest.raises(DatasetError) as told:
+        dataset.load()
+    assert isinstance(told.value.__cause__, UserError)
+    assert "kedro run --pipelines model_training" in str(told.value.__cause__)
+    dataset.save({"architecture": "unet_small", "weights": {"a": torch.ones(2)}})
+    assert dataset.exists()
+    assert torch.equal(dataset.load()["weights"]["a"], torch.ones(2))
+    assert json.loads(dataset.preview()) == {"architecture": "unet_small"}
+
+
+def test_a_record_is_saved_whole(tmp_path: Path) -> None:
+    dataset = RecordDataset(filepath=str(tmp_path / "record.json"))
+    dataset.save({"dice": 0.5})
+    with pytest.raises(DatasetError):
+        dataset.save({"dice": object()})
+    assert dataset.load() == {"dice": 0.5}
+    assert json.loads(dataset.preview()) == {"dice": 0.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_a_picture_is_a_png(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8)
+    dataset = PictureDataset(str(tmp_path / "picture.png"))
+    dataset.save(picture)
+    assert np.array_equal(dataset.load(), picture)
+    shown = Image.open(io.BytesIO(base64.b64decode(dataset.preview())))
+    assert np.array_equal(np.asarray(shown), picture)
+
+
+def test_a_submission_drains_an_iterator(tmp_path: Path) -> None:
+    dataset = SubmissionDataset(str(tmp_path / "submit.csv.gz"))
+    rows = [("a_01", "1 2"), ("a_02", " ".join(["5 1"] * 100))]
+    dataset.save(iter(rows))
+    assert list(dataset.load()) == rows
+    preview = dataset.preview(nrows=1)
+    assert preview["columns"] == ["img", "rle_mask"]
+    assert preview["data"] == [["a_01.jpg", "1 2"]]
+
+
+@pytest.mark.parametrize(
+    ("dataset_type", "loaded"),
+    [
+        (CheckpointsDataset, CheckpointStore),
+        (PredictionShardsDataset, PredictionShards),
+        (FolderDataset, Path),
+    ],
+)
+def test_a_handle_loads_a_store_and_saves_nothing(tmp_path: Path, dataset_type: type, loaded: type) -> None:
+    dataset = dataset_type(str(tmp_path / "new"))
+    assert dataset.exists()
+    assert isinstance(dataset.load(), loaded)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(DatasetError):
+        dataset.save("anything")

@@ -1,0 +1,73 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.image_index import index_images
+from carvana_kedro.parameters import Inference
+from carvana_kedro.pipelines.inference.nodes import predict_masks, select_test_images, write_submission
+from carvana_kedro.segmentation import rle
+from carvana_kedro.segmentation.architectures import build
+from carvana_kedro.segmentation.predictor import Predictor
+from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.predictions import PredictionShards
+
+
+@pytest.fixture
+def model() -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {
+        "architecture": "unet_small",
+        "width_multiplier": 0.25,
+        "input_size": [32, 48],
+        "weights": build("unet_small", width_multiplier=0.25).state_dict(),
+        "threshold": 0.5,
+        "run_id": "run",
+    }
+
+
+def test_every_test_image_gets_its_row(
+    model: dict[str, Any], test_images: ImageStore, tmp_path: Path
+) -> None:
+    shards = PredictionShards(tmp_path)
+    parameters = Inference(batch_size=3, shard_size=3)
+    predictions = predict_masks(model, index_images(test_images), test_images, shards, parameters)
+    assert predictions["images"] == 4
+    assert len(predictions["shards"]) == 2
+    rows = list(write_submission(predictions, shards))
+    assert [image_id for image_id, _ in rows] == list(test_images.expected or ())
+    predictor = Predictor.from_model(model)
+    for image_id, runs in rows:
+        expected = predictor(test_images.read_image(image_id))
+        found = rle.decode(runs, *expected.shape)
+        assert (expected != found).mean() < 0.001
+
+
+def test_other_parameters_do_not_mix_with_old_shards(
+    model: dict[str, Any], test_images: ImageStore, tmp_path: Path
+) -> None:
+    index, shards = index_images(test_images), PredictionShards(tmp_path)
+    first, second = (
+        predict_masks(model, index, test_images, shards, Inference(threshold=threshold))
+        for threshold in (0.5, 0.6)
+    )
+    assert not set(first["shards"]) & set(second["shards"])
+
+
+def test_a_test_image_with_a_problem_stops(broken: Path, test_images: ImageStore) -> None:
+    store = ImageStore(broken / "test", expected=test_images.expected)
+    lost = store.ids()[1]
+    store.image_path(lost).unlink()
+    with pytest.raises(
+        UserError, match=rf"{lost}: the image is missing\nA submission needs a mask for every"
+    ):
+        select_test_images(index_images(store))
+
+
+def test_every_good_test_image_is_selected_whatever_its_size(broken: Path) -> None:
+    store = ImageStore(broken / "test")
+    Image.new("RGB", (50, 40)).save(store.image_path(store.ids()[0]))
+    assert select_test_images(index_images(store))["image"].tolist() == store.ids()

@@ -1,0 +1,89 @@
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from carvana_kedro.datasets.competition import open_side
+from carvana_kedro.errors import UserError
+from carvana_kedro.parameters import ModelTraining, Reporting
+from carvana_kedro.pipelines.reporting.nodes import (
+    draw_gallery,
+    plot_learning_curves,
+    preview_submission,
+    score_submission,
+    tabulate_scores,
+)
+from carvana_kedro.segmentation.architectures import build
+from carvana_kedro.stores.images import ImageStore
+
+
+def test_learning_curves_are_the_history() -> None:
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2],
+            "train_loss": [1.0, 0.5],
+            "val_loss": [1.1, 0.6],
+            "train_dice_coeff": [0.5, 0.8],
+            "val_dice_coeff": [0.4, 0.7],
+        }
+    )
+    figure = plot_learning_curves(history)
+    assert [list(trace.y) for trace in figure.data] == [[1.0, 0.5], [1.1, 0.6], [0.5, 0.8], [0.4, 0.7]]
+
+
+def test_the_score_table_has_a_row_a_measure() -> None:
+    scores = pd.DataFrame({"image": ["a", "b", "c"], "dice": [0.9, 1.0, 0.5], "iou": [0.8, 1.0, 0.3]})
+    table = tabulate_scores(scores).set_index("measure")
+    assert table.loc["dice"].to_dict() == {"mean": 0.8, "median": 0.9, "min": 0.5, "max": 1.0}
+    assert list(table.index) == ["dice", "iou"]
+
+
+def test_the_gallery_shows_worst_and_best(training_images: ImageStore) -> None:
+    torch.manual_seed(0)
+    model: dict[str, Any] = {
+        "architecture": "unet_small",
+        "width_multiplier": 0.25,
+        "input_size": [32, 48],
+        "threshold": 0.5,
+        "source": training_images.fingerprint(),
+        "weights": build("unet_small", width_multiplier=0.25).state_dict(),
+    }
+    recipe = ModelTraining.model_validate(
+        {
+            "architecture": "unet_small",
+            "input_size": {"width": 48, "height": 32},
+            "batch_size": 1,
+            "epochs": 1,
+            "optimizer": {"name": "adamw", "learning_rate": 0.1},
+        }
+    )
+    ids = training_images.ids()
+    scores = pd.DataFrame({"image": ids, "dice": [n / len(ids) for n in range(len(ids))]})
+    picture = draw_gallery(model, scores, training_images, recipe, Reporting(gallery_size=2))
+    row = draw_gallery(model, scores[:1], training_images, recipe, Reporting(gallery_size=2))
+    # A line of titles, then a row an image.
+    assert picture.shape == (28 + 4 * (row.shape[0] - 28), row.shape[1], 3)
+    assert (picture[: row.shape[0]] == row).all()
+    with pytest.raises(UserError, match="trained on other files"):
+        draw_gallery({**model, "source": "another"}, scores, training_images, recipe, Reporting())
+
+
+def test_the_solution_scores_itself_perfectly(archives: Path, test_images: ImageStore) -> None:
+    solution = open_side(archives, archives, "solution")
+    assert score_submission(iter(solution), solution, test_images) == {"images": 4, "dice": 1.0}
+    empty = [(image_id, "") for image_id, _ in solution]
+    assert score_submission(iter(empty), solution, test_images) == {"images": 4, "dice": 0.0}
+    assert score_submission(iter(solution), [], test_images) == {"images": 0, "dice": None}
+    with pytest.raises(UserError, match="not about the same images"):
+        score_submission(iter(solution[1:]), solution, test_images)
+
+
+def test_the_preview_goes_through_the_whole_submission(archives: Path, test_images: ImageStore) -> None:
+    solution = open_side(archives, archives, "solution")
+    every = preview_submission(iter(solution), {"images": 4}, test_images, Reporting(preview_size=4))
+    two = preview_submission(iter(solution), {"images": 4}, test_images, Reporting(preview_size=2))
+    width = every.shape[1] // 4
+    assert (two[:, :width] == every[:, :width]).all()
+    assert (two[:, width : 2 * width] == every[:, 3 * width : 4 * width]).all()

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from carvana_kedro.segmentation import drawing
+
+PREDICTION, TARGET = np.zeros((40, 60), bool), np.zeros((40, 60), bool)
+PREDICTION[10:30, 10:30] = TARGET[10:30, 20:40] = True
+
+
+def test_agreement_has_a_colour_for_each_case() -> None:
+    picture = drawing.agreement(PREDICTION, TARGET)
+    assert tuple(picture[20, 25]) == drawing.HIT
+    assert tuple(picture[20, 35]) == drawing.MISS
+    assert tuple(picture[20, 15]) == drawing.FALSE_ALARM
+    assert not picture[0, 0].any()
+
+
+def test_an_overlay_changes_the_car_alone() -> None:
+    image = np.full((40, 60, 3), 200, np.uint8)
+    picture = drawing.overlay(image, TARGET)
+    assert np.array_equal(picture[~TARGET], image[~TARGET])
+    assert (picture[TARGET] != 200).any(axis=1).all()
+    assert (image == 200).all()
+
+
+def test_pictures_are_set_side_by_side() -> None:
+    image = np.full((40, 60, 3), 200, np.uint8)
+    picture = drawing.comparison(image, PREDICTION, TARGET)
+    assert picture.shape == (40, 240, 3)
+    assert np.array_equal(picture[:, 180:], drawing.overlay(image, PREDICTION))
+    caption = drawing.captioned(image, "name", width=120)
+    assert caption.shape == (108, 120, 3)
+    assert (caption[:28] < 100).any()
+    sheet = drawing.grid([caption, image, image], columns=2)
+    assert sheet.shape == (2 * 116, 2 * 128, 3)
+    assert np.array_equal(sheet[116:156, :60], image)
+    with pytest.raises(ValueError, match="at least one picture"):
+        drawing.grid([], 2)

@@ -1,0 +1,164 @@
+"""The archives are Kaggle's, and depend on the settings alone."""
+
+import csv
+import io
+import re
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from carvana_kedro.segmentation import rle
+from carvana_kedro.studio import StudioSettings, car_id, render_competition, render_view
+
+SETTINGS = StudioSettings(seed=5, training_cars=2, test_cars=1, views=3, width=240, height=160)
+ARCHIVES = {
+    "train.zip",
+    "train_masks.zip",
+    "train_masks.csv.zip",
+    "test.zip",
+    "metadata.csv.zip",
+    "sample_submission.csv.zip",
+    "solution.csv.zip",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("competition")
+    render_competition(SETTINGS, path, workers=1)
+    return path
+
+
+def names(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        return archive.namelist()
+
+
+def read(path: Path, name: str) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(name)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    assert names(path) == [path.name.removesuffix(".zip")]
+    return list(csv.DictReader(io.StringIO(read(path, path.name.removesuffix(".zip")).decode())))
+
+
+def test_writes_kaggles_archives_and_leaves_nothing_else(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == ARCHIVES
+
+
+@pytest.mark.parametrize(
+    ("archive", "pattern", "count"),
+    [
+        ("train.zip", r"train/[0-9a-f]{12}_0[1-3]\.jpg", 6),
+        ("train_masks.zip", r"train_masks/[0-9a-f]{12}_0[1-3]_mask\.gif", 6),
+        ("test.zip", r"test/[0-9a-f]{12}_0[1-3]\.jpg", 3),
+    ],
+)
+def test_images_are_named_as_kaggles(folder: Path, archive: str, pattern: str, count: int) -> None:
+    found = names(folder / archive)
+    assert len(found) == len(set(found)) == count
+    assert all(re.fullmatch(pattern, name) for name in found)
+    assert found == sorted(found)
+
+
+def test_photographs_are_jpegs_of_what_was_rendered(folder: Path) -> None:
+    image, _ = render_view(SETTINGS, 1, 2)
+    jpeg = read(folder / "train.zip", f"train/{car_id(SETTINGS, 1)}_02.jpg")
+    with Image.open(io.BytesIO(jpeg)) as opened:
+        assert (opened.format, opened.mode, opened.size) == ("JPEG", "RGB", (240, 160))
+        assert np.abs(np.asarray(opened).astype(int) - image).mean() < 4
+
+
+def test_masks_are_palette_gifs_of_zero_and_one(folder: Path) -> None:
+    for name in names(folder / "train_masks.zip"):
+        with Image.open(io.BytesIO(read(folder / "train_masks.zip", name))) as mask:
+            assert (mask.format, mask.mode, mask.size) == ("GIF", "P", (240, 160))
+            assert getattr(mask, "n_frames", 1) == 1
+            assert mask.getpalette()[:6] == [0, 0, 0, 255, 255, 255]  # type: ignore[index]
+            assert set(np.unique(np.asarray(mask))) == {0, 1}
+            assert set(np.unique(np.asarray(mask.convert("L")))) == {0, 255}
+
+
+def test_training_rows_encode_the_same_masks(folder: Path) -> None:
+    rows = table(folder / "train_masks.csv.zip")
+    assert [f"train/{row['img']}" for row in rows] == names(folder / "train.zip")
+    for row in rows:
+        gif = read(folder / "train_masks.zip", f"train_masks/{row['img'].removesuffix('.jpg')}_mask.gif")
+        with Image.open(io.BytesIO(gif)) as mask:
+            np.testing.assert_array_equal(rle.decode(row["rle_mask"], 160, 240), np.asarray(mask))
+
+
+def test_solution_holds_the_masks_of_the_test_set(folder: Path) -> None:
+    rows = {row["img"]: row["rle_mask"] for row in table(folder / "solution.csv.zip")}
+    assert [f"test/{name}" for name in rows] == names(folder / "test.zip")
+    _, mask = render_view(SETTINGS, 2, 3)
+    np.testing.assert_array_equal(rle.decode(rows[f"{car_id(SETTINGS, 2)}_03.jpg"], 160, 240), mask)
+
+
+def test_sample_submission_is_legal_and_says_nothing(folder: Path) -> None:
+    rows = table(folder / "sample_submission.csv.zip")
+    assert [f"test/{row['img']}" for row in rows] == names(folder / "test.zip")
+    assert {row["rle_mask"] for row in rows} == {"1 1"}
+
+
+def test_metadata_has_a_row_a_car_in_an_order_that_tells_nothing(folder: Path) -> None:
+    rows = table(folder / "metadata.csv.zip")
+    assert list(rows[0]) == ["id", "year", "make", "model", "trim1", "trim2"]
+    assert [row["id"] for row in rows] == sorted(car_id(SETTINGS, car) for car in range(SETTINGS.cars))
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(folder: Path, tmp_path: Path) -> None:
+    progress: list[tuple[int, int]] = []
+    render_competition(
+        SETTINGS, tmp_path, workers=2, on_image=lambda done, total: progress.append((done, total))
+    )
+    assert progress == [(done, 9) for done in range(1, 10)]
+    for name in ARCHIVES:
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_an_interrupted_rendering_leaves_no_archive(tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render_competition(SETTINGS, tmp_path, workers=1, on_image=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_must_be_positive(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="workers must be at least 1, not 0"):
+        render_competition(SETTINGS, tmp_path, workers=0)
+
+
+def test_rendering_alone_leaves_the_callers_threads(tmp_path: Path) -> None:
+    before = cv2.getNumThreads()
+    render_competition(
+        StudioSettings(training_cars=1, test_cars=1, views=1, width=96, height=64), tmp_path, workers=1
+    )
+    assert cv2.getNumThreads() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training_cars": 0}, "training_cars must lie between 1 and"),
+        ({"test_cars": -1}, "test_cars must lie between"),
+        ({"views": 100}, "views must lie between 1 and 99, not 100"),
+        ({"width": 10}, "width must lie between"),
+        ({"height": 100_000}, "height must lie between"),
+        ({"seed": -1}, "seed must lie between"),
+        ({"width": 1918.0}, "width must be a whole number, not 1918.0"),
+        ({"views": True}, "views must be a whole number, not True"),
+    ],
+)
+def test_impossible_settings_are_refused(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StudioSettings(**changes)

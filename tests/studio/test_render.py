@@ -1,0 +1,129 @@
+"""Photographs and masks belong together and look like cars on a turntable."""
+
+import cv2
+import numpy as np
+import pytest
+
+from carvana_kedro.studio import StudioSettings, car_id, render_view
+from carvana_kedro.studio.bodies import PAINTS, STYLES, design_car
+from carvana_kedro.studio.model import build_model
+from carvana_kedro.studio.render import Shot
+from carvana_kedro.studio.scene import photograph_background
+
+SETTINGS = StudioSettings(width=480, height=320)
+
+
+def extents(mask: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
+
+
+def test_gives_a_photograph_and_a_mask_the_same_every_time() -> None:
+    image, mask = render_view(SETTINGS, 3, 2)
+    assert (image.shape, image.dtype, mask.shape, mask.dtype) == (
+        (320, 480, 3),
+        np.uint8,
+        (320, 480),
+        np.uint8,
+    )
+    assert set(np.unique(mask)) == {0, 1}
+    build_model.cache_clear()
+    photograph_background.cache_clear()
+    for left, right in zip(render_view(SETTINGS, 3, 2), (image, mask), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (241, 161), (300, 400), (640, 200)])
+def test_any_size_and_shape_of_image_shows_a_car(size: tuple[int, int]) -> None:
+    image, mask = render_view(StudioSettings(width=size[0], height=size[1]), 0, 3)
+    assert image.shape[:2] == mask.shape == size[::-1]
+    assert 0.02 < mask.mean() < 0.6
+
+
+MISSING = [(16, 1, "car must"), (-1, 1, "car must"), (0, 0, "view must"), (0, 17, "view must")]
+
+
+@pytest.mark.parametrize(("car", "view", "message"), MISSING)
+def test_missing_cars_and_views_are_refused(car: int, view: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        render_view(SETTINGS, car, view)
+
+
+def test_a_dozen_cars_show_every_style_and_the_common_paints() -> None:
+    for seed in (1, 2017, 31):
+        cars = [design_car(StudioSettings(seed=seed), car) for car in range(12)]
+        assert {car.style for car in cars} == set(STYLES)
+        assert {"white", "silver", "black", "grey"} <= {car.paint_name for car in cars}
+    assert sum(share for _, share, _, _ in PAINTS) == pytest.approx(1)
+
+
+def test_ids_are_distinct_and_tell_no_order() -> None:
+    ids = [car_id(SETTINGS, car) for car in range(SETTINGS.cars)]
+    assert len(set(ids)) == len(ids)
+    assert ids != sorted(ids)
+    assert ids != [car_id(StudioSettings(seed=1), car) for car in range(SETTINGS.cars)]
+
+
+def test_masks_agree_across_sizes() -> None:
+    """The outline is geometry: a larger image shows the same one, finer."""
+    _, small = render_view(SETTINGS, 6, 2)
+    _, large = render_view(StudioSettings(width=1440, height=960), 6, 2)
+    reduced = cv2.resize(large.astype(np.float32), (480, 320), interpolation=cv2.INTER_AREA) >= 0.5
+    assert 2 * (reduced & (small > 0)).sum() / (reduced.sum() + small.sum()) > 0.995
+
+
+def test_mask_is_the_projected_body_and_wheels() -> None:
+    """Every point of the body's surface falls on the mask, and the mask reaches hardly beyond them."""
+    model = build_model(SETTINGS, 4)
+    shot = Shot(SETTINGS, model, 4, 3)
+    surfaces = (model.body, *model.wheels, *model.mirrors)
+    points = np.concatenate([surface.points.reshape(-1, 3) for surface in surfaces]).astype(np.float64)
+    image = points @ shot.to_image[:, :3].T + shot.to_image[:, 3]
+    pixels = np.round(image[:, :2] / image[:, 2:]).astype(int)
+    _, mask = render_view(SETTINGS, 4, 3)
+    grown = cv2.dilate(mask, np.ones((3, 3), np.uint8))
+    assert grown[pixels[:, 1], pixels[:, 0]].all()
+    top, bottom, left, right = extents(mask)
+    np.testing.assert_allclose([left, top], pixels.min(0), atol=1)
+    np.testing.assert_allclose([right, bottom], pixels.max(0), atol=1)
+
+
+def test_glass_shows_the_wall_yet_belongs_to_the_mask() -> None:
+    """From the side, some pixels well inside the mask are much like the empty studio behind them."""
+    for car in range(SETTINGS.cars):
+        if not design_car(SETTINGS, car).dark_glass:
+            break
+    image, mask = render_view(SETTINGS, car, 5)
+    top, bottom, *_ = extents(mask)
+    inside = cv2.erode(mask, np.ones((5, 5), np.uint8)) > 0
+    inside[(top + bottom) // 2 :] = False
+    behind = photograph_background(SETTINGS, car).astype(float)
+    difference = np.abs(image * (behind[:40].mean() / image[:40].mean()) * 1.3 - behind).max(-1)
+    assert (difference[inside] < 40).mean() > 0.1
+
+
+def test_shadow_is_not_the_car() -> None:
+    """Right below the car the floor is darker than the empty studio's, and outside the mask."""
+    image, mask = render_view(SETTINGS, 0, 5)
+    _, bottom, left, right = extents(mask)
+    middle = (left + right) // 2
+    below = np.flatnonzero(mask[:, middle])[-1] + 3
+    empty = photograph_background(SETTINGS, 0)
+    assert below < bottom
+    assert mask[below, middle] == 0
+    assert image[below, middle].mean() < 0.6 * empty[below, middle].mean()
+
+
+@pytest.mark.parametrize("views", [(5, 13), (3, 15), (7, 11)])
+def test_opposite_stops_mirror_each_other(views: tuple[int, int]) -> None:
+    for car in (0, 5):
+        first, second = (render_view(SETTINGS, car, view)[1] for view in views)
+        a, b = extents(first), extents(second)
+        assert abs((a[3] - a[2]) - (b[3] - b[2])) < 0.12 * (a[3] - a[2])
+        assert abs((a[1] - a[0]) - (b[1] - b[0])) < 0.12 * (a[1] - a[0])
+
+
+def test_side_views_are_wider_than_front_views() -> None:
+    for car in range(7):
+        front, side = (extents(render_view(SETTINGS, car, view)[1]) for view in (1, 5))
+        assert side[3] - side[2] > 1.4 * (front[3] - front[2])

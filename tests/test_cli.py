@@ -1,0 +1,177 @@
+"""Every mistake a user can make on the command line, made for real: a message, no traceback, no node run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+Kedro = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _refused(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    message = done.stderr.partition("Error: ")[2]
+    assert message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        (
+            "model_training.epohcs=3",
+            "model_training.epohcs = 3: there is no such parameter; did you mean epochs?",
+        ),
+        ("model_training.architecture=unet", "model_training.architecture = 'unet'"),
+        ("inference.threshold=-0.5", "inference.threshold = -0.5: should be greater than 0"),
+        ("modeltraining.epochs=3", "did you mean model_training?"),
+        ("recipe=nope", "There is no recipe named 'nope'. There are: sample,"),
+        ("source=nope", "There is no source named 'nope'. There are: archives, kaggle, sample"),
+        ("source=archives", "Say where they are: --params source=archives,archives=PATH"),
+        ("source=archives,archives=nowhere", "nowhere does not exist."),
+        ("model_training.input_size.width=20", "64 x 20 (height x width) are too small"),
+        ("recipe=unet_original", "unet_original"),
+        (
+            "model_training.batch_size=1,model_training.input_size.width=32,model_training.input_size.height=32",
+            "cannot learn from batches of 1",
+        ),
+        ("inference.device=mps", "device=mps: this machine has none"),
+        ("recipes=null", "recipes"),
+    ],
+)
+def test_a_wrong_parameter_stops_before_any_node(
+    kedro: Kedro, params: str, told: str, tmp_path: Path
+) -> None:
+    done = kedro("run", "--env", "test", params=params, check=False)
+    assert told in _refused(done)
+    assert "Running node" not in done.stdout
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_unknown_pipeline_is_told(kedro: Kedro) -> None:
+    for option in ("--pipeline", "--pipelines"):
+        told = _refused(kedro("run", "--env", "test", option, "trainig", check=False))
+        assert (
+            "There is no pipeline named 'trainig'. There are: data_ingestion, inference, model_training"
+            in told
+        )
+
+
+def test_an_unknown_environment_is_told(kedro: Kedro) -> None:
+    assert "conf/kagle" in _refused(kedro("run", "--env", "kagle", check=False))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "missing", "maker"),
+    [
+        ("model_training", "train_index", "data_ingestion"),
+        ("inference", "model", "data_ingestion,model_training"),
+        ("reporting", "submission", "data_ingestion,model_training,inference"),
+    ],
+)
+def test_what_has_not_been_made_yet_is_told(kedro: Kedro, pipeline: str, missing: str, maker: str) -> None:
+    done = kedro("run", "--env", "test", "--pipeline", pipeline, check=False)
+    told = _refused(done)
+    assert f"{missing} (" in told
+    assert f"kedro run --pipelines {maker} --env test" in told
+    assert "Running node" not in done.stdout
+
+
+def test_the_advice_carries_the_options_of_the_run(kedro: Kedro, tmp_path: Path) -> None:
+    done = kedro("run", "--env", "test", "--pipeline", "inference", params="recipe=unet_256", check=False)
+    told = _refused(done)
+    assert f"model ({tmp_path}/data/06_models/unet_256/model.pt)" in told
+    options = f"--env test --params data_root={tmp_path}/data,recipe=unet_256"
+    assert f"kedro run --pipelines data_ingestion,model_training {options}" in told
+
+
+def test_the_installed_command_is_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "carvana_kedro", "--env", "test", "--pipelines", "data_ingestion"]
+    for params, code in ((f"data_root={tmp_path}", 0), ("inference.threshold=2", 1)):
+        done = subprocess.run([*command, "--params", params], cwd=PROJECT, capture_output=True, text=True)
+        assert done.returncode == code
+        assert "Traceback" not in done.stdout + done.stderr
+    assert "inference.threshold = 2" in done.stderr
+    assert (tmp_path / "05_model_input" / "sample" / "train_index.csv").is_file()
+
+
+def test_paths_may_be_relative_or_begin_with_the_home(kedro: Kedro, archives: Path, tmp_path: Path) -> None:
+    # Relative to where the command is typed, for the solution as for the images.
+    params = f"source=archives,archives={os.path.relpath(archives, PROJECT)}"
+    kedro("run", "--env", "test", params=params)
+    score = tmp_path / "data/08_reporting/archives/sample/submission_score.json"
+    assert json.loads(score.read_text())["images"] == 4
+
+
+def _rename_test_set(folder: Path) -> str:
+    for path in sorted((folder / "test").iterdir()):
+        path.rename(path.with_name(f"my_{path.name}"))
+    return "the image is missing"
+
+
+def _rename_test_folder(folder: Path) -> str:
+    (folder / "test").rename(folder / "tset")
+    return "test/ or test.zip is in"
+
+
+def _lose_a_mask(folder: Path) -> str:
+    path = sorted((folder / "train_masks").iterdir())[0]
+    path.unlink()
+    return f"{path.stem.removesuffix('_mask')}: the mask is missing"
+
+
+def _cut_a_jpg(folder: Path) -> str:
+    path = sorted((folder / "train").iterdir())[0]
+    path.write_bytes(path.read_bytes()[:-1000])
+    return f"{path.stem}: the image is cut short"
+
+
+@pytest.mark.parametrize("damage", [_rename_test_set, _rename_test_folder, _lose_a_mask, _cut_a_jpg])
+def test_bad_data_is_named(kedro: Kedro, broken: Path, damage: Callable[[Path], str]) -> None:
+    told = damage(broken)
+    done = kedro("run", "--env", "test", params=f"source=archives,archives={broken}", check=False)
+    message = _refused(done)
+    assert told in message
+    assert "Running node: train_model" not in done.stdout
+
+
+def test_bad_images_can_be_left_out(kedro: Kedro, broken: Path, tmp_path: Path) -> None:
+    lost = sorted((broken / "train").iterdir())[0].stem
+    _lose_a_mask(broken)
+    params = f"source=archives,archives={broken},data_ingestion.on_problem=skip"
+    kedro("run", "--env", "test", "--pipeline", "data_ingestion", params=params)
+    data = tmp_path / "data"
+    index = (data / "02_intermediate/archives/training_image_index.csv").read_text()
+    assert f"{lost}," in index
+    sides = [
+        (data / f"05_model_input/archives/{side}_index.csv").read_text() for side in ("train", "validation")
+    ]
+    assert sum(side.count("\n") - 1 for side in sides) == 15
+    assert not any(lost in side for side in sides)
+
+
+def test_a_model_is_not_scored_on_a_split_it_was_not_trained_with(kedro: Kedro) -> None:
+    kedro("run", "--env", "test", params="model_training.epochs=1")
+    # Another seed draws another validation car of the four.
+    params = ",".join(["model_training.epochs=1", "data_ingestion.seed=5"])
+    kedro("run", "--env", "test", "--pipeline", "data_ingestion", params=params)
+    done = kedro(
+        "run", "--env", "test", "--nodes", "model_training.evaluate_model", params=params, check=False
+    )
+    assert "The model was trained with another split" in _refused(done)
+
+
+def test_an_index_of_another_source_is_refused(kedro: Kedro, broken: Path) -> None:
+    params = f"source=archives,archives={broken}"
+    kedro("run", "--env", "test", "--pipeline", "data_ingestion", params=params)
+    shutil.rmtree(broken / "train")
+    shutil.copytree(broken / "test", broken / "train")
+    done = kedro("run", "--env", "test", "--pipeline", "model_training", params=params, check=False)
+    assert "The index was made from other files" in _refused(done)

@@ -1,0 +1,80 @@
+"""The project as its users run it: real processes, at the smallest size."""
+
+import csv
+import gzip
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from carvana_kedro.parameters import ARCHITECTURE_NAMES
+
+PROJECT = Path(__file__).parents[1]
+Kedro = Callable[..., subprocess.CompletedProcess[str]]
+
+LEFT = [
+    "06_models/sample/model.pt",
+    "06_models/sample/run_manifest.json",
+    "06_models/sample/training_history.csv",
+    "06_models/sample/validation_metrics.json",
+    "06_models/sample/validation_scores.csv",
+    "07_model_output/sample/sample/submit.csv.gz",
+    "08_reporting/sample/sample/learning_curves.json",
+    "08_reporting/sample/sample/score_table.csv",
+    "08_reporting/sample/sample/submission_preview.png",
+    "08_reporting/sample/sample/submission_score.json",
+    "08_reporting/sample/sample/validation_gallery.png",
+]
+
+
+def test_kedro_run_and_each_pipeline_again(kedro: Kedro, tmp_path: Path) -> None:
+    kedro("run", "--env", "test")
+    data = tmp_path / "data"
+    assert [name for name in LEFT if not (data / name).is_file()] == []
+    assert not list(data.rglob("*.part"))
+    assert list((data / "06_models/sample/checkpoints").glob("*/best.pt"))
+    assert list((data / "08_reporting/tensorboard/sample").glob("*/events.*"))
+    score = json.loads((data / "08_reporting/sample/sample/submission_score.json").read_text())
+    assert score["images"] == 4
+    # A tiny network, trained for seconds on three cars: it has learnt where a car is.
+    assert score["dice"] > 0.5
+    submission = (data / "07_model_output/sample/sample/submit.csv.gz").read_bytes()
+    header, *rows = csv.reader(gzip.decompress(submission).decode().splitlines())
+    assert header == ["img", "rle_mask"]
+    assert len(rows) == 4
+    assert all(runs for _, runs in rows)
+
+    for pipeline in ("data_ingestion", "model_training", "inference", "reporting"):
+        kedro("run", "--env", "test", "--pipelines", pipeline)
+    # Seeded from end to end: the second run predicts the same masks.
+    assert (data / "07_model_output/sample/sample/submit.csv.gz").read_bytes() == submission
+
+
+def test_archives_of_the_competition(kedro: Kedro, archives: Path, tmp_path: Path) -> None:
+    kedro("run", "--env", "test", params=f"source=archives,archives={archives}")
+    metrics = json.loads((tmp_path / "data/06_models/sample/validation_metrics.json").read_text())
+    assert metrics["images"] == 4
+    assert np.isfinite(metrics["dice"])
+    score = json.loads((tmp_path / "data/08_reporting/archives/sample/submission_score.json").read_text())
+    assert score["images"] == 4
+
+
+def test_every_recipe_trains(kedro: Kedro, tmp_path: Path) -> None:
+    conf = PROJECT / "conf/base/parameters_model_training.yml"
+    recipes = yaml.safe_load(conf.read_text())["recipes"]
+    assert {recipe["architecture"] for recipe in recipes.values()} == set(ARCHITECTURE_NAMES)
+    kedro("run", "--env", "test", "--pipeline", "data_ingestion")
+    small = {"epochs": 1, "width_multiplier": 0.05, "pretrained": "false", "workers": 0}
+    for name in recipes:
+        size = 188 if name == "unet_original" else 64
+        values = {**small, "input_size.width": size, "input_size.height": size}
+        params = ",".join(
+            [f"recipe={name}", *(f"model_training.{key}={value}" for key, value in values.items())]
+        )
+        kedro("run", "--env", "test", "--pipeline", "model_training", params=params)
+        manifest = json.loads((tmp_path / "data/06_models" / name / "run_manifest.json").read_text())
+        assert manifest["recipe"] == name
+        assert manifest["parameters"]["architecture"] == recipes[name]["architecture"]

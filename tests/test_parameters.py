@@ -1,0 +1,179 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kedro.config import OmegaConfigLoader
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.parameters import ARCHITECTURE_NAMES, ModelTraining, Parameters, check_configuration
+from carvana_kedro.segmentation.architectures import ARCHITECTURES
+from carvana_kedro.segmentation.optimizers import OPTIMIZERS, SCHEDULES
+from carvana_kedro.settings import CONFIG_LOADER_ARGS
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def _loader(env: str = "base", conf: Path = CONF, **runtime_params: Any) -> OmegaConfigLoader:
+    return OmegaConfigLoader(str(conf), env=env, runtime_params=runtime_params, **CONFIG_LOADER_ARGS)
+
+
+def _check(env: str = "base", conf: Path = CONF, **runtime_params: Any) -> Parameters:
+    loader = _loader(env, conf, **runtime_params)
+    return check_configuration(loader["parameters"], loader["globals"], runtime_params)
+
+
+RECIPES = _loader()["parameters"]["recipes"]
+
+
+@pytest.mark.parametrize("env", ["base", "local", "kaggle", "test"])
+def test_every_environment_is_valid(env: str) -> None:
+    _check(env)
+
+
+def test_the_names_are_those_of_the_science() -> None:
+    assert set(ARCHITECTURE_NAMES) == set(ARCHITECTURES)
+    optimizer = ModelTraining.model_fields["optimizer"].annotation
+    schedule = ModelTraining.model_fields["schedule"].annotation
+    assert optimizer
+    assert schedule
+    for name in OPTIMIZERS:
+        optimizer(name=name, learning_rate=1)
+    for name in SCHEDULES:
+        schedule(name=name)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_chosen_by_one_key_and_overridden_in_any_order(recipe: str) -> None:
+    override = {"epochs": 3, "optimizer": {"learning_rate": 0.5}}
+    expected = RECIPES[recipe]
+    for runtime_params in (
+        {"recipe": recipe, "model_training": override},
+        {"model_training": override, "recipe": recipe},
+    ):
+        chosen = _check(**runtime_params).model_training
+        assert chosen.architecture == expected["architecture"]
+        assert (chosen.epochs, chosen.optimizer.learning_rate) == (3, 0.5)
+        assert chosen.optimizer.name == expected["optimizer"]["name"]
+
+
+def test_kaggle_is_the_classic_at_full_scale() -> None:
+    recipe = _check("kaggle").model_training
+    assert (recipe.architecture, recipe.batch_size, recipe.epochs) == ("unet_1024", 2, 50)
+    assert (recipe.input_size.width, recipe.input_size.height) == (1024, 1024)
+    assert (recipe.optimizer.name, recipe.optimizer.learning_rate) == ("rmsprop", 2e-4)
+    recipe = _check("kaggle", recipe="unet_original").model_training
+    assert (recipe.architecture, recipe.batch_size, recipe.input_size.width) == ("unet_original", 3, 572)
+    assert (recipe.optimizer.name, recipe.optimizer.learning_rate, recipe.optimizer.momentum) == (
+        "sgd",
+        0.01,
+        0.99,
+    )
+
+
+@pytest.mark.parametrize(
+    ("runtime_params", "message"),
+    [
+        (
+            {"model_training": {"epohcs": 3}},
+            r"model_training\.epohcs = 3: .* did you mean epochs\? There are: .*epochs",
+        ),
+        (
+            {"model_training": {"architecture": "unet"}},
+            r"model_training\.architecture = 'unet': .*'unet_1024'",
+        ),
+        (
+            {"model_training": {"epochs": 0}},
+            r"model_training\.epochs = 0: should be greater than or equal to 1",
+        ),
+        ({"model_training": {"optimizer": {"lr": 1}}}, r"model_training\.optimizer\.lr = 1: .*learning_rate"),
+        (
+            {"model_training": {"input_size": {"width": "wide"}}},
+            r"model_training\.input_size\.width = 'wide'",
+        ),
+        ({"inference": {"threshold": -0.5}}, r"inference\.threshold = -0\.5: should be greater than 0"),
+        (
+            {"data_ingestion": {"on_problem": "ignore"}},
+            r"data_ingestion\.on_problem = 'ignore': .*'stop' or 'skip'",
+        ),
+        ({"infrence": {"threshold": 0.5}}, r"infrence = .*: .* did you mean inference\?"),
+        ({"recipes": {"sample": {"epochs": "no"}}}, r"epochs = 'no'"),
+        (
+            {"recipes": {"unet_1024": {"epohcs": 1}}},
+            r"recipes\.unet_1024\.epohcs = 1: .* did you mean epochs\?",
+        ),
+        ({"model_training": {"epochs": True}}, r"model_training\.epochs = True: should be a valid integer"),
+        ({"model_training": {"seed": 2**63}}, r"model_training\.seed = .*: should be less than"),
+        (
+            {"model_training": {"optimizer": {"learning_rate": float("inf")}}},
+            r"learning_rate = inf: .*finite",
+        ),
+        (
+            {"model_training": {"optimizer": {"momentum": 0.9}}},
+            r"model_training\.optimizer: adamw takes no momentum",
+        ),
+        (
+            {"model_training": {"loss": {"bce_weight": 0, "dice_weight": 0}}},
+            r"with both weights 0 nothing is learnt",
+        ),
+        (
+            {"model_training": {"pretrained": True}},
+            r"model_training: pretrained weights are there for unet_resnet34",
+        ),
+    ],
+)
+def test_mistakes_are_named(runtime_params: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _check(**runtime_params)
+
+
+def test_parameters_are_frozen() -> None:
+    parameters = _check()
+    with pytest.raises(ValueError, match="frozen"):
+        parameters.model_training.epochs = 1  # type: ignore[misc]
+
+
+def test_a_missing_key_is_named() -> None:
+    loader = _loader()
+    raw = loader["parameters"]
+    del raw["model_training"]["batch_size"]
+    with pytest.raises(UserError, match=r"model_training\.batch_size: is missing"):
+        check_configuration(raw, loader["globals"], {})
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    """A copy of the project's configuration with an empty `local`."""
+    shutil.copytree(CONF / "base", tmp_path / "base")
+    (tmp_path / "local").mkdir()
+    return tmp_path
+
+
+def test_local_may_say_otherwise(conf: Path) -> None:
+    (conf / "local" / "globals.yml").write_text("recipe: unet_256\nsample: {width: 960, height: 640}\n")
+    (conf / "local" / "parameters.yml").write_text("model_training: {epochs: 7}\n")
+    parameters = _check("local", conf)
+    assert (parameters.recipe, parameters.model_training.architecture) == ("unet_256", "unet_256")
+    assert parameters.model_training.epochs == 7
+    assert _loader("local", conf)["globals"]["sample"]["training_cars"] == 12
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        (
+            "parameters.yml",
+            "recipe: unet_256",
+            r"recipe = 'unet_256' in a parameters file has no effect",
+        ),
+        ("parameters.yml", "source: kaggle", r"source = 'kaggle' in a parameters file has no effect"),
+        ("globals.yml", "sourec: kaggle", r"sourec = 'kaggle': .* did you mean source\?"),
+        ("globals.yml", "sample: {widht: 500}", r"sample\.widht = 500: .* did you mean width\?"),
+        ("globals.yml", "sample: {width: 50}", r"sample\.width = 50: should be greater than or equal to 96"),
+        ("globals.yml", "sample: {views: 18}", r"sample\.views = 18: should be less than or equal to 16"),
+    ],
+)
+def test_mistakes_in_files_are_named(conf: Path, file: str, content: str, told: str) -> None:
+    (conf / "local" / file).write_text(content)
+    with pytest.raises(UserError, match=told):
+        _check("local", conf)
