@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -28,6 +29,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+def free_port() -> int:
+    """A port that Kedro-Viz takes: it refuses those above 49151, which the system likes to hand out."""
+    for port in range(41410, 41510):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise RuntimeError("all ports from 41410 to 41509 are taken")
+
+
 @pytest.fixture(scope="module")
 def viz(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of Kedro-Viz after a run of the whole project."""
@@ -37,9 +47,7 @@ def viz(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run(
         [*command, "run", "--env", "test", "--params", params], cwd=PROJECT, env=environment, check=True
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     arguments = ["viz", "run", "--env", "test", "--params", params, "--no-browser", "--port", str(port)]
     server = subprocess.Popen([*command, *arguments], cwd=PROJECT, env=environment, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
@@ -54,7 +62,8 @@ def viz(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
     finally:
         # The server outlives its parent: end the whole process group.
-        os.killpg(server.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=30)
 
 
