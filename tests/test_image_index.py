@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ from PIL import Image
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import check_source, index_images, usable_images
+from carvana_kedro.stores.archives import read_table
 from carvana_kedro.stores.images import ImageStore
 
 
@@ -54,8 +56,49 @@ def test_problems_stop_or_are_left_out(broken: Path) -> None:
 
 
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"There is no \.jpg in"):
+    with pytest.raises(UserError, match=r"There is no image in"):
         index_images(ImageStore(tmp_path))
+
+
+def _with_table(broken: Path, archives: Path, change: Callable[[dict[str, str]], object]) -> ImageStore:
+    """The competition with `train_masks.csv` changed."""
+    rows = dict(read_table(archives, "train_masks") or ())
+    change(rows)
+    table = broken / "train_masks.csv"
+    lines = [f"{image_id}.jpg,{runs}\n" for image_id, runs in rows.items()]
+    table.write_text("img,rle_mask\n" + "".join(lines))
+    return ImageStore(broken / "train", broken / "train_masks", mask_runs=table)
+
+
+def test_masks_are_held_against_the_table(broken: Path, archives: Path) -> None:
+    first, second, third, *_ = ImageStore(broken / "train").ids()
+
+    def damage(rows: dict[str, str]) -> None:
+        start, length, *rest = rows[first].split()
+        rows[first] = " ".join([start, str(int(length) - 1), *rest])
+        rows[second] = "1 1000000"
+        del rows[third]
+
+    store = _with_table(broken, archives, damage)
+    index = index_images(store, 1.0).set_index("image")
+    assert index.loc[first, "problems"] == "the mask differs from train_masks.csv in 1 pixels"
+    assert index.loc[second, "problems"].startswith("train_masks.csv has no legal mask: Run 1")
+    assert index.loc[third, "problems"] == "train_masks.csv has no row for it"
+    assert (index["problems"] != "").sum() == 3
+    assert (index_images(store)["problems"] == "").all()
+
+
+def test_a_sample_of_the_masks_is_held_against_the_table(broken: Path, archives: Path) -> None:
+    store = _with_table(broken, archives, dict.clear)
+    ids = store.ids()
+    for fraction, expected in ((0.01, ids[:1]), (0.25, ids[::4]), (1.0, ids)):
+        index = index_images(store, fraction)
+        assert index.loc[index["problems"] != "", "image"].tolist() == expected
+
+
+def test_true_masks_agree_with_the_table(training_images: ImageStore) -> None:
+    assert training_images.mask_runs is not None
+    assert (index_images(training_images, 1.0)["problems"] == "").all()
 
 
 def test_an_index_belongs_to_its_source(training_images: ImageStore, broken: Path) -> None:

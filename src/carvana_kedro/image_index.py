@@ -1,18 +1,30 @@
 """The table that says which images a source has and what is wrong with them."""
 
+import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from itertools import islice
 from typing import Literal
 
 import pandas as pd
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.segmentation import rle
+from carvana_kedro.stores.archives import read_rows
+from carvana_kedro.stores.images import ImageRecord, ImageStore, Photographs
+from carvana_kedro.stores.tables import Row
+
+_COLUMNS = [column.name for column in fields(ImageRecord) if column.name != "digest"]
 
 
-def index_images(images: ImageStore) -> pd.DataFrame:
+def index_images(images: Photographs, mask_check_fraction: float = 0.0) -> pd.DataFrame:
     """List every image of a source, problems included.
+
+    Args:
+        images: one side of a source.
+        mask_check_fraction: share of the masks held against `train_masks.csv`, where there is one.
 
     Returns:
         A row an image, in the store's order: image, car, view, width, height (pixels), mask_area (share of the
@@ -24,15 +36,18 @@ def index_images(images: ImageStore) -> pd.DataFrame:
     """
     records = list(images.examine())
     if not records:
-        raise UserError(f"There is no .jpg in {images.images}.")
+        raise UserError(f"There is no image in {images.images}.")
     sizes = Counter((record.width, record.height) for record in records if record.width)
     usual = sizes.most_common(1)[0][0] if sizes else (0, 0)
     for record in records:
         # A photograph without a mask may have any size; among pairs another size is another competition's.
-        if images.masks and record.width and (record.width, record.height) != usual:
+        if images.masks and images.one_size and record.width and (record.width, record.height) != usual:
             size = f"{record.width}x{record.height}"
             record.problems.append(f"the image is {size}, most are {usual[0]}x{usual[1]}")
-    index = pd.DataFrame([asdict(record) for record in records]).drop(columns="digest")
+    by_id = {record.image: record for record in records}
+    for image_id, problem in _disagreements(images, records, mask_check_fraction):
+        by_id[image_id].problems.append(problem)
+    index = pd.DataFrame({name: [getattr(record, name) for record in records] for name in _COLUMNS})
     index["problems"] = index["problems"].str.join("; ")
     index["source"] = images.fingerprint()
     return index
@@ -48,13 +63,41 @@ def usable_images(index: pd.DataFrame, on_problem: Literal["stop", "skip"], advi
     bad = index[index["problems"] != ""]
     if on_problem == "stop" and len(bad):
         lines = [f"{row.image}: {row.problems}" for row in bad.itertuples()]
-        raise UserError(f"{len(bad)} of {len(index)} images cannot be used:\n{_first_few(lines)}\n{advice}")
+        raise UserError(f"{len(bad)} of {len(index)} images cannot be used:\n{first_few(lines)}\n{advice}")
     if len(bad) == len(index):
         raise UserError(f"None of the {len(index)} images can be used; the first: {bad.iloc[0].problems}.")
     return index[index["problems"] == ""]
 
 
-def check_source(index: pd.DataFrame, images: ImageStore, pipeline: str) -> None:
+def _disagreements(
+    images: Photographs, records: Sequence[ImageRecord], fraction: float
+) -> Iterator[tuple[str, str]]:
+    """Yield (image id, problem) where a mask is not what `train_masks.csv` says; the masks are evenly spaced."""
+    table = images.mask_runs if isinstance(images, ImageStore) else None
+    readable = [record.image for record in records if not math.isnan(record.mask_area)]
+    count = math.ceil(fraction * len(readable))
+    if table is None or not count:
+        return
+    unseen = {readable[len(readable) * number // count] for number in range(count)}
+
+    def compare(row: Row) -> tuple[str, str] | None:
+        image_id, runs = row
+        mask = images.read_mask(image_id)
+        try:
+            differing = int((rle.decode(runs, *mask.shape) != mask).sum())
+        except ValueError as error:
+            return image_id, f"{table.name} has no legal mask: {error}"
+        return (image_id, f"the mask differs from {table.name} in {differing} pixels") if differing else None
+
+    with ThreadPoolExecutor() as threads:
+        wanted = (row for row in read_rows(table) if row[0] in unseen)
+        while rows := list(islice(wanted, 256)):  # run lengths are long: a few at a time
+            yield from filter(None, threads.map(compare, rows))
+            unseen -= {image_id for image_id, _ in rows}
+    yield from ((image_id, f"{table.name} has no row for it") for image_id in sorted(unseen))
+
+
+def check_source(index: pd.DataFrame, images: Photographs, pipeline: str) -> None:
     """Make sure that an index was made from these images.
 
     Raises:
@@ -67,10 +110,10 @@ def check_source(index: pd.DataFrame, images: ImageStore, pipeline: str) -> None
         )
 
 
-def _first_few(names: Sequence[str], count: int = 10) -> str:
+def first_few(names: Sequence[str], count: int = 10) -> str:
     """Return the names as lines of a message, at most `count` of them.
 
-    >>> _first_few(["a", "b", "c"], 2)
+    >>> first_few(["a", "b", "c"], 2)
     '  a\\n  b\\n  ... and 1 more'
     """
     rest = [f"... and {len(names) - count} more"] if len(names) > count else []

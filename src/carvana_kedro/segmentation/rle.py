@@ -4,8 +4,12 @@ The mask is read row by row, pixels count from 1, and the text holds `start leng
 An empty mask is an empty text.
 """
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
+
+_INTEGERS = re.compile("[-0-9 ]*")
 
 
 def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> str:
@@ -84,7 +88,10 @@ def check(rle: str, height: int, width: int) -> NDArray[np.int64]:
     ValueError: Run 1 ("5 3") ends at pixel 7, outside an image of 2 x 3 = 6 pixels.
     """
     try:
-        numbers = [int(number) for number in rle.split()]
+        # int() alone would take `1_0`, `+5` and the digits of other scripts.
+        if not _INTEGERS.fullmatch(rle):
+            raise ValueError(f"{rle[:40]!r}")
+        numbers = [int(number) for number in rle.split(" ") if number]
     except ValueError as error:
         raise ValueError(f"A run-length encoding holds integers only: {error}.") from None
     if len(numbers) % 2:

@@ -24,7 +24,7 @@ def read_masks(file: TextIO, name: Path) -> Iterator[Row]:
         name: what messages call it.
 
     Raises:
-        UserError: it has not the columns `img,rle_mask`, is not text, or names an image twice.
+        UserError: it has not the columns `img,rle_mask`, is not text, names an image twice or something that is none.
     """
     seen = set()
     try:
@@ -37,7 +37,9 @@ def read_masks(file: TextIO, name: Path) -> Iterator[Row]:
         for number, row in enumerate(rows, start=2):
             if len(row) != len(COLUMNS):
                 raise UserError(f"{name}, line {number}: {len(row)} fields instead of {len(COLUMNS)}.")
-            image_id = row[0].removesuffix(".jpg")
+            image_id, dot, suffix = row[0].rpartition(".")
+            if f"{dot}{suffix}" != ".jpg":
+                raise UserError(f"{name}, line {number}: {row[0]!r} should be the name of an image, in .jpg.")
             if image_id in seen:
                 raise UserError(f"{name}, line {number}: {row[0]} is there twice.")
             seen.add(image_id)

@@ -8,21 +8,22 @@ import pandas as pd
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images, usable_images
 from carvana_kedro.parameters import DataIngestion
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.images import Photographs
 
 logger = logging.getLogger(__name__)
 
 
-def index_training_images(training_images: ImageStore) -> pd.DataFrame:
+def index_training_images(training_images: Photographs, parameters: DataIngestion) -> pd.DataFrame:
     """List every training image with its size, mask area and problems.
 
     Args:
         training_images: the source's training side.
+        parameters: `data_ingestion`.
 
     Returns:
         A row an image: image, car, view, width, height, mask_area, problems, source.
     """
-    return index_images(training_images)
+    return index_images(training_images, parameters.mask_check_fraction)
 
 
 def split_cars(

@@ -11,7 +11,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         [
             Node(
                 index_training_images,
-                inputs="training_images",
+                inputs=["training_images", "params:data_ingestion"],
                 outputs="training_image_index",
                 name="index_training_images",
             ),
