@@ -4,14 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
 from carvana_kedro.datasets.competition import open_side
 from carvana_kedro.stores.images import ImageStore
 from carvana_kedro.studio import StudioSettings, render_competition
+from standin_kaggle import KEY, USERNAME, StandInKaggle
 
 PROJECT = Path(__file__).parents[1]
 SMALL = StudioSettings(training_cars=4, test_cars=1, views=4, width=240, height=160)
@@ -52,6 +54,32 @@ def broken(archives: Path, unpacked: Path, tmp_path: Path) -> Path:
         shutil.copytree(found, tmp_path / "competition" / name)
     shutil.copy(archives / "sample_submission.csv.zip", tmp_path / "competition")
     return tmp_path / "competition"
+
+
+@pytest.fixture(scope="session")
+def on_kaggle(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same competition with the archives of both qualities, as Kaggle has them. Read only."""
+    folder = tmp_path_factory.mktemp("kaggle")
+    for archive in archives.glob("*.zip"):
+        shutil.copy(archive, folder)
+    for name in ("train", "test"):
+        with ZipFile(folder / f"{name}.zip") as standard, ZipFile(folder / f"{name}_hq.zip", "w") as hq:
+            for member in standard.infolist():
+                hq.writestr(member.filename.replace(f"{name}/", f"{name}_hq/"), standard.read(member))
+    return folder
+
+
+@pytest.fixture
+def kaggle(on_kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInKaggle]:
+    """A stand-in for Kaggle that serves the competition, and an account there in the environment."""
+    for variable in [name for name in os.environ if name.startswith("KAGGLE_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
+    monkeypatch.setenv("KAGGLE_USERNAME", USERNAME)
+    monkeypatch.setenv("KAGGLE_KEY", KEY)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with StandInKaggle(on_kaggle) as server:
+        yield server
 
 
 @pytest.fixture

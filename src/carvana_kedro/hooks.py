@@ -1,8 +1,10 @@
 """What happens before a run: mistakes are found before any node starts."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
@@ -37,6 +39,20 @@ class CheckParametersHook:
             choose_device(catalog.load("params:inference").device)
 
 
+class LocalCredentialsHook:
+    """Makes `conf/local/credentials.yml` count in every environment: Kedro reads it when no other is named."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Put Kaggle's credentials where the catalog takes them from, with the file they were found in."""
+        loader = context.config_loader
+        # What an environment says itself comes last, and wins.
+        for environment in dict.fromkeys(["local", context.env or "local"]):
+            for path in sorted((Path(loader.conf_source) / environment).glob("credentials*.yml")):
+                if kaggle := _kaggle_entry(path):
+                    loader["credentials"] = loader["credentials"] | {"kaggle": {**kaggle, "file": str(path)}}
+
+
 class CheckInputsHook:
     """Checks that what a run takes from earlier runs is there."""
 
@@ -54,6 +70,17 @@ class CheckInputsHook:
                 f"This run needs what has not been made yet:\n{lines}\n"
                 f"Make it first: kedro run --pipelines {makers}{_options(run_params)}"
             )
+
+
+def _kaggle_entry(path: Path) -> Mapping[str, Any] | None:
+    try:
+        entry = (yaml.safe_load(path.read_text()) or {}).get("kaggle")
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
+        # The reason would quote the line, and with it the secret.
+        raise UserError(f"{path} is no YAML. It should say   kaggle: {{token: ...}}") from None
+    if entry is not None and not isinstance(entry, Mapping):
+        raise UserError(f"{path}: kaggle should be a table, as in   kaggle: {{token: ...}}")
+    return entry
 
 
 def _where(catalog: DataCatalog, name: str) -> str:

@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from carvana_kedro.errors import UserError
@@ -45,6 +45,8 @@ class DataIngestion(_Frozen):
     """Share of the cars used at all."""
     on_problem: Literal["stop", "skip"] = "stop"
     """What to do about images that cannot be used."""
+    mask_check_fraction: Fraction = 0.05
+    """Share of the masks held against the run lengths of `train_masks.csv`."""
 
 
 class ImageSize(_Frozen):
@@ -162,6 +164,24 @@ class Reporting(_Frozen):
     """Test images shown."""
 
 
+class Submission(_Frozen):
+    """How a finished submission is handed in."""
+
+    dry_run: Annotated[bool, Field(strict=True)] = False
+    """Check the file, but do not upload it."""
+    message: str = "carvana-kedro"
+    """What Kaggle shows beside the scores."""
+    wait_minutes: NotNegative = 30
+    """How long the scores are waited for."""
+
+    @field_validator("message")
+    @classmethod
+    def _message_is_a_line(cls, message: str) -> str:
+        if not message.strip() or len(message) > 300 or not message.isprintable():
+            raise ValueError("must be a line of 1 to 300 characters")
+        return message
+
+
 class SampleCompetition(_Frozen):
     """The competition that the studio renders: see `carvana_kedro.studio.StudioSettings`."""
 
@@ -173,18 +193,44 @@ class SampleCompetition(_Frozen):
     height: Annotated[int, Field(ge=64, le=8192, strict=True)]
 
 
+class Kaggle(_Frozen):
+    """The competition on Kaggle."""
+
+    competition: str
+    quality: Literal["standard", "hq"]
+    """Of the photographs."""
+    keep_archives: Annotated[bool, Field(strict=True)]
+    """Keep an archive of images after it is unpacked."""
+
+
+class Folder(_Frozen):
+    """Anybody's own photographs."""
+
+    images: str | None
+    masks: str | None
+    """To train."""
+    test: str | None
+    """The photographs to predict, where they are others."""
+    mask_suffix: str
+    """What a mask's name has behind the photograph's."""
+    group: str | None
+    """Finds in a photograph's name what it shows: photographs of one group go to the same side of the split."""
+
+
 class Globals(_Frozen):
     """The whole of `globals.yml`."""
 
     source: str
     archives: str | None
+    kaggle: Kaggle
+    folder: Folder
     recipe: str
     data_root: str
     sample: SampleCompetition
 
 
 class Parameters(_Frozen):
-    """The whole of `parameters`, with what `--params` may say about `Globals`."""
+    """The whole of `parameters`, with what `--params` may say about `Globals` (which checks it)."""
 
     recipe: str
     recipes: dict[str, ModelTraining]
@@ -192,9 +238,12 @@ class Parameters(_Frozen):
     model_training: ModelTraining
     inference: Inference
     reporting: Reporting
-    source: str | None = None
-    archives: str | None = None
-    data_root: str | None = None
+    submission: Submission
+    source: Any = None
+    archives: Any = None
+    kaggle: Any = None
+    folder: Any = None
+    data_root: Any = None
 
 
 def check_configuration(
@@ -212,14 +261,22 @@ def check_configuration(
     """
     _validated(Globals, global_values)
     checked = _validated(Parameters, parameters)
-    for key in ("recipe", "source", "archives", "data_root"):
-        decides = runtime_params.get(key, global_values[key])
-        if parameters.get(key, decides) != decides:
+    places = {key: runtime_params[key] for key in Globals.model_fields.keys() & runtime_params.keys()}
+    _validated(Globals, {key: _merged(value, places.get(key)) for key, value in global_values.items()})
+    for key in Globals.model_fields.keys() & parameters.keys():
+        if parameters[key] not in (places.get(key), global_values[key]):
             raise UserError(
                 f"{key} = {parameters[key]!r} in a parameters file has no effect: say it in a globals.yml of the "
                 f"environment, or with --params {key}={parameters[key]}"
             )
     return checked
+
+
+def _merged(value: Any, said: Any) -> Any:
+    """Return a value of `globals.yml` with what the command line says about it."""
+    if isinstance(value, Mapping) and isinstance(said, Mapping):
+        return {**value, **said}
+    return value if said is None else said
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -8,7 +8,7 @@ from kedro.pipeline import Pipeline
 from kedro.runner import SequentialRunner
 
 from carvana_kedro.parameters import DataIngestion
-from carvana_kedro.pipeline_registry import DEFAULT
+from carvana_kedro.pipeline_registry import DEFAULT, NAMES
 from carvana_kedro.pipelines import data_ingestion
 from carvana_kedro.stores.images import ImageStore
 
@@ -16,11 +16,15 @@ configure_project("carvana_kedro")
 
 
 def test_the_default_is_all_four_in_order() -> None:
-    assert set(registered) == {"__default__", *DEFAULT}
+    assert set(registered) == {"__default__", *NAMES}
     assert registered["__default__"].nodes == sum((registered[name] for name in DEFAULT), Pipeline([])).nodes
 
 
-@pytest.mark.parametrize("name", DEFAULT)
+def test_what_leaves_the_machine_is_asked_for_by_name() -> None:
+    assert {"submission"} == set(NAMES) - set(DEFAULT)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_nodes_are_named_like_their_functions_and_folded_by_pipeline(name: str) -> None:
     for node in registered[name].nodes:
         assert node.namespace == name
@@ -37,8 +41,10 @@ def test_what_runs_alone_takes_only_what_earlier_pipelines_leave() -> None:
         "checkpoints",
         "tensorboard",
         "prediction_shards",
+        "sample_submission",
+        "competition",
     }
-    for name in DEFAULT:
+    for name in (*DEFAULT, "submission"):
         inputs = {entry for entry in registered[name].inputs() if not entry.startswith("params:")}
         assert inputs <= made | sources
         made |= registered[name].outputs() | registered[name].all_outputs()

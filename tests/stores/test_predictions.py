@@ -1,13 +1,15 @@
 import csv
 import gzip
+import hashlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from carvana_kedro.stores.predictions import PredictionShards, read_submission, write_submission
+from carvana_kedro.errors import UserError
+from carvana_kedro.stores.predictions import PredictionShards, SubmissionFile, write_submission
 from carvana_kedro.stores.tables import Row
 
 ROWS = [("0123456789ab_01", "1 2 5 3"), ("0123456789ab_02", "")]
@@ -29,7 +31,7 @@ def test_a_submission_is_what_kaggle_reads(tmp_path: Path) -> None:
             ["0123456789ab_01.jpg", "1 2 5 3"],
             ["0123456789ab_02.jpg", ""],
         ]
-    assert list(read_submission(path)) == ROWS
+    assert list(SubmissionFile(path)) == ROWS
 
 
 def test_a_noisy_mask_is_written_and_read(tmp_path: Path) -> None:
@@ -37,12 +39,12 @@ def test_a_noisy_mask_is_written_and_read(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from carvana_kedro.stores.predictions import PredictionShards, read_submission, write_submission
+from carvana_kedro.stores.predictions import PredictionShards, SubmissionFile, write_submission
 folder = Path(sys.argv[1])
 rows = [("a", " ".join(f"{n} 1" for n in range(1, 400_000, 2)))]
 shards = PredictionShards(folder)
 write_submission(folder / "submit.csv.gz", shards.read([shards.write("key", 0, rows)]))
-assert list(read_submission(folder / "submit.csv.gz")) == rows
+assert list(SubmissionFile(folder / "submit.csv.gz")) == rows
 """
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
 
@@ -66,3 +68,56 @@ def test_a_failure_leaves_the_old_submission(tmp_path: Path) -> None:
         write_submission(path, rows())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_submission_is_read_anew_each_time(tmp_path: Path) -> None:
+    submission = SubmissionFile(tmp_path / "submit.csv.gz")
+    write_submission(submission.path, ROWS)
+    assert next(iter(submission)) == ROWS[0]
+    assert list(submission) == list(submission) == ROWS
+    content = submission.path.read_bytes()
+    assert submission.sha256() == hashlib.sha256(content).hexdigest()
+    assert submission.size() == len(content)
+
+
+def _flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        gzip.decompress,
+        lambda content: content[:-1],
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:5],
+        _flipped,
+        lambda content: content[:-8] + bytes(8),
+        lambda content: content + b"more",
+    ],
+    ids=[
+        "not gzip",
+        "without its end",
+        "half",
+        "the header alone",
+        "flipped",
+        "checksum",
+        "something behind it",
+    ],
+)
+def test_a_damaged_submission_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "submit.csv.gz"
+    write_submission(path, [(f"{number:012x}_01", f"{number + 1} 2") for number in range(5000)])
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError) as told:
+        list(SubmissionFile(path))
+    assert str(path) in str(told.value)
+    assert "kedro run --pipelines inference" in str(told.value)
+
+
+def test_an_empty_file_is_no_submission(tmp_path: Path) -> None:
+    path = tmp_path / "submit.csv.gz"
+    path.touch()
+    with pytest.raises(UserError, match=r"should have the columns img,rle_mask"):
+        list(SubmissionFile(path))

@@ -2,6 +2,8 @@
 
 from .competition import ArchivesDataset, SampleDataset
 from .handles import CheckpointsDataset, FolderDataset, PredictionShardsDataset
+from .image_folder import ImageFolderDataset
+from .kaggle import KaggleCompetitionDataset, KaggleDataset
 from .model import ModelDataset
 from .picture import PictureDataset
 from .record import RecordDataset
@@ -12,6 +14,9 @@ __all__ = [
     "ArchivesDataset",
     "CheckpointsDataset",
     "FolderDataset",
+    "ImageFolderDataset",
+    "KaggleCompetitionDataset",
+    "KaggleDataset",
     "ModelDataset",
     "PictureDataset",
     "PredictionShardsDataset",

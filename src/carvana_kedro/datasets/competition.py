@@ -8,27 +8,28 @@ from kedro.io import AbstractDataset, DatasetError
 from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.archives import find_folder, read_table
+from carvana_kedro.stores.archives import find_folder, find_table, read_table
 from carvana_kedro.stores.images import ImageStore
 from carvana_kedro.stores.tables import Row
 from carvana_kedro.studio import STUDIO_VERSION, StudioSettings, render_competition
 
-Side = Literal["training", "test", "solution"]
+Side = Literal["training", "test", "sample_submission", "solution"]
+Content = ImageStore | list[str] | list[Row]
+"""Of the two sides with images their store, of `sample_submission` the image ids, of `solution` the rows."""
 
 
-class ArchivesDataset(AbstractDataset[None, ImageStore | list[Row]]):
+class ArchivesDataset(AbstractDataset[None, Content]):
     """The competition's own zip archives, or the folders unpacked from them, in one folder.
 
     Folders are read where they lie. Archives are unpacked below `path`, once. The training side takes
-    `train_hq` or `train`, and `train_masks`; the test side `test_hq` or `test`, and `sample_submission.csv`
-    where it is there; the solution is `solution.csv` where it is there, which it is not on Kaggle. One side
-    never touches the other's files.
+    `train_hq` or `train`, and `train_masks`, and `train_masks.csv` where it is there; the test side `test_hq` or
+    `test`, and `sample_submission.csv` where it is there; the solution is `solution.csv` where it is there, which it
+    is not on Kaggle. One side never touches the other's files.
 
     Args:
         path: where archives are unpacked.
-        side: `training`, `test` or `solution`.
+        side: `training`, `test`, `sample_submission` or `solution`.
         archives: the folder that holds them.
-        hint: what to tell the user when something is missing.
         metadata: Kedro-Viz's.
     """
 
@@ -37,17 +38,15 @@ class ArchivesDataset(AbstractDataset[None, ImageStore | list[Row]]):
         path: str,
         side: Side,
         archives: str | None = None,
-        hint: str = "",
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._path = Path(path)
         self._side = side
         self._archives = Path(archives) if archives else None
-        self._hint = hint
         self.metadata = metadata
 
-    def load(self) -> ImageStore | list[Row]:
-        """Return the images of a side, or the (image id, rle) rows of the solution: none if there is none.
+    def load(self) -> Content:
+        """Return the images of a side, its image ids or its (image id, rle) rows: none if there is no such table.
 
         Raises:
             UserError: files are missing or damaged.
@@ -57,10 +56,7 @@ class ArchivesDataset(AbstractDataset[None, ImageStore | list[Row]]):
                 "The competition's archives are not given. "
                 "Say where they are: --params source=archives,archives=PATH"
             )
-        try:
-            return open_side(self._archives, self._path, self._side)
-        except UserError as error:
-            raise UserError(f"{error} {self._hint}".strip()) from error
+        return open_side(self._archives, self._path, self._side)
 
     def save(self, data: None) -> None:
         """Refuse."""
@@ -82,7 +78,7 @@ class SampleDataset(ArchivesDataset):
 
     Args:
         path: where the archives are rendered and unpacked.
-        side: `training`, `test` or `solution`.
+        side: `training`, `test`, `sample_submission` or `solution`.
         settings: of `StudioSettings`.
         metadata: Kedro-Viz's.
     """
@@ -94,8 +90,8 @@ class SampleDataset(ArchivesDataset):
         self._folder = sample_folder(Path(path), self._settings)
         super().__init__(str(self._folder / "unpacked"), side, str(self._folder), metadata=metadata)
 
-    def load(self) -> ImageStore | list[Row]:
-        """Render the competition if that has not been done, and return the images of a side, or the solution."""
+    def load(self) -> Content:
+        """Render the competition if that has not been done, and return what `ArchivesDataset` returns."""
         # The solution is written last.
         if not (self._folder / "solution.csv.zip").is_file():
             self._logger.info("Rendering the sample competition in %s, once", self._folder)
@@ -119,12 +115,12 @@ def sample_folder(path: Path, settings: StudioSettings) -> Path:
 @overload
 def open_side(source: Path, unpacked: Path, side: Literal["training", "test"]) -> ImageStore: ...
 @overload
-def open_side(source: Path, unpacked: Path, side: Side) -> ImageStore | list[Row]: ...
-def open_side(source: Path, unpacked: Path, side: Side) -> ImageStore | list[Row]:
-    """Return one side of the competition in `source`: a store of images, or the solution's rows.
+def open_side(source: Path, unpacked: Path, side: Side) -> Content: ...
+def open_side(source: Path, unpacked: Path, side: Side) -> Content:
+    """Return one side of the competition in `source`.
 
     Raises:
-        UserError: files are missing or damaged.
+        UserError: files are missing, damaged or not to be trusted.
     """
     if side == "solution":
         return list(read_table(source, "solution") or ())
@@ -132,9 +128,13 @@ def open_side(source: Path, unpacked: Path, side: Side) -> ImageStore | list[Row
         return ImageStore(
             images=find_folder(source, ("train_hq", "train"), unpacked),
             masks=find_folder(source, ("train_masks",), unpacked),
+            mask_runs=find_table(source, "train_masks"),
         )
     rows = read_table(source, "sample_submission")
+    expected = [image_id for image_id, _ in rows] if rows is not None else None
+    if side == "sample_submission":
+        return expected or []
     return ImageStore(
         images=find_folder(source, ("test_hq", "test"), unpacked),
-        expected=tuple(image_id for image_id, _ in rows) if rows is not None else None,
+        expected=tuple(expected) if expected is not None else None,
     )

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 Store = TypeVar("Store")
 
 
-class _HandleDataset(AbstractDataset[None, Store], Generic[Store]):
+class HandleDataset(AbstractDataset[None, Store], Generic[Store]):
+    """A store below `path`; subclasses say which."""
+
     _SINGLE_PROCESS = True
 
     def __init__(self, path: str, metadata: dict[str, Any] | None = None) -> None:
@@ -36,7 +38,7 @@ class _HandleDataset(AbstractDataset[None, Store], Generic[Store]):
         return True
 
 
-class CheckpointsDataset(_HandleDataset["CheckpointStore"]):
+class CheckpointsDataset(HandleDataset["CheckpointStore"]):
     """The checkpoints of a recipe's runs."""
 
     def load(self) -> "CheckpointStore":
@@ -46,7 +48,7 @@ class CheckpointsDataset(_HandleDataset["CheckpointStore"]):
         return CheckpointStore(self._path)
 
 
-class PredictionShardsDataset(_HandleDataset[PredictionShards]):
+class PredictionShardsDataset(HandleDataset[PredictionShards]):
     """The shards of predicted masks."""
 
     def load(self) -> PredictionShards:
@@ -54,7 +56,7 @@ class PredictionShardsDataset(_HandleDataset[PredictionShards]):
         return PredictionShards(self._path)
 
 
-class FolderDataset(_HandleDataset[Path]):
+class FolderDataset(HandleDataset[Path]):
     """A folder that a library writes into by itself, as TensorBoard does."""
 
     def load(self) -> Path:

@@ -1,6 +1,6 @@
 """The competition's submission file."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from textwrap import shorten
@@ -9,11 +9,11 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import TablePreview
 
-from carvana_kedro.stores.predictions import read_submission, write_submission
+from carvana_kedro.stores.predictions import SubmissionFile, write_submission
 from carvana_kedro.stores.tables import Row
 
 
-class SubmissionDataset(AbstractDataset[Iterable[Row], Iterator[Row]]):
+class SubmissionDataset(AbstractDataset[Iterable[Row], SubmissionFile]):
     """`img,rle_mask` rows in a gzip csv. Saving drains an iterator, so that masks never pile up in memory.
 
     Args:
@@ -25,9 +25,9 @@ class SubmissionDataset(AbstractDataset[Iterable[Row], Iterator[Row]]):
         self._filepath = Path(filepath)
         self.metadata = metadata
 
-    def load(self) -> Iterator[Row]:
-        """Return an iterator over (image id, rle)."""
-        return read_submission(self._filepath)
+    def load(self) -> SubmissionFile:
+        """Return the file; iterating over it gives (image id, rle)."""
+        return SubmissionFile(self._filepath)
 
     def save(self, data: Iterable[Row]) -> None:
         """Write all rows, whole or not at all."""

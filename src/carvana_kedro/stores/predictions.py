@@ -2,13 +2,19 @@
 
 import csv
 import gzip
+import hashlib
 import io
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.tables import COLUMNS, Row, read_masks
+
+MAKE_ANEW = "Make the submission anew, with the same options: kedro run --pipelines inference"
+"""What to do about a submission that something is wrong with."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +57,38 @@ def write_submission(path: Path, rows: Iterable[Row]) -> int:
         return _write_rows(text, rows)
 
 
-def read_submission(path: Path) -> Iterator[Row]:
-    """Yield the id (without `.jpg`) and the mask of every row.
+@dataclass(frozen=True)
+class SubmissionFile:
+    """A finished submission: iterating over it reads the rows from the file, anew each time.
 
-    Raises:
-        UserError: see `read_masks`.
+    Attributes:
+        path: the gzip csv.
     """
-    with gzip.open(path, "rt", newline="") as file:
-        yield from read_masks(file, path)
+
+    path: Path
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the id (without `.jpg`) and the mask of every row.
+
+        Raises:
+            UserError: the file is not gzip, is cut short or damaged; see also `read_masks`.
+        """
+        try:
+            with gzip.open(self.path, "rt", newline="") as file:
+                yield from read_masks(file, self.path)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{self.path} is damaged or not gzip ({error}). {MAKE_ANEW}") from error
+        except UserError as error:
+            raise UserError(f"{error} {MAKE_ANEW}") from error
+
+    def sha256(self) -> str:
+        """Return the digest of the file's bytes, 64 hex digits."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def size(self) -> int:
+        """Return the file's size in bytes."""
+        return self.path.stat().st_size
 
 
 def _write_rows(file: io.TextIOBase, rows: Iterable[Row]) -> int:

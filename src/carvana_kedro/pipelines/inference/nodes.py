@@ -14,14 +14,14 @@ from carvana_kedro.parameters import Inference
 from carvana_kedro.segmentation import rle
 from carvana_kedro.segmentation.hardware import usable_workers
 from carvana_kedro.segmentation.predictor import Predictor
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.images import Photographs
 from carvana_kedro.stores.predictions import PredictionShards
 from carvana_kedro.stores.tables import Row
 
 logger = logging.getLogger(__name__)
 
 
-def index_test_images(test_images: ImageStore) -> pd.DataFrame:
+def index_test_images(test_images: Photographs) -> pd.DataFrame:
     """List every test image and every one that should be there, in the order of the sample submission."""
     return index_images(test_images)
 
@@ -40,7 +40,7 @@ def select_test_images(test_image_index: pd.DataFrame) -> pd.DataFrame:
 def predict_masks(
     model: dict[str, Any],
     test_index: pd.DataFrame,
-    test_images: ImageStore,
+    test_images: Photographs,
     prediction_shards: PredictionShards,
     parameters: Inference,
 ) -> dict[str, Any]:

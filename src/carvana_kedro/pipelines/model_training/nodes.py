@@ -31,7 +31,7 @@ from carvana_kedro.segmentation.optimizers import build_optimizer, build_schedul
 from carvana_kedro.segmentation.predictor import Predictor
 from carvana_kedro.segmentation.trainer import Training, train
 from carvana_kedro.stores.checkpoints import CheckpointStore
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.images import Photographs
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def check_recipe(parameters: ModelTraining) -> None:
 def train_model(
     train_index: pd.DataFrame,
     validation_index: pd.DataFrame,
-    training_images: ImageStore,
+    training_images: Photographs,
     checkpoints: CheckpointStore,
     tensorboard: Path,
     parameters: ModelTraining,
@@ -119,7 +119,7 @@ def train_model(
 def evaluate_model(
     model: dict[str, Any],
     validation_index: pd.DataFrame,
-    training_images: ImageStore,
+    training_images: Photographs,
     parameters: ModelTraining,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Score every validation image at its original size.
@@ -192,7 +192,7 @@ def describe_run(
 
 
 def _batches(
-    images: ImageStore, sides: list[list[str]], geometry: Geometry, parameters: ModelTraining
+    images: Photographs, sides: list[list[str]], geometry: Geometry, parameters: ModelTraining
 ) -> tuple[Batches, Batches]:
     """Return the shuffled batches to train on and the ordered ones to validate on."""
     samples: list[Samples | CachedSamples] = [Samples(images, image_ids, geometry) for image_ids in sides]

@@ -1,7 +1,7 @@
 """Nodes of the reporting pipeline."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import ModelTraining, Reporting
 from carvana_kedro.segmentation import drawing, metrics, rle
 from carvana_kedro.segmentation.predictor import Predictor
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.images import Photographs
 from carvana_kedro.stores.tables import Row
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def tabulate_scores(validation_scores: pd.DataFrame) -> pd.DataFrame:
 def draw_gallery(
     model: dict[str, Any],
     validation_scores: pd.DataFrame,
-    training_images: ImageStore,
+    training_images: Photographs,
     model_training: ModelTraining,
     reporting: Reporting,
 ) -> np.ndarray:
@@ -88,7 +88,7 @@ def draw_gallery(
 
 
 def preview_submission(
-    submission: Iterator[Row], predictions: dict[str, Any], test_images: ImageStore, parameters: Reporting
+    submission: Iterable[Row], predictions: dict[str, Any], test_images: Photographs, parameters: Reporting
 ) -> np.ndarray:
     """Draw rows from all over the submission over their photographs, read back from the file itself."""
     wanted = set(np.linspace(0, predictions["images"] - 1, parameters.preview_size).astype(int).tolist())
@@ -101,7 +101,7 @@ def preview_submission(
 
 
 def score_submission(
-    submission: Iterator[Row], solution: list[Row], test_images: ImageStore
+    submission: Iterable[Row], solution: list[Row], test_images: Photographs
 ) -> dict[str, float | None]:
     """Score a finished submission as the competition does: the mean Dice coefficient over the images.
 

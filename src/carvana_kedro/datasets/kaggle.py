@@ -1,0 +1,167 @@
+"""The competition on Kaggle: a source that fetches what is missing, and the handle that submissions go through."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from kedro.io import AbstractDataset, DatasetError
+
+from carvana_kedro.datasets.competition import Content, Side
+from carvana_kedro.datasets.handles import HandleDataset
+from carvana_kedro.errors import UserError
+from carvana_kedro.stores.archives import DamagedArchive, check_table, finished, read_rows, unpack
+from carvana_kedro.stores.disk import require_space
+from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.kaggle import KaggleCompetition, digest_of
+
+Result = TypeVar("Result")
+
+
+class KaggleDataset(AbstractDataset[None, Content]):
+    """One side of the competition, fetched from Kaggle at the first load.
+
+    Training never fetches the test images, and inference nothing but these. What is there is not asked for again:
+    an archive that has its name is whole, and a folder that has a manifest was unpacked from a whole one.
+
+    Args:
+        path: where archives are kept, and unpacked in `unpacked/`.
+        side: `training`, `test`, `sample_submission` or `solution` (which Kaggle keeps to itself).
+        competition: its name on Kaggle.
+        quality: of the photographs: `hq` (1 GB to train on, 16 GB to test on) or `standard` (half of that).
+        keep_archives: keep an archive of images after it is unpacked.
+        credentials: see `carvana_kedro.stores.credentials.find_credentials`.
+        metadata: Kedro-Viz's.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        side: Side,
+        competition: str,
+        quality: Literal["standard", "hq"] = "hq",
+        keep_archives: bool = False,
+        credentials: dict[str, str] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        suffix = "_hq" if quality == "hq" else ""
+        images = {"training": (f"train{suffix}", "train_masks"), "test": (f"test{suffix}",)}
+        tables = {
+            "training": "train_masks",
+            "test": "sample_submission",
+            "sample_submission": "sample_submission",
+        }
+        self._path = Path(path)
+        self._side = side
+        self._images = images.get(side, ())
+        self._table = tables.get(side)
+        self._keep_archives = keep_archives
+        self._competition = KaggleCompetition(competition, credentials)
+        self.metadata = metadata
+
+    def load(self) -> Content:
+        """Fetch and unpack what is missing, and return the images of the side, or its rows.
+
+        Raises:
+            UserError: Kaggle does not give it, the disk has no room for it, or an archive is not what it should be.
+        """
+        if self._table is None:
+            return []
+        self._check_space()
+        table = self._fetched_table(self._table)
+        folders = [self._unpacked(name) for name in self._images]
+        if self._side == "training":
+            images, masks = folders
+            return ImageStore(images, masks, mask_runs=table)
+        expected = [image_id for image_id, _ in read_rows(table)]
+        return ImageStore(folders[0], expected=tuple(expected)) if self._side == "test" else expected
+
+    def save(self, data: None) -> None:
+        """Refuse."""
+        raise DatasetError(f"{type(self).__name__} is a source: it is read only.")
+
+    def _check_space(self) -> None:
+        """Make sure that everything that is missing has room, before the first byte is fetched."""
+        unpacked = self._path / "unpacked"
+        archives = [self._archive(name) for name in self._images if not finished(unpacked, name)]
+        missing = [path for path in (*archives, self._archive(f"{self._table}.csv")) if not path.is_file()]
+        if not missing:
+            return
+        sizes = self._competition.files()
+        for path in missing:
+            if path.name not in sizes:
+                raise UserError(
+                    f"The competition {self._competition.name} on Kaggle has no file {path.name}; it has: "
+                    f"{', '.join(sorted(sizes)) or 'nothing'}."
+                )
+        # Photographs hardly shrink: unpacked they need as much again.
+        needed = sum(sizes[path.name] * (2 if path in archives else 1) for path in missing)
+        fetched = sum(part.stat().st_size for part in self._path.glob("*.zip.part"))
+        names = ", ".join(path.name for path in missing)
+        require_space(self._path, max(0, needed - fetched), f"fetching and unpacking {names}")
+
+    def _unpacked(self, name: str) -> Path:
+        """Return the folder of images that NAME.zip holds, fetched and unpacked if need be."""
+        archive = self._archive(name)
+        folder = finished(self._path / "unpacked", name)
+        if folder is None:
+            folder = self._whole(
+                archive, lambda: unpack(archive, self._path / "unpacked", digest_of(archive))
+            )
+        if not self._keep_archives and digest_of(archive):  # what the user has put there stays
+            archive.unlink(missing_ok=True)
+        return folder
+
+    def _fetched_table(self, name: str) -> Path:
+        archive = self._archive(f"{name}.csv")
+        if not archive.is_file():
+            self._whole(archive, lambda: check_table(archive))
+        return archive
+
+    def _whole(self, archive: Path, use: Callable[[], Result]) -> Result:
+        """Fetch an archive, if it is not there, and use it; if it turns out to be damaged, fetch it once more."""
+        for again in (False, True):
+            self._competition.fetch(archive.name, archive)
+            try:
+                return use()
+            except DamagedArchive as error:
+                if again:
+                    raise UserError(f"{archive.name} has come from Kaggle damaged twice: {error}") from error
+                self._logger.warning("%s Doing that.", error)
+                archive.unlink()
+        raise AssertionError
+
+    def _archive(self, name: str) -> Path:
+        return self._path / f"{name}.zip"
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._path), "side": self._side}
+
+    def _exists(self) -> bool:
+        # Loading makes it so, or says why not.
+        return True
+
+
+class KaggleCompetitionDataset(HandleDataset[KaggleCompetition]):
+    """The competition as one that takes submissions.
+
+    Args:
+        competition: its name on Kaggle; None for a source that is no competition.
+        credentials: see `carvana_kedro.stores.credentials.find_credentials`.
+        metadata: Kedro-Viz's.
+    """
+
+    def __init__(
+        self,
+        competition: str | None,
+        credentials: dict[str, str] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self._competition = KaggleCompetition(competition, credentials)
+        self.metadata = metadata
+
+    def load(self) -> KaggleCompetition:
+        """Return it; nothing is asked yet."""
+        return self._competition
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._competition.page}

@@ -1,0 +1,27 @@
+"""The submission pipeline."""
+
+from kedro.pipeline import Node, Pipeline
+
+from .nodes import check_submission, upload_submission
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    """Return the pipeline from a finished submission to its scores on Kaggle."""
+    return Pipeline(
+        [
+            Node(
+                check_submission,
+                inputs=["submission", "sample_submission", "test_image_index"],
+                outputs="submission_check",
+                name="check_submission",
+            ),
+            Node(
+                upload_submission,
+                inputs=["submission", "submission_check", "competition", "params:submission"],
+                outputs="submission_receipt",
+                name="upload_submission",
+            ),
+        ],
+        namespace="submission",
+        prefix_datasets_with_namespace=False,
+    )

@@ -1,0 +1,434 @@
+"""Kaggle's side: what a competition holds, fetched so that a bad line costs time and nothing else."""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from tqdm import tqdm
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.stores.atomic import atomic_path
+from carvana_kedro.stores.credentials import SETTINGS_PAGE, Credentials, find_credentials
+from carvana_kedro.stores.disk import locked, spelled_size
+
+if TYPE_CHECKING:
+    from kaggle.api.kaggle_api_extended import KaggleApi
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 1 << 18
+_TRIES = 6
+_LONGEST_WAIT = 600.0
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A submission as Kaggle lists it; scores are Kaggle's own text, empty until there is one."""
+
+    reference: int
+    description: str
+    status: Literal["pending", "complete", "error"]
+    public_score: str
+    private_score: str
+    problem: str
+
+
+class KaggleCompetition:
+    """One of Kaggle's competitions, asked through Kaggle's own client.
+
+    Nothing is imported, read or asked at construction. What fails in passing (429, 5xx, a dropped or silent
+    connection) is tried again after growing waits, or after as long as Kaggle says; the count of tries begins anew
+    whenever something has come through.
+
+    Args:
+        name: as in the competition's address; None for a source that is no competition.
+        credentials: the entry `kaggle` of `credentials.yml`, see `find_credentials`.
+        first_wait: seconds before the second try; it doubles from try to try.
+        timeout: seconds of silence after which a connection counts as broken.
+    """
+
+    def __init__(
+        self,
+        name: str | None,
+        credentials: Mapping[str, str] | None = None,
+        first_wait: float = 1.0,
+        timeout: float = 60.0,
+    ) -> None:
+        self.name = name
+        self.page = f"https://www.kaggle.com/c/{name}/submissions" if name else "no competition"
+        self._configured = dict(credentials or {})
+        self._first_wait = first_wait
+        self._timeout = timeout
+
+    def files(self) -> dict[str, int]:
+        """Return the names of the competition's files, and their sizes in bytes.
+
+        Raises:
+            UserError: Kaggle cannot be asked, or does not want to answer; so does everything below.
+        """
+        sizes: dict[str, int] = {}
+        token = ""
+        while True:
+            answer = self._patiently(
+                lambda: self._api.competition_list_files(self.name, page_token=token, page_size=200)  # noqa: B023
+            )
+            sizes |= {file.name: file.total_bytes for file in answer.files}
+            token = answer.next_page_token
+            if not token:
+                return sizes
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Fetch one file; what an earlier call has already fetched of it is not fetched again.
+
+        The bytes lie in `<target>.part` until all are there. A `.part.json` beside it says which version of the file
+        they belong to: another version is fetched from its beginning. `<target>.json` is its manifest.
+        """
+        with locked(target):
+            if target.is_file():
+                return
+            download = _Download(target)
+            logger.info("Fetching %s from Kaggle%s", name, download.spelled())
+            try:
+                if not download.complete:
+                    self._patiently(lambda: self._transfer(name, download), progress=lambda: download.have)
+                download.finish()
+            except OSError as error:
+                raise UserError(
+                    f"{target} cannot be written ({error.strerror}). What has been fetched stays where it is: put "
+                    "that right and run again."
+                ) from error
+
+    def submit(self, file: Path, message: str) -> int:
+        """Upload a submission and return its reference.
+
+        The message should be the submission's own: it tells whether one got through whose confirmation was lost.
+        """
+
+        def upload() -> int:
+            # The client prints what goes wrong while it uploads, and goes on as if nothing had.
+            with redirect_stdout(io.StringIO()) as printed:
+                try:
+                    answer = self._api.competition_submit(str(file), message, self.name, quiet=True)
+                except requests.ConnectionError:
+                    if reference := self._reference(message):
+                        return reference
+                    raise
+            if answer.message == self._api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
+                raise requests.ConnectionError(printed.getvalue().strip() or answer.message)
+            return answer.ref or self._reference(message)
+
+        logger.info("Uploading %s (%s)", file, spelled_size(file.stat().st_size))
+        return self._patiently(upload)
+
+    def submissions(self) -> list[Listed]:
+        """Return the account's latest submissions, newest first."""
+        listed = self._patiently(lambda: self._api.competition_submissions(self.name, page_size=50))
+        return [
+            Listed(
+                entry.ref,
+                entry.description,
+                entry.status.name.lower(),
+                entry.public_score,
+                entry.private_score,
+                entry.error_description,
+            )
+            for entry in listed or ()
+        ]
+
+    def _reference(self, message: str) -> int:
+        listed = (entry for entry in self.submissions() if entry.status != "error")
+        return next((entry.reference for entry in listed if entry.description == message), 0)
+
+    @cached_property
+    def _credentials(self) -> Credentials:
+        return find_credentials(self._configured)
+
+    @cached_property
+    def _api(self) -> "KaggleApi":
+        if self.name is None:
+            raise UserError(
+                "This source is no competition on Kaggle, so nothing can be submitted: that takes --env kaggle, or "
+                "source=archives. To check the file alone: --params submission.dry_run=true"
+            )
+        return _sign_in(self._credentials, self._timeout)
+
+    def _transfer(self, name: str, download: "_Download") -> None:
+        from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFileRequest
+
+        request = ApiDownloadDataFileRequest()
+        request.competition_name, request.file_name = self.name, name
+        with self._api.build_kaggle_client() as client:
+            # Kaggle redirects to where the file lies; requests takes these along.
+            client.http_client()._session.headers.update(download.headers())
+            try:
+                response = client.competitions.competition_api_client.download_data_file(request)
+            except requests.HTTPError as error:
+                if _status(error) == requests.codes.requested_range_not_satisfiable:
+                    download.forget()
+                    raise requests.ConnectionError("the file has changed on the server") from error
+                raise
+            with response:
+                download.receive(response)
+
+    def _patiently(self, call: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
+        """Call until it works, as often as it makes sense.
+
+        Args:
+            call: asks Kaggle.
+            progress: tells how far it has come: a failure after at least a chunk more counts as the first.
+        """
+        failures, reached = 0, progress()
+        while True:
+            try:
+                return call()
+            except requests.RequestException as error:
+                if progress() >= reached + _CHUNK:
+                    failures, reached = 0, progress()
+                failures += 1
+                wait = _asked_wait(error) or self._first_wait * 2 ** (failures - 1)
+                if not _passes(error) or failures == _TRIES or wait > _LONGEST_WAIT:
+                    raise UserError(self._explain(error, failures)) from error
+                logger.warning(
+                    "%s. Trying again in %.0f s (%d of %d)", _said(error), wait, failures, _TRIES - 1
+                )
+                time.sleep(wait)
+            except ValueError as error:
+                raise UserError(
+                    f"Kaggle's answer cannot be understood ({error}). Is there a proxy that wants a login first?"
+                ) from error
+
+    def _explain(self, error: requests.RequestException, failures: int) -> str:
+        status = _status(error)
+        if status == 401:
+            return (
+                f"Kaggle does not accept the credentials from {self._credentials.where} (401). They may be wrong or "
+                f"have expired: make new ones at {SETTINGS_PAGE}"
+            )
+        if status == 403:
+            return (
+                f"Kaggle does not let this account into the competition {self.name} (403). Its rules must be accepted "
+                f"first, once: https://www.kaggle.com/c/{self.name}/rules"
+            )
+        if status == 404:
+            return (
+                f"Kaggle knows no competition {self.name}, or not the file that was asked for (404): {_said(error)}. "
+                "The name stands in globals.yml: kaggle.competition"
+            )
+        if status is not None and status not in _PASSING:
+            return f"Kaggle refuses: {_said(error)}."
+        wait = _asked_wait(error)
+        if wait and wait > _LONGEST_WAIT:
+            minutes = f"{wait / 60:.0f} minutes"
+            return f"Kaggle asks to come back in {minutes} ({_said(error)}). Nothing is lost: run again then."
+        return (
+            f"Kaggle cannot be reached: {_said(error)}, {failures} times in a row. What has been fetched stays where "
+            "it is: run again later, and it goes on from there."
+        )
+
+
+class _Download:
+    """A file on its way: what is there of it, and of which version."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._part = target.with_name(f"{target.name}.part")
+        self._marker = target.with_name(f"{target.name}.part.json")
+        self._size: int | None = None
+        self._version: str | None = None
+        self.have = 0
+        try:
+            marker = json.loads(self._marker.read_text())
+            self._size, self._version = marker["size"], marker["version"]
+            self.have = self._part.stat().st_size
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # then it begins anew
+        self.complete = self._size is not None and self.have == self._size
+
+    def spelled(self) -> str:
+        if not self.have:
+            return ""
+        return f": {spelled_size(self.have)} of {spelled_size(self._size or 0)} are there already"
+
+    def headers(self) -> dict[str, str]:
+        """Return what asks for the rest, and for the whole if the file has changed."""
+        plain = {"Accept-Encoding": "identity"}
+        if not self.have or not self._version:
+            return plain
+        return plain | {"Range": f"bytes={self.have}-", "If-Range": self._version}
+
+    def receive(self, response: requests.Response) -> None:
+        """Write the answer's bytes behind those that are there, or from the beginning if it begins there."""
+        if response.status_code == requests.codes.partial_content:
+            span, _, total = response.headers["Content-Range"].removeprefix("bytes ").partition("/")
+            if int(span.partition("-")[0]) != self.have or total != str(self._size):
+                self.forget()
+                raise requests.ConnectionError("the server sent another part than the one asked for")
+        else:
+            self._begin(response)
+        with (
+            self._part.open("ab") as part,
+            tqdm(
+                desc=self._target.name, total=self._size, initial=self.have, unit="B", unit_scale=True,
+                leave=False, disable=None,
+            ) as bar,
+        ):  # fmt: skip
+            for chunk in response.iter_content(_CHUNK):
+                part.write(chunk)
+                part.flush()  # a killed process loses no more than a chunk
+                self.have += len(chunk)
+                bar.update(len(chunk))
+        if self._size is not None and self.have != self._size:
+            if self.have > self._size:
+                self.forget()
+            raise requests.ConnectionError(f"the connection ended after {self.have} of {self._size} bytes")
+        self.complete = True
+
+    def finish(self) -> None:
+        """Give the file its name, once it is safe on the disk and its manifest lies beside it."""
+        with self._part.open("rb") as part:
+            os.fsync(part.fileno())
+            digest = hashlib.file_digest(part, "sha256").hexdigest()
+        with atomic_path(_manifest(self._target)) as path:
+            path.write_text(json.dumps({"bytes": self.have, "sha256": digest, "version": self._version}))
+        os.replace(self._part, self._target)
+        self._marker.unlink(missing_ok=True)
+
+    def _begin(self, response: requests.Response) -> None:
+        self.forget()
+        length = response.headers.get("Content-Length")
+        self._size = int(length) if length else None
+        tag = response.headers.get("ETag", "")
+        # A weak tag may not be used in If-Range (RFC 9110, 13.1.5).
+        self._version = response.headers.get("Last-Modified") if not tag or tag.startswith("W/") else tag
+        with atomic_path(self._marker) as path:
+            path.write_text(json.dumps({"size": self._size, "version": self._version}))
+
+    def forget(self) -> None:
+        self._marker.unlink(missing_ok=True)
+        self._part.unlink(missing_ok=True)
+        self.have = 0
+
+
+def digest_of(archive: Path) -> str | None:
+    """Return the SHA-256, in hexadecimal, of a file that `fetch` has fetched; None for one that it has not."""
+    try:
+        return str(json.loads(_manifest(archive).read_text())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _manifest(archive: Path) -> Path:
+    return archive.with_name(f"{archive.name}.json")
+
+
+def _sign_in(credentials: Credentials, timeout: float) -> "KaggleApi":
+    # Importing the package signs in with what it finds, and prints advice if it finds nothing: ours is better.
+    try:
+        with redirect_stdout(io.StringIO()):
+            from kaggle.api.kaggle_api_extended import KaggleApi
+    except OSError as error:
+        raise UserError(
+            f"Kaggle's client cannot make its folder for settings ({error}). Name one: KAGGLE_CONFIG_DIR=PATH"
+        ) from error
+    from kagglesdk.kaggle_client import KaggleClient
+    from kagglesdk.kaggle_env import get_env
+    from kagglesdk.kaggle_http_client import KaggleHttpClient
+
+    class Api(KaggleApi):
+        def build_kaggle_client(self) -> KaggleClient:
+            """Return a client that is not silent for ever, uses our credentials, and heeds KAGGLE_API_ENVIRONMENT."""
+            token = credentials.token or self.config_values.get(self.CONFIG_NAME_TOKEN)
+            client = KaggleClient(env=get_env(), user_agent="carvana-kedro")
+            http = client.http_client()
+            http._init_session()
+            # Left alone it prefers a token that lies in the user's folder to the name and key that it was given.
+            http._session.auth = (
+                KaggleHttpClient.BearerAuth(token) if token else (credentials.username, credentials.key)
+            )
+            for scheme in ("https://", "http://"):
+                http._session.mount(scheme, _Impatient(timeout))
+            return client
+
+    api = Api()
+    if not (credentials.token or credentials.key):
+        try:
+            api.authenticate()  # with what `kaggle auth login` has left
+        except SystemExit as error:
+            raise UserError(
+                f"Kaggle does not accept {credentials.where}. Sign in again: kaggle auth login"
+            ) from error
+    return api
+
+
+class _Impatient(HTTPAdapter):
+    """Gives every request a timeout: Kaggle's client waits for ever."""
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__()
+        self._timeout = timeout
+
+    def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
+        options["timeout"] = options.get("timeout") or self._timeout
+        return super().send(request, *arguments, **options)
+
+
+def _status(error: requests.RequestException) -> int | None:
+    return error.response.status_code if error.response is not None else None
+
+
+def _passes(error: requests.RequestException) -> bool:
+    """Tell whether it may work the next time."""
+    if (status := _status(error)) is not None:
+        return status in _PASSING
+    return isinstance(
+        error, (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+    )
+
+
+def _asked_wait(error: requests.RequestException) -> float | None:
+    """Return the seconds that Kaggle asks to wait: its header gives these or a date (RFC 9110, 10.2.3)."""
+    asked = error.response.headers.get("Retry-After", "") if error.response is not None else ""
+    if asked.isdecimal():
+        return float(asked)
+    try:
+        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _said(error: requests.RequestException) -> str:
+    """Return what happened in a few words, without addresses: they carry signatures."""
+    if error.response is not None:
+        return f"{error.response.status_code} {error.response.reason}"
+    causes = list(_causes(error))
+    if len(causes) == 1:
+        return str(error)
+    for cause in causes:  # what the system says is the plainest
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+    if any(isinstance(cause, requests.Timeout | urllib3.exceptions.TimeoutError) for cause in causes):
+        return "no answer in time"
+    return "the connection broke"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    yield error
+    for inner in (*error.args, getattr(error, "reason", None), error.__cause__ or error.__context__):
+        if isinstance(inner, BaseException):
+            yield from _causes(inner)

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kedro.io import DatasetError
+from PIL import Image
+
+from carvana_kedro.datasets import ImageFolderDataset
+
+
+def _photographs(folder: Path, names: list[str]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        pixels = np.random.default_rng(len(name)).integers(0, 255, (40, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def _masks(folder: Path, names: list[str]) -> Path:
+    folder.mkdir(exist_ok=True)
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:30, 10:40] = 255
+    for name in names:
+        Image.fromarray(mask).save(folder / name)
+    return folder
+
+
+def test_training_pairs_images_with_masks(tmp_path: Path) -> None:
+    images, masks = (
+        _photographs(tmp_path / "i", ["a_1.png", "a_2.jpg"]),
+        _masks(tmp_path / "m", ["a_1.png", "a_2.png"]),
+    )
+    store = ImageFolderDataset("training", str(images), str(masks), group="(.+)_[0-9]+").load()
+    records = list(store.examine())
+    assert [(record.image, record.car, record.problems) for record in records] == [
+        ("a_1", "a", []),
+        ("a_2", "a", []),
+    ]
+    assert store.read_mask("a_1").mean() == 0.25
+
+
+def test_photographs_and_masks_may_share_a_folder(tmp_path: Path) -> None:
+    folder = _masks(_photographs(tmp_path / "i", ["a.png", "bb.png"]), ["a_mask.png", "bb_mask.png"])
+    options = {"images": str(folder), "masks": str(folder), "mask_suffix": "_mask"}
+    for side in ("training", "test"):
+        assert ImageFolderDataset(side, **options).load().ids() == ["a", "bb"]  # type: ignore[arg-type]
+
+
+def test_the_photographs_to_predict_may_be_others(tmp_path: Path) -> None:
+    images, test = _photographs(tmp_path / "i", ["a.png"]), _photographs(tmp_path / "t", ["b.png"])
+    assert ImageFolderDataset("test", str(images)).load().ids() == ["a"]
+    assert ImageFolderDataset("test", str(images), test=str(test), group="x").load().ids() == ["b"]
+    assert ImageFolderDataset("test", test=str(test)).load().masks is None
+
+
+@pytest.mark.parametrize("side", ["solution", "sample_submission"])
+def test_there_is_no_competition_around_them(side: str) -> None:
+    assert ImageFolderDataset(side).load() == []  # type: ignore[arg-type]
+
+
+def test_what_is_not_said_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"source=folder,folder\.images=PATH"):
+        ImageFolderDataset("training").load()
+    with pytest.raises(DatasetError, match=r"needs masks: --params folder\.masks=PATH"):
+        ImageFolderDataset("training", str(tmp_path)).load()
+    with pytest.raises(DatasetError):
+        ImageFolderDataset("training").save("anything")  # type: ignore[arg-type]
