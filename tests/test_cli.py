@@ -33,9 +33,11 @@ def _refused(done: subprocess.CompletedProcess[str]) -> str:
         ("inference.threshold=-0.5", "inference.threshold = -0.5: should be greater than 0"),
         ("modeltraining.epochs=3", "did you mean model_training?"),
         ("recipe=nope", "There is no recipe named 'nope'. There are: sample,"),
-        ("source=nope", "There is no source named 'nope'. There are: archives, kaggle, sample"),
-        ("source=archives", "Say where they are: --params source=archives,archives=PATH"),
-        ("source=archives,archives=nowhere", "nowhere does not exist."),
+        ("source=nope", "There is no source named 'nope'. There are: archives, folder, kaggle, sample"),
+        ("kaggle.quality=best", "kaggle.quality = 'best': should be 'standard' or 'hq'"),
+        ("kaggle.qualty=hq", "kaggle.qualty = 'hq': there is no such parameter; did you mean quality?"),
+        ("folder=/photographs", "folder = '/photographs'"),
+        ("submission.dry_run=perhaps", "submission.dry_run = 'perhaps'"),
         ("model_training.input_size.width=20", "64 x 20 (height x width) are too small"),
         ("recipe=unet_original", "unet_original"),
         (
@@ -53,6 +55,22 @@ def test_a_wrong_parameter_stops_before_any_node(
     assert told in _refused(done)
     assert "Running node" not in done.stdout
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ("source=archives", "Say where they are: --params source=archives,archives=PATH"),
+        ("source=archives,archives=nowhere", "nowhere does not exist."),
+        ("source=folder", "--params source=folder,folder.images=PATH"),
+        ("source=folder,folder.images=nowhere", "folder.masks=PATH"),
+        ("source=folder,folder.images=nowhere,folder.masks=nowhere", "nowhere"),
+    ],
+)
+def test_a_source_that_is_not_there_stops_before_any_node(kedro: Kedro, params: str, told: str) -> None:
+    done = kedro("run", "--env", "test", "--pipelines", "data_ingestion", params=params, check=False)
+    assert told in _refused(done)
+    assert "Running node" not in done.stdout
 
 
 def test_an_unknown_pipeline_is_told(kedro: Kedro) -> None:

@@ -8,9 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import yaml
+from PIL import Image
 
 from carvana_kedro.parameters import ARCHITECTURE_NAMES
+from carvana_kedro.segmentation import rle
+from carvana_kedro.stores.images import ImageStore
 
 PROJECT = Path(__file__).parents[1]
 Kedro = Callable[..., subprocess.CompletedProcess[str]]
@@ -60,6 +64,50 @@ def test_archives_of_the_competition(kedro: Kedro, archives: Path, tmp_path: Pat
     assert np.isfinite(metrics["dice"])
     score = json.loads((tmp_path / "data/08_reporting/archives/sample/submission_score.json").read_text())
     assert score["images"] == 4
+
+
+def test_photographs_of_ones_own(kedro: Kedro, training_images: ImageStore, tmp_path: Path) -> None:
+    """Photographs of several sizes and formats, upright and turned, with masks of several kinds."""
+    images, masks = tmp_path / "photographs", tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for number, image_id in enumerate(training_images.ids()):
+        size = (240 + 10 * (number % 4), 160 + 7 * (number % 3))
+        photograph = Image.fromarray(training_images.read_image(image_id)).resize(size)
+        mask = Image.fromarray(training_images.read_mask(image_id) * 255).resize(
+            size, Image.Resampling.NEAREST
+        )
+        kind = number % 4
+        if kind == 0:
+            photograph.rotate(90, expand=True).save(images / f"{image_id}.JPG", exif=turned)
+        else:
+            photograph.save(images / f"{image_id}.{('', 'png', 'webp', 'tiff')[kind]}")
+        if kind == 1:
+            mask = mask.point(lambda value: value // 255)
+        elif kind == 2:
+            mask = mask.convert("RGB")
+        elif kind == 3:
+            white = Image.new("L", size, 255)
+            mask = Image.merge("RGBA", (white, white, white, mask))
+        mask.save(masks / f"{image_id}-car.png")
+    names = "folder.mask_suffix=-car,folder.group=([^_]+)_.*"
+    params = f"source=folder,folder.images={images},folder.masks={masks},{names}"
+    kedro("run", "--env", "test", params=params)
+    data = tmp_path / "data"
+    index = pd.read_csv(data / "02_intermediate/folder/training_image_index.csv", keep_default_na=False)
+    assert (index["problems"] == "").all()
+    assert index["car"].nunique() == 4
+    assert len(set(zip(index["width"], index["height"], strict=True))) == 12
+    assert json.loads((data / "06_models/sample/validation_metrics.json").read_text())["dice"] > 0.5
+    submission = gzip.decompress((data / "07_model_output/folder/sample/submit.csv.gz").read_bytes()).decode()
+    sizes = {row.image: (row.height, row.width) for row in index.itertuples()}
+    for name, runs in list(csv.reader(submission.splitlines()))[1:]:
+        rle.check(runs, *sizes.pop(name.removesuffix(".jpg")))
+    assert not sizes
+    done = kedro("run", "--env", "test", "--pipelines", "submission", params=params, check=False)
+    assert "This source has no sample_submission.csv" in done.stderr
 
 
 def test_every_recipe_trains(kedro: Kedro, tmp_path: Path) -> None:
