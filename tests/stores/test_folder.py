@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageOps
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.folder import _TURNS, FolderStore
+from carvana_kedro.stores.folder import FolderStore
+from carvana_kedro.stores.pictures import _TURNS
 
 HEIGHT, WIDTH = 40, 64
 ORIENTATION = 0x0112

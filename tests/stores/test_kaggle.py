@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.kaggle import KaggleCompetition, digest_of
+from carvana_kedro.stores.download import digest_of
+from carvana_kedro.stores.kaggle import KaggleCompetition
 from standin_kaggle import COMPETITION, KEY, TOKEN, USERNAME, Fault, StandInKaggle, _Handler
 
 CONTENT = os.urandom(3_000_000)

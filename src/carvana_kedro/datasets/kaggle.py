@@ -11,8 +11,9 @@ from carvana_kedro.datasets.handles import HandleDataset
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.archives import DamagedArchive, check_table, finished, read_rows, unpack
 from carvana_kedro.stores.disk import require_space
+from carvana_kedro.stores.download import digest_of
 from carvana_kedro.stores.images import ImageStore
-from carvana_kedro.stores.kaggle import KaggleCompetition, digest_of
+from carvana_kedro.stores.kaggle import KaggleCompetition
 
 Result = TypeVar("Result")
 

@@ -2,11 +2,9 @@
 
 import hashlib
 import logging
-import math
 import re
-import stat
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,67 +12,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageChops
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores import pictures
 from carvana_kedro.stores.images import ImageRecord
 
 logger = logging.getLogger(__name__)
 
 _IMAGE_TYPES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
 _MASK_TYPES = _IMAGE_TYPES | {".gif", ".bmp"}
-_LARGEST_SIDE = 32_768
-_MOST_PIXELS = 100_000_000
 _SMALLEST_SIDE = 16
-_LIMITS = f"at most {_LARGEST_SIDE} a side and {_MOST_PIXELS // 10**6} million in all"
-_MOST_GREY = 0.05
-
-# `Image.open` raises on large headers before it tells their size, and takes the previews that phones put behind a
-# photograph (MPO) for frames. The readers themselves do neither.
-_READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
-    (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), WebPImageFile),
-    (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImageFile),
-    (re.compile(rb"GIF8"), GifImageFile),
-    (re.compile(rb"BM"), BmpImageFile),
-)
-
-# From the stored to the upright picture, by EXIF orientation.
-_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda pixels: pixels,
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: lambda pixels: np.rot90(pixels),
-}
-
-
-class _UnfitError(Exception):
-    """A file that cannot be used. The message goes on where the file's name ends: `is empty`."""
-
-
-class _Header(NamedTuple):
-    """What is known before decoding.
-
-    `stored` and `upright` are (height, width); `turn` is the orientation that decoded pixels still have to get.
-    """
-
-    stored: tuple[int, int]
-    upright: tuple[int, int]
-    turn: int
 
 
 class _Listing(NamedTuple):
@@ -166,8 +114,8 @@ class FolderStore:
             UserError: the file is missing, cannot be read or is larger than is decoded.
         """
         path = self.image_path(image_id)
-        with _for_people(path), _open(path) as picture:
-            return _read_header(picture).upright
+        with _for_people(path):
+            return pictures.read_header(path).upright
 
     def read_image(self, image_id: str) -> np.ndarray:
         """Return the upright photograph, (H, W, 3) uint8 RGB. Alpha is left out.
@@ -176,9 +124,8 @@ class FolderStore:
             UserError: the file is missing, cannot be decoded or is larger than is decoded.
         """
         path = self.image_path(image_id)
-        with _for_people(path), _open(path) as picture:
-            turn = _read_header(picture).turn
-            return _upright(_read_pixels(path, picture), turn)
+        with _for_people(path):
+            return pictures.read_rgb(path)
 
     def read_mask(self, image_id: str) -> np.ndarray:
         """Return the upright mask, (H, W) uint8 of 0 and 1.
@@ -188,7 +135,7 @@ class FolderStore:
         """
         path = self.mask_path(image_id)
         with _for_people(path):
-            return _read_mask(path)
+            return pictures.read_mask(path)
 
     def examine(self) -> Iterator[ImageRecord]:
         """Yield a record for every image and every mask without one, in order, problems included.
@@ -351,20 +298,16 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def _examine_image(paths: Sequence[Path], problems: list[str]) -> _Header | None:
+def _examine_image(paths: Sequence[Path], problems: list[str]) -> pictures.Header | None:
     """Return what the header says, None if it cannot be read, and add what is wrong to the problems."""
     path = _only(paths, "image", problems)
     if path is None:
         return None
     header = None
     try:
-        with _open(path) as picture:
-            header = _read_header(picture)
-            _check_kind(picture)
-            # A jpg's coefficients are all read, but only every 64th pixel is computed.
-            picture.draft(None, (1, 1))
-            picture.load()
-    except _UnfitError as error:
+        header = pictures.read_header(path)
+        pictures.check_pixels(path)
+    except pictures.UnfitError as error:
         problems.append(f"{_plain(path.name)} {error}")
         return header
     if min(header.upright) < _SMALLEST_SIDE:
@@ -373,14 +316,14 @@ def _examine_image(paths: Sequence[Path], problems: list[str]) -> _Header | None
     return header
 
 
-def _examine_mask(paths: Sequence[Path], image: _Header | None, problems: list[str]) -> float:
+def _examine_mask(paths: Sequence[Path], image: pictures.Header | None, problems: list[str]) -> float:
     """Return the mask's share of the pixels, NaN if it cannot be read, and add what is wrong to the problems."""
     path = _only(paths, "mask", problems)
     if path is None:
         return float("nan")
     try:
-        mask = _read_mask(path)
-    except _UnfitError as error:
+        mask = pictures.read_mask(path)
+    except pictures.UnfitError as error:
         problems.append(f"{_plain(path.name)} {error}")
         return float("nan")
     if image and mask.shape != image.upright:
@@ -405,176 +348,6 @@ def _only(paths: Sequence[Path], what: str, problems: list[str]) -> Path | None:
 def _for_people(path: Path) -> Iterator[None]:
     try:
         yield
-    except _UnfitError as error:
+    except pictures.UnfitError as error:
         name = path.parent / _plain(path.name)
         raise UserError(f"{name} {error}. Replace it, or take it away.") from error
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[ImageFile]:
-    """Open a picture of a sensible size and a single frame, without decoding it.
-
-    Raises:
-        _UnfitError: it is none, or what is done with it while it is open fails.
-    """
-    reader = _find_reader(path)
-    try:
-        with reader(path) as picture:
-            _check_size(picture)
-            yield picture
-    except _UnfitError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise _UnfitError(f"has too many pixels: {_LIMITS}") from error
-    except Exception as error:  # there is little that decoders do not raise for damaged files
-        reason = str(error) or type(error).__name__
-        raise _UnfitError(f"cannot be decoded: it is damaged or of a rare kind ({reason})") from error
-
-
-def _find_reader(path: Path) -> type[ImageFile]:
-    try:
-        status = path.stat()
-        # Opening a pipe would wait for ever.
-        if not stat.S_ISREG(status.st_mode):
-            raise _UnfitError("is not a plain file")
-        if not status.st_size:
-            raise _UnfitError("is empty")
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        nowhere = path.is_symlink() and isinstance(error, FileNotFoundError)
-        raise _UnfitError(
-            "is a link to nothing" if nowhere else f"cannot be opened: {error.strerror}"
-        ) from error
-    for magic, reader in _READERS:
-        if magic.match(start):
-            return reader
-    raise _UnfitError("is no image, whatever its name says")
-
-
-def _check_size(picture: ImageFile) -> None:
-    width, height = picture.size
-    if max(width, height) > _LARGEST_SIDE or width * height > _MOST_PIXELS:
-        raise _UnfitError(f"is {width}x{height} pixels: {_LIMITS}")
-    frames = getattr(picture, "n_frames", 1)
-    if frames > 1:
-        raise _UnfitError(f"has {frames} frames: a photograph has one")
-
-
-def _check_kind(picture: ImageFile) -> None:
-    if picture.mode in ("I", "F"):
-        raise _UnfitError(
-            "has 32 bits a pixel, and nothing says which of its values is white: save it with 8 or 16"
-        )
-
-
-def _read_header(picture: ImageFile) -> _Header:
-    width, height = picture.size
-    if isinstance(picture, PngImageFile):
-        picture.load()  # its tags may come after its pixels
-    try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged tags do not make a damaged photograph
-        orientation = 1
-    if orientation not in _TURNS:
-        orientation = 1
-    given, swapped = (height, width), (width, height)
-    across = orientation >= 5
-    if isinstance(picture, TiffImageFile):
-        # Pillow turns these, and these only, by itself.
-        return _Header(swapped if across else given, given, 1)
-    return _Header(given, swapped if across else given, orientation)
-
-
-def _upright(pixels: np.ndarray, turn: int) -> np.ndarray:
-    return np.ascontiguousarray(_TURNS[turn](pixels))
-
-
-def _read_pixels(path: Path, picture: ImageFile) -> np.ndarray:
-    """Return the pixels as they are stored, (H, W, 3) uint8 RGB."""
-    _check_kind(picture)
-    if isinstance(picture, JpegImageFile | WebPImageFile) and picture.mode != "CMYK":
-        # In half of Pillow's time. With png and tiff OpenCV gains less, and prints warnings about good files.
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), flags)
-        if pixels is None:
-            raise _UnfitError("cannot be decoded: it is damaged or of a rare kind")
-        return pixels
-    if picture.mode.startswith("I;16"):
-        grey = np.array(picture) // 257
-        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
-    return _read_colours(picture)
-
-
-def _read_colours(picture: Image.Image) -> np.ndarray:
-    """Return (H, W, 3) uint8 RGB, from Pillow."""
-    if isinstance(picture, JpegImageFile) and picture.mode == "CMYK" and "adobe" not in picture.info:
-        # Adobe's files hold what is left white. Pillow takes all files for theirs.
-        picture = ImageChops.invert(picture)
-    if picture.mode in ("P", "PA"):
-        picture = picture.convert("RGBA")  # to RGB at once, it warns of alpha
-    return np.array(picture.convert("RGB"))
-
-
-def _read_mask(path: Path) -> np.ndarray:
-    """Return the upright mask, (H, W) uint8 of 0 and 1.
-
-    Raises:
-        _UnfitError: it cannot be decoded, or is not black and white.
-    """
-    with _open(path) as picture:
-        turn = _read_header(picture).turn
-        return _upright(_cut(_read_levels(picture)), turn)
-
-
-def _read_levels(picture: ImageFile) -> np.ndarray:
-    """Return (H, W), one number a pixel: 0 where the object is not."""
-    picture.load()
-    if picture.mode == "P":
-        levels = _read_indices(picture)
-        if levels is not None:
-            return levels
-    if picture.mode in ("1", "L", "I", "F") or picture.mode.startswith("I;16"):
-        return np.array(picture)
-    if picture.has_transparency_data:
-        alpha = np.array(picture.convert("RGBA").getchannel("A"))
-        if (alpha != 255).any():
-            return alpha
-    return _read_colours(picture).max(axis=2)
-
-
-def _read_indices(picture: ImageFile) -> np.ndarray | None:
-    """Return the mask of a picture with a palette, or None if it is neither black and white nor has two indices."""
-    used = [index for index, count in enumerate(picture.histogram()) if count]
-    flat = picture.getpalette("RGB") or []
-    colours = [tuple(flat[3 * index : 3 * index + 3]) for index in used]
-    # Some programs put white first, so what can be seen goes before the numbers.
-    if len(set(colours)) == len(used) and {*colours} <= {(0, 0, 0), (255, 255, 255)}:
-        return np.isin(np.array(picture), [i for i, colour in zip(used, colours, strict=True) if any(colour)])
-    return np.array(picture) if {*used} <= {0, 1} or {*used} <= {0, 255} else None
-
-
-def _cut(levels: np.ndarray) -> np.ndarray:
-    """Return uint8 of 0 and 1.
-
-    A few greys are the soft edge of a white object, and are cut in the middle. They are not where there is nothing
-    white or all of them are dark: labels are numbered from 1.
-
-    Raises:
-        _UnfitError: it is not black and white.
-    """
-    for white in (1, 255, 65535):
-        if ((levels == 0) | (levels == white)).all():
-            return (levels == white).astype(np.uint8)
-    white = 255 if levels.max() <= 255 else 65535
-    grey = (levels != 0) & (levels != white)
-    share = float(grey.mean())
-    if share > _MOST_GREY:
-        raise _UnfitError(
-            f"is not a mask: {math.ceil(100 * share)} % of its pixels are neither black nor white"
-        )
-    greys = levels[grey]
-    if greys.max() < white // 4 or not (levels == white).any():
-        values = ", ".join(f"{value:g}" for value in np.unique(greys)[:5])
-        raise _UnfitError(f"is not a mask: besides black and white it has {values}, like a map of labels")
-    return (levels >= (white + 1) // 2).astype(np.uint8)

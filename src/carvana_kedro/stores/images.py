@@ -148,7 +148,10 @@ class ImageStore:
         path = self.mask_path(image_id)
         try:
             with Image.open(path) as picture:
-                mask = np.asarray(picture.convert("L"))
+                if picture.mode == "P":  # as Kaggle's are: by way of the palette, in a third less time
+                    mask = cv2.LUT(np.asarray(picture), _levels(picture))
+                else:
+                    mask = np.asarray(picture.convert("L"))
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing.") from error
         except _UNREADABLE as error:
@@ -183,12 +186,10 @@ class ImageStore:
                 yield record
 
     def _records(self, threads: ThreadPoolExecutor, image_ids: list[str]) -> Iterator[ImageRecord]:
-        """Yield the records in order. A header takes less time than handing it to a thread: they go by the dozen."""
-        dozens = [image_ids[start : start + 16] for start in range(0, len(image_ids), 16)]
-        for start in range(0, len(dozens), 64):
-            window = threads.map(lambda dozen: list(map(self._examine, dozen)), dozens[start : start + 64])
-            for records in window:
-                yield from records
+        """Yield the records in order. Decoding masks is threads' work; a header takes less time than its handing over."""
+        spread = map if self.masks is None else threads.map
+        for start in range(0, len(image_ids), 1024):
+            yield from spread(self._examine, image_ids[start : start + 1024])
 
     def _examine(self, image_id: str) -> ImageRecord:
         match = _NAME.fullmatch(image_id)
@@ -212,7 +213,7 @@ class ImageStore:
         if self.masks is not None:
             try:
                 mask = self.read_mask(image_id)
-                area = float(mask.mean())
+                area = cv2.countNonZero(mask) / mask.size
                 if width and mask.shape != (height, width):
                     problems.append(
                         f"the mask is {mask.shape[1]}x{mask.shape[0]}, the image {width}x{height}"
@@ -225,6 +226,14 @@ class ImageStore:
                     "the mask is missing" if missing else "the mask cannot be read or is not black and white"
                 )
         return ImageRecord(image_id, car, view, width, height, area, problems, digest)
+
+
+def _levels(picture: Image.Image) -> np.ndarray:
+    """Return what a palette's indices stand for, (256,) uint8: 0 for black, 255 for white, 1 for all else."""
+    palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    levels = np.ones(256, np.uint8)
+    levels[: len(palette)] = np.select([(palette == 0).all(1), (palette == 255).all(1)], [0, 255], 1)
+    return levels
 
 
 def _read(path: Path) -> bytes:

@@ -1,10 +1,7 @@
 """Kaggle's side: what a competition holds, fetched so that a bad line costs time and nothing else."""
 
-import hashlib
 import io
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
@@ -17,19 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.credentials import SETTINGS_PAGE, Credentials, find_credentials
 from carvana_kedro.stores.disk import locked, spelled_size
+from carvana_kedro.stores.download import CHUNK, Download
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 1 << 18
 _TRIES = 6
 _LONGEST_WAIT = 600.0
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
@@ -96,13 +91,12 @@ class KaggleCompetition:
     def fetch(self, name: str, target: Path) -> None:
         """Fetch one file; what an earlier call has already fetched of it is not fetched again.
 
-        The bytes lie in `<target>.part` until all are there. A `.part.json` beside it says which version of the file
-        they belong to: another version is fetched from its beginning. `<target>.json` is its manifest.
+        `<target>.json` is its manifest: size, SHA-256 and version.
         """
         with locked(target):
             if target.is_file():
                 return
-            download = _Download(target)
+            download = Download(target)
             logger.info("Fetching %s from Kaggle%s", name, download.spelled())
             try:
                 if not download.complete:
@@ -125,7 +119,7 @@ class KaggleCompetition:
             with redirect_stdout(io.StringIO()) as printed:
                 try:
                     answer = self._api.competition_submit(str(file), message, self.name, quiet=True)
-                except requests.ConnectionError:
+                except requests.RequestException:
                     if reference := self._reference(message):
                         return reference
                     raise
@@ -168,7 +162,7 @@ class KaggleCompetition:
             )
         return _sign_in(self._credentials, self._timeout)
 
-    def _transfer(self, name: str, download: "_Download") -> None:
+    def _transfer(self, name: str, download: Download) -> None:
         from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFileRequest
 
         request = ApiDownloadDataFileRequest()
@@ -198,7 +192,7 @@ class KaggleCompetition:
             try:
                 return call()
             except requests.RequestException as error:
-                if progress() >= reached + _CHUNK:
+                if progress() >= reached + CHUNK:
                     failures, reached = 0, progress()
                 failures += 1
                 wait = _asked_wait(error) or self._first_wait * 2 ** (failures - 1)
@@ -240,101 +234,6 @@ class KaggleCompetition:
             f"Kaggle cannot be reached: {_said(error)}, {failures} times in a row. What has been fetched stays where "
             "it is: run again later, and it goes on from there."
         )
-
-
-class _Download:
-    """A file on its way: what is there of it, and of which version."""
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-        self._part = target.with_name(f"{target.name}.part")
-        self._marker = target.with_name(f"{target.name}.part.json")
-        self._size: int | None = None
-        self._version: str | None = None
-        self.have = 0
-        try:
-            marker = json.loads(self._marker.read_text())
-            self._size, self._version = marker["size"], marker["version"]
-            self.have = self._part.stat().st_size
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # then it begins anew
-        self.complete = self._size is not None and self.have == self._size
-
-    def spelled(self) -> str:
-        if not self.have:
-            return ""
-        return f": {spelled_size(self.have)} of {spelled_size(self._size or 0)} are there already"
-
-    def headers(self) -> dict[str, str]:
-        """Return what asks for the rest, and for the whole if the file has changed."""
-        plain = {"Accept-Encoding": "identity"}
-        if not self.have or not self._version:
-            return plain
-        return plain | {"Range": f"bytes={self.have}-", "If-Range": self._version}
-
-    def receive(self, response: requests.Response) -> None:
-        """Write the answer's bytes behind those that are there, or from the beginning if it begins there."""
-        if response.status_code == requests.codes.partial_content:
-            span, _, total = response.headers["Content-Range"].removeprefix("bytes ").partition("/")
-            if int(span.partition("-")[0]) != self.have or total != str(self._size):
-                self.forget()
-                raise requests.ConnectionError("the server sent another part than the one asked for")
-        else:
-            self._begin(response)
-        with (
-            self._part.open("ab") as part,
-            tqdm(
-                desc=self._target.name, total=self._size, initial=self.have, unit="B", unit_scale=True,
-                leave=False, disable=None,
-            ) as bar,
-        ):  # fmt: skip
-            for chunk in response.iter_content(_CHUNK):
-                part.write(chunk)
-                part.flush()  # a killed process loses no more than a chunk
-                self.have += len(chunk)
-                bar.update(len(chunk))
-        if self._size is not None and self.have != self._size:
-            if self.have > self._size:
-                self.forget()
-            raise requests.ConnectionError(f"the connection ended after {self.have} of {self._size} bytes")
-        self.complete = True
-
-    def finish(self) -> None:
-        """Give the file its name, once it is safe on the disk and its manifest lies beside it."""
-        with self._part.open("rb") as part:
-            os.fsync(part.fileno())
-            digest = hashlib.file_digest(part, "sha256").hexdigest()
-        with atomic_path(_manifest(self._target)) as path:
-            path.write_text(json.dumps({"bytes": self.have, "sha256": digest, "version": self._version}))
-        os.replace(self._part, self._target)
-        self._marker.unlink(missing_ok=True)
-
-    def _begin(self, response: requests.Response) -> None:
-        self.forget()
-        length = response.headers.get("Content-Length")
-        self._size = int(length) if length else None
-        tag = response.headers.get("ETag", "")
-        # A weak tag may not be used in If-Range (RFC 9110, 13.1.5).
-        self._version = response.headers.get("Last-Modified") if not tag or tag.startswith("W/") else tag
-        with atomic_path(self._marker) as path:
-            path.write_text(json.dumps({"size": self._size, "version": self._version}))
-
-    def forget(self) -> None:
-        self._marker.unlink(missing_ok=True)
-        self._part.unlink(missing_ok=True)
-        self.have = 0
-
-
-def digest_of(archive: Path) -> str | None:
-    """Return the SHA-256, in hexadecimal, of a file that `fetch` has fetched; None for one that it has not."""
-    try:
-        return str(json.loads(_manifest(archive).read_text())["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _manifest(archive: Path) -> Path:
-    return archive.with_name(f"{archive.name}.json")
 
 
 def _sign_in(credentials: Credentials, timeout: float) -> "KaggleApi":
