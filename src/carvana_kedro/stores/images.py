@@ -186,7 +186,7 @@ class ImageStore:
                 yield record
 
     def _records(self, threads: ThreadPoolExecutor, image_ids: list[str]) -> Iterator[ImageRecord]:
-        """Yield the records in order. Decoding masks is threads' work; a header takes less time than its handing over."""
+        """Yield the records in order. Threads decode masks; reading a header takes less time than handing it over."""
         spread = map if self.masks is None else threads.map
         for start in range(0, len(image_ids), 1024):
             yield from spread(self._examine, image_ids[start : start + 1024])
