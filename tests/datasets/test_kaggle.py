@@ -127,7 +127,8 @@ def test_an_archive_that_comes_damaged_is_fetched_again_once(
     whole = (on_kaggle / name).read_bytes()
     kaggle.content[name] = damage(whole)  # type: ignore[operator]
     told = _told(_side(tmp_path, "training"))
-    assert f"{name} has come from Kaggle damaged twice" in told
+    assert f"{name} has come damaged from Kaggle, twice, and is deleted" in told
+    assert not (tmp_path / "raw" / name).exists()
     assert kaggle.asked(name) == 2
     assert kaggle.sent[name] == 2 * len(kaggle.content[name])
     assert not (tmp_path / "raw/unpacked" / name.removesuffix(".zip")).exists()

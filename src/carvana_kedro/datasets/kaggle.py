@@ -125,10 +125,15 @@ class KaggleDataset(AbstractDataset[None, Content]):
             try:
                 return use()
             except DamagedArchive as error:
-                if again:
-                    raise UserError(f"{archive.name} has come from Kaggle damaged twice: {error}") from error
-                self._logger.warning("%s Doing that.", error)
                 archive.unlink()
+                if again:
+                    raise UserError(
+                        f"{archive.name} has come damaged from Kaggle, twice, and is deleted: {error.__cause__}. Run "
+                        f"again later, or put one from elsewhere into {archive.parent}."
+                    ) from error
+                self._logger.warning(
+                    "%s is deleted and fetched again: it is damaged (%s)", archive, error.__cause__
+                )
         raise AssertionError
 
     def _archive(self, name: str) -> Path:

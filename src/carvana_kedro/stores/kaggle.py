@@ -221,8 +221,8 @@ class KaggleCompetition:
             )
         if status == 404:
             return (
-                f"Kaggle knows no competition {self.name}, or not the file that was asked for (404): {_said(error)}. "
-                "The name stands in globals.yml: kaggle.competition"
+                f"Kaggle knows no competition {self.name}, or not the file that was asked for (404). The name stands "
+                "in globals.yml: kaggle.competition"
             )
         if status is not None and status not in _PASSING:
             return f"Kaggle refuses: {_said(error)}."
@@ -230,9 +230,10 @@ class KaggleCompetition:
         if wait and wait > _LONGEST_WAIT:
             minutes = f"{wait / 60:.0f} minutes"
             return f"Kaggle asks to come back in {minutes} ({_said(error)}). Nothing is lost: run again then."
+        problem = "Kaggle cannot be reached" if status is None else "Kaggle is out of order"
         return (
-            f"Kaggle cannot be reached: {_said(error)}, {failures} times in a row. What has been fetched stays where "
-            "it is: run again later, and it goes on from there."
+            f"{problem}: {_said(error)}, {failures} times in a row. What has been fetched stays where it is: run again "
+            "later, and it goes on from there."
         )
 
 
