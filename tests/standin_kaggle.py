@@ -32,6 +32,7 @@ class Fault:
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    reason: str | None = None
     cut_after: int | None = None
     silent_after: int | None = None
 
@@ -51,6 +52,7 @@ class StandInKaggle:
         self.uploads: dict[str, bytes] = {}
         self.submissions: list[dict[str, Any]] = []
         self.polls_until_scored = 2
+        self.lists_late = 0  # so many lists do not show a new submission yet
         self._server = ThreadingHTTPServer(("127.0.0.1", PORT), _Handler)
         self._server.daemon_threads = True
         self._server.kaggle = self  # type: ignore[attr-defined]
@@ -114,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.kaggle.requests.append(name)
         fault = self._take_fault(name)
         if fault and fault.status:
-            self._error(fault.status, "told to", fault.headers)
+            self._error(fault.status, None, fault.headers)
             return
         content = self.kaggle.read(name)
         tag = f'"{sha256(content).hexdigest()}"'
@@ -186,11 +188,11 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(5)
             self.close_connection = True
         else:
-            self._error(fault.status, "told to", fault.headers)
+            self._error(fault.status, fault.reason, fault.headers)
         return True
 
-    def _error(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        self._answer({"code": status, "message": message}, status, headers)
+    def _error(self, status: int, message: str | None, headers: dict[str, str] | None = None) -> None:
+        self._answer({"code": status, "message": message or self.responses[status][0]}, status, headers)
 
     def _answer(
         self, values: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
@@ -242,6 +244,8 @@ class _Handler(BaseHTTPRequestHandler):
         listed = []
         for submission in self.kaggle.submissions:
             submission["polls"] += 1
+            if submission["polls"] <= self.kaggle.lists_late:
+                continue
             entry = {"ref": submission["ref"], "description": submission["description"], "status": "PENDING"}
             if submission["polls"] > self.kaggle.polls_until_scored:
                 entry |= self._scored(submission["content"])
@@ -251,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _scored(self, content: bytes) -> dict[str, str]:
         try:
             score = _dice(content, self.kaggle.folder)
-        except ValueError as error:
+        except (ValueError, OSError, EOFError) as error:
             return {"status": "ERROR", "errorDescription": str(error)}
         return {"status": "COMPLETE", "publicScore": f"{score:.5f}", "privateScore": f"{score:.5f}"}
 

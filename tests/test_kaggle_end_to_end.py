@@ -146,7 +146,7 @@ def test_ten_kills_cost_no_more_than_time(
         for name in names:
             packed.writestr(f"train_hq/{name}.jpg", chance.randbytes(4000))
     content = kaggle.content["train_hq.zip"] = archive.read_bytes()
-    raw = tmp_path / "data/01_raw/kaggle"
+    raw = tmp_path / "data/01_raw/kaggle/carvana-image-masking-challenge"
     node = ["run", "--env", "kaggle", "--nodes", "data_ingestion.index_training_images"]
     killed = []
 

@@ -9,6 +9,9 @@ from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import check_configuration
@@ -47,10 +50,13 @@ class LocalCredentialsHook:
         """Put Kaggle's credentials where the catalog takes them from, with the file they were found in."""
         loader = context.config_loader
         # What an environment says itself comes last, and wins.
-        for environment in dict.fromkeys(["local", context.env or "local"]):
-            for path in sorted((Path(loader.conf_source) / environment).glob("credentials*.yml")):
-                if kaggle := _kaggle_entry(path):
-                    loader["credentials"] = loader["credentials"] | {"kaggle": {**kaggle, "file": str(path)}}
+        for environment in dict.fromkeys(["base", "local", context.env or "local"]):
+            for path in sorted((Path(loader.conf_source) / environment).rglob("credentials*")):
+                if path.suffix not in (".yml", ".yaml", ".json") or not (kaggle := _kaggle_entry(path)):
+                    continue
+                if environment == "base":
+                    raise UserError(f"{path} is committed: secrets belong into conf/local, not there.")
+                loader["credentials"] = loader["credentials"] | {"kaggle": {**kaggle, "file": str(path)}}
 
 
 class CheckInputsHook:
@@ -73,11 +79,16 @@ class CheckInputsHook:
 
 
 def _kaggle_entry(path: Path) -> Mapping[str, Any] | None:
+    # Kedro resolves `${oc.env:NAME}` in credentials, and nowhere else: so do we.
+    OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
     try:
-        entry = (yaml.safe_load(path.read_text()) or {}).get("kaggle")
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        entry = content.get("kaggle") if isinstance(content, dict) else None
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError):
         # The reason would quote the line, and with it the secret.
-        raise UserError(f"{path} is no YAML. It should say   kaggle: {{token: ...}}") from None
+        raise UserError(f"{path} cannot be understood. It should say   kaggle: {{token: ...}}") from None
+    finally:
+        OmegaConf.clear_resolver("oc.env")
     if entry is not None and not isinstance(entry, Mapping):
         raise UserError(f"{path}: kaggle should be a table, as in   kaggle: {{token: ...}}")
     return entry

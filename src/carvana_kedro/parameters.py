@@ -177,8 +177,8 @@ class Submission(_Frozen):
     @field_validator("message")
     @classmethod
     def _message_is_a_line(cls, message: str) -> str:
-        if not message.strip() or len(message) > 300 or not message.isprintable():
-            raise ValueError("must be a line of 1 to 300 characters")
+        if not message.strip() or len(message) > 100 or not message.isprintable():
+            raise ValueError("must be a line of 1 to 100 characters")
         return message
 
 

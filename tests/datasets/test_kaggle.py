@@ -12,6 +12,7 @@ from kedro.io import DatasetError
 
 from carvana_kedro.datasets import KaggleDataset
 from carvana_kedro.datasets.competition import Side
+from carvana_kedro.stores.download import digest_of
 from carvana_kedro.stores.images import ImageStore
 from standin_kaggle import COMPETITION, KEY, StandInKaggle
 
@@ -81,8 +82,8 @@ def test_archives_of_images_stay_if_they_are_to_be_kept(
     archive = tmp_path / "raw/train_hq.zip"
     assert archive.is_file() == keep
     digest = sha256((on_kaggle / "train_hq.zip").read_bytes()).hexdigest()
-    for manifest in (archive.with_name("train_hq.zip.json"), images.images / "manifest.json"):
-        assert json.loads(manifest.read_text())["sha256"] == digest
+    assert json.loads((images.images / "manifest.json").read_text())["sha256"] == digest
+    assert (digest_of(archive) == digest) == keep
 
 
 def test_archives_that_the_user_has_brought_are_used_and_stay(
@@ -94,6 +95,25 @@ def test_archives_that_the_user_has_brought_are_used_and_stay(
     assert len(_side(tmp_path, "training").load().ids()) == 16
     assert kaggle.requests == []
     assert (tmp_path / "raw/train_hq.zip").is_file()
+
+
+def test_an_archive_that_the_user_brings_later_stays_too(
+    kaggle: StandInKaggle, tmp_path: Path, on_kaggle: Path
+) -> None:
+    _side(tmp_path, "training").load()
+    shutil.copy(on_kaggle / "train_hq.zip", tmp_path / "raw")
+    _side(tmp_path, "training").load()
+    assert (tmp_path / "raw/train_hq.zip").is_file()
+
+
+def test_a_damaged_archive_of_the_users_is_not_deleted(
+    kaggle: StandInKaggle, tmp_path: Path, on_kaggle: Path
+) -> None:
+    (tmp_path / "raw").mkdir()
+    content = (on_kaggle / "train_hq.zip").read_bytes()
+    (tmp_path / "raw/train_hq.zip").write_bytes(content[:5000])
+    assert "Or take it away: then it is fetched from Kaggle." in _told(_side(tmp_path, "training"))
+    assert (tmp_path / "raw/train_hq.zip").stat().st_size == 5000
 
 
 def test_a_folder_that_lost_files_is_fetched_and_made_whole(kaggle: StandInKaggle, tmp_path: Path) -> None:

@@ -362,6 +362,6 @@ def test_wrong_parameters_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_right_parameters_are_accepted_and_frozen() -> None:
-    parameters = Submission.model_validate({"message": "x" * 300, "wait_minutes": 0.5, "dry_run": True})
+    parameters = Submission.model_validate({"message": "x" * 100, "wait_minutes": 0.5, "dry_run": True})
     with pytest.raises(ValidationError):
         parameters.dry_run = False  # type: ignore[misc]

@@ -477,6 +477,12 @@ def test_folders_are_used_where_they_lie(tmp_path: Path) -> None:
     assert not (tmp_path / "never").exists()
 
 
+def test_an_empty_folder_does_not_hide_the_archive(archives: Path, tmp_path: Path) -> None:
+    shutil.copy(archives / "train.zip", tmp_path)
+    (tmp_path / "train").mkdir()
+    assert len(list(find_folder(tmp_path, ("train",), tmp_path / "unpacked").glob("*.jpg"))) == 16
+
+
 def test_what_is_missing_is_named_with_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "trian.zip").touch()
     with pytest.raises(UserError, match=r"Neither train_hq/ or .*train\.zip is in .*which holds: trian\.zip"):

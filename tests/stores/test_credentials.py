@@ -108,11 +108,37 @@ def test_half_of_them_is_told(
         find_credentials(configured, environment, tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"username": "f"}', "no json"])
+@pytest.mark.parametrize("text", ["[]", '{"username": "f"}', "no json"])
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     path = _write(tmp_path / ".kaggle/kaggle.json", text)
     with pytest.raises(UserError, match=f"{path} is damaged"):
         find_credentials({}, {}, tmp_path)
+
+
+@pytest.mark.parametrize("token", ["KGAT_se\ncret", "KGAT_…", "KGAT_se cret", "KGAT_\x00secret"])
+def test_what_no_header_carries_is_refused_and_not_quoted(tmp_path: Path, token: str) -> None:
+    for environment, configured in (({"KAGGLE_API_TOKEN": token}, {}), ({}, {"token": token})):
+        with pytest.raises(UserError, match="has characters that none has") as told:
+            find_credentials(configured, environment, tmp_path)
+        assert "KGAT_" not in str(told.value)
+
+
+def test_blanks_and_line_breaks_around_them_do_not_matter(tmp_path: Path) -> None:
+    assert find_credentials({"token": " KGAT_1\n"}, {}, tmp_path).token == "KGAT_1"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfeK\x00"])
+def test_an_empty_or_foreign_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = _write(tmp_path / ".kaggle/access_token", "")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path} should hold your Kaggle credentials"):
+        find_credentials({}, {}, tmp_path)
+
+
+def test_a_file_that_the_environment_names_must_be_private(tmp_path: Path) -> None:
+    path = _write(tmp_path / "token", "KGAT_2", 0o644)
+    with pytest.raises(UserError, match=f"chmod 600 {path}"):
+        find_credentials({}, {"KAGGLE_API_TOKEN": str(path)}, tmp_path)
 
 
 def test_secrets_are_not_part_of_the_text() -> None:

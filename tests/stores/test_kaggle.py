@@ -183,6 +183,21 @@ def test_wrong_credentials_are_told(kaggle: StandInKaggle, target: Path) -> None
     assert len(kaggle.requests) == 1
 
 
+def test_kaggles_own_reason_is_passed_on(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
+) -> None:
+    kaggle.fail("DownloadDataFile", Fault(400, reason="Your phone number is not verified."))
+    assert _told(kaggle, competition, target) == "Kaggle refuses: 400 Your phone number is not verified."
+
+
+def test_an_address_that_has_expired_is_asked_for_again(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
+) -> None:
+    kaggle.fail("train.zip", Fault(403), Fault(400))
+    competition.fetch("train.zip", target)
+    assert kaggle.asked("DownloadDataFile") == 3
+
+
 def test_rules_that_were_not_accepted_are_told_with_the_page(
     kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
 ) -> None:
@@ -210,6 +225,22 @@ def test_an_answer_that_is_none_of_kaggles_is_told(
     monkeypatch.setattr(_Handler, "_ListDataFiles", login_page)
     with pytest.raises(UserError, match="Is there a proxy"):
         competition.files()
+
+
+def test_an_unknown_environment_of_kaggles_is_told(
+    monkeypatch: pytest.MonkeyPatch, competition: KaggleCompetition
+) -> None:
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "test")
+    with pytest.raises(UserError, match="KAGGLE_API_ENVIRONMENT"):
+        competition.files()
+
+
+def test_a_place_that_cannot_be_written_is_told(
+    kaggle: StandInKaggle, competition: KaggleCompetition, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        competition.fetch("train.zip", tmp_path / "file" / "train.zip")
 
 
 def test_nobody_there_is_told(
@@ -242,9 +273,24 @@ def test_importing_the_client_prints_no_advice(tmp_path: Path) -> None:
         "_sign_in(Credentials('', token='KGAT_1'), 1)"
     )
     clean = {name: value for name, value in os.environ.items() if not name.startswith("KAGGLE_")}
-    environment = {**clean, "HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for own in ({}, {"KAGGLE_API_TOKEN": "KGAT_2"}):
+        environment = {**clean, **own, "HOME": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_importing_the_client_asks_nobody(kaggle: StandInKaggle, tmp_path: Path) -> None:
+    script = (
+        "from kagglesdk import kaggle_env\n"
+        "kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = 'http://localhost:7777'\n"
+        "from carvana_kedro.stores.credentials import Credentials\n"
+        "from carvana_kedro.stores.kaggle import _sign_in\n"
+        "_sign_in(Credentials('', token='KGAT_1'), 1)"
+    )
+    # The client would ask about this token when it is imported.
+    environment = {**os.environ, "HOME": str(tmp_path), "KAGGLE_API_TOKEN": "KGAT_2"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    assert kaggle.requests == []
 
 
 @pytest.fixture
@@ -271,11 +317,31 @@ def test_an_upload_is_tried_again(
     assert len(kaggle.submissions) == 1
 
 
+def test_an_upload_that_is_cut_or_meets_silence_is_tried_again(
+    kaggle: StandInKaggle, competition: KaggleCompetition, submission: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kaggle.fail("upload", Fault(), Fault(silent_after=0))
+    competition.submit(submission, "a message")
+    assert len(kaggle.submissions) == 1
+    assert "/upload/" not in caplog.text  # on Kaggle that address carries a signature
+
+
 def test_a_confirmation_that_was_lost_does_not_submit_twice(
     kaggle: StandInKaggle, competition: KaggleCompetition, submission: Path
 ) -> None:
     kaggle.fail("confirmation", Fault())
+    kaggle.lists_late, kaggle.polls_until_scored = 2, 99
     assert competition.submit(submission, "a message") == 1000
+    assert len(kaggle.submissions) == 1
+
+
+def test_a_submission_that_may_have_arrived_is_not_made_again(
+    kaggle: StandInKaggle, competition: KaggleCompetition, submission: Path
+) -> None:
+    kaggle.fail("confirmation", Fault())
+    kaggle.lists_late = 99
+    with pytest.raises(UserError, match="It may have arrived: see https"):
+        competition.submit(submission, "a message")
     assert len(kaggle.submissions) == 1
 
 

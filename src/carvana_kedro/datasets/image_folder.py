@@ -1,14 +1,13 @@
 """Anybody's own photographs: a folder of them, and for training a folder of masks."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kedro.io import AbstractDataset, DatasetError
 
+from carvana_kedro.datasets.competition import Side
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.folder import FolderStore
-
-Side = Literal["training", "test", "sample_submission", "solution"]
 
 
 class ImageFolderDataset(AbstractDataset[None, FolderStore | list[Any]]):

@@ -10,8 +10,8 @@ from carvana_kedro.datasets.competition import Content, Side
 from carvana_kedro.datasets.handles import HandleDataset
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.archives import DamagedArchive, check_table, finished, read_rows, unpack
-from carvana_kedro.stores.disk import require_space
-from carvana_kedro.stores.download import digest_of
+from carvana_kedro.stores.disk import locked, require_space
+from carvana_kedro.stores.download import digest_of, forget
 from carvana_kedro.stores.images import ImageStore
 from carvana_kedro.stores.kaggle import KaggleCompetition
 
@@ -96,20 +96,23 @@ class KaggleDataset(AbstractDataset[None, Content]):
                 )
         # Photographs hardly shrink: unpacked they need as much again.
         needed = sum(sizes[path.name] * (2 if path in archives else 1) for path in missing)
-        fetched = sum(part.stat().st_size for part in self._path.glob("*.zip.part"))
+        parts = [path.with_name(f"{path.name}.part") for path in missing]
+        fetched = sum(part.stat().st_size for part in parts if part.is_file())
         names = ", ".join(path.name for path in missing)
         require_space(self._path, max(0, needed - fetched), f"fetching and unpacking {names}")
 
     def _unpacked(self, name: str) -> Path:
         """Return the folder of images that NAME.zip holds, fetched and unpacked if need be."""
-        archive = self._archive(name)
-        folder = finished(self._path / "unpacked", name)
-        if folder is None:
-            folder = self._whole(
-                archive, lambda: unpack(archive, self._path / "unpacked", digest_of(archive))
-            )
-        if not self._keep_archives and digest_of(archive):  # what the user has put there stays
-            archive.unlink(missing_ok=True)
+        archive, unpacked = self._archive(name), self._path / "unpacked"
+        folder = finished(unpacked, name)
+        if folder and not archive.is_file():
+            return folder
+        with locked(self._path / name):
+            folder = finished(unpacked, name)  # another run may just have seen to it
+            if folder is None:
+                folder = self._whole(archive, lambda: unpack(archive, unpacked, digest_of(archive)))
+            if not self._keep_archives and digest_of(archive):  # what the user has put there stays
+                forget(archive)
         return folder
 
     def _fetched_table(self, name: str) -> Path:
@@ -125,7 +128,9 @@ class KaggleDataset(AbstractDataset[None, Content]):
             try:
                 return use()
             except DamagedArchive as error:
-                archive.unlink()
+                if not digest_of(archive):
+                    raise UserError(f"{error} (Or take it away: then it is fetched from Kaggle.)") from error
+                forget(archive)
                 if again:
                     raise UserError(
                         f"{archive.name} has come damaged from Kaggle, twice, and is deleted: {error.__cause__}. Run "

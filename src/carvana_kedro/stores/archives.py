@@ -105,11 +105,13 @@ def find_folder(source: Path, names: Sequence[str], unpacked: Path) -> Path:
         )
     for name in names:
         folder = source / name
-        if folder.is_dir():
+        archive = source / f"{name}.zip"
+        # An empty folder may be what somebody's unpacking has left.
+        if folder.is_dir() and (not archive.is_file() or any(folder.iterdir())):
             # Kaggle's notebooks mount some archives as train/train/*.jpg.
             return folder / name if (folder / name).is_dir() else folder
-        if folder.with_suffix(".zip").is_file():
-            return unpack(folder.with_suffix(".zip"), unpacked)
+        if archive.is_file():
+            return unpack(archive, unpacked)
     present = ", ".join(sorted(path.name for path in source.iterdir())[:10]) or "nothing"
     raise UserError(f"Neither {_spelled(names)} is in {source}, which holds: {present}.")
 
@@ -371,6 +373,8 @@ def _opened_table(archive: Path) -> Iterator[IO[bytes]]:
             yield file
     except _DAMAGED as error:
         raise DamagedArchive(f"{archive} is damaged ({error}). Fetch it again.") from error
+    except OSError as error:
+        raise UserError(f"{archive} cannot be read ({error.strerror}).") from error
 
 
 def _table(opened: zipfile.ZipFile, archive: Path) -> zipfile.ZipInfo:

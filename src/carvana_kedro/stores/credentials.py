@@ -4,7 +4,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from carvana_kedro.errors import UserError
@@ -32,6 +32,11 @@ class Credentials:
     username: str = field(default="", repr=False)
     key: str = field(default="", repr=False)
 
+    @property
+    def expires(self) -> bool:
+        """Whether they are those of `kaggle auth login`, whose tokens are renewed now and then."""
+        return not (self.token or self.key)
+
 
 def find_credentials(
     configured: Mapping[str, str], environment: Mapping[str, str] = os.environ, home: Path | None = None
@@ -45,7 +50,8 @@ def find_credentials(
         home: the user's folder, where it is not the one of this process.
 
     Raises:
-        UserError: there are none, or half of them, or they lie in a file that others can read.
+        UserError: there are none, or half of them, or they are no such thing, or lie in a file that others can read.
+            No message quotes them.
     """
     found = (
         _configured(configured)
@@ -53,7 +59,7 @@ def find_credentials(
         or _from_files(environment, home or Path.home())
     )
     if found:
-        return found
+        return _usable(found)
     problem = "There are no credentials for Kaggle."
     if "KAGGLE_USER" in environment or "KAGGLE_PASSWD" in environment:
         problem += " KAGGLE_USER and KAGGLE_PASSWD are set, but Kaggle's login by password is gone: tokens replace it."
@@ -79,7 +85,7 @@ def _from_environment(environment: Mapping[str, str]) -> Credentials | None:
     values = {name: environment[variable] for name, variable in names.items() if environment.get(variable)}
     # Kaggle's notebooks give the path of a file.
     if values.get("token", "").startswith("/") and Path(values["token"]).is_file():
-        values["token"] = Path(values["token"]).read_text().strip()
+        values["token"] = _read(Path(values["token"]))
     return _complete("the environment", values, "KAGGLE_USERNAME", "KAGGLE_KEY") if values else None
 
 
@@ -87,17 +93,16 @@ def _from_files(environment: Mapping[str, str], home: Path) -> Credentials | Non
     own = home / ".kaggle"
     for path in (own / "access_token", own / "access_token.txt"):
         if path.is_file():
-            _require_private(path)
-            return Credentials(str(path), token=path.read_text().strip())
+            return Credentials(str(path), token=_read(path))
     configuration = Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "kaggle"
     for folder in (environment.get("KAGGLE_CONFIG_DIR"), own, configuration):
         path = Path(folder or own) / "kaggle.json"
         if path.is_file():
-            _require_private(path)
+            content = _read(path)
             try:
-                values = {name: str(json.loads(path.read_text())[name]) for name in ("username", "key")}
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path} is damaged ({error!r}). Fetch it again: {SETTINGS_PAGE}") from error
+                values = {name: str(json.loads(content)[name]) for name in ("username", "key")}
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{path} is damaged. Fetch it again: {SETTINGS_PAGE}") from None
             return Credentials(str(path), **values)
     if (own / "credentials.json").is_file():
         _require_private(own / "credentials.json")
@@ -116,6 +121,39 @@ def _complete(where: str, values: Mapping[str, str], username: str, key: str) ->
     if missing := [name for field, name in (("username", username), ("key", key)) if field not in values]:
         raise UserError(f"The credentials for Kaggle in {where} lack {missing[0]}. {_ADVICE}")
     return Credentials(where, username=values["username"], key=values["key"])
+
+
+def _usable(found: Credentials) -> Credentials:
+    """Return them without the blanks and line breaks around them.
+
+    Raises:
+        UserError: they hold what no token and no key does: a header must not carry it.
+    """
+    secrets = {name: getattr(found, name).strip() for name in ("token", "username", "key")}
+    for name, value in secrets.items():
+        if value and (not value.isascii() or not value.isprintable() or " " in value):
+            raise UserError(
+                f"The {name} in {found.where} has characters that none has. Copy it again: {SETTINGS_PAGE}"
+            )
+    return replace(found, **secrets)
+
+
+def _read(path: Path) -> str:
+    """Return the text of a file that holds secrets.
+
+    Raises:
+        UserError: others can read it, or it cannot be read, or is empty.
+    """
+    _require_private(path)
+    try:
+        text = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} should hold your Kaggle credentials and cannot be read.") from error
+    if not text:
+        raise UserError(
+            f"{path} should hold your Kaggle credentials and is empty. Make new ones: {SETTINGS_PAGE}"
+        )
+    return text
 
 
 def _require_private(path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the disk must grant before much is written: room, and that nobody else writes the same."""
 
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from carvana_kedro.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:
@@ -45,7 +48,11 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("Waiting for another run that is at work on %s", path)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

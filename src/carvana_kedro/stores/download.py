@@ -54,7 +54,10 @@ class Download:
         """Write the answer's bytes behind those that are there, or from the beginning if it begins there."""
         if response.status_code == requests.codes.partial_content:
             span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-            if int(span.partition("-")[0]) != self.have or total != str(self._size):
+            # A server that does not heed If-Range may send the rest of another version.
+            tag = response.headers.get("ETag", "")
+            other = tag.startswith('"') and tag != self._version
+            if other or int(span.partition("-")[0]) != self.have or total != str(self._size):
                 self.forget()
                 raise requests.ConnectionError("the server sent another part than the one asked for")
         else:
@@ -110,6 +113,12 @@ def digest_of(archive: Path) -> str | None:
         return str(json.loads(_manifest(archive).read_text())["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def forget(archive: Path) -> None:
+    """Delete a file that `fetch` has fetched. Its manifest goes first: what has none is the user's own."""
+    _manifest(archive).unlink(missing_ok=True)
+    archive.unlink(missing_ok=True)
 
 
 def _manifest(archive: Path) -> Path:

@@ -158,7 +158,7 @@ class ImageStore:
             raise UserError(f"{path} cannot be decoded as a mask ({error}). Fetch it again.") from error
         if ((mask != 0) & (mask != 255)).any():
             raise UserError(f"{path} is not a mask: it has colours besides black and white.")
-        return mask & 1
+        return mask.astype(np.uint8, copy=False) & 1
 
     def examine(self) -> Iterator[ImageRecord]:
         """Yield a record for every image that is there or should be, in order, problems included.

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.credentials import SETTINGS_PAGE, Credentials, find_credentials
@@ -93,20 +95,20 @@ class KaggleCompetition:
 
         `<target>.json` is its manifest: size, SHA-256 and version.
         """
-        with locked(target):
-            if target.is_file():
-                return
-            download = Download(target)
-            logger.info("Fetching %s from Kaggle%s", name, download.spelled())
-            try:
+        try:
+            with locked(target):
+                if target.is_file():
+                    return
+                download = Download(target)
+                logger.info("Fetching %s from Kaggle%s", name, download.spelled())
                 if not download.complete:
                     self._patiently(lambda: self._transfer(name, download), progress=lambda: download.have)
                 download.finish()
-            except OSError as error:
-                raise UserError(
-                    f"{target} cannot be written ({error.strerror}). What has been fetched stays where it is: put "
-                    "that right and run again."
-                ) from error
+        except OSError as error:
+            raise UserError(
+                f"{target} cannot be written ({error.strerror}). What has been fetched stays where it is: put that "
+                "right and run again."
+            ) from error
 
     def submit(self, file: Path, message: str) -> int:
         """Upload a submission and return its reference.
@@ -115,17 +117,23 @@ class KaggleCompetition:
         """
 
         def upload() -> int:
-            # The client prints what goes wrong while it uploads, and goes on as if nothing had.
-            with redirect_stdout(io.StringIO()) as printed:
-                try:
-                    answer = self._api.competition_submit(str(file), message, self.name, quiet=True)
-                except requests.RequestException:
+            self._api.uploaded = False
+            try:
+                return int(self._api.competition_submit(str(file), message, self.name, quiet=True).ref)
+            except requests.RequestException as error:
+                if not self._api.uploaded or not _passes(error) or _status(error) == 429:
+                    raise
+                # Handed in or not? Kaggle's list may take a while to show it.
+                for wait in (1, 2, 4, 8):
                     if reference := self._reference(message):
                         return reference
+                    time.sleep(self._first_wait * wait)
+                if _status(error):
                     raise
-            if answer.message == self._api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
-                raise requests.ConnectionError(printed.getvalue().strip() or answer.message)
-            return answer.ref or self._reference(message)
+                raise UserError(
+                    "The connection broke while Kaggle was to confirm the submission. It may have arrived: see "
+                    f"{self.page}, or run again in a few minutes. What has arrived is not uploaded again."
+                ) from error
 
         logger.info("Uploading %s (%s)", file, spelled_size(file.stat().st_size))
         return self._patiently(upload)
@@ -187,13 +195,18 @@ class KaggleCompetition:
             call: asks Kaggle.
             progress: tells how far it has come: a failure after at least a chunk more counts as the first.
         """
-        failures, reached = 0, progress()
+        failures, reached, renewed = 0, progress(), False
         while True:
             try:
                 return call()
             except requests.RequestException as error:
+                if _status(error) == 401 and self._credentials.expires and not renewed:
+                    renewed = True
+                    del self._api
+                    continue
                 if progress() >= reached + CHUNK:
                     failures, reached = 0, progress()
+                reached = min(reached, progress())
                 failures += 1
                 wait = _asked_wait(error) or self._first_wait * 2 ** (failures - 1)
                 if not _passes(error) or failures == _TRIES or wait > _LONGEST_WAIT:
@@ -204,27 +217,27 @@ class KaggleCompetition:
                 time.sleep(wait)
             except ValueError as error:
                 raise UserError(
-                    f"Kaggle's answer cannot be understood ({error}). Is there a proxy that wants a login first?"
+                    "Kaggle's answer cannot be understood. Is there a proxy that wants a login first?"
                 ) from error
 
     def _explain(self, error: requests.RequestException, failures: int) -> str:
         status = _status(error)
-        if status == 401:
+        if status == 401 and not _passes(error):
             return (
                 f"Kaggle does not accept the credentials from {self._credentials.where} (401). They may be wrong or "
                 f"have expired: make new ones at {SETTINGS_PAGE}"
             )
-        if status == 403:
+        if status == 403 and not _passes(error):
             return (
-                f"Kaggle does not let this account into the competition {self.name} (403). Its rules must be accepted "
-                f"first, once: https://www.kaggle.com/c/{self.name}/rules"
+                f"Kaggle does not let this account into the competition {self.name} ({_said(error)}). Its rules must "
+                f"be accepted first, once: https://www.kaggle.com/c/{self.name}/rules"
             )
         if status == 404:
             return (
                 f"Kaggle knows no competition {self.name}, or not the file that was asked for (404). The name stands "
                 "in globals.yml: kaggle.competition"
             )
-        if status is not None and status not in _PASSING:
+        if not _passes(error):
             return f"Kaggle refuses: {_said(error)}."
         wait = _asked_wait(error)
         if wait and wait > _LONGEST_WAIT:
@@ -238,42 +251,82 @@ class KaggleCompetition:
 
 
 def _sign_in(credentials: Credentials, timeout: float) -> "KaggleApi":
-    # Importing the package signs in with what it finds, and prints advice if it finds nothing: ours is better.
-    try:
-        with redirect_stdout(io.StringIO()):
-            from kaggle.api.kaggle_api_extended import KaggleApi
-    except OSError as error:
-        raise UserError(
-            f"Kaggle's client cannot make its folder for settings ({error}). Name one: KAGGLE_CONFIG_DIR=PATH"
-        ) from error
     from kagglesdk.kaggle_client import KaggleClient
     from kagglesdk.kaggle_env import get_env
     from kagglesdk.kaggle_http_client import KaggleHttpClient
 
+    _import_quietly(KaggleHttpClient)
+    from kaggle.api.kaggle_api_extended import KaggleApi, ResumableUploadResult
+
+    try:
+        environment = get_env()
+    except Exception as error:  # it raises no other
+        raise UserError(f"{error}. Leave KAGGLE_API_ENVIRONMENT unset to ask Kaggle itself.") from error
+
     class Api(KaggleApi):
+        uploaded = False
+
+        def upload_complete(self, path: str, url: str, quiet: bool, resume: bool = False) -> Any:
+            """Upload a file. The client's own way has no timeout, and logs the address, which carries a signature."""
+            with requests.Session() as session, Path(path).open("rb") as file:
+                _mount(session, timeout)
+                size = os.fstat(file.fileno()).st_size
+                with tqdm.wrapattr(
+                    file, "read", total=size, desc="Uploading", leave=False, disable=None
+                ) as content:
+                    session.put(url, data=content).raise_for_status()
+            self.uploaded = True
+            return ResumableUploadResult.COMPLETE
+
         def build_kaggle_client(self) -> KaggleClient:
             """Return a client that is not silent for ever, uses our credentials, and heeds KAGGLE_API_ENVIRONMENT."""
             token = credentials.token or self.config_values.get(self.CONFIG_NAME_TOKEN)
-            client = KaggleClient(env=get_env(), user_agent="carvana-kedro")
+            client = KaggleClient(env=environment, user_agent="carvana-kedro")
             http = client.http_client()
             http._init_session()
             # Left alone it prefers a token that lies in the user's folder to the name and key that it was given.
             http._session.auth = (
                 KaggleHttpClient.BearerAuth(token) if token else (credentials.username, credentials.key)
             )
-            for scheme in ("https://", "http://"):
-                http._session.mount(scheme, _Impatient(timeout))
+            _mount(http._session, timeout)
             return client
 
     api = Api()
-    if not (credentials.token or credentials.key):
+    if credentials.expires:
         try:
-            api.authenticate()  # with what `kaggle auth login` has left
+            with redirect_stdout(io.StringIO()):
+                api.authenticate()  # with what `kaggle auth login` has left
         except SystemExit as error:
             raise UserError(
                 f"Kaggle does not accept {credentials.where}. Sign in again: kaggle auth login"
             ) from error
     return api
+
+
+def _import_quietly(http_client: Any) -> None:
+    """Import Kaggle's client without what it does when it is imported.
+
+    It signs in on Kaggle with whatever it finds, without a timeout, and prints advice if it finds nothing.
+    """
+
+    def refuse(*arguments: object) -> None:
+        raise ConnectionError("nothing is asked while the client is imported")
+
+    call, http_client.call = http_client.call, refuse
+    try:
+        with redirect_stdout(io.StringIO()):
+            import kaggle  # noqa: F401
+    except OSError as error:
+        raise UserError(
+            f"Kaggle's client cannot make its folder for settings ({error}). Name one: KAGGLE_CONFIG_DIR=PATH"
+        ) from error
+    finally:
+        http_client.call = call
+
+
+def _mount(session: requests.Session, timeout: float) -> None:
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, _Impatient(timeout))
 
 
 class _Impatient(HTTPAdapter):
@@ -294,8 +347,10 @@ def _status(error: requests.RequestException) -> int | None:
 
 def _passes(error: requests.RequestException) -> bool:
     """Tell whether it may work the next time."""
-    if (status := _status(error)) is not None:
-        return status in _PASSING
+    if error.response is not None:
+        # Kaggle itself is asked by POST. Files come from and go to other places, at addresses that expire.
+        expired = error.response.request.method != "POST" and error.response.status_code in (400, 401, 403)
+        return expired or error.response.status_code in _PASSING
     return isinstance(
         error, (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
     )
@@ -308,14 +363,18 @@ def _asked_wait(error: requests.RequestException) -> float | None:
         return float(asked)
     try:
         return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
 
 
 def _said(error: requests.RequestException) -> str:
     """Return what happened in a few words, without addresses: they carry signatures."""
     if error.response is not None:
-        return f"{error.response.status_code} {error.response.reason}"
+        try:
+            reason = error.response.json()["message"]
+        except (ValueError, KeyError, TypeError):
+            reason = error.response.reason
+        return f"{error.response.status_code} {reason}".rstrip(".")
     causes = list(_causes(error))
     if len(causes) == 1:
         return str(error)

@@ -12,6 +12,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import first_few
 from carvana_kedro.parameters import Submission
 from carvana_kedro.segmentation import rle
+from carvana_kedro.stores.disk import locked
 from carvana_kedro.stores.kaggle import KaggleCompetition, Listed
 from carvana_kedro.stores.predictions import MAKE_ANEW, SubmissionFile
 
@@ -78,7 +79,8 @@ def upload_submission(
             f"{submission.path} has changed since it was checked. "
             "Check it again, with the same options: kedro run --pipelines submission"
         )
-    reference, message = _hand_in(submission, submission_check["sha256"], competition, parameters.message)
+    with locked(submission.path):  # two runs at once would both find that it is not there yet
+        reference, message = _hand_in(submission, submission_check["sha256"], competition, parameters.message)
     scored = _wait(competition, reference, parameters.wait_minutes, sleep)
     if not scored:
         logger.warning(

@@ -1,0 +1,76 @@
+"""Where Kaggle's credentials come from, whatever environment is named. (The other hooks: test_cli.py.)"""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kedro.config import OmegaConfigLoader
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.hooks import LocalCredentialsHook
+
+
+def _credentials(conf: Path, env: str | None) -> dict[str, Any]:
+    """What the catalog is given under an environment."""
+    for folder in ("base", "local", "kaggle"):
+        (conf / folder).mkdir(exist_ok=True)
+    (conf / "base" / "parameters.yml").write_text("{}")
+    if not (conf / "base" / "credentials.yml").exists():
+        (conf / "base" / "credentials.yml").write_text("kaggle: {}\n")
+    loader = OmegaConfigLoader(str(conf), env=env, base_env="base", default_run_env="local")
+    context: Any = SimpleNamespace(config_loader=loader, env=env)
+    LocalCredentialsHook().after_context_created(context)
+    return loader["credentials"]["kaggle"]  # type: ignore[no-any-return]
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("env", [None, "local", "kaggle", "base"])
+@pytest.mark.parametrize(
+    "name", ["credentials.yml", "credentials.yaml", "credentials.json", "mine/credentials_kaggle.yml"]
+)
+def test_local_credentials_count_in_every_environment(tmp_path: Path, env: str | None, name: str) -> None:
+    path = _write(tmp_path / "local" / name, '{"kaggle": {"token": "KGAT_1"}}')
+    assert _credentials(tmp_path, env) == {"token": "KGAT_1", "file": str(path)}
+
+
+def test_an_environments_own_win(tmp_path: Path) -> None:
+    _write(tmp_path / "local/credentials.yml", "kaggle: {token: KGAT_1}")
+    path = _write(tmp_path / "kaggle/credentials.yml", "kaggle: {token: KGAT_2}")
+    assert _credentials(tmp_path, "kaggle") == {"token": "KGAT_2", "file": str(path)}
+
+
+def test_the_environments_variables_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "KGAT_3")
+    path = _write(tmp_path / "local/credentials.yml", "kaggle: {token: '${oc.env:MY_TOKEN}'}")
+    assert _credentials(tmp_path, "kaggle") == {"token": "KGAT_3", "file": str(path)}
+
+
+def test_without_any_there_is_an_empty_entry(tmp_path: Path) -> None:
+    _write(tmp_path / "local/credentials.yml", "other: {password: x}")
+    _write(tmp_path / "kaggle/credentials.yml", "")
+    assert _credentials(tmp_path, "kaggle") == {}
+
+
+def test_secrets_in_a_committed_file_are_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "base/credentials.yml", "kaggle: {token: KGAT_1}")
+    with pytest.raises(UserError, match=f"{path} is committed: secrets belong into conf/local") as told:
+        _credentials(tmp_path, "kaggle")
+    assert "KGAT_1" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["kaggle: {token: KGAT_1", "kaggle: KGAT_1", "kaggle: {token: '${nope:KGAT_1}'}", "- KGAT_1\n-"]
+)
+def test_what_cannot_be_understood_is_told_and_not_quoted(tmp_path: Path, text: str) -> None:
+    path = _write(tmp_path / "local/credentials.yml", text)
+    try:
+        assert _credentials(tmp_path, "kaggle") == {}
+    except UserError as error:
+        assert str(path) in str(error)
+        assert "KGAT_1" not in str(error)
