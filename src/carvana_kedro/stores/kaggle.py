@@ -119,7 +119,8 @@ class KaggleCompetition:
         def upload() -> int:
             self._api.uploaded = False
             try:
-                return int(self._api.competition_submit(str(file), message, self.name, quiet=True).ref)
+                answer = self._api.competition_submit(str(file), message, self.name, quiet=True)
+                return answer.ref or self._reference(message)
             except requests.RequestException as error:
                 if not self._api.uploaded or not _passes(error) or _status(error) == 429:
                     raise
