@@ -282,6 +282,8 @@ def _dice(content: bytes, folder: Path) -> float:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not list(Path(sys.argv[1]).glob("*.zip")):
+        sys.exit("Usage: python tests/standin_kaggle.py FOLDER, with the competition's zip archives in it")
     with StandInKaggle(Path(sys.argv[1])):
         sys.stdout.write(f"http://localhost:{PORT}: {USERNAME}, {KEY}\n")
         sys.stdout.flush()

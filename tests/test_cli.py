@@ -82,6 +82,13 @@ def test_an_unknown_pipeline_is_told(kedro: Kedro) -> None:
         )
 
 
+def test_a_broken_configuration_is_told(kedro: Kedro, tmp_path: Path) -> None:
+    shutil.copytree(PROJECT / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("credentials*"))
+    (tmp_path / "conf/test/globals.yml").write_text("source: [folder\n")
+    told = _refused(kedro("run", "--env", "test", "--conf-source", str(tmp_path / "conf"), check=False))
+    assert "globals.yml" in told
+
+
 def test_an_unknown_environment_is_told(kedro: Kedro) -> None:
     assert "conf/kagle" in _refused(kedro("run", "--env", "kagle", check=False))
 

@@ -8,6 +8,7 @@ from kedro.config import MissingConfigException
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.pipeline_registry import NAMES
@@ -27,7 +28,7 @@ def _run(**options: Any) -> Any:
     except Exception as error:
         causes = list(_causes(error))
         # A UserError raised by one of our resolvers comes wrapped in OmegaConf's own.
-        for kind in (UserError, MissingConfigException, OmegaConfBaseException):
+        for kind in (UserError, MissingConfigException, OmegaConfBaseException, YAMLError):
             for cause in causes:
                 if isinstance(cause, kind):
                     raise click.ClickException(str(cause)) from error

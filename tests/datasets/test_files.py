@@ -18,6 +18,7 @@ from carvana_kedro.datasets import (
     ModelDataset,
     PictureDataset,
     PredictionShardsDataset,
+    ReceiptDataset,
     RecordDataset,
     SubmissionDataset,
     TableDataset,
@@ -45,6 +46,18 @@ def test_ids_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(dataset.load(), table)
     assert dataset.preview(nrows=1)["columns"] == list(table.columns)
     assert [path.name for path in tmp_path.iterdir()] == ["index.csv"]
+
+
+def test_a_dry_run_does_not_take_the_place_of_an_uploads_receipt(tmp_path: Path) -> None:
+    dataset = ReceiptDataset(filepath=str(tmp_path / "receipt.json"))
+    dry, done, again = (
+        {"uploaded": False},
+        {"uploaded": True, "reference": 1},
+        {"uploaded": True, "reference": 2},
+    )
+    for said, kept in ((dry, dry), (done, done), (dry, done), (again, again)):
+        dataset.save(said)
+        assert dataset.load() == kept
 
 
 def test_a_model_is_shown_without_its_weights(tmp_path: Path) -> None:

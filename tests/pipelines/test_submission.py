@@ -83,6 +83,7 @@ def test_a_legal_submission_passes_whatever_the_order(
 def test_what_we_encode_always_passes(
     write: Callable[[Iterable[Row]], SubmissionFile], masks: list[np.ndarray]
 ) -> None:
+    masks.append(np.ones((2, 3), bool))  # a file of empty masks alone is refused
     ids = [f"{number:012x}_01" for number in range(len(masks))]
     heights, widths = zip(*(mask.shape for mask in masks), strict=True)
     index = pd.DataFrame({"image": ids, "width": widths, "height": heights})
@@ -138,6 +139,15 @@ def test_what_is_no_submission_is_named(tmp_path: Path, content: bytes, message:
     path = tmp_path / "submit.csv.gz"
     path.write_bytes(content)
     _refused(SubmissionFile(path), message)
+
+
+def test_nothing_but_empty_masks_is_refused(
+    write: Callable[[Iterable[Row]], SubmissionFile], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(UserError, match="nothing but empty masks"):
+        check_submission(write((image_id, "") for image_id in IDS), IDS, INDEX)
+    check_submission(write((image_id, "" if image_id == IDS[0] else "1 1") for image_id in IDS), IDS, INDEX)
+    assert f"1 of {len(IDS)} masks are empty" in caplog.text
 
 
 def test_the_first_ten_problems_are_listed(write: Callable[[Iterable[Row]], SubmissionFile]) -> None:

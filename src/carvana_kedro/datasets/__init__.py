@@ -7,7 +7,7 @@ from .kaggle import KaggleCompetitionDataset, KaggleDataset
 from .model import ModelDataset
 from .picture import PictureDataset
 from .record import RecordDataset
-from .submission import SubmissionDataset
+from .submission import ReceiptDataset, SubmissionDataset
 from .table import TableDataset
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "ModelDataset",
     "PictureDataset",
     "PredictionShardsDataset",
+    "ReceiptDataset",
     "RecordDataset",
     "SampleDataset",
     "SubmissionDataset",

@@ -9,8 +9,18 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import TablePreview
 
+from carvana_kedro.datasets.record import RecordDataset
 from carvana_kedro.stores.predictions import SubmissionFile, write_submission
 from carvana_kedro.stores.tables import Row
+
+
+class ReceiptDataset(RecordDataset):
+    """What came of handing a submission in. A dry run does not take the place of what an upload has left."""
+
+    def save(self, data: dict[str, Any]) -> None:
+        """Write the receipt."""
+        if data["uploaded"] or not self.exists() or not self.load()["uploaded"]:
+            super().save(data)
 
 
 class SubmissionDataset(AbstractDataset[Iterable[Row], SubmissionFile]):

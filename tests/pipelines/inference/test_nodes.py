@@ -61,9 +61,7 @@ def test_a_test_image_with_a_problem_stops(broken: Path, test_images: ImageStore
     store = ImageStore(broken / "test", expected=test_images.expected)
     lost = store.ids()[1]
     store.image_path(lost).unlink()
-    with pytest.raises(
-        UserError, match=rf"{lost}: the image is missing\nA submission needs a mask for every"
-    ):
+    with pytest.raises(UserError, match=rf"{lost}: the image is missing\nEvery test image needs a mask"):
         select_test_images(index_images(store))
 
 

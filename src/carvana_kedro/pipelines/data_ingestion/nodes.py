@@ -54,7 +54,10 @@ def split_cars(
     drawn = random.permutation(len(cars))[: max(2, round(parameters.sample_fraction * len(cars)))]
     cars = cars.iloc[np.sort(drawn)].sort_values(kind="stable")
     if len(cars) < 2:
-        raise UserError(f"Splitting by car needs at least 2 cars with usable images; there are {len(cars)}.")
+        raise UserError(
+            f"Splitting by car needs at least 2 cars with usable images; there is {len(cars)}. (With source=folder, "
+            "folder.group says which images show the same thing.)"
+        )
     count = min(max(1, round(parameters.validation_fraction * len(cars))), len(cars) - 1)
     chosen = [random.choice(group) for group in np.array_split(cars.index.to_numpy(), count)]
     used = index[index["car"].isin(cars.index)]

@@ -33,7 +33,7 @@ def select_test_images(test_image_index: pd.DataFrame) -> pd.DataFrame:
         UserError: an image is missing, damaged or not one of the competition's, since a submission must have a
             row for every one.
     """
-    advice = "A submission needs a mask for every test image: put these right, then run again."
+    advice = "Every test image needs a mask. Put these right (or take them away, if they are yours), then run again."
     return usable_images(test_image_index, "stop", advice)
 
 

@@ -51,7 +51,13 @@ def check_submission(
         raise UserError(
             f"{submission.path} cannot be submitted, {wrong} wrong:\n{first_few(problems)}\n{MAKE_ANEW}"
         )
-    logger.info("%s: %d rows, all legal; %d empty masks", submission.path, rows, empty_masks)
+    if empty_masks == rows:
+        raise UserError(
+            f"{submission.path} holds nothing but empty masks: its model finds no car at all. {MAKE_ANEW}"
+        )
+    logger.info("%s: %d rows, all legal", submission.path, rows)
+    if empty_masks:
+        logger.warning("%d of %d masks are empty, and every photograph shows a car", empty_masks, rows)
     return {"rows": rows, "empty_masks": empty_masks, "bytes": submission.size(), "sha256": digest}
 
 
