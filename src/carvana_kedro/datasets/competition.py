@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from kedro.io import AbstractDataset, DatasetError
 from tqdm import tqdm
@@ -18,7 +18,22 @@ Content = ImageStore | list[str] | list[Row]
 """Of the two sides with images their store, of `sample_submission` the image ids, of `solution` the rows."""
 
 
-class ArchivesDataset(AbstractDataset[None, Content]):
+Loaded = TypeVar("Loaded")
+
+
+class SourceDataset(AbstractDataset[None, Loaded], Generic[Loaded]):
+    """What is read only: subclasses say what `load()` makes sure of."""
+
+    def save(self, data: None) -> None:
+        """Refuse."""
+        raise DatasetError(f"{type(self).__name__} is a source: it is read only.")
+
+    def _exists(self) -> bool:
+        # Loading makes it so, or says what is missing.
+        return True
+
+
+class ArchivesDataset(SourceDataset[Content]):
     """The competition's own zip archives, or the folders unpacked from them, in one folder.
 
     Folders are read where they lie. Archives are unpacked below `path`, once. The training side takes
@@ -57,14 +72,6 @@ class ArchivesDataset(AbstractDataset[None, Content]):
                 "Say where they are: --params source=archives,archives=PATH"
             )
         return open_side(self._archives, self._path, self._side)
-
-    def save(self, data: None) -> None:
-        """Refuse."""
-        raise DatasetError(f"{type(self).__name__} is a source: it is read only.")
-
-    def _exists(self) -> bool:
-        # Loading makes it so, or says what is missing.
-        return True
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._archives), "side": self._side}

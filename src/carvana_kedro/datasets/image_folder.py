@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from kedro.io import AbstractDataset, DatasetError
-
-from carvana_kedro.datasets.competition import Side
+from carvana_kedro.datasets.competition import Side, SourceDataset
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.folder import FolderStore
 
 
-class ImageFolderDataset(AbstractDataset[None, FolderStore | list[Any]]):
+class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
     """A folder of photographs of any size.
 
     The training side pairs them with the masks; the test side takes those in `test`, or the same ones where that is
@@ -70,14 +68,6 @@ class ImageFolderDataset(AbstractDataset[None, FolderStore | list[Any]]):
             store = FolderStore(Path(images), Path(self._masks), self._mask_suffix, self._group)
         store.ids()  # finds the folders, or says what is wrong with them
         return store
-
-    def save(self, data: None) -> None:
-        """Refuse."""
-        raise DatasetError(f"{type(self).__name__} is a source: it is read only.")
-
-    def _exists(self) -> bool:
-        # Loading says what is missing.
-        return True
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._images), "side": self._side}

@@ -4,9 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from kedro.io import AbstractDataset, DatasetError
-
-from carvana_kedro.datasets.competition import Content, Side
+from carvana_kedro.datasets.competition import Content, Side, SourceDataset
 from carvana_kedro.datasets.handles import HandleDataset
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.archives import DamagedArchive, check_table, finished, read_rows, unpack
@@ -18,7 +16,7 @@ from carvana_kedro.stores.kaggle import KaggleCompetition
 Result = TypeVar("Result")
 
 
-class KaggleDataset(AbstractDataset[None, Content]):
+class KaggleDataset(SourceDataset[Content]):
     """One side of the competition, fetched from Kaggle at the first load.
 
     Training never fetches the test images, and inference nothing but these. What is there is not asked for again:
@@ -75,10 +73,6 @@ class KaggleDataset(AbstractDataset[None, Content]):
             return ImageStore(images, masks, mask_runs=table)
         expected = [image_id for image_id, _ in read_rows(table)]
         return ImageStore(folders[0], expected=tuple(expected)) if self._side == "test" else expected
-
-    def save(self, data: None) -> None:
-        """Refuse."""
-        raise DatasetError(f"{type(self).__name__} is a source: it is read only.")
 
     def _check_space(self) -> None:
         """Make sure that everything that is missing has room, before the first byte is fetched."""
@@ -146,10 +140,6 @@ class KaggleDataset(AbstractDataset[None, Content]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._path), "side": self._side}
-
-    def _exists(self) -> bool:
-        # Loading makes it so, or says why not.
-        return True
 
 
 class KaggleCompetitionDataset(HandleDataset[KaggleCompetition]):
