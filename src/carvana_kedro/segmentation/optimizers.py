@@ -1,24 +1,31 @@
-"""Optimisers and learning-rate schedules by name, each torch's own."""
+"""Optimisers and learning-rate schedules by name, and the average of the weights, all torch's own."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
-from torch.nn import Parameter
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import (
     ConstantLR,
     CosineAnnealingLR,
     LinearLR,
     LRScheduler,
+    MultiStepLR,
     OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
     SequentialLR,
 )
+from torch.optim.swa_utils import AveragedModel
 
 from carvana_kedro.errors import UserError
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}
 WITH_MOMENTUM = ("sgd", "rmsprop")
-SCHEDULES = ("constant", "cosine", "one_cycle")
+WITH_FUSED = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "step", "cosine", "one_cycle", "polynomial", "plateau")
 
 
 def build_optimizer(
@@ -28,6 +35,7 @@ def build_optimizer(
     learning_rate: float,
     weight_decay: float = 0.0,
     momentum: float = 0.0,
+    fused: bool = False,
 ) -> Optimizer:
     """Build an optimiser.
 
@@ -37,6 +45,8 @@ def build_optimizer(
         learning_rate: The rate that a schedule scales.
         weight_decay: An L2 penalty; decoupled from the gradient in adamw.
         momentum: For sgd and rmsprop only.
+        fused: Step all weights in one kernel, which gives the same up to rounding. The weights must lie on a
+            device that has such a kernel (CPU and CUDA do); rmsprop has none anywhere and goes without.
 
     Raises:
         UserError: The name is unknown, or the optimiser takes no momentum.
@@ -51,28 +61,49 @@ def build_optimizer(
             f"The optimizer {name} takes no momentum, but momentum is {momentum}: set it to 0, or choose "
             f"one of {', '.join(WITH_MOMENTUM)}."
         )
+    if fused and name in WITH_FUSED:  # False would forbid torch its foreach kernels too
+        options["fused"] = True
     return OPTIMIZERS[name](parameters, **options)
 
 
 def build_schedule(
-    optimizer: Optimizer, *, name: str, total_steps: int, warmup_steps: int = 0
+    optimizer: Optimizer,
+    *,
+    name: str,
+    total_steps: int,
+    warmup_steps: int = 0,
+    milestones: Sequence[float] = (0.5, 0.75),
+    factor: float = 0.1,
+    power: float = 0.9,
+    patience: int = 3,
+    mode: Literal["min", "max"] = "max",
 ) -> LRScheduler:
     """Build a learning-rate schedule that is stepped after every step of the optimiser.
+
+    Plateau alone is not: a `ReduceLROnPlateau` is stepped after every epoch, with the watched metric.
 
     | name | after the warm-up |
     |---|---|
     | constant | stays at the optimiser's rate |
+    | step | is multiplied by `factor` at each of the `milestones` |
     | cosine | falls to 0 along half a cosine (Loshchilov & Hutter 2017, SGDR, without restarts) |
     | one_cycle | as cosine; the rise is a cosine too, 30 % of the steps if not told (Smith & Topin 2018) |
+    | polynomial | falls to 0 as (1 - share of the steps done) ** `power` (Chen et al. 2017, DeepLab) |
+    | plateau | is multiplied by `factor` after more than `patience` epochs without a better metric |
 
     Args:
         optimizer: Its current rate is the schedule's highest.
         name: One of `SCHEDULES`.
         total_steps: Steps of the optimiser in the whole training, warm-up included.
-        warmup_steps: Steps below the optimiser's rate at the beginning, in which it rises to it.
+        warmup_steps: Steps below the optimiser's rate at the beginning, in which it rises to it. Not for plateau.
+        milestones: For step: shares of `total_steps`, in (0, 1). One inside the warm-up counts at its end.
+        factor: For step and plateau, in (0, 1).
+        power: For polynomial, above 0.
+        patience: For plateau, in epochs.
+        mode: For plateau: whether the least or the greatest metric is the best.
 
     Raises:
-        UserError: The name is unknown, or the warm-up leaves fewer than two steps.
+        UserError: The name is unknown, the warm-up leaves fewer than two steps, or the schedule takes none.
     """
     if name not in SCHEDULES:
         raise UserError(f"There is no learning-rate schedule {name!r}: choose one of {', '.join(SCHEDULES)}.")
@@ -81,6 +112,13 @@ def build_schedule(
             f"A warm-up of {warmup_steps} steps does not fit into a training of {total_steps}, of which it "
             "must leave at least two: shorten the warm-up or train for longer."
         )
+    if name == "plateau":
+        if warmup_steps:
+            raise UserError(
+                f"The schedule plateau takes no warm-up, but warmup_steps is {warmup_steps}: set it to 0, or "
+                "choose another schedule."
+            )
+        return ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)
     if name == "one_cycle" and total_steps > 2:  # two steps make no cycle
         # OneCycleLR counts the step at the peak to the rise, and divides by the rest of it.
         rise = warmup_steps + 1 if warmup_steps else max(2, 0.3 * total_steps)
@@ -91,12 +129,44 @@ def build_schedule(
             pct_start=rise / total_steps,
             cycle_momentum=False,  # it would overwrite the momentum that was asked for
         )
+    steps = total_steps - warmup_steps
     schedule: LRScheduler
-    if name == "cosine":
-        schedule = CosineAnnealingLR(optimizer, T_max=total_steps - warmup_steps)
+    if name == "step":
+        drops = [max(0, round(share * total_steps) - warmup_steps) for share in milestones]
+        schedule = MultiStepLR(optimizer, drops, gamma=factor)
+    elif name == "cosine":
+        schedule = CosineAnnealingLR(optimizer, T_max=steps)
+    elif name == "polynomial":
+        schedule = PolynomialLR(optimizer, total_iters=steps, power=power)
     else:
         schedule = ConstantLR(optimizer, factor=1.0)
     if not warmup_steps:
         return schedule
     warmup = LinearLR(optimizer, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)
     return SequentialLR(optimizer, [warmup, schedule], milestones=[warmup_steps])
+
+
+def weight_average(network: Module, decay: float) -> AveragedModel:
+    """Build the exponential moving average of a network's weights (Polyak & Juditsky 1992).
+
+    After the optimiser's n-th step, n from 0, `average.update_parameters(network)` makes it
+    `d * average + (1 - d) * network` with `d = min(decay, (1 + n) / (10 + n))`, as TensorFlow's
+    ExponentialMovingAverage does: a fixed decay would hold a short run back by its random beginning. The
+    first update copies. The floats among the buffers (BatchNorm's statistics) are averaged too, its counts copied.
+
+    Args:
+        network: Is copied, with its device and memory format.
+        decay: In [0, 1); it averages over about the last `1 / (1 - decay)` steps.
+
+    Returns:
+        A module with the network's inputs and outputs; the averaged network is its attribute `module`.
+    """
+
+    def update(averaged: Any, current: Any, updates: Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            done = int(updates)
+            torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + done) / (10 + done)))
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
