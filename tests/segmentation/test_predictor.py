@@ -50,7 +50,10 @@ def test_images_of_all_sizes_come_back_in_order_and_at_their_size() -> None:
     sizes = {"a": (100, 150), "b": (64, 96), "c": (31, 47), "d": (200, 90), "e": (64, 96)}
 
     class Source:
-        def read_image(self, image_id: str) -> np.ndarray:
+        def size(self, image_id: str) -> tuple[int, int]:
+            return sizes[image_id]
+
+        def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
             return np.full((*sizes[image_id], 3), 255 * (image_id in "ac"), np.uint8)
 
         def read_mask(self, image_id: str) -> np.ndarray:
@@ -65,13 +68,33 @@ def test_images_of_all_sizes_come_back_in_order_and_at_their_size() -> None:
         assert [mask.any() for mask in found.values()] == [True, False, True, False, False]
 
 
+def test_masks_are_of_the_photographs_own_size_though_it_is_decoded_smaller(
+    training_images: ImageStore,
+) -> None:
+    image_id = training_images.ids()[0]
+    predictor = Predictor(Red(), (32, 48), device="cpu")
+    assert training_images.read_image(image_id, (32, 48)).shape == (80, 120, 3)
+    ((_, mask),) = predictor.predict(training_images, [image_id])
+    assert mask.shape == training_images.size(image_id) == (160, 240)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named(training_images: ImageStore, workers: int) -> None:
+    first, *_ = training_images.ids()
+    predictor = Predictor(Red(), (32, 48), device="cpu")
+    found = predictor.predict(training_images, [first, "gone"], batch_size=1, workers=workers)
+    assert next(found)[0] == first
+    with pytest.raises(UserError, match=r"gone\.jpg is missing\.$"):
+        next(found)
+
+
 def test_a_trained_model_predicts_what_the_training_saw(setup: Setup, training_images: ImageStore) -> None:
     run, train_batches, validation_batches = setup(epochs=1)
     train(run, train_batches, validation_batches)
     predictor = Predictor.from_model(run.state()["model"], device="cpu", precision="float32")
     _, images, _ = next(iter(validation_batches.epoch(1)))
     with torch.no_grad():
-        expected = run.predict(images.permute(0, 3, 1, 2).float() / 255)
+        expected = run.predict(run.model, images.permute(0, 3, 1, 2).float() / 255)
     masks = predictor.masks([image.numpy() for image in images], [(32, 48)] * len(images), 0.5)
     for mask, logits in zip(masks, expected, strict=True):
         clear = logits.abs() > 1e-3

@@ -210,9 +210,10 @@ def test_hostile_images_are_refused(tmp_path: Path, name: str, content: bytes, p
     store = FolderStore(tmp_path)
     (record,) = store.examine()
     assert record.problems[0].startswith(f"{name} {problem}")
-    with pytest.raises(UserError) as raised:
-        store.read_image(record.image)
-    assert str(raised.value).startswith(f"{tmp_path / name} {problem}")
+    for at_least in (None, (1, 1)):
+        with pytest.raises(UserError) as raised:
+            store.read_image(record.image, at_least)
+        assert str(raised.value).startswith(f"{tmp_path / name} {problem}")
 
 
 @pytest.mark.parametrize(
@@ -274,6 +275,25 @@ def test_pictures_and_masks_are_given_upright(pair: tuple[Path, Path], orientati
     assert store.size("car") == (record.height, record.width) == mask.shape == upright.shape[:2]
     assert np.array_equal(mask, _TURNS[orientation](SHAPE))
     assert record.problems == []
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpg_comes_smaller_and_upright(tmp_path: Path, orientation: int, kind: str) -> None:
+    (tmp_path / f"car.{kind.lower()}").write_bytes(_encode(PICTURE, kind, exif=_turned(orientation)))
+    store = FolderStore(tmp_path)
+    whole = store.read_image("car")
+    height, width, _ = whole.shape
+    assert store.size("car") == (height, width)
+    # One pixel more along either side, as the picture is seen, and a half is not enough.
+    half = height // 2, width // 2
+    assert store.read_image("car", (half[0] + 1, half[1])).shape == whole.shape
+    assert store.read_image("car", (half[0], half[1] + 1)).shape == whole.shape
+    image = store.read_image("car", half)
+    if kind == "JPEG":
+        assert np.abs(image - whole.reshape(half[0], 2, half[1], 2, 3).mean((1, 3))).mean() < 2
+    else:
+        assert np.array_equal(image, whole)
 
 
 @pytest.mark.parametrize("ending", ["jpg", "tif"])

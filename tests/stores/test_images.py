@@ -39,6 +39,39 @@ def test_channels_are_red_green_blue(tmp_path: Path) -> None:
     assert blue < 50
 
 
+@pytest.mark.parametrize(
+    ("size", "at_least", "expected"),
+    [
+        ((160, 240), (80, 120), (80, 120)),
+        ((160, 240), (81, 120), (160, 240)),
+        ((160, 240), (80, 121), (160, 240)),
+        ((160, 240), (21, 30), (80, 120)),
+        ((160, 240), (20, 30), (40, 60)),
+        ((160, 240), (5, 8), (40, 60)),
+        ((160, 240), (5, 7), (20, 30)),
+        ((160, 236), (5, 7), (40, 59)),
+        ((160, 238), (5, 7), (80, 119)),
+        ((161, 240), (5, 7), (161, 240)),
+        ((160, 240), (1, 120), (80, 120)),
+        ((160, 240), (320, 480), (160, 240)),
+    ],
+)
+def test_a_photograph_comes_smaller_where_enough_is_left(
+    tmp_path: Path, size: tuple[int, int], at_least: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    colours = np.stack([rows, columns, 250 - columns], axis=2).astype(np.uint8)
+    Image.fromarray(colours).save(tmp_path / "car.jpg", quality=95)
+    store = ImageStore(tmp_path)
+    image = store.read_image("car", at_least)
+    assert image.shape[:2] == expected
+    whole = store.read_image("car")
+    assert whole.shape[:2] == size == store.size("car")
+    height, width = expected
+    averaged = whole.reshape(height, size[0] // height, width, size[1] // width, 3).mean((1, 3))
+    assert np.abs(image - averaged).mean() < 1  # the colours in their order, and no shift
+
+
 def test_a_good_source_has_no_problems(training_images: ImageStore, test_images: ImageStore) -> None:
     assert _problems(training_images) == {}
     assert _problems(test_images) == {}
@@ -94,8 +127,9 @@ def test_unreadable_files_are_named(broken: Path) -> None:
     store.image_path(second).unlink()
     store.mask_path(second).unlink()
     for image_id in (first, second):
-        with pytest.raises(UserError, match=rf"{image_id}\.jpg"):
-            store.read_image(image_id)
+        for at_least in (None, (8, 8)):
+            with pytest.raises(UserError, match=rf"{image_id}\.jpg"):
+                store.read_image(image_id, at_least)
         with pytest.raises(UserError, match=rf"{image_id}_mask\.gif"):
             store.read_mask(image_id)
     with pytest.raises(UserError, match="have no masks"):
@@ -108,6 +142,8 @@ def test_an_orientation_tag_turns_nothing(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "turned.jpg", exif=exif)
     store = ImageStore(tmp_path)
     assert store.read_image("turned").shape[:2] == store.size("turned") == (40, 60)
+    assert store.read_image("turned", (20, 30)).shape[:2] == (20, 30)
+    assert store.read_image("turned", (30, 20)).shape[:2] == (40, 60)
 
 
 def test_white_is_car_whatever_its_index_in_the_palette(tmp_path: Path) -> None:

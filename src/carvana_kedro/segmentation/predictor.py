@@ -6,12 +6,12 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import SegmentationNetwork, build
-from carvana_kedro.segmentation.batches import ImageSource
-from carvana_kedro.segmentation.geometry import Geometry
+from carvana_kedro.segmentation.batches import ImageSource, Reader, naming
+from carvana_kedro.segmentation.geometry import Geometry, Size
 from carvana_kedro.segmentation.hardware import choose_device, choose_precision, mixed_precision
 
 
@@ -97,27 +97,35 @@ class Predictor:
         batch_size: int = 8,
         workers: int = 0,
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield (image id, mask (H, W) bool) for every image, in order, a batch in memory at a time."""
+        """Yield (image id, mask (H, W) bool) for every image, in order, a batch in memory at a time.
+
+        Raises:
+            UserError: an image cannot be read, or a worker was killed.
+        """
         photographs = _Photographs(source, image_ids, self.geometry)
-        batches: Iterable[list[tuple[str, np.ndarray, tuple[int, int]]]] = DataLoader(
-            photographs, batch_size, num_workers=workers, collate_fn=list
-        )
-        for batch in batches:
-            ids, fitted, sizes = zip(*batch, strict=True)
-            yield from zip(ids, self.masks(fitted, sizes, threshold), strict=True)
+        read = Reader(photographs.read, photographs.image_ids, workers)
+        positions = np.arange(len(image_ids))
+        for ids, fitted, sizes in read(
+            [positions[start : start + batch_size] for start in range(0, len(image_ids), batch_size)]
+        ):
+            yield from zip(ids, self.masks(list(fitted.numpy()), sizes, threshold), strict=True)
 
 
-class _Photographs(Dataset[tuple[str, np.ndarray, tuple[int, int]]]):
+class _Photographs:
     """Images fitted to the output size, and their own sizes."""
 
     def __init__(self, source: ImageSource, image_ids: Sequence[str], geometry: Geometry) -> None:
         self.source = source
-        self.image_ids = list(image_ids)
+        self.image_ids = np.array(image_ids, dtype=np.str_)
         self.geometry = geometry
 
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __getitem__(self, position: int) -> tuple[str, np.ndarray, tuple[int, int]]:
-        image = self.source.read_image(self.image_ids[position])
-        return self.image_ids[position], self.geometry.fit_image(image), (image.shape[0], image.shape[1])
+    def read(self, positions: Iterable[int]) -> tuple[list[str], Tensor, list[Size]]:
+        ids, fitted, sizes = [], [], []
+        for position in positions:
+            image_id = str(self.image_ids[position])
+            with naming(image_id):
+                image = self.source.read_image(image_id, at_least=self.geometry.output_size)
+                fitted.append(self.geometry.fit_image(image))
+                sizes.append(self.source.size(image_id))
+            ids.append(image_id)
+        return ids, torch.from_numpy(np.stack(fitted)), sizes
