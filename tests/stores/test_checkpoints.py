@@ -1,11 +1,15 @@
+import hashlib
+import os
+import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.checkpoints import CheckpointStore, load_checkpoint
+from carvana_kedro.stores.checkpoints import CheckpointStore, load_checkpoint, save_checkpoint
 
 
 class Evil:
@@ -13,36 +17,116 @@ class Evil:
         return exec, ("raise SystemExit('code of a checkpoint was run')",)
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path)
-    store.save("run", "last", {"weights": {"a": torch.arange(3)}, "epoch": 2})
-    loaded = store.load("run", "last")
-    assert loaded["epoch"] == 2
-    assert torch.equal(loaded["weights"]["a"], torch.arange(3))
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.pt"]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of some size. Read only."""
+    path = tmp_path_factory.mktemp("checkpoint") / "whole.pt"
+    save_checkpoint(path, {"weights": torch.arange(30_000), "epoch": 2, "name": "unet"})
+    return path
+
+
+def test_what_was_saved_is_loaded(whole: Path) -> None:
+    loaded = load_checkpoint(whole)
+    assert (loaded["epoch"], loaded["name"]) == (2, "unet")
+    assert torch.equal(loaded["weights"], torch.arange(30_000))
+    assert [path.name for path in whole.parent.iterdir()] == ["whole.pt"]
+
+
+def test_others_can_read_it_too(whole: Path) -> None:
+    assert torch.equal(torch.load(whole, weights_only=True)["weights"], torch.arange(30_000))
+    with zipfile.ZipFile(whole) as archive:
+        assert archive.testzip() is None
+        digest = archive.comment.removeprefix(b"sha256:").decode()
+    body = whole.read_bytes()[: -2 - len(b"sha256:") - 64] + b"\0\0"
+    assert hashlib.sha256(body).hexdigest() == digest
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_flipped_bit_and_any_cut_is_noticed(whole: Path, data: st.DataObject) -> None:
+    content = bytearray(whole.read_bytes())
+    if data.draw(st.booleans(), label="cut"):
+        content = content[: data.draw(st.integers(0, len(content) - 1), label="size")]
+    else:
+        bit = data.draw(st.integers(0, 8 * len(content) - 1), label="bit")
+        content[bit // 8] ^= 1 << bit % 8
+    damaged = whole.with_name("damaged.pt")
+    damaged.write_bytes(content)
+    try:
+        with pytest.raises(UserError, match=r"damaged\.pt is (cut short|damaged)"):
+            load_checkpoint(damaged)
+    finally:
+        damaged.unlink()
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path)
-    with pytest.raises(UserError, match="There is no checkpoint"):
-        store.load("run", "last")
-    store.save("run", "last", {"weights": torch.arange(30_000)})
-    path = tmp_path / "run" / "last.pt"
-    whole = path.read_bytes()
-    random = np.random.default_rng(0)
-    flipped = bytearray(whole)
-    flipped[100] ^= 0xFF
-    damaged = [whole[:size] for size in (0, 1, 2000, 20_000, len(whole) - 1)]
-    for content in (*damaged, b"text", random.bytes(5000), bytes(flipped)):
+    path = tmp_path / "model.pt"
+    with pytest.raises(UserError, match=r"There is no checkpoint .*model\.pt"):
+        load_checkpoint(path)
+    for content in (b"", b"text", os.urandom(5000)):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"last\.pt is not a checkpoint of ours"):
-            store.load("run", "last")
-    torch.save(torch.zeros(3), path)
-    with pytest.raises(UserError, match="it holds a Tensor"):
-        store.load("run", "last")
+        with pytest.raises(UserError, match=r"model\.pt is cut short, or is not a checkpoint of ours"):
+            load_checkpoint(path)
+    torch.save({"weights": torch.zeros(3)}, path)  # another project's
+    with pytest.raises(UserError, match=r"model\.pt is cut short, or is not a checkpoint of ours"):
+        load_checkpoint(path)
 
 
 def test_no_code_is_run(tmp_path: Path) -> None:
-    torch.save({"weights": Evil()}, tmp_path / "evil.pt")
+    save_checkpoint(tmp_path / "evil.pt", {"weights": Evil()})
     with pytest.raises(UserError, match=r"evil\.pt is not a checkpoint of ours"):
         load_checkpoint(tmp_path / "evil.pt")
+
+
+def test_the_newest_of_each_series_are_kept(tmp_path: Path) -> None:
+    run = CheckpointStore(tmp_path).run("run", keep=2)
+    for step in (8, 9, 10, 11):
+        run.save("last", step, {"step": step})
+    run.save("best", 9, {"step": 9})
+    assert {path.name for path in run.folder.iterdir()} == {
+        "last-000000010.pt", "last-000000011.pt", "best-000000009.pt"
+    }  # fmt: skip
+    assert run.newest("last") == {"step": 11}
+    assert run.newest("best") == {"step": 9}
+    assert run.newest("skipped") is None
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = CheckpointStore(tmp_path).run("run", keep=2)
+    for step in (1, 2):
+        run.save("last", step, {"step": step})
+    newest = run.folder / "last-000000002.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert run.newest("last") == {"step": 1}
+    assert "last-000000002.pt is cut short" in caplog.text
+    assert "It is now last-000000002.damaged" in caplog.text
+    # It is out of the way: what is saved next does not push out the whole one.
+    run.save("last", 2, {"step": 2})
+    assert {path.name for path in run.folder.iterdir()} == {
+        "last-000000001.pt", "last-000000002.pt", "last-000000002.damaged"
+    }  # fmt: skip
+    for path in run.folder.glob("*.pt"):
+        path.write_bytes(b"")
+    assert run.newest("last") is None
+
+
+def test_what_a_killed_writer_left_is_removed_under_the_lock(tmp_path: Path) -> None:
+    run = CheckpointStore(tmp_path).run("run")
+    run.save("last", 1, {})
+    (run.folder / "last-000000002.pt.1a2b3c4d.part").write_bytes(b"half")
+    with run.locked():
+        assert [path.name for path in run.folder.iterdir()] == ["last-000000001.pt"]
+
+
+def test_runs_come_with_the_one_begun_last_first(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    assert list(store.runs()) == []
+    for number, name in enumerate(("b", "c", "a")):
+        run = store.run(name)
+        assert run.facts is None
+        run.begin({"number": number})
+        os.utime(run.folder / "run.json", (number, number))
+    assert [run.folder.name for run in store.runs()] == ["a", "c", "b"]
+    assert [run.facts for run in store.runs()] == [{"number": number} for number in (2, 1, 0)]

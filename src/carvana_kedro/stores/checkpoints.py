@@ -1,37 +1,91 @@
-"""Checkpoints: dictionaries of tensors and plain values, one file each."""
+"""Checkpoints: dictionaries of tensors and plain values, one checked file each."""
 
-from collections.abc import Mapping
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path
+from carvana_kedro.stores.disk import locked
+
+logger = logging.getLogger(__name__)
+
+_SEAL = b"sha256:"
+_SEAL_SIZE = len(_SEAL) + 64
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values to `path`, whole or not at all."""
-    with atomic_path(path) as part:
-        torch.save(dict(content), part)
+    """Write tensors and plain values to `path`, whole or not at all.
+
+    The file is what `torch.save` writes, a zip archive, and `torch.load` reads it. The archive's comment, which torch
+    leaves empty, holds the SHA-256 of the file without it.
+    """
+    with atomic_path(path) as part, part.open("wb") as file:
+        digesting = _Digesting(file)
+        torch.save(dict(content), cast(IO[bytes], digesting))
+        file.seek(-2, os.SEEK_END)  # the archive ends with the length of its comment
+        file.write(_SEAL_SIZE.to_bytes(2, "little") + _SEAL + digesting.digest.hexdigest().encode())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote, onto the CPU. No code from the file is run.
 
     Raises:
-        UserError: the file is missing or damaged, or holds more than tensors and plain values.
+        UserError: the file is missing, is damaged, or holds more than tensors and plain values.
     """
     try:
+        with path.open("rb") as file:
+            _check_seal(path, file)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"There is no checkpoint {path}.") from error
-    except Exception as error:  # a damaged file makes torch.load raise almost anything
-        raise UserError(f"{path} is not a checkpoint of ours, or is damaged: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # torch.load raises almost anything
+        raise UserError(f"{path} is not a checkpoint of ours: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint of ours: it holds a {type(content).__name__}.")
     return content
+
+
+class _Digesting:
+    """A file for `torch.save` that computes the digest of what is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.digest = hashlib.sha256()
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _check_seal(path: Path, file: BinaryIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    body = size - _SEAL_SIZE - 2
+    file.seek(max(body, 0))
+    seal = file.read()
+    if body < 0 or seal[: -_SEAL_SIZE + len(_SEAL)] != _SEAL_SIZE.to_bytes(2, "little") + _SEAL:
+        raise UserError(f"{path} is cut short, or is not a checkpoint of ours.")
+    file.seek(0)
+    digest = hashlib.sha256()
+    while body > 0 and (chunk := file.read(min(body, 1 << 20))):
+        digest.update(chunk)
+        body -= len(chunk)
+    digest.update(b"\0\0")  # the comment's length, when there was none
+    if digest.hexdigest().encode() != seal[-64:]:
+        raise UserError(f"{path} is damaged: its content does not match its checksum.")
 
 
 @dataclass(frozen=True)
@@ -40,17 +94,70 @@ class CheckpointStore:
 
     folder: Path
 
-    def save(self, run_id: str, name: str, content: Mapping[str, Any]) -> None:
-        """Write `<folder>/<run_id>/<name>.pt`."""
-        save_checkpoint(self._path(run_id, name), content)
+    def run(self, run_id: str, *, keep: int = 2) -> "RunCheckpoints":
+        """Return the checkpoints of one run, of each series the newest `keep`."""
+        return RunCheckpoints(self.folder / run_id, keep)
 
-    def load(self, run_id: str, name: str) -> dict[str, Any]:
-        """Read `<folder>/<run_id>/<name>.pt`.
+    def runs(self) -> Iterator["RunCheckpoints"]:
+        """Yield the runs there are, the one begun last first."""
+        folders = [path.parent for path in self.folder.glob(f"*/{RunCheckpoints.FACTS}")]
+        for folder in sorted(folders, key=lambda run: run.joinpath(RunCheckpoints.FACTS).stat().st_mtime)[
+            ::-1
+        ]:
+            yield RunCheckpoints(folder)
 
-        Raises:
-            UserError: see `load_checkpoint`.
+
+@dataclass(frozen=True)
+class RunCheckpoints:
+    """Series of checkpoints of one run, `<series>-<step>.pt`, and `run.json`, the facts that make it this run.
+
+    Attributes:
+        folder: of this run alone.
+        keep: how many of each series stay, so that there is one to fall back on.
+    """
+
+    FACTS = "run.json"
+
+    folder: Path
+    keep: int = 2
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes away from this run while the block runs; wait while one of them is at it."""
+        with locked(self.folder):
+            for part in self.folder.glob("*.part"):  # of a process that was killed while it wrote
+                part.unlink()
+            yield
+
+    @property
+    def facts(self) -> dict[str, Any] | None:
+        """What `begin` was told, or None."""
+        path = self.folder / self.FACTS
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Write down what makes this run what it is: plain values."""
+        with atomic_path(self.folder / self.FACTS) as part:
+            part.write_text(json.dumps(facts, indent=2) + "\n")
+
+    def save(self, series: str, step: int, content: Mapping[str, Any]) -> None:
+        """Write `<series>-<step>.pt`, and remove the oldest of the series."""
+        save_checkpoint(self.folder / f"{series}-{step:09d}.pt", content)
+        for path in self._series(series)[self.keep :]:
+            path.unlink()
+
+    def newest(self, series: str) -> dict[str, Any] | None:
+        """Read the newest whole checkpoint of a series; None if there is none.
+
+        A damaged one is named in the log and renamed to `<series>-<step>.damaged`.
         """
-        return load_checkpoint(self._path(run_id, name))
+        for path in self._series(series):
+            try:
+                return load_checkpoint(path)
+            except UserError as error:
+                kept = path.rename(path.with_suffix(".damaged"))
+                logger.warning("%s It is now %s; the one before it is used.", error, kept.name)
+        return None
 
-    def _path(self, run_id: str, name: str) -> Path:
-        return self.folder / run_id / f"{name}.pt"
+    def _series(self, series: str) -> list[Path]:
+        return sorted(self.folder.glob(f"{series}-*.pt"), reverse=True)
