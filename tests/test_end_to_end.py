@@ -3,7 +3,11 @@
 import csv
 import gzip
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +43,7 @@ def test_kedro_run_and_each_pipeline_again(kedro: Kedro, tmp_path: Path) -> None
     data = tmp_path / "data"
     assert [name for name in LEFT if not (data / name).is_file()] == []
     assert not list(data.rglob("*.part"))
-    assert list((data / "06_models/sample/checkpoints").glob("*/best.pt"))
+    assert list((data / "06_models/sample/checkpoints").glob("*/best-*.pt"))
     assert list((data / "08_reporting/tensorboard/sample").glob("*/events.*"))
     score = json.loads((data / "08_reporting/sample/sample/submission_score.json").read_text())
     assert score["images"] == 4
@@ -55,6 +59,48 @@ def test_kedro_run_and_each_pipeline_again(kedro: Kedro, tmp_path: Path) -> None
         kedro("run", "--env", "test", "--pipelines", pipeline)
     # Seeded from end to end: the second run predicts the same masks.
     assert (data / "07_model_output/sample/sample/submit.csv.gz").read_bytes() == submission
+
+
+def test_training_goes_on_where_it_was(kedro: Kedro, tmp_path: Path) -> None:
+    kedro("run", "--env", "test", "--pipelines", "data_ingestion")
+    train = ("run", "--env", "test", "--pipelines", "model_training")
+    epochs = "model_training.epochs=120"
+
+    def leave(number: signal.Signals) -> str:
+        """Train until there is a new checkpoint, and send the signal."""
+        there = {path.name for path in tmp_path.rglob("last-*.pt")}
+        command = [
+            sys.executable,
+            "-m",
+            "kedro",
+            *train,
+            "--params",
+            f"data_root={tmp_path / 'data'},{epochs}",
+        ]
+        process = subprocess.Popen(
+            command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, "DO_NOT_TRACK": "1", "COLUMNS": "200"},
+        )  # fmt: skip
+        while process.poll() is None and {path.name for path in tmp_path.rglob("last-*.pt")} <= there:
+            time.sleep(0.005)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 1), output
+        return output
+
+    leave(signal.SIGKILL)
+    told = leave(signal.SIGTERM)
+    assert "Traceback" not in told
+    assert "All of it is saved: the same command goes on from there." in " ".join(told.split())
+    done = kedro(*train, params=epochs)
+    assert "goes on in epoch" in " ".join(done.stdout.split())
+    history = pd.read_csv(tmp_path / "data/06_models/sample/training_history.csv")
+    assert history["epoch"].tolist() == list(range(1, 121))
+    again = kedro(*train, params=epochs)
+    assert "is finished, and nothing that decides its result has changed" in " ".join(again.stdout.split())
+    other = kedro(*train, params="model_training.epochs=1")
+    assert "in parameters.epochs: 120 -> 1" in " ".join(other.stdout.split())
+    assert len(list((tmp_path / "data/06_models/sample/checkpoints").glob("*/run.json"))) == 2
 
 
 def test_archives_of_the_competition(kedro: Kedro, archives: Path, tmp_path: Path) -> None:

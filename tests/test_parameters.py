@@ -8,7 +8,8 @@ from kedro.config import OmegaConfigLoader
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import ARCHITECTURE_NAMES, ModelTraining, Parameters, check_configuration
 from carvana_kedro.segmentation.architectures import ARCHITECTURES
-from carvana_kedro.segmentation.optimizers import OPTIMIZERS, SCHEDULES
+from carvana_kedro.segmentation.losses import segmentation_loss
+from carvana_kedro.segmentation.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, build_schedule
 from carvana_kedro.settings import CONFIG_LOADER_ARGS
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -177,3 +178,53 @@ def test_mistakes_in_files_are_named(conf: Path, file: str, content: str, told: 
     (conf / "local" / file).write_text(content)
     with pytest.raises(UserError, match=told):
         _check("local", conf)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (
+            {"name": "cosine", "milestones": [0.1, 0.9]},
+            r"cosine takes no milestones: leave it out, or choose step",
+        ),
+        ({"name": "polynomial", "factor": 0.5}, r"polynomial takes no factor: .* step or plateau"),
+        ({"name": "plateau", "power": 2}, r"plateau takes no power: .* polynomial"),
+        ({"name": "constant", "patience": 0}, r"constant takes no patience: .* plateau"),
+        ({"name": "plateau", "warmup_fraction": 0.1}, r"plateau takes no warmup_fraction"),
+        (
+            {"name": "step", "warmup_fraction": 0.3, "milestones": [0.9, 0.3]},
+            r"warmup_fraction of 0\.3 lasts beyond the first of the milestones, 0\.3",
+        ),
+        ({"name": "step", "warmup_fraction": 0.0, "milestones": []}, r"milestones = \[\]: .*at least 1"),
+        ({"name": "step", "warmup_fraction": 0.0, "milestones": [1]}, r"milestones\.0 = 1: .*less than 1"),
+    ],
+)
+def test_a_schedule_s_options_must_mean_something(schedule: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=r"model_training\.schedule.*" + message):
+        _check(**{"model_training": {"schedule": {"warmup_fraction": 0.0, **schedule}}})
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"name": "step", "milestones": [0.3, 0.6], "factor": 0.5, "warmup_fraction": 0.2},
+        {"name": "polynomial", "power": 2, "warmup_fraction": 0.2},
+        {"name": "plateau", "factor": 0.5, "patience": 0, "warmup_fraction": 0.0},
+    ],
+)
+def test_a_schedule_takes_its_own_options(schedule: dict[str, Any]) -> None:
+    said = _check(model_training={"schedule": schedule}).model_training.schedule.model_dump(mode="json")
+    assert said.items() >= schedule.items()
+
+
+@pytest.mark.parametrize(
+    ("field", "function"),
+    [("loss", segmentation_loss), ("schedule", build_schedule), ("optimizer", build_optimizer)],
+)
+def test_the_defaults_are_those_of_the_science(field: str, function: Any) -> None:
+    model = ModelTraining.model_fields[field].annotation
+    assert model
+    shared = model.model_fields.keys() & function.__kwdefaults__.keys()
+    assert shared
+    for option in shared:
+        assert model.model_fields[option].default == function.__kwdefaults__[option], option

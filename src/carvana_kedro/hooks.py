@@ -33,7 +33,7 @@ class CheckParametersHook:
         nodes = {node.func.__name__ for node in pipeline.nodes}
         # Imported here: the pipelines that need no PyTorch should not wait for it.
         if "train_model" in nodes:
-            from carvana_kedro.pipelines.model_training.nodes import check_recipe
+            from carvana_kedro.pipelines.model_training.recipe import check_recipe
 
             check_recipe(catalog.load("params:model_training"))
         if "predict_masks" in nodes:

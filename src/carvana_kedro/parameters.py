@@ -28,7 +28,8 @@ ArchitectureName = Literal[
     "unet_original", "unet_small", "unet_128", "unet_256", "unet_512", "unet_1024", "unet_resnet34"
 ]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "bfloat16", "float16", "tf32", "float32"]
+Switch = Literal["auto"] | Annotated[bool, Field(strict=True)]
 
 
 class _Frozen(BaseModel):
@@ -57,10 +58,14 @@ class ImageSize(_Frozen):
 
 
 class Loss(_Frozen):
-    """Weights of the two parts of the loss."""
+    """Weights of the two parts of the loss, and of the mask's edge."""
 
     bce_weight: NotNegative = 1.0
     dice_weight: NotNegative = 1.0
+    border_weight: NotNegative = 0.0
+    """What a pixel at the mask's edge weighs more than others in the cross-entropy."""
+    border_width: Count = 5
+    """Pixels of the output on either side of the edge."""
 
     @model_validator(mode="after")
     def _something_is_learnt(self) -> Self:
@@ -84,12 +89,44 @@ class Optimizer(_Frozen):
         return self
 
 
-class Schedule(_Frozen):
-    """How the learning rate goes over the run's steps."""
+_TAKEN_BY: Mapping[str, tuple[str, ...]] = {
+    "warmup_fraction": ("constant", "step", "cosine", "one_cycle", "polynomial"),
+    "milestones": ("step",),
+    "factor": ("step", "plateau"),
+    "power": ("polynomial",),
+    "patience": ("plateau",),
+}
 
-    name: Literal["constant", "cosine", "one_cycle"] = "constant"
+
+class Schedule(_Frozen):
+    """How the learning rate goes over the run's steps: see `build_schedule`."""
+
+    name: Literal["constant", "step", "cosine", "one_cycle", "polynomial", "plateau"] = "constant"
     warmup_fraction: Share = 0.0
-    """Share of the steps with a rising learning rate."""
+    """Share of the steps with a rising learning rate; not for plateau."""
+    milestones: Annotated[tuple[Probability, ...], Field(min_length=1)] = (0.5, 0.75)
+    """For step: shares of the steps after which the rate drops."""
+    factor: Probability = 0.1
+    """For step and plateau: what the rate is multiplied by when it drops."""
+    power: Positive = 0.9
+    """For polynomial: above 1 the rate falls fastest at first, below 1 at last."""
+    patience: NotNegativeCount = 3
+    """For plateau: epochs without a better score before the rate drops in the next such."""
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        for option, schedules in _TAKEN_BY.items():
+            said = getattr(self, option) != type(self).model_fields[option].default
+            if said and self.name not in schedules:
+                raise ValueError(
+                    f"{self.name} takes no {option}: leave it out, or choose {' or '.join(schedules)}"
+                )
+        if self.name == "step" and self.warmup_fraction >= min(self.milestones):
+            raise ValueError(
+                f"a warmup_fraction of {self.warmup_fraction} lasts beyond the first of the milestones, "
+                f"{min(self.milestones)}: shorten it, or put them later"
+            )
+        return self
 
 
 class Augmentation(_Frozen):
@@ -117,21 +154,55 @@ class ModelTraining(_Frozen):
     """ImageNet weights, where the architecture has them."""
     input_size: ImageSize
     batch_size: Count
+    parts: Count = 1
+    """Parts that a batch is computed in, one after the other, to save memory."""
     epochs: Count
     seed: Seed = 2017
     threshold: Probability = 0.5
     loss: Loss = Loss()
     optimizer: Optimizer
     schedule: Schedule = Schedule()
+    clip_gradient_norm: NotNegative = 0.0
+    """The norm that the gradient is scaled down to; 0: never."""
+    ema_decay: Share = 0.0
+    """Of the moving average of the weights, which then is the model; 0: none."""
     augmentation: Augmentation = Augmentation()
+    best_by: Literal["val_dice_coeff", "val_loss", "train_dice_coeff", "train_loss"] = "val_dice_coeff"
+    """What says which epoch's model is kept."""
+    early_stopping: NotNegativeCount = 0
+    """Epochs without a better one after which training ends; 0: never."""
+    max_skipped_steps: Count = 10
+    """Steps without a finite loss and gradient after which training stops."""
     device: Device = "auto"
     precision: Precision = "auto"
+    channels_last: Switch = "auto"
+    compile: Switch = "auto"
+    fused: Switch = "auto"
     workers: NotNegativeCount = 0
     """Processes that read images; 0: this one."""
-    cache_images: bool = False
-    """Keep the resized images in memory."""
+    cache: Literal["none", "memory", "memmap"] = "none"
+    """Where the decoded and resized images are kept: nowhere, in memory, or in a file below `05_model_input`."""
+    checkpoint_minutes: NotNegative = 10
+    """Between two checkpoints of one epoch; there is one after every epoch as well."""
+    keep_checkpoints: Annotated[int, Field(strict=True, ge=2)] = 2
+    """Of each kind; the second is there in case the first is damaged."""
     pictures: NotNegativeCount = 2
     """Validation images shown in TensorBoard."""
+    callbacks: tuple[str | dict[str, Any], ...] = ()
+    """The user's own: dotted paths of classes, or `type` with arguments."""
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what decides which model comes out; the rest decides how long that takes and what is seen of it."""
+        rest = {"workers", "cache", "checkpoint_minutes", "keep_checkpoints", "pictures", "callbacks"}
+        return self.model_dump(exclude=rest)
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Self:
+        if self.batch_size % self.parts:
+            raise ValueError(
+                f"a batch_size of {self.batch_size} cannot be split into {self.parts} equal parts"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pretrained_weights_fit(self) -> Self:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,59 @@ from carvana_kedro import __version__
 _LIBRARIES = ("kedro", "numpy", "opencv-python-headless", "pandas", "pillow", "torch", "torchvision")
 
 
-def run_id(*facts: Any) -> str:
-    """Return a short hash of what decides a run's result, this package's version included.
+def run_facts(
+    parameters: Mapping[str, Any], image_ids: Sequence[Sequence[str]], source: str
+) -> dict[str, Any]:
+    """Return what decides a training run's result: parameters, images, package version and code, as plain values.
 
-    >>> run_id({"epochs": 3}) == run_id({"epochs": 3})
+    Args:
+        parameters: the recipe.
+        image_ids: of each side of the split.
+        source: fingerprint of the images' source.
+    """
+    return {
+        "parameters": json.loads(json.dumps(parameters)),  # as they come back from a file
+        "images": _digest(*(image_id for side in image_ids for image_id in (*side, ""))),
+        "source": source,
+        "package": __version__,
+        "code": _digest(*(path.read_text() for path in _deciding_code())),
+    }
+
+
+def run_id(facts: Mapping[str, Any]) -> str:
+    """Return a short hash of facts.
+
+    >>> run_id({"epochs": 3, "seed": 1}) == run_id({"seed": 1, "epochs": 3})
     True
     """
-    text = json.dumps([__version__, *facts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _digest(json.dumps(facts, sort_keys=True))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return in what two sets of facts differ.
+
+    >>> differences({"a": {"b": 1, "c": 2}, "code": "x"}, {"a": {"b": 1, "c": 3}, "code": "y"})
+    ['a.c: 2 -> 3', 'code: x -> y']
+    """
+    found = []
+    for key in [*before, *(key for key in now if key not in before)]:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {old} -> {new}")
+    return found
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
+
+
+def _deciding_code() -> list[Path]:
+    """Return the files that decide what is trained: the science, the pipeline, and what reads pictures."""
+    here = Path(__file__).parent
+    stores = [here / "stores" / name for name in ("images.py", "folder.py", "pictures.py")]
+    return sorted([*here.glob("segmentation/**/*.py"), *here.glob("pipelines/model_training/*.py"), *stores])
 
 
 def versions() -> dict[str, str]:

@@ -8,9 +8,10 @@ from carvana_kedro.segmentation.architectures import build
 from carvana_kedro.segmentation.augmentation import Augmentation
 from carvana_kedro.segmentation.batches import Batches, CachedSamples, Samples
 from carvana_kedro.segmentation.geometry import Geometry
+from carvana_kedro.segmentation.hardware import Hardware
 from carvana_kedro.segmentation.losses import segmentation_loss
 from carvana_kedro.segmentation.optimizers import build_optimizer, build_schedule
-from carvana_kedro.segmentation.trainer import Training
+from carvana_kedro.segmentation.training import Training
 from carvana_kedro.stores.images import ImageStore
 
 Setup = tuple[Training, Batches, Batches]
@@ -22,7 +23,8 @@ def setup(training_images: ImageStore) -> Callable[..., Setup]:
 
     def make(epochs: int = 2, learning_rate: float = 0.003, seed: int = 1) -> Setup:
         torch.manual_seed(seed)
-        network = build("unet_small", width_multiplier=0.5).to(memory_format=torch.channels_last)
+        hardware = Hardware.choose(device="cpu", precision="float32")
+        network = hardware.place(build("unet_small", width_multiplier=0.5))
         geometry = Geometry.of(network, (32, 48))
         ids = training_images.ids()
         samples = CachedSamples(Samples(training_images, ids[:12], geometry))
@@ -36,8 +38,7 @@ def setup(training_images: ImageStore) -> Callable[..., Setup]:
             schedule=build_schedule(optimizer, name="constant", total_steps=epochs * len(train_batches)),
             loss=partial(segmentation_loss, bce_weight=1.0, dice_weight=1.0),
             augmentation=Augmentation(rotation=10.0),
-            device=torch.device("cpu"),
-            precision=torch.float32,
+            hardware=hardware,
             threshold=0.5,
             seed=seed,
             epochs=epochs,

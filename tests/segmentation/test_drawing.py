@@ -36,3 +36,28 @@ def test_pictures_are_set_side_by_side() -> None:
     assert np.array_equal(sheet[116:156, :60], image)
     with pytest.raises(ValueError, match="at least one picture"):
         drawing.grid([], 2)
+
+
+def test_a_threshold_curve_marks_the_best_and_the_used_one() -> None:
+    thresholds = np.arange(1, 100) / 100
+    dice = 0.99 - (thresholds - 0.3) ** 2
+    picture = drawing.threshold_curve(thresholds, dice, best=0.3, used=0.7)
+    assert picture.shape == (640, 960, 3)
+    places = {}
+    for name, colour in (("best", drawing.CAR), ("used", drawing.MISS), ("curve", drawing.FALSE_ALARM)):
+        rows, columns = np.nonzero((picture[130:520] == colour).all(2))
+        places[name] = np.median(rows), np.median(columns)
+        assert len(rows) > 800, name
+    # 800 pixels of width for [0, 1]
+    assert places["used"][1] - places["best"][1] == pytest.approx(0.4 * 800, abs=2)
+    best, used = (
+        np.nonzero((picture[130:520, round(128 + 800 * threshold)] == drawing.FALSE_ALARM).all(1))[0].mean()
+        for threshold in (0.25, 0.65)
+    )
+    assert best < used  # higher up
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_a_flat_threshold_curve_can_be_drawn(value: float) -> None:
+    picture = drawing.threshold_curve(np.arange(1, 100) / 100, np.full(99, value), best=0.5, used=0.5)
+    assert (picture == drawing.FALSE_ALARM).all(2).any()

@@ -3,9 +3,13 @@ import torch
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.hardware import (
+    Hardware,
     choose_device,
     choose_precision,
+    is_out_of_memory,
+    measured_peak,
     mixed_precision,
+    training_flop,
     usable_workers,
 )
 
@@ -40,3 +44,43 @@ def test_there_are_no_more_workers_than_processors() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_auto_is_bfloat16_on_a_recent_gpu() -> None:
     assert choose_precision("auto", torch.device("cuda")) == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", ["float16", "tf32"])
+def test_precisions_that_only_gpus_have_are_told(precision: str) -> None:
+    with pytest.raises(UserError, match=rf"precision={precision} is for cuda, and this run is on cpu"):
+        Hardware.choose("cpu", precision)  # type: ignore[arg-type]
+
+
+def test_every_choice_can_be_made_otherwise() -> None:
+    auto = Hardware.choose("cpu")
+    assert (auto.channels_last, auto.compile, auto.fused) == (True, False, True)
+    other = Hardware.choose("cpu", "float32", channels_last=False, compile=True, fused=False)
+    assert str(other) == "cpu in float32, contiguous, compile"
+    assert str(Hardware.choose("cpu", "bfloat16")) == "cpu in bfloat16, channels_last, fused"
+
+
+def test_a_network_is_placed_in_the_layout() -> None:
+    for channels_last in (True, False):
+        network = Hardware.choose("cpu", channels_last=channels_last).place(torch.nn.Conv2d(8, 8, 3))
+        assert network.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+def test_flop_of_a_convolution() -> None:
+    convolution = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)
+    forward = 2 * 3 * 8 * 9 * 10 * 20
+    # Backward: once more for the weights. The input needs no gradient.
+    assert training_flop(convolution, (10, 20)) == 2 * forward
+    assert next(convolution.parameters()).device.type == "cpu"
+
+
+def test_the_peak_is_some_number_of_operations() -> None:
+    assert 1e8 < measured_peak(Hardware.choose("cpu", "float32")) < 1e15
+
+
+def test_out_of_memory_is_known_by_what_torch_raises() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(raised.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))

@@ -1,61 +1,126 @@
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.architectures import ARCHITECTURES, build
 from carvana_kedro.segmentation.augmentation import Augmentation
 from carvana_kedro.segmentation.callbacks import Callback
+from carvana_kedro.segmentation.geometry import Geometry
+from carvana_kedro.segmentation.hardware import Hardware
+from carvana_kedro.segmentation.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.losses import batch_dice, segmentation_loss
-from carvana_kedro.segmentation.trainer import Training, evaluate, train, train_one_epoch
+from carvana_kedro.segmentation.optimizers import build_optimizer, build_schedule, weight_average
+from carvana_kedro.segmentation.trainer import evaluate, train, train_one_epoch
+from carvana_kedro.segmentation.training import Progress, Step, Training
 
 Setup = Callable[..., tuple]
+CLOCKS = ("seconds", "images_per_second", "data_wait_share", "share_of_peak")
+UNCHANGED = Augmentation(0, 0, 0, 0, 0)
+CPU = Hardware.choose("cpu", "float32")
 
 
-def _without_clock(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [
-        {k: v for k, v in record.items() if k not in ("seconds", "images_per_second")} for record in history
-    ]
+def _without_clocks(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{k: v for k, v in record.items() if k not in CLOCKS} for record in history]
+
+
+class OneBatch:
+    """The same batch, `steps` times an epoch."""
+
+    def __init__(self, images: Tensor, targets: Tensor, steps: int = 1) -> None:
+        self.batch = torch.arange(len(images)), images, targets
+        self.batch_size = self.images = len(images)
+        self.image_ids = [f"image_{number}" for number in range(len(images))]
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return iter([self.batch] * (self.steps - start))
+
+
+def _discs(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Bright discs on dark noise, (N, h, w, 3) and (N, h, w) uint8."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:height, :width]
+    masks = np.stack(
+        [
+            np.hypot(rows - height * (0.4 + 0.2 * n / count), columns - width * (0.6 - 0.2 * n / count))
+            < height / 3.5
+            for n in range(count)
+        ]
+    )
+    images = random.integers(0, 100, (count, height, width, 3)) + 120 * masks[..., None]
+    return torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(masks.astype(np.uint8) * 255)
+
+
+def _run(
+    network: torch.nn.Module, size: tuple[int, int], hardware: Hardware = CPU, **changes: Any
+) -> Training:
+    geometry = Geometry.of(network, size)
+    network = hardware.place(network)
+    optimizer = build_optimizer(network.parameters(), name="adamw", learning_rate=0.01)
+    values: dict[str, Any] = {
+        "network": network,
+        "geometry": geometry,
+        "optimizer": optimizer,
+        "schedule": build_schedule(optimizer, name="constant", total_steps=1000),
+        "loss": segmentation_loss,
+        "augmentation": UNCHANGED,
+        "hardware": hardware,
+        "seed": 0,
+        "epochs": 1,
+        "description": {},
+    }
+    return Training(**{**values, **changes})
 
 
 def test_the_same_seed_trains_the_same_network(setup: Setup) -> None:
     runs = [setup(seed=seed) for seed in (1, 1, 2)]
-    histories = [_without_clock(train(*run)) for run in runs]
+    histories = [_without_clocks(train(*run)) for run in runs]
     assert histories[0] == histories[1] != histories[2]
     for one, other in zip(runs[0][0].network.parameters(), runs[1][0].network.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_one_batch_is_learnt_by_heart(setup: Setup) -> None:
-    run, batches, _ = setup(learning_rate=0.01)
-    run = replace(run, augmentation=Augmentation(0, 0, 0, 0, 0))
-    _, images, targets = next(iter(batches.epoch(1)))
-
-    class OneBatch:
-        images = 4
-
-        def __len__(self) -> int:
-            return 1
-
-        def epoch(self, number: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-            return [(torch.arange(4), images, targets)]
-
-    for _ in range(150):
-        last = train_one_epoch(run, OneBatch())  # type: ignore[arg-type]
-    assert last["dice_coeff"] > 0.98
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_one_batch_is_learnt_by_heart(name: str) -> None:
+    torch.manual_seed(0)
+    network = build(name, width_multiplier={"unet_small": 0.5, "unet_512": 1 / 4}.get(name, 1 / 16))
+    size = (220, 220) if name == "unet_original" else (64, 96)
+    run = _run(network, size)
+    batch = OneBatch(*_discs(4, *run.geometry.output_size), steps=20)
+    for _ in range(15):
+        run.progress = Progress()
+        train_one_epoch(run, batch)  # type: ignore[arg-type]
+        if run.progress.dice_coeff[-1] > 0.995:
+            break
+    assert run.progress.dice_coeff[-1] > 0.99
 
 
 def test_a_record_says_what_happened(setup: Setup) -> None:
     run, train_batches, validation_batches = setup(epochs=2)
+    run.flop, run.peak = 1e6, 1e9
     history = train(run, train_batches, validation_batches)
     assert [record["epoch"] for record in history] == [1, 2]
     assert set(history[0]) == {
-        "epoch", "train_loss", "train_dice_coeff", "val_loss", "val_dice_coeff", "learning_rate",
-        "images_per_second", "seconds",
+        "epoch", "train_loss", "train_dice_coeff", "val_loss", "val_dice_coeff", "best_threshold", "learning_rate",
+        "gradient_norm", "skipped_steps", *CLOCKS,
     }  # fmt: skip
-    assert history[-1]["val_loss"] == pytest.approx(evaluate(run, validation_batches)["loss"])
+    last = history[-1]
+    assert last["val_loss"] == pytest.approx(evaluate(run, validation_batches)["val_loss"])
+    assert last["skipped_steps"] == 0
+    assert last["gradient_norm"] > 0
+    assert 0 < last["data_wait_share"] < 1
+    assert last["share_of_peak"] == pytest.approx(last["images_per_second"] / 1000)
+    assert run.steps == 2 * len(train_batches)
 
 
 def test_evaluation_is_the_mean_over_the_images_whatever_the_batches(setup: Setup) -> None:
@@ -65,12 +130,12 @@ def test_evaluation_is_the_mean_over_the_images_whatever_the_batches(setup: Setu
     with torch.no_grad():
         for _, images, targets in batches.epoch(1):
             for image, target in zip(*run.tensors(images, targets), strict=True):
-                logits = run.predict(image[None])
+                logits = run.predict(run.network, image[None])
                 losses.append(segmentation_loss(logits, target[None]))
                 scores.append(batch_dice(logits, target[None]))
     found = evaluate(run, batches)
-    assert found["loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-4)
-    assert found["dice_coeff"] == pytest.approx(float(torch.cat(scores).mean()), rel=1e-4)
+    assert found["val_loss"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-4)
+    assert found["val_dice_coeff"] == pytest.approx(float(torch.cat(scores).mean()), rel=1e-4)
 
 
 def test_callbacks_are_called_in_order(setup: Setup) -> None:
@@ -80,8 +145,9 @@ def test_callbacks_are_called_in_order(setup: Setup) -> None:
         def on_run_begin(self, run: Training) -> None:
             calls.append("begin")
 
-        def on_step_end(self, run: Training, step: int, steps: int, loss: Tensor) -> None:
-            calls.append(f"step {step}/{steps} of epoch {run.epoch}")
+        def on_step_end(self, run: Training, step: Step) -> None:
+            calls.append(f"step {step.number}/{step.steps} of epoch {run.epoch}")
+            assert len(step.image_ids) == len(step.images) == 4
 
         def on_epoch_end(self, run: Training) -> None:
             calls.append(f"epoch {len(run.history)}")
@@ -89,27 +155,214 @@ def test_callbacks_are_called_in_order(setup: Setup) -> None:
         def on_run_end(self, run: Training) -> None:
             calls.append("end")
 
+        def on_interrupted(self, run: Training) -> None:
+            calls.append("interrupted")
+
     train(*setup(epochs=2), [Recorder()])
     steps = [[f"step {step}/3 of epoch {epoch}" for step in (1, 2, 3)] for epoch in (1, 2)]
     assert calls == ["begin", *steps[0], "epoch 1", *steps[1], "epoch 2", "end"]
 
-
-def test_a_run_goes_on_from_its_history(setup: Setup) -> None:
-    run, train_batches, validation_batches = setup(epochs=3)
-    run.history.append({"epoch": 1})
-    assert [record["epoch"] for record in train(run, train_batches, validation_batches)] == [1, 2, 3]
-
-
-def test_a_loss_that_is_no_number_stops_with_advice(setup: Setup) -> None:
-    run, train_batches, _ = setup()
-    run = replace(run, loss=lambda logits, targets: logits.sum() * float("nan"))
-    with pytest.raises(UserError, match=r"The loss became nan in epoch 1.*learning_rate"):
-        train_one_epoch(run, train_batches)
+    calls.clear()
+    run, *batches = setup(epochs=2)
+    run.interrupted = lambda: run.steps == 2
+    with pytest.raises(TrainingInterruptedError, match=r"in epoch 1, after step 2\. All of it is saved"):
+        train(run, *batches, [Recorder()])
+    assert calls == ["begin", *steps[0][:2], "interrupted"]
 
 
-def test_bfloat16_trains_about_the_same(setup: Setup) -> None:
+@pytest.mark.parametrize(
+    "stop", [1, 3, 4]
+)  # within an epoch, at its last step (before validation), in the next
+@pytest.mark.parametrize("schedule", ["one_cycle", "plateau"])
+def test_a_restored_run_becomes_what_it_would_have_become(setup: Setup, stop: int, schedule: str) -> None:
+    def fresh() -> tuple:
+        run, *batches = setup(epochs=3)
+        run.average = weight_average(run.network, 0.9)
+        run.schedule = build_schedule(run.optimizer, name=schedule, total_steps=9)
+        return run, *batches
+
+    whole, *batches = fresh()
+    train(whole, *batches)
+    run, *batches = fresh()
+    run.interrupted = lambda: run.steps == stop
+    with pytest.raises(TrainingInterruptedError):
+        train(run, *batches)
+    resumed, *batches = fresh()
+    resumed.restore(run.state())
+    train(resumed, *batches)
+    assert _without_clocks(resumed.history) == _without_clocks(whole.history)
+    for one, other in zip(
+        whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
+    images, targets = _discs(4, 64, 96)
+    gradients = []
+    for parts in (1, 2, 4):
+        torch.manual_seed(0)
+        network = build("unet_small", width_multiplier=0.25)
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 0.0
+                module.forward = lambda x, m=module: x * m.weight[:, None, None] + m.bias[:, None, None]
+        run = _run(network, (64, 96), parts=parts)
+        optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+        run = replace(
+            run, optimizer=optimizer, schedule=build_schedule(optimizer, name="constant", total_steps=9)
+        )
+        before = [weight.detach().clone() for weight in network.parameters()]
+        train_one_epoch(run, OneBatch(images, targets))  # type: ignore[arg-type]
+        gradients.append([b - w.detach() for b, w in zip(before, network.parameters(), strict=True)])
+    for others in gradients[1:]:
+        for one, other in zip(gradients[0], others, strict=True):
+            assert torch.allclose(one, other, atol=1e-5, rtol=1e-3)
+
+
+def test_gradients_are_clipped() -> None:
+    images, targets = _discs(2, 64, 96)
+    torch.manual_seed(0)
+    network = build("unet_small", width_multiplier=0.25)
+    run = _run(network, (64, 96), clip_gradient_norm=1e-3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    run = replace(
+        run, optimizer=optimizer, schedule=build_schedule(optimizer, name="constant", total_steps=9)
+    )
+    before = [weight.detach().clone() for weight in network.parameters()]
+    train_one_epoch(run, OneBatch(images, targets))  # type: ignore[arg-type]
+    moves = [b - w.detach() for b, w in zip(before, network.parameters(), strict=True)]
+    moved = math.sqrt(sum(float(move.square().sum()) for move in moves))
+    assert moved == pytest.approx(1e-3, rel=1e-2)
+    assert run.progress.gradient_norm[0] > 1e-2  # as it was before
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_a_step_that_is_no_number_changes_nothing(
+    setup: Setup, poison: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, train_batches, validation_batches = setup(epochs=1)
+    run.average = weight_average(run.network, 0.9)
+    seen: list[Step] = []
+
+    class Poisonous:
+        calls = 0
+
+        def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+            self.calls += 1
+            loss = segmentation_loss(logits, targets)
+            if self.calls == 2:
+                # The square root of 0 is a number; its slope is not.
+                return (
+                    loss * math.inf
+                    if poison == "loss"
+                    else loss + (logits - logits.detach()).abs().sum().sqrt()
+                )
+            return loss
+
+    class Watch(Callback):
+        def on_step_end(self, run: Training, step: Step) -> None:
+            seen.append(step)
+            now = {**run.network.state_dict(), **run.average.state_dict()}
+            states.append({name: value.clone() for name, value in now.items()})
+
+    states: list[dict[str, Tensor]] = []
+    run.loss = Poisonous()
+    history = train(run, train_batches, validation_batches, [Watch()])
+    assert [step.skipped for step in seen] == [False, True, False]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+    assert any(not torch.equal(value, states[2][name]) for name, value in states[0].items())
+    assert history[0]["skipped_steps"] == 1
+    assert all(math.isfinite(history[0][name]) for name in ("train_loss", "val_loss", "gradient_norm"))
+    assert "Step 2 of epoch 1 was skipped" in caplog.text
+    assert all(image_id in caplog.text for image_id in seen[1].image_ids)
+
+
+def test_too_many_steps_that_are_no_number_stop_with_advice(setup: Setup) -> None:
+    run, *batches = setup(epochs=4)
+    run = replace(run, loss=lambda logits, targets: logits.sum() * math.nan, max_skipped_steps=5)
+    with pytest.raises(UserError, match=r"5 steps were skipped.*the loss was nan.*learning_rate, now 0\.003"):
+        train(run, *batches)
+    assert run.steps == 5
+    assert all(value.isfinite().all() for value in run.network.state_dict().values())
+
+
+def test_the_best_epoch_is_the_first_of_the_highest_and_never_nan(setup: Setup) -> None:
+    run, *_ = setup()
+    run.epochs = 9
+    assert (run.best_epoch, run.finished) == (0, False)
+    run.history = [
+        {"val_dice_coeff": d, "val_loss": v} for d, v in ((0.5, 3), (math.nan, 1), (0.7, 2), (0.7, 2))
+    ]
+    assert run.best_epoch == 3
+    run.best_by = "val_loss"
+    assert run.best_epoch == 2
+    run.patience = 3
+    assert not run.finished
+    run.patience = 2
+    assert run.finished
+    run.patience, run.epochs = 0, 4
+    assert run.finished
+
+
+def test_early_stopping_ends_a_run(setup: Setup) -> None:
+    run, *batches = setup(epochs=50, learning_rate=1e-12)
+    run.patience = 2
+    history = train(run, *batches)
+    assert len(history) == run.best_epoch + 2 < 50
+
+
+def test_memory_that_runs_out_is_told_with_what_fits() -> None:
+    class Greedy(torch.nn.Module):
+        """Needs memory that is there for three images only."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Conv2d(3, 1, 1)
+
+        def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+            return size
+
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) > 3:
+                torch.empty(2**60, dtype=torch.uint8)  # what torch says when it cannot have it
+            return self.head(images)[:, 0]
+
+    run = _run(Greedy(), (64, 96))  # type: ignore[arg-type]
+    batch = OneBatch(*_discs(8, 64, 96))
+    advice = r"train on 8 images of 64 x 96 .*at once\. 2 fit: .*batch_size=2,.*model_training\.parts=4"
+    with pytest.raises(UserError, match=advice):
+        train(run, batch, batch)  # type: ignore[arg-type]
+    run.parts = 4
+    train(run, batch, OneBatch(*_discs(2, 64, 96)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "tolerance"),
+    [({"precision": "bfloat16"}, 0.03), ({"channels_last": False}, 1e-4), ({"fused": False}, 1e-5)],
+)
+def test_hardware_choices_train_about_the_same(
+    setup: Setup, change: dict[str, Any], tolerance: float
+) -> None:
     losses = []
-    for precision in (torch.float32, torch.bfloat16):
+    for hardware in (CPU, Hardware.choose(**{"device": "cpu", "precision": "float32", **change})):
         run, train_batches, _ = setup()
-        losses.append(train_one_epoch(replace(run, precision=precision), train_batches)["loss"])
-    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+        run = replace(run, hardware=hardware, network=hardware.place(run.network))
+        train_one_epoch(run, train_batches)
+        losses.append(run.progress.means()["loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=tolerance)
+    assert losses[0] != losses[1] or change == {"fused": False}
+
+
+@pytest.mark.slow  # compiling for the CPU takes a minute
+def test_compiled_networks_train_about_the_same(setup: Setup) -> None:
+    losses = []
+    for hardware in (CPU, Hardware.choose("cpu", "float32", compile=True)):
+        run, train_batches, validation_batches = setup(epochs=1)
+        names = list(run.network.state_dict())
+        run = replace(run, hardware=hardware, network=hardware.place(run.network))
+        assert list(run.network.state_dict()) == names
+        history = train(run, train_batches, validation_batches)
+        losses.append([history[0]["train_loss"], history[0]["val_loss"]])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)

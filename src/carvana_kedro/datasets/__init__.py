@@ -1,7 +1,7 @@
 """What a catalog entry is: thin adapters between Kedro's catalog and the stores."""
 
 from .competition import ArchivesDataset, SampleDataset
-from .handles import CheckpointsDataset, FolderDataset, PredictionShardsDataset
+from .handles import CheckpointsDataset, FolderDataset, PixelCacheDataset, PredictionShardsDataset
 from .image_folder import ImageFolderDataset
 from .kaggle import KaggleCompetitionDataset, KaggleDataset
 from .model import ModelDataset
@@ -19,6 +19,7 @@ __all__ = [
     "KaggleDataset",
     "ModelDataset",
     "PictureDataset",
+    "PixelCacheDataset",
     "PredictionShardsDataset",
     "ReceiptDataset",
     "RecordDataset",

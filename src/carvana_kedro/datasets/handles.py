@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kedro.io import AbstractDataset, DatasetError
 
+from carvana_kedro.stores.pixels import PixelCache
 from carvana_kedro.stores.predictions import PredictionShards
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ class PredictionShardsDataset(HandleDataset[PredictionShards]):
     def load(self) -> PredictionShards:
         """Return the store."""
         return PredictionShards(self._path)
+
+
+class PixelCacheDataset(HandleDataset[PixelCache]):
+    """Decoded and resized images."""
+
+    def load(self) -> PixelCache:
+        """Return the store."""
+        return PixelCache(self._path)
 
 
 class FolderDataset(HandleDataset[Path]):

@@ -1,5 +1,6 @@
 """Pictures of masks. All images are (H, W, 3) uint8 RGB, all masks (H, W) bool or {0, 1}."""
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -65,3 +66,64 @@ def grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
         top, left = position // columns * (height + 8), position % columns * (width + 8)
         sheet[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return sheet
+
+
+def threshold_curve(thresholds: np.ndarray, dice: np.ndarray, best: float, used: float) -> np.ndarray:
+    """Plot the mean Dice coefficient by the threshold, with the best and the used threshold marked, (640, 960, 3).
+
+    Args:
+        thresholds: in [0, 1], ascending.
+        dice: at each of them.
+        best: the threshold that is marked as such.
+        used: likewise.
+    """
+    # Until it is clicked on, TensorBoard shows about every third row and column of it: thin strokes would have gaps.
+    width, height = 960, 640
+    left, right, top, bottom = 128, width - 32, 120, height - 104
+    ticks = _ticks(float(dice.min()), float(dice.max()))
+    digits = max(1, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
+    picture = np.full((height, width, 3), 255, np.uint8)
+    grey, light = (60, 60, 60), (220, 220, 220)
+
+    def x(threshold: float) -> int:
+        return round(left + threshold * (right - left))
+
+    def y(value: float) -> int:
+        return round(bottom - (value - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - top))
+
+    def write(text: str, x: int, y: int, colour: tuple[int, int, int] = grey, align: float = 0.0) -> None:
+        (length, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1, 2)
+        place = (round(x - align * length), y)
+        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 1, colour, 2, cv2.LINE_AA)
+
+    for tick in ticks:
+        cv2.line(picture, (left, y(tick)), (right, y(tick)), light, 3)
+        write(f"{tick:.{digits}f}", left - 16, y(tick) + 10, align=1)
+    for tenths in range(0, 11, 2):
+        cv2.line(picture, (x(tenths / 10), bottom), (x(tenths / 10), bottom + 12), grey, 3)
+        write(f"{tenths / 10:.1f}", x(tenths / 10), bottom + 44, align=0.5)
+    cv2.rectangle(picture, (left, top), (right, bottom), grey, 3)
+    for name, threshold, colour, column in (("used", used, MISS, left), ("best", best, CAR, left + 420)):
+        value = float(np.interp(threshold, thresholds, dice))
+        cv2.line(picture, (x(threshold), top), (x(threshold), bottom), colour, 4)
+        cv2.circle(picture, (x(threshold), y(value)), 12, colour, cv2.FILLED, cv2.LINE_AA)
+        write(f"{name}: {value:.4f} at {threshold:.2f}", column, top - 24, colour)
+    points = [(x(threshold), y(value)) for threshold, value in zip(thresholds, dice, strict=True)]
+    cv2.polylines(picture, [np.array(points)], False, FALSE_ALARM, 4, cv2.LINE_AA)
+    write("Mean Dice coefficient of the validation images", left, 44)
+    write("threshold on the probability", (left + right) // 2, height - 20, align=0.5)
+    return picture
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return up to eight round numbers from below `low` to above `high`, equally far apart.
+
+    >>> _ticks(0.871, 0.993)
+    [0.85, 0.9, 0.95, 1.0]
+    """
+    span = max(high - low, 1e-3)
+    size = 10.0 ** math.floor(math.log10(span))
+    steps = (size * factor for factor in (0.1, 0.2, 0.5, 1, 2))
+    step = next(step for step in steps if span / step <= 6)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [round(number * step, 9) for number in range(first, max(last, first + 1) + 1)]

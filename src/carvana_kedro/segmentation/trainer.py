@@ -1,170 +1,237 @@
-"""The training loop: two plain functions, and one that calls them epoch after epoch."""
+"""The training loop: plain functions, from the run down to the step."""
 
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation.architectures import SegmentationNetwork
-from carvana_kedro.segmentation.augmentation import Augmentation
 from carvana_kedro.segmentation.batches import Batches
-from carvana_kedro.segmentation.geometry import Geometry
-from carvana_kedro.segmentation.hardware import mixed_precision
+from carvana_kedro.segmentation.curves import ThresholdCurve
+from carvana_kedro.segmentation.hardware import is_out_of_memory
+from carvana_kedro.segmentation.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.losses import batch_dice
+from carvana_kedro.segmentation.training import Record, Step, Training
 
 if TYPE_CHECKING:
     from carvana_kedro.segmentation.callbacks import Callback
 
-
-@dataclass
-class Training:
-    """All that a training run holds; callbacks are handed it and may look at everything.
-
-    Attributes:
-        network: on `device`.
-        geometry: of the network at its input size.
-        optimizer: steps the network's weights.
-        schedule: stepped after every step of the optimiser.
-        loss: (logits (N, h, w), targets (N, h, w) in [0, 1]) to a scalar.
-        augmentation: of the training images.
-        device: what to compute on.
-        precision: dtype of the convolutions.
-        threshold: on the probability, for the Dice coefficient.
-        seed: of the augmentation.
-        epochs: how many there will be.
-        description: architecture and origin, stored with the weights.
-        history: a record an epoch: epoch, train_loss, train_dice_coeff, val_loss, val_dice_coeff, learning_rate,
-            images_per_second, seconds.
-        last_batch: images, targets and logits of the last validation batch, for pictures.
-    """
-
-    network: SegmentationNetwork
-    geometry: Geometry
-    optimizer: Optimizer
-    schedule: LRScheduler
-    loss: Callable[[Tensor, Tensor], Tensor]
-    augmentation: Augmentation
-    device: torch.device
-    precision: torch.dtype
-    threshold: float
-    seed: int
-    epochs: int
-    description: Mapping[str, Any]
-    history: list[dict[str, float]] = field(default_factory=list)
-    last_batch: tuple[Tensor, Tensor, Tensor] | None = None
-
-    @property
-    def epoch(self) -> int:
-        """The epoch under way, from 1."""
-        return len(self.history) + 1
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds: tensors and plain values."""
-        return {
-            "model": {**self.description, "weights": self.network.state_dict()},
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "history": self.history,
-        }
-
-    def tensors(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Move a batch to the device as floats in [0, 1]: (N, 3, h, w) and (N, h, w)."""
-        # (N, h, w, 3) seen as (N, 3, h, w) is what channels_last means: no copy.
-        images = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
-        return images, targets.to(self.device, non_blocking=True).float() / 255
-
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the logits (N, h, w) of images (N, 3, h, w) fitted to the output size."""
-        with mixed_precision(self.device, self.precision):
-            logits: Tensor = self.network(self.geometry.pad(images))
-        return logits
+logger = logging.getLogger(__name__)
 
 
 def train(
     run: Training, train_batches: Batches, validation_batches: Batches, callbacks: Sequence["Callback"] = ()
-) -> list[dict[str, float]]:
-    """Train until the run has its epochs; return its history.
+) -> list[Record]:
+    """Train until the run is finished, from wherever it is; return its history.
 
     Raises:
-        UserError: the loss is no longer a number.
+        TrainingInterruptedError: the run was asked to leave; the callbacks were told so, and may have saved it.
+        UserError: too many steps were no finite number, an image cannot be read, or memory ran out.
     """
     for callback in callbacks:
         callback.on_run_begin(run)
-    while run.epoch <= run.epochs:
-        started = time.perf_counter()
-        trained = train_one_epoch(run, train_batches, callbacks)
-        seconds = time.perf_counter() - started
-        validated = evaluate(run, validation_batches)
-        run.history.append(
-            {
-                "epoch": run.epoch,
-                **{f"train_{name}": value for name, value in trained.items()},
-                **{f"val_{name}": value for name, value in validated.items()},
-                "learning_rate": float(run.schedule.get_last_lr()[0]),
-                "images_per_second": train_batches.images / seconds,
-                "seconds": time.perf_counter() - started,
-            }
-        )
+    try:
+        with _advice_when_out_of_memory(run, train_batches.batch_size):
+            while not run.finished:
+                train_one_epoch(run, train_batches, callbacks)
+                started = time.perf_counter()
+                validated = evaluate(run, validation_batches)
+                run.end_epoch(validated, train_batches.images, time.perf_counter() - started)
+                for callback in callbacks:
+                    callback.on_epoch_end(run)
+    except TrainingInterruptedError:
         for callback in callbacks:
-            callback.on_epoch_end(run)
+            callback.on_interrupted(run)
+        raise
     for callback in callbacks:
         callback.on_run_end(run)
     return run.history
 
 
-def train_one_epoch(
-    run: Training, batches: Batches, callbacks: Sequence["Callback"] = ()
-) -> dict[str, float]:
-    """Go once through the training images; return the mean loss and Dice coefficient.
-
-    Raises:
-        UserError: the loss is no longer a number.
-    """
+def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callback"] = ()) -> None:
+    """Go through the training images that are left of the epoch; `run.progress` holds what came of it."""
     run.network.train()
-    losses, scores = [], []
-    for positions, images, targets in batches.epoch(run.epoch):
-        images, targets = run.tensors(images, targets)
-        draws = run.augmentation.draw(run.seed, run.epoch, positions.tolist()).to(run.device)
-        images, targets = run.augmentation.apply(images, targets, draws)
-        logits = run.predict(images)
-        loss = run.loss(logits, targets)
-        run.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        run.optimizer.step()
-        run.schedule.step()
-        losses.append(loss.detach())
-        scores.append(batch_dice(logits.detach(), targets, run.threshold))
+    progress = run.progress
+    arriving = batches.epoch(run.epoch, start=progress.steps)
+    clock = time.perf_counter()
+
+    def next_batch() -> tuple[Tensor, Tensor, Tensor] | None:
+        asked = time.perf_counter()
+        batch = next(arriving, None)
+        progress.waited += time.perf_counter() - asked
+        return batch and (batch[0], *run.augmented(*batch))
+
+    batch = next_batch()
+    while batch is not None:
+        positions, images, targets = batch
+        statistics = [buffer.clone() for buffer in run.network.buffers()]  # BatchNorm's
+        loss, dice = _forward_backward(run, images, targets)
+        batch = next_batch()  # while a GPU computes, the next one is fetched
+        step = Step(
+            progress.steps + 1,
+            len(batches),
+            *_update(run, loss, dice, statistics),
+            [batches.image_ids[position] for position in positions],
+            images,
+            targets,
+        )
+        progress.add(step)
+        run.steps += 1
+        run.skipped += step.skipped
+        progress.seconds += time.perf_counter() - clock
+        clock = time.perf_counter()
         for callback in callbacks:
-            callback.on_step_end(run, len(losses), len(batches), losses[-1])
-    return _means(run, losses, scores)
+            callback.on_step_end(run, step)
+        if step.skipped:
+            _tell_skipped(run, step)
+        _leave_if_interrupted(run)
+
+
+def _forward_backward(run: Training, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave the gradient of the batch with the weights; return mean loss and Dice coefficient, on the device."""
+    run.optimizer.zero_grad(set_to_none=True)
+    losses, scores = [], []
+    for part, part_targets in zip(images.chunk(run.parts), targets.chunk(run.parts), strict=True):
+        logits = run.predict(run.network, part)
+        loss = run.loss(logits, part_targets) * (len(part) / len(images))
+        run.scaler.scale(loss).backward()
+        losses.append(loss.detach())
+        scores.append(batch_dice(logits.detach(), part_targets, run.threshold))
+    return torch.stack(losses).sum(), torch.cat(scores).mean()
+
+
+def _update(
+    run: Training, loss: Tensor, dice: Tensor, statistics: list[Tensor]
+) -> tuple[float, float, float, bool]:
+    """Step the weights if loss and gradient are finite; return loss, Dice, gradient norm and whether it was skipped."""
+    run.scaler.unscale_(run.optimizer)
+    weights = list(run.network.parameters())
+    norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    numbers = torch.stack([loss, dice, norm]).tolist()  # the one time that a GPU is waited for
+    finite = math.isfinite(numbers[0]) and math.isfinite(numbers[2])
+    if finite:
+        if run.clip_gradient_norm:
+            clip_grads_with_norm_(weights, run.clip_gradient_norm, norm)
+        run.scaler.step(run.optimizer)
+        if run.average is not None:
+            run.average.update_parameters(run.network)
+    else:
+        # The forward pass has let the batch into BatchNorm's running means, where it would stay for ever.
+        for buffer, before in zip(run.network.buffers(), statistics, strict=True):
+            buffer.copy_(before)
+    # float16 finds its scale by overflowing now and then: nothing is wrong with such a step.
+    searching = run.scaler.is_enabled() and math.isfinite(numbers[0]) and run.scaler.get_scale() > 1
+    run.scaler.update()
+    if not isinstance(run.schedule, ReduceLROnPlateau):
+        with warnings.catch_warnings():
+            # Skipped steps count, the first one as well, of which torch thinks that it was forgotten.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            run.schedule.step()
+    return *numbers, not finite and not searching
 
 
 @torch.no_grad()
-def evaluate(run: Training, batches: Batches) -> dict[str, float]:
-    """Go once through the validation images, at the output size; return the mean loss and Dice coefficient."""
-    run.network.eval()
+def evaluate(run: Training, batches: Batches) -> Record:
+    """Go once through the validation images, at the output size.
+
+    Returns:
+        val_loss, val_dice_coeff (means over the images) and best_threshold, at which the mean Dice coefficient would be
+        highest. `run.curve` and `run.last_batch` are set.
+    """
+    run.model.eval()
     losses, scores = [], []
+    run.curve = ThresholdCurve()
     for _, images, targets in batches.epoch(run.epoch):
         images, targets = run.tensors(images, targets)
-        logits = run.predict(images).float()
+        # All batches have one shape, so that a compiled network is compiled once.
+        missing = batches.batch_size - len(images) if run.hardware.compile else 0
+        padded = torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
+        logits = run.predict(run.model, padded)[: len(images)].float()
         losses += [run.loss(logits, targets)] * len(images)
         scores.append(batch_dice(logits, targets, run.threshold))
+        run.curve.add(logits, targets)
         run.last_batch = images, targets, logits
-    return _means(run, losses, scores)
-
-
-def _means(run: Training, losses: list[Tensor], scores: list[Tensor]) -> dict[str, float]:
+        _leave_if_interrupted(run)
     loss = float(torch.stack(losses).mean())
     if not math.isfinite(loss):
-        raise UserError(
-            f"The loss became {loss} in epoch {run.epoch}. Try a smaller learning rate "
-            "(--params model_training.optimizer.learning_rate=...) or model_training.precision=float32."
+        logger.warning(
+            "The validation loss of epoch %d is %s: is the learning rate too high?", run.epoch, loss
         )
-    return {"loss": loss, "dice_coeff": float(torch.cat(scores).mean())}
+    return {
+        "val_loss": loss,
+        "val_dice_coeff": float(torch.cat(scores).mean()),
+        "best_threshold": run.curve.best_threshold(),
+    }
+
+
+def _tell_skipped(run: Training, step: Step) -> None:
+    """Say that a step was skipped, and stop the run if it was one too many."""
+    what = (
+        f"the loss was {step.loss}, the norm of the gradient {step.gradient_norm}, for the images "
+        f"{', '.join(step.image_ids)}"
+    )
+    logger.warning("Step %d of epoch %d was skipped: %s", step.number, run.epoch, what)
+    if run.skipped >= run.max_skipped_steps:
+        raise UserError(
+            f"{run.skipped} steps were skipped, which is as many as model_training.max_skipped_steps allows. In the "
+            f"last one, {what}. Try a smaller learning rate (model_training.optimizer.learning_rate, now "
+            f"{run.schedule.get_last_lr()[0]:.3g}), clip_gradient_norm=1, a warm-up "
+            "(model_training.schedule.warmup_fraction) or precision=float32; or look at these images and masks."
+        )
+
+
+def _leave_if_interrupted(run: Training) -> None:
+    if run.interrupted():
+        raise TrainingInterruptedError(
+            f"Training was interrupted in epoch {run.epoch}, after step {run.progress.steps}. All of it is saved: "
+            "the same command goes on from there."
+        )
+
+
+@contextmanager
+def _advice_when_out_of_memory(run: Training, batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors that did not fit
+        height, width = run.geometry.input_size
+        part = batch_size // run.parts
+        fits = _fitting_batch(run, part // 2)
+        advice = (
+            f"{fits} fit: --params model_training.batch_size={fits}, perhaps with a smaller learning rate; or "
+            f"model_training.parts={-(-batch_size // fits)}, which keeps the batch and computes it in parts (the means "
+            "of BatchNorm are then over a part)."
+            if fits
+            else "Not even one fits: take a smaller model_training.input_size or width_multiplier."
+        )
+        raise UserError(
+            f"The memory of {run.hardware.device} is too small to train on {part} images of {height} x {width} "
+            f"(height x width) at once. {advice}"
+        ) from error
+
+
+def _fitting_batch(run: Training, largest: int) -> int:
+    """Return the largest of `largest`, its half, its quarter ... that can be trained on; 0 if none can."""
+    run.optimizer.zero_grad(set_to_none=True)
+    while largest:
+        try:
+            images = torch.zeros(largest, 3, *run.geometry.output_size, device=run.hardware.device)
+            run.predict(run.network, images).sum().backward()
+            return largest
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+            largest //= 2
+    return 0

@@ -1,23 +1,26 @@
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from carvana_kedro import provenance
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import ModelTraining
-from carvana_kedro.pipelines.model_training.nodes import (
-    check_recipe,
-    describe_run,
-    evaluate_model,
-    train_model,
-)
+from carvana_kedro.pipelines.model_training.nodes import describe_run, evaluate_model, train_model
+from carvana_kedro.pipelines.model_training.recipe import check_recipe
 from carvana_kedro.segmentation import metrics
+from carvana_kedro.segmentation.callbacks import Callback
+from carvana_kedro.segmentation.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.predictor import Predictor
+from carvana_kedro.segmentation.training import Step, Training
 from carvana_kedro.stores.checkpoints import CheckpointStore
 from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.pixels import PixelCache
 
 RECIPE = ModelTraining.model_validate(
     {
@@ -31,6 +34,22 @@ RECIPE = ModelTraining.model_validate(
 )
 
 
+def _train(
+    indices: tuple[pd.DataFrame, pd.DataFrame],
+    images: ImageStore,
+    folder: Path,
+    recipe: ModelTraining = RECIPE,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    checkpoints = CheckpointStore(folder / "checkpoints")
+    return train_model(
+        *indices, images, checkpoints, folder / "events", PixelCache(folder / "pixels"), recipe
+    )
+
+
+def _runs(folder: Path) -> set[str]:
+    return {path.name for path in (folder / "checkpoints").iterdir() if path.is_dir()}
+
+
 @pytest.fixture
 def indices(training_images: ImageStore) -> tuple[pd.DataFrame, pd.DataFrame]:
     index = index_images(training_images)
@@ -40,15 +59,18 @@ def indices(training_images: ImageStore) -> tuple[pd.DataFrame, pd.DataFrame]:
 def test_training_leaves_model_history_checkpoints_and_events(
     indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path
 ) -> None:
-    checkpoints = CheckpointStore(tmp_path / "checkpoints")
-    model, history = train_model(*indices, training_images, checkpoints, tmp_path / "events", RECIPE)
+    model, history = _train(indices, training_images, tmp_path)
     assert history["epoch"].tolist() == [1, 2]
     assert model["architecture"] == "unet_small"
     run_id = model["run_id"]
-    assert {path.name for path in (tmp_path / "checkpoints" / run_id).iterdir()} == {"best.pt", "last.pt"}
+    run = CheckpointStore(tmp_path / "checkpoints").run(run_id)
+    assert {path.name for path in run.folder.glob("last-*")} == {"last-000000003.pt", "last-000000006.pt"}
     assert list((tmp_path / "events" / run_id).glob("events.*"))
     best = int(history["val_dice_coeff"].to_numpy().argmax()) + 1
-    assert len(checkpoints.load(run_id, "best")["history"]) == best
+    assert len(run.newest("best")["history"]) == best
+    about = run.newest("last")["about"]
+    assert about["parameters"] == RECIPE.model_dump(mode="json")
+    assert "torch" in about["versions"]
 
     scores, means = evaluate_model(model, indices[1], training_images, RECIPE)
     assert scores["dice"].is_monotonic_increasing
@@ -73,30 +95,121 @@ def test_training_leaves_model_history_checkpoints_and_events(
     assert {"python", "torch", "carvana_kedro"} <= set(manifest["versions"])
 
 
-def test_a_second_run_takes_the_place_of_the_first_in_tensorboard(
-    indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path
+class StopAt(Callback):
+    """A user's own callback: asks the run to leave after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, run: Training, step: Step) -> None:
+        run.interrupted = lambda: run.steps == self.steps
+
+
+def test_an_interrupted_run_goes_on_and_tensorboard_shows_it_once(
+    indices: tuple[pd.DataFrame, pd.DataFrame],
+    training_images: ImageStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    for _ in range(2):
-        model, history = train_model(*indices, training_images, CheckpointStore(tmp_path), tmp_path, RECIPE)
-        time.sleep(1.1)  # TensorBoard puts files in order by the second they were begun in
-    events = EventAccumulator(str(tmp_path / model["run_id"]))
+    recipe = RECIPE.model_copy(update={"epochs": 3})
+    whole, expected = _train(indices, training_images, tmp_path / "whole", recipe)
+    # Who looks on, how often is saved and how images are read decide nothing.
+    own = {"type": f"{__name__}.StopAt", "steps": 4}
+    stopped = recipe.model_copy(update={"callbacks": (own,), "cache": "memory", "checkpoint_minutes": 0})
+    with pytest.raises(TrainingInterruptedError, match="in epoch 2, after step 1"):
+        _train(indices, training_images, tmp_path, stopped)
+    time.sleep(1.1)  # TensorBoard puts files in order by the second they were begun in
+    with caplog.at_level("INFO"):
+        model, history = _train(indices, training_images, tmp_path, recipe)
+    assert "goes on in epoch 2 of 3, after step 1 of 3: unet_small on cpu" in caplog.text
+    clocks = ["seconds", "images_per_second", "data_wait_share", "share_of_peak"]
+    pd.testing.assert_frame_equal(history.drop(columns=clocks), expected.drop(columns=clocks))
+    assert model["run_id"] == whole["run_id"]
+    for name, weight in whole["weights"].items():
+        assert torch.equal(weight, model["weights"][name])
+    events = EventAccumulator(str(tmp_path / "events" / model["run_id"]))
     events.Reload()
     scalars = events.Scalars("data/train_loss")
-    assert [scalar.step for scalar in scalars] == [1, 2]
+    assert [scalar.step for scalar in scalars] == [1, 2, 3]
     assert [scalar.value for scalar in scalars] == pytest.approx(history["train_loss"].tolist())
-    assert len(events.Images("validation/image_1")) == 2
 
 
-def test_another_run_gets_a_folder_of_its_own(
+def test_a_finished_run_is_not_trained_again(
+    indices: tuple[pd.DataFrame, pd.DataFrame],
+    training_images: ImageStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, history = _train(indices, training_images, tmp_path)
+    monkeypatch.setattr(
+        "carvana_kedro.pipelines.model_training.nodes.train", None
+    )  # it would not be callable
+    with caplog.at_level("INFO"):
+        again, same = _train(indices, training_images, tmp_path)
+    assert (
+        f"Run {model['run_id']} is finished, and nothing that decides its result has changed" in caplog.text
+    )
+    pd.testing.assert_frame_equal(history, same)
+    assert again["weights"].keys() == model["weights"].keys()
+
+
+def test_what_differs_is_told_and_nothing_is_deleted(
+    indices: tuple[pd.DataFrame, pd.DataFrame],
+    training_images: ImageStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first, _ = _train(indices, training_images, tmp_path)
+    with caplog.at_level("INFO"):
+        second, _ = _train(indices, training_images, tmp_path, RECIPE.model_copy(update={"seed": 1}))
+    assert f"This run differs from run {first['run_id']} in parameters.seed: 2017 -> 1" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        third, _ = _train((indices[0][:8], indices[1]), training_images, tmp_path)
+    assert (
+        f"This run differs from run {second['run_id']} in parameters.seed: 1 -> 2017; images: " in caplog.text
+    )
+    assert _runs(tmp_path) == {first["run_id"], second["run_id"], third["run_id"]}
+    assert len(_runs(tmp_path)) == 3
+
+
+def test_the_run_is_another_when_the_code_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = provenance.run_facts({"seed": 1}, [["a"], ["b"]], "source")
+    assert before == provenance.run_facts({"seed": 1}, [["a"], ["b"]], "source")
+    assert before["images"] != provenance.run_facts({"seed": 1}, [["a", "b"], []], "source")["images"]
+    file = tmp_path / "changed.py"
+    file.write_text("learning = True\n")
+    monkeypatch.setattr(provenance, "_deciding_code", lambda: [file])
+    after = provenance.run_facts({"seed": 1}, [["a"], ["b"]], "source")
+    assert provenance.differences(before, after) == [f"code: {before['code']} -> {after['code']}"]
+
+
+def test_the_deciding_code_is_found() -> None:
+    names = {path.name for path in provenance._deciding_code()}
+    assert {"trainer.py", "losses.py", "unet.py", "recipe.py", "images.py"} <= names
+    assert "download.py" not in names
+
+
+@pytest.mark.parametrize("cache", ["memory", "memmap"])
+def test_a_cache_changes_nothing(
+    indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path, cache: str
+) -> None:
+    expected, _ = _train(indices, training_images, tmp_path / "none")
+    model, _ = _train(indices, training_images, tmp_path / cache, RECIPE.model_copy(update={"cache": cache}))
+    for name, weight in expected["weights"].items():
+        assert torch.equal(weight, model["weights"][name])
+    assert bool(list((tmp_path / cache / "pixels").glob("*"))) == (cache == "memmap")
+
+
+def test_a_lost_best_model_is_told(
     indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path
 ) -> None:
-    checkpoints = CheckpointStore(tmp_path / "checkpoints")
-    ids = [
-        train_model(*indices, training_images, checkpoints, tmp_path, recipe)[0]["run_id"]
-        for recipe in (RECIPE, RECIPE, RECIPE.model_copy(update={"seed": 1}))
-    ]
-    assert ids[0] == ids[1] != ids[2]
-    assert {path.name for path in checkpoints.folder.iterdir()} == set(ids)
+    _train(indices, training_images, tmp_path)
+    for path in tmp_path.rglob("best-*.pt"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"The best model of run [0-9a-f]{12} is lost"):
+        _train(indices, training_images, tmp_path)
 
 
 def test_sizes_that_do_not_fit_the_network_are_told(
@@ -104,7 +217,7 @@ def test_sizes_that_do_not_fit_the_network_are_told(
 ) -> None:
     recipe = RECIPE.model_copy(update={"architecture": "unet_original"})
     with pytest.raises(UserError, match="32"):
-        train_model(*indices, training_images, CheckpointStore(tmp_path), tmp_path, recipe)
+        _train(indices, training_images, tmp_path, recipe)
     with pytest.raises(UserError, match="32"):
         check_recipe(recipe)
 
@@ -113,4 +226,4 @@ def test_an_index_of_another_source_is_refused(
     indices: tuple[pd.DataFrame, pd.DataFrame], test_images: ImageStore, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="made from other files"):
-        train_model(*indices, test_images, CheckpointStore(tmp_path), tmp_path, RECIPE)
+        _train(indices, test_images, tmp_path)

@@ -1,12 +1,10 @@
 """Nodes of the model_training pipeline."""
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -15,46 +13,17 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import check_source
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.segmentation import metrics
-from carvana_kedro.segmentation.architectures import SegmentationNetwork, build
-from carvana_kedro.segmentation.augmentation import Augmentation
-from carvana_kedro.segmentation.batches import Batches, CachedSamples, Samples
-from carvana_kedro.segmentation.callbacks import (
-    CheckpointSaver,
-    ProgressBar,
-    TensorBoardPictures,
-    TensorBoardScalars,
-)
-from carvana_kedro.segmentation.geometry import Geometry
-from carvana_kedro.segmentation.hardware import choose_device, choose_precision, usable_workers
-from carvana_kedro.segmentation.losses import segmentation_loss
-from carvana_kedro.segmentation.optimizers import build_optimizer, build_schedule
+from carvana_kedro.segmentation.hardware import usable_workers
+from carvana_kedro.segmentation.interrupts import Interrupts
 from carvana_kedro.segmentation.predictor import Predictor
-from carvana_kedro.segmentation.trainer import Training, train
+from carvana_kedro.segmentation.trainer import train
 from carvana_kedro.stores.checkpoints import CheckpointStore
 from carvana_kedro.stores.images import Photographs
+from carvana_kedro.stores.pixels import PixelCache
+
+from .recipe import build_callbacks, build_run
 
 logger = logging.getLogger(__name__)
-
-
-def check_recipe(parameters: ModelTraining) -> None:
-    """Make sure that a recipe fits its network and this machine, without computing anything.
-
-    Raises:
-        UserError: the network cannot take the input size or the batch, or the device is not there.
-    """
-    choose_device(parameters.device)
-    size = (parameters.input_size.height, parameters.input_size.width)
-    with torch.device("meta"):
-        network = build(parameters.architecture, width_multiplier=parameters.width_multiplier)
-        network.output_size(size)
-        try:
-            network(torch.empty(parameters.batch_size, 3, *size))
-        except ValueError as error:
-            raise UserError(
-                f"{parameters.architecture} cannot learn from batches of {parameters.batch_size} image(s) of "
-                f"{size[0]} x {size[1]} (height x width): {error}. "
-                "Take a larger model_training.batch_size or input_size."
-            ) from error
 
 
 def train_model(
@@ -63,57 +32,81 @@ def train_model(
     training_images: Photographs,
     checkpoints: CheckpointStore,
     tensorboard: Path,
+    pixel_cache: PixelCache,
     parameters: ModelTraining,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Train a network as the recipe says.
+    """Train a network as the recipe says, or go on with it; a run that is finished is not trained again.
+
+    What makes a run this run is what decides its result: the recipe, the images, this package and its code. Anything
+    else is another run, with a folder of its own.
 
     Args:
         train_index: images to train on.
         validation_index: images that choose the best epoch.
         training_images: the source that both indices were made from.
-        checkpoints: where `last` and `best` are saved, in the run's own folder.
+        checkpoints: of the recipe's runs.
         tensorboard: where events are written, in the run's own folder.
+        pixel_cache: where resized images are kept, if the recipe says so.
         parameters: `model_training`, the recipe.
 
     Returns:
         The model of the best epoch (weights with architecture, input size and origin), and a row an epoch.
 
     Raises:
-        UserError: the indices belong to another source; the recipe does not fit the network or the machine.
+        UserError: the indices belong to another source; the recipe does not fit the network or the machine; training
+            was interrupted, or had to stop.
     """
     check_source(train_index, training_images, "data_ingestion")
     sides = [train_index["image"].tolist(), validation_index["image"].tolist()]
     source = training_images.fingerprint()
-    run_id = provenance.run_id(parameters.model_dump(), *sides, source)
-    torch.manual_seed(parameters.seed)
-    network = build(
-        parameters.architecture,
-        width_multiplier=parameters.width_multiplier,
-        pretrained=parameters.pretrained,
-    )
-    geometry = Geometry.of(network, (parameters.input_size.height, parameters.input_size.width))
-    train_batches, validation_batches = _batches(training_images, sides, geometry, parameters)
+    facts = provenance.run_facts(parameters.decisive(), sides, source)
+    run_id = provenance.run_id(facts)
+    ours = checkpoints.run(run_id, keep=parameters.keep_checkpoints)
     origin = {
         "source": source,
         "run_id": run_id,
         "validation_cars": sorted(validation_index["car"].unique().tolist()),
     }
-    run = _training(network, geometry, len(train_batches), origin, parameters)
-    logger.info(
-        "Run %s: %s on %s in %s, %d epochs of %d steps of %d images",
-        run_id, parameters.architecture, run.device, run.precision, run.epochs, len(train_batches),
-        parameters.batch_size,
-    )  # fmt: skip
-    # What an earlier attempt at the same run has written is taken back.
-    with SummaryWriter(tensorboard / run_id, purge_step=run.epoch) as events:
-        callbacks = [
-            ProgressBar(),
-            TensorBoardScalars(events),
-            TensorBoardPictures(events, parameters.pictures),
-            CheckpointSaver(partial(checkpoints.save, run_id)),
-        ]
-        history = train(run, train_batches, validation_batches, callbacks)
-    return checkpoints.load(run_id, "best")["model"], pd.DataFrame(history)
+    with ours.locked():
+        state = ours.newest("last")
+        if state and state["finished"]:
+            logger.info(
+                "Run %s is finished, and nothing that decides its result has changed: its model is taken. To train "
+                "anew, choose another model_training.seed, or remove %s.", run_id, ours.folder,
+            )  # fmt: skip
+            history = state["history"]
+        else:
+            if ours.facts is None:
+                _tell_differences(checkpoints, facts)
+                ours.begin(facts)
+            run, train_batches, validation_batches = build_run(
+                parameters, training_images, sides, pixel_cache, origin
+            )
+            if state:
+                run.restore(state)
+            logger.info(
+                "Run %s %s epoch %d of %d, after step %d of %d: %s on %s", run_id, "goes on in" if state else "begins:",
+                run.epoch, run.epochs, run.progress.steps, len(train_batches), parameters.architecture, run.hardware,
+            )  # fmt: skip
+            # What an earlier attempt has written of this epoch and later ones is taken back.
+            with (
+                SummaryWriter(tensorboard / run_id, purge_step=run.epoch) as events,
+                Interrupts() as run.interrupted,
+            ):
+                callbacks = build_callbacks(parameters, ours, events)
+                history = train(run, train_batches, validation_batches, callbacks)
+        best = ours.newest("best")
+    if best is None:
+        raise UserError(f"The best model of run {run_id} is lost. Remove {ours.folder}, and train anew.")
+    return best["model"], pd.DataFrame(history)
+
+
+def _tell_differences(checkpoints: CheckpointStore, facts: dict[str, Any]) -> None:
+    """Say in what a new run differs from the one begun last."""
+    for before in checkpoints.runs():
+        changes = provenance.differences(before.facts or {}, facts)
+        logger.info("This run differs from run %s in %s", before.folder.name, "; ".join(changes))
+        return
 
 
 def evaluate_model(
@@ -189,54 +182,3 @@ def describe_run(
         "git_commit": provenance.git_commit(),
         "machine": provenance.machine(),
     }
-
-
-def _batches(
-    images: Photographs, sides: list[list[str]], geometry: Geometry, parameters: ModelTraining
-) -> tuple[Batches, Batches]:
-    """Return the shuffled batches to train on and the ordered ones to validate on."""
-    samples: list[Samples | CachedSamples] = [Samples(images, image_ids, geometry) for image_ids in sides]
-    if parameters.cache_images:
-        samples = [CachedSamples(Samples(images, image_ids, geometry)) for image_ids in sides]
-    batches = partial(Batches, batch_size=parameters.batch_size, workers=usable_workers(parameters.workers))
-    return batches(samples[0], seed=parameters.seed), batches(samples[1])
-
-
-def _training(
-    network: SegmentationNetwork,
-    geometry: Geometry,
-    steps_per_epoch: int,
-    origin: dict[str, Any],
-    parameters: ModelTraining,
-) -> Training:
-    """Return the run that the recipe describes."""
-    device = choose_device(parameters.device)
-    network = network.to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(network.parameters(), **parameters.optimizer.model_dump())
-    steps = parameters.epochs * steps_per_epoch
-    return Training(
-        network=network,
-        geometry=geometry,
-        optimizer=optimizer,
-        schedule=build_schedule(
-            optimizer,
-            name=parameters.schedule.name,
-            total_steps=steps,
-            # A run of a few steps has none to spare.
-            warmup_steps=min(int(parameters.schedule.warmup_fraction * steps), max(0, steps - 2)),
-        ),
-        loss=partial(segmentation_loss, **parameters.loss.model_dump()),
-        augmentation=Augmentation(**parameters.augmentation.model_dump()),
-        device=device,
-        precision=choose_precision(parameters.precision, device),
-        threshold=parameters.threshold,
-        seed=parameters.seed,
-        epochs=parameters.epochs,
-        description={
-            "architecture": parameters.architecture,
-            "width_multiplier": parameters.width_multiplier,
-            "input_size": list(geometry.input_size),
-            "threshold": parameters.threshold,
-            **origin,
-        },
-    )

@@ -17,6 +17,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "training_images",
                     "checkpoints",
                     "tensorboard",
+                    "pixel_cache",
                     "params:model_training",
                 ],
                 outputs=["model", "training_history"],

@@ -1,0 +1,185 @@
+"""From a recipe to the objects that it describes."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from carvana_kedro import __version__, provenance
+from carvana_kedro.errors import UserError
+from carvana_kedro.parameters import ModelTraining
+from carvana_kedro.segmentation.architectures import build
+from carvana_kedro.segmentation.augmentation import Augmentation
+from carvana_kedro.segmentation.batches import Batches, CachedSamples, Samples, in_memory
+from carvana_kedro.segmentation.callbacks import Callback, CheckpointSaver, ProgressBar, load_callback
+from carvana_kedro.segmentation.geometry import Geometry
+from carvana_kedro.segmentation.hardware import (
+    Hardware,
+    measured_peak,
+    training_flop,
+    usable_workers,
+)
+from carvana_kedro.segmentation.losses import segmentation_loss
+from carvana_kedro.segmentation.optimizers import build_optimizer, build_schedule, weight_average
+from carvana_kedro.segmentation.tensorboard import (
+    TensorBoardCurves,
+    TensorBoardGraph,
+    TensorBoardHparams,
+    TensorBoardPictures,
+    TensorBoardScalars,
+)
+from carvana_kedro.segmentation.training import Training
+from carvana_kedro.stores.checkpoints import RunCheckpoints
+from carvana_kedro.stores.images import Photographs
+from carvana_kedro.stores.pixels import PixelCache, require_memory
+
+
+def check_recipe(parameters: ModelTraining) -> None:
+    """Make sure that a recipe fits its network and this machine, without computing anything.
+
+    Raises:
+        UserError: the network cannot take the input size or the batch, the device is not there, or a callback is not.
+    """
+    choose_hardware(parameters)
+    for callback in parameters.callbacks:
+        load_callback(callback)
+    size = (parameters.input_size.height, parameters.input_size.width)
+    part = parameters.batch_size // parameters.parts
+    with torch.device("meta"):
+        network = build(parameters.architecture, width_multiplier=parameters.width_multiplier)
+        network.output_size(size)
+        try:
+            network(torch.empty(part, 3, *size))
+        except ValueError as error:
+            raise UserError(
+                f"{parameters.architecture} cannot learn from batches of {part} image(s) of "
+                f"{size[0]} x {size[1]} (height x width): {error}. "
+                "Take a larger model_training.batch_size or input_size."
+            ) from error
+
+
+def choose_hardware(parameters: ModelTraining) -> Hardware:
+    """Return what the recipe is trained on."""
+    return Hardware.choose(
+        parameters.device,
+        parameters.precision,
+        channels_last=parameters.channels_last,
+        compile=parameters.compile,
+        fused=parameters.fused,
+    )
+
+
+def build_run(
+    parameters: ModelTraining,
+    images: Photographs,
+    sides: Sequence[Sequence[str]],
+    pixel_cache: PixelCache,
+    origin: Mapping[str, Any],
+) -> tuple[Training, Batches, Batches]:
+    """Return a run at its beginning, with its batches to train on and to validate on.
+
+    Args:
+        parameters: the recipe.
+        images: the source.
+        sides: ids of the images to train on, and to validate on.
+        pixel_cache: where resized images are kept, if the recipe says so.
+        origin: stored with the weights.
+    """
+    torch.manual_seed(parameters.seed)
+    network = build(
+        parameters.architecture,
+        width_multiplier=parameters.width_multiplier,
+        pretrained=parameters.pretrained,
+    )
+    geometry = Geometry.of(network, (parameters.input_size.height, parameters.input_size.width))
+    train_batches, validation_batches = _build_batches(parameters, images, sides, pixel_cache, geometry)
+
+    hardware = choose_hardware(parameters)
+    flop = training_flop(network, geometry.input_size)
+    network = hardware.place(network)
+    average = weight_average(network, parameters.ema_decay) if parameters.ema_decay else None
+    if average is not None:
+        hardware.place(average.module)  # the copy of a compiled network is not compiled
+    optimizer = build_optimizer(
+        network.parameters(), **parameters.optimizer.model_dump(), fused=hardware.fused
+    )
+    steps = parameters.epochs * len(train_batches)
+    schedule = parameters.schedule.model_dump(exclude={"warmup_fraction"})
+    run = Training(
+        network=network,
+        geometry=geometry,
+        optimizer=optimizer,
+        schedule=build_schedule(
+            optimizer,
+            **schedule,
+            total_steps=steps,
+            # A run of a few steps has none to spare.
+            warmup_steps=min(int(parameters.schedule.warmup_fraction * steps), max(0, steps - 2)),
+            mode="min" if parameters.best_by.endswith("loss") else "max",
+        ),
+        loss=partial(segmentation_loss, **parameters.loss.model_dump()),
+        augmentation=Augmentation(**parameters.augmentation.model_dump()),
+        hardware=hardware,
+        seed=parameters.seed,
+        epochs=parameters.epochs,
+        description={
+            "architecture": parameters.architecture,
+            "width_multiplier": parameters.width_multiplier,
+            "input_size": list(geometry.input_size),
+            "threshold": parameters.threshold,
+            **origin,
+        },
+        about={"parameters": parameters.model_dump(mode="json"), "versions": provenance.versions()},
+        threshold=parameters.threshold,
+        average=average,
+        parts=parameters.parts,
+        clip_gradient_norm=parameters.clip_gradient_norm,
+        best_by=parameters.best_by,
+        patience=parameters.early_stopping,
+        max_skipped_steps=parameters.max_skipped_steps,
+        flop=flop,
+        peak=measured_peak(hardware),
+    )
+    return run, train_batches, validation_batches
+
+
+def build_callbacks(
+    parameters: ModelTraining, checkpoints: RunCheckpoints, events: SummaryWriter
+) -> list[Callback]:
+    """Return ours and the user's own."""
+    return [
+        ProgressBar(),
+        TensorBoardGraph(events),
+        TensorBoardScalars(events),
+        TensorBoardPictures(events, parameters.pictures),
+        TensorBoardCurves(events),
+        TensorBoardHparams(events),
+        *map(load_callback, parameters.callbacks),
+        # The last, so that what is saved is what the others were told of.
+        CheckpointSaver(checkpoints, parameters.checkpoint_minutes),
+    ]
+
+
+def _build_batches(
+    parameters: ModelTraining,
+    images: Photographs,
+    sides: Sequence[Sequence[str]],
+    pixel_cache: PixelCache,
+    geometry: Geometry,
+) -> list[Batches]:
+    """Return the shuffled batches to train on and the ordered ones to validate on."""
+    samples = [Samples(images, image_ids, geometry) for image_ids in sides]
+    sets: list[Samples | CachedSamples] = [*samples]
+    if parameters.cache == "memory":
+        require_memory(sum(side.nbytes for side in samples), "keeping the images in memory")
+    if parameters.cache != "none":
+        kept = partial(pixel_cache.rows, f"{images.fingerprint()}-{__version__}")
+        keep = kept if parameters.cache == "memmap" else in_memory
+        sets = [CachedSamples(side, keep) for side in samples]
+    workers = usable_workers(parameters.workers)
+    return [
+        Batches(side, parameters.batch_size, seed=seed, workers=workers)
+        for side, seed in zip(sets, (parameters.seed, None), strict=True)
+    ]
