@@ -38,6 +38,7 @@ def test_what_runs_alone_takes_only_what_earlier_pipelines_leave() -> None:
         "training_images",
         "test_images",
         "solution",
+        "pixel_cache",
         "checkpoints",
         "tensorboard",
         "prediction_shards",
