@@ -94,14 +94,16 @@ class Augmentation:
         y = _centred(height, masks.device)[:, None] - height * _between(down, self.shift)  # (N, h, 1)
         source_x = mirror * (cos * x + sin * y)  # (N, h, w)
         source_y = cos * y - sin * x  # (N, h, w)
-        grid = torch.stack([source_x * (2 / width), source_y * (2 / height)], dim=3)  # (N, h, w, 2)
         # The border goes on, as a studio's wall and floor do: clamped by hand, since not every device knows
         # padding_mode="border".
-        edge = torch.tensor([1 - 1 / width, 1 - 1 / height], device=grid.device)
-        grid = torch.clamp(grid, -edge, edge)
+        coordinates = [
+            (source * (2 / length)).clamp_(1 / length - 1, 1 - 1 / length)
+            for source, length in ((source_x, width), (source_y, height))
+        ]
+        grid = torch.stack(coordinates, dim=3)  # (N, h, w, 2)
         both = torch.cat([images, masks[:, None]], dim=1)  # (N, 4, h, w)
         warped = grid_sample(both, grid, mode="bilinear", align_corners=False)
-        warped = warped.clamp(0, 1)  # the four weights add up to 1 only within rounding
+        warped.clamp_(0, 1)  # the four weights add up to 1 only within rounding
         return warped[:, :3], warped[:, 3]
 
     def _recolour(self, images: Tensor, draws: Tensor) -> Tensor:
