@@ -1,7 +1,9 @@
 import hashlib
 import os
+import resource
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores import checkpoints
 from carvana_kedro.stores.checkpoints import CheckpointStore, load_checkpoint, save_checkpoint
 
 
@@ -130,3 +133,63 @@ def test_runs_come_with_the_one_begun_last_first(tmp_path: Path) -> None:
         os.utime(run.folder / "run.json", (number, number))
     assert [run.folder.name for run in store.runs()] == ["a", "c", "b"]
     assert [run.facts for run in store.runs()] == [{"number": number} for number in (2, 1, 0)]
+
+
+def test_a_checkpoint_that_cannot_be_read_just_now_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = CheckpointStore(tmp_path).run("run")
+    for step in (1, 2):
+        run.save("last", step, {"step": step})
+
+    def no_memory(*args: Any, **options: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints.torch, "load", no_memory)
+        with pytest.raises(MemoryError):
+            run.newest("last")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda *args, **options: os.open(tmp_path / "run" / "nowhere" / "x", 0))
+        with pytest.raises(UserError, match="There is no checkpoint"):
+            run.newest("last")
+    assert run.newest("last") == {"step": 2}
+
+
+def test_all_damaged_is_told_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = CheckpointStore(tmp_path).run("run")
+    for step in (1, 2):
+        run.save("last", step, {"step": step})
+        (run.folder / f"last-{step:09d}.pt").write_bytes(b"")
+    assert run.newest("last") is None
+    first, second = (record.message for record in caplog.records)
+    assert first.endswith("It is now last-000000002.damaged. The one before it is used.")
+    assert second.endswith("It is now last-000000001.damaged. There is none before it.")
+
+
+def test_checkpoints_of_steps_that_are_done_again_are_put_aside(tmp_path: Path) -> None:
+    run = CheckpointStore(tmp_path).run("run", keep=3)
+    for step in (3, 80, 100):
+        run.save("best", step, {"step": step})
+    run.put_aside("best", after=80)
+    assert run.newest("best") == {"step": 80}
+    run.put_aside("best", after=0)
+    run.save("best", 3, {"step": "3 again"})
+    assert run.newest("best") == {"step": "3 again"}
+    assert len(list(run.folder.glob("best-*.superseded"))) == 3
+
+
+def test_a_full_disk_is_told_and_what_was_there_stays(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"epoch": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(
+            UserError, match=r"last\.pt cannot be written: File too large\. Those before it are whole"
+        ):
+            save_checkpoint(path, {"weights": torch.zeros(1_000_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load_checkpoint(path) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [path]

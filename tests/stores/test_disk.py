@@ -1,5 +1,7 @@
+import multiprocessing
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,14 @@ def test_the_lock_is_given_back_by_an_error(tmp_path: Path) -> None:
 )
 def test_sizes_are_spelled_as_people_say_them(size: int, spelled: str) -> None:
     assert spelled_size(size) == spelled
+
+
+def test_the_lock_is_given_back_although_a_forked_process_lives_on(tmp_path: Path) -> None:
+    with locked(tmp_path / "run"):
+        forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+        forked.start()
+    began = time.monotonic()
+    with locked(tmp_path / "run"):
+        assert time.monotonic() - began < 30
+    forked.kill()
+    forked.join()

@@ -18,6 +18,11 @@ from carvana_kedro.stores.disk import locked
 
 logger = logging.getLogger(__name__)
 
+
+class DamagedCheckpointError(UserError):
+    """A checkpoint does not match its checksum, or has none."""
+
+
 _SEAL = b"sha256:"
 _SEAL_SIZE = len(_SEAL) + 64
 
@@ -27,19 +32,34 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
 
     The file is what `torch.save` writes, a zip archive, and `torch.load` reads it. The archive's comment, which torch
     leaves empty, holds the SHA-256 of the file without it.
+
+    Raises:
+        UserError: the file cannot be written; what was there before stays.
     """
-    with atomic_path(path) as part, part.open("wb") as file:
-        digesting = _Digesting(file)
-        torch.save(dict(content), cast(IO[bytes], digesting))
-        file.seek(-2, os.SEEK_END)  # the archive ends with the length of its comment
-        file.write(_SEAL_SIZE.to_bytes(2, "little") + _SEAL + digesting.digest.hexdigest().encode())
+    try:
+        with atomic_path(path) as part, part.open("wb") as file:
+            digesting = _Digesting(file)
+            try:
+                torch.save(dict(content), cast(IO[bytes], digesting))
+            except RuntimeError:
+                if digesting.error:
+                    raise digesting.error from None
+                raise
+            file.seek(-2, os.SEEK_END)  # the archive ends with the length of its comment
+            file.write(_SEAL_SIZE.to_bytes(2, "little") + _SEAL + digesting.digest.hexdigest().encode())
+    except OSError as error:
+        raise UserError(
+            f"The checkpoint {path} cannot be written: {error.strerror or error}. Those before it are whole: when "
+            "there is room, the same command goes on from them."
+        ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote, onto the CPU. No code from the file is run.
 
     Raises:
-        UserError: the file is missing, is damaged, or holds more than tensors and plain values.
+        DamagedCheckpointError: the file is not what was written.
+        UserError: the file is missing, cannot be read, or holds more than tensors and plain values.
     """
     try:
         with path.open("rb") as file:
@@ -47,7 +67,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"There is no checkpoint {path}.") from error
-    except UserError:
+    except OSError as error:
+        raise UserError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # torch.load raises almost anything
         raise UserError(f"{path} is not a checkpoint of ours: {error}") from error
@@ -61,11 +83,16 @@ class _Digesting:
 
     def __init__(self, file: BinaryIO) -> None:
         self.digest = hashlib.sha256()
+        self.error: OSError | None = None  # torch tells nothing of it but that there was one
         self._file = file
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()
@@ -77,7 +104,7 @@ def _check_seal(path: Path, file: BinaryIO) -> None:
     file.seek(max(body, 0))
     seal = file.read()
     if body < 0 or seal[: -_SEAL_SIZE + len(_SEAL)] != _SEAL_SIZE.to_bytes(2, "little") + _SEAL:
-        raise UserError(f"{path} is cut short, or is not a checkpoint of ours.")
+        raise DamagedCheckpointError(f"{path} is cut short, or is not a checkpoint of ours.")
     file.seek(0)
     digest = hashlib.sha256()
     while body > 0 and (chunk := file.read(min(body, 1 << 20))):
@@ -85,7 +112,7 @@ def _check_seal(path: Path, file: BinaryIO) -> None:
         body -= len(chunk)
     digest.update(b"\0\0")  # the comment's length, when there was none
     if digest.hexdigest().encode() != seal[-64:]:
-        raise UserError(f"{path} is damaged: its content does not match its checksum.")
+        raise DamagedCheckpointError(f"{path} is damaged: its content does not match its checksum.")
 
 
 @dataclass(frozen=True)
@@ -150,14 +177,25 @@ class RunCheckpoints:
         """Read the newest whole checkpoint of a series; None if there is none.
 
         A damaged one is named in the log and renamed to `<series>-<step>.damaged`.
+
+        Raises:
+            UserError: it cannot be read just now.
         """
-        for path in self._series(series):
+        paths = self._series(series)
+        for path in paths:
             try:
                 return load_checkpoint(path)
-            except UserError as error:
+            except DamagedCheckpointError as error:
                 kept = path.rename(path.with_suffix(".damaged"))
-                logger.warning("%s It is now %s; the one before it is used.", error, kept.name)
+                then = "There is none before it." if path == paths[-1] else "The one before it is used."
+                logger.warning("%s It is now %s. %s", error, kept.name, then)
         return None
+
+    def put_aside(self, series: str, after: int) -> None:
+        """Rename a series' checkpoints of later steps than `after`, which are about to be done again."""
+        for path in self._series(series):
+            if int(path.stem.rpartition("-")[2]) > after:
+                path.rename(path.with_suffix(".superseded"))
 
     def _series(self, series: str) -> list[Path]:
         return sorted(self.folder.glob(f"{series}-*.pt"), reverse=True)
