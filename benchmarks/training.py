@@ -203,7 +203,10 @@ class Photographs:
 
     def ours(self, task: Task, samples: Samples | CachedSamples | None = None, workers: int = 0) -> Batches:
         """Our batches."""
-        return Batches(samples or self.samples(task), task.batch_size, seed=0, workers=workers)
+        pinned = torch.cuda.is_available()
+        return Batches(
+            samples or self.samples(task), task.batch_size, seed=0, workers=workers, pin_memory=pinned
+        )
 
     def old_style(self, task: Task, workers: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
         """The old style's."""

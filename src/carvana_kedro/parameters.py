@@ -193,7 +193,9 @@ class ModelTraining(_Frozen):
 
     def decisive(self) -> dict[str, Any]:
         """Return what decides which model comes out; the rest decides how long that takes and what is seen of it."""
-        rest = {"workers", "cache", "checkpoint_minutes", "keep_checkpoints", "pictures", "callbacks"}
+        rest = {
+            "workers", "cache", "checkpoint_minutes", "keep_checkpoints", "max_skipped_steps", "pictures", "callbacks",
+        }  # fmt: skip
         return self.model_dump(exclude=rest)
 
     @model_validator(mode="after")

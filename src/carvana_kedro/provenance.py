@@ -13,6 +13,7 @@ import torch
 
 from carvana_kedro import __version__
 
+_HERE = Path(__file__).parent
 _LIBRARIES = ("kedro", "numpy", "opencv-python-headless", "pandas", "pillow", "torch", "torchvision")
 
 
@@ -64,11 +65,26 @@ def _digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
+def decoding_digest() -> str:
+    """Return a short hash of what decides how photographs become pixels: package version and code."""
+    return _digest(__version__, *(path.read_text() for path in _decoding_code()))
+
+
 def _deciding_code() -> list[Path]:
     """Return the files that decide what is trained: the science, the pipeline, and what reads pictures."""
-    here = Path(__file__).parent
-    stores = [here / "stores" / name for name in ("images.py", "folder.py", "pictures.py")]
-    return sorted([*here.glob("segmentation/**/*.py"), *here.glob("pipelines/model_training/*.py"), *stores])
+    code = [*_HERE.glob("segmentation/**/*.py"), *_HERE.glob("pipelines/model_training/*.py")]
+    return sorted({*code, *_decoding_code()})
+
+
+def _decoding_code() -> list[Path]:
+    names = (
+        "segmentation/batches",
+        "segmentation/geometry",
+        "stores/images",
+        "stores/folder",
+        "stores/pictures",
+    )
+    return [_HERE / f"{name}.py" for name in names]
 
 
 def versions() -> dict[str, str]:
@@ -79,10 +95,9 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """Return the commit the package runs from, with `+changes` after it if files differ; None outside of git."""
-    here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        call = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
+        call = subprocess.run(["git", *arguments], cwd=_HERE, capture_output=True, text=True, check=True)
         return call.stdout.strip()
 
     try:

@@ -1,4 +1,6 @@
+import copy
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.segmentation.architectures import ARCHITECTURES, build
 from carvana_kedro.segmentation.augmentation import Augmentation
 from carvana_kedro.segmentation.callbacks import Callback
@@ -285,6 +288,15 @@ def test_too_many_steps_that_are_no_number_stop_with_advice(setup: Setup) -> Non
     with pytest.raises(UserError, match=r"5 steps were skipped.*the loss was nan.*learning_rate, now 0\.003"):
         train(run, *batches)
     assert run.steps == 5
+    with pytest.raises(
+        UserError, match=r"5 steps were skipped.*A greater max_skipped_steps goes on from here"
+    ):
+        train(run, *batches)  # at once
+    assert run.steps == 5
+    run.max_skipped_steps = 6
+    with pytest.raises(UserError, match="6 steps were skipped"):
+        train(run, *batches)
+    assert run.steps == 6
     assert all(value.isfinite().all() for value in run.network.state_dict().values())
 
 
@@ -336,6 +348,124 @@ def test_memory_that_runs_out_is_told_with_what_fits() -> None:
         train(run, batch, batch)  # type: ignore[arg-type]
     run.parts = 4
     train(run, batch, OneBatch(*_discs(2, 64, 96)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("batch_size", "parts"), [(8, 1), (7, 1), (5, 1), (12, 2), (6, 3), (30, 6)])
+def test_what_is_advised_when_memory_runs_out_is_allowed(batch_size: int, parts: int) -> None:
+    class Greedy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Conv2d(3, 1, 1)
+
+        def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+            return size
+
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) > 1:
+                torch.empty(2**60, dtype=torch.uint8)
+            return self.head(images)[:, 0]
+
+    run = _run(Greedy(), (64, 96), parts=parts)  # type: ignore[arg-type]
+    with pytest.raises(UserError) as caught:
+        train(run, OneBatch(*_discs(batch_size, 64, 96)), OneBatch(*_discs(1, 64, 96)))  # type: ignore[arg-type]
+    advised = {
+        name: int(value) for name, value in re.findall(r"model_training\.(\w+)=(\d+)", str(caught.value))
+    }
+    less = re.search(r"batch_size=(\d+),model_training\.parts=1", str(caught.value))
+    assert less and int(less[1]) == 1
+    recipe = {"architecture": "unet_small", "input_size": {"width": 96, "height": 64}, "epochs": 1}
+    optimizer = {"name": "sgd", "learning_rate": 0.1}
+    ModelTraining.model_validate(
+        {**recipe, "optimizer": optimizer, "batch_size": batch_size, "parts": advised["parts"]}
+    )
+    assert batch_size // advised["parts"] == 1
+
+
+def test_float16_s_search_for_a_scale_is_neither_counted_nor_averaged(setup: Setup) -> None:
+    run, *batches = setup(epochs=2)
+    # On a CPU, in float32, where only such a scale overflows.
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-4)
+    run.loss = lambda logits, targets: 50 * segmentation_loss(logits, targets)
+    run.max_skipped_steps = 1
+    steps: list[Step] = []
+
+    class Watch(Callback):
+        def on_step_end(self, run: Training, step: Step) -> None:
+            steps.append(step)
+
+    history = train(run, *batches, [Watch()])
+    assert steps[0].skipped and steps[0].rescaled and not steps[-1].skipped
+    assert run.skipped == 0
+    assert history[0]["skipped_steps"] == sum(step.skipped for step in steps[:3])
+    assert math.isfinite(history[-1]["gradient_norm"]) and history[-1]["gradient_norm"] > 0
+
+
+def test_clipping_and_the_loss_scale_agree(setup: Setup) -> None:
+    weights = []
+    for scale in (0, 2.0**10):
+        run, train_batches, _ = setup()
+        run.clip_gradient_norm = 0.1
+        run.parts = 2
+        if scale:
+            run.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        train_one_epoch(run, train_batches)
+        weights.append(torch.cat([weight.detach().ravel() for weight in run.network.parameters()]))
+    torch.testing.assert_close(*weights)
+
+
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_workers_that_a_signal_has_ended_are_no_error(setup: Setup, where: str) -> None:
+    whole, *batches = setup(epochs=2)
+    train(whole, *batches)
+    run, train_batches, validation_batches = setup(epochs=2)
+    received = False
+    saved: list[dict[str, Any]] = []
+
+    class Ending:
+        """Batches that end with an error, as those of killed workers do."""
+
+        def __init__(self, batches: Any, left: int) -> None:
+            self.batches, self.left = batches, left
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.batches, name)
+
+        def __len__(self) -> int:
+            return len(self.batches)
+
+        def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
+            nonlocal received
+            for batch in self.batches.epoch(number, start):
+                if not self.left:
+                    received = True
+                    raise UserError("A process that reads images was killed or crashed")
+                self.left -= 1
+                yield batch
+
+    class Saver(Callback):
+        def on_interrupted(self, run: Training) -> None:
+            saved.append(copy.deepcopy(run.state()))
+
+    run.interrupted = lambda: received
+    broken = Ending(train_batches, 4), Ending(validation_batches, 9)
+    if where == "validation":
+        broken = Ending(train_batches, 99), Ending(validation_batches, 1)
+    with pytest.raises(TrainingInterruptedError, match="the same command goes on from there"):
+        train(run, *broken, [Saver()])  # type: ignore[arg-type]
+    resumed, *batches = setup(epochs=2)
+    resumed.restore(saved[0])
+    assert resumed.steps == 3  # the fourth was under way when its successor did not come
+    train(resumed, *batches)
+    for one, other in zip(
+        whole.network.state_dict().values(), resumed.network.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other)
+
+    received = False
+    run, *_ = setup(epochs=2)
+    with pytest.raises(UserError, match="killed or crashed"):
+        train(run, Ending(train_batches, 1), validation_batches, [Saver()])  # type: ignore[arg-type]
+    assert len(saved) == 1
 
 
 @pytest.mark.parametrize(

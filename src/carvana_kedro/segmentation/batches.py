@@ -162,10 +162,19 @@ class Reader(Generic[T]):
         read: positions of images to a batch.
         image_ids: of all images.
         workers: processes; 0 reads in this one.
+        pin_memory: whether tensors lie where a GPU can fetch them while it computes.
     """
 
-    def __init__(self, read: Callable[[Iterable[int]], T], image_ids: NDArray[np.str_], workers: int) -> None:
+    def __init__(
+        self,
+        read: Callable[[Iterable[int]], T],
+        image_ids: NDArray[np.str_],
+        workers: int,
+        *,
+        pin_memory: bool = False,
+    ) -> None:
         """Start nothing yet."""
+        self._pin_memory = pin_memory
         self._read = read
         self._image_ids = image_ids
         self._workers = workers
@@ -209,7 +218,7 @@ class Reader(Generic[T]):
                 sampler=self._order,
                 num_workers=self._workers,
                 persistent_workers=self._workers > 0,
-                pin_memory=torch.cuda.is_available(),
+                pin_memory=self._pin_memory,
                 worker_init_fn=partial(_begin, self._at),
                 generator=torch.Generator(),  # or every iterator would draw a number from the training's own
             )
@@ -246,10 +255,17 @@ class Batches:
         batch_size: images in a batch.
         seed: of the shuffling; None keeps the order and every image.
         workers: processes that read; 0 reads in this one.
+        pin_memory: whether a batch lies where a GPU can fetch it while it computes.
     """
 
     def __init__(
-        self, samples: Samples | CachedSamples, batch_size: int, *, seed: int | None = None, workers: int = 0
+        self,
+        samples: Samples | CachedSamples,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         """Nothing is read yet."""
         self.image_ids = samples.image_ids
@@ -257,7 +273,7 @@ class Batches:
         self.seed = seed
         # What lies in memory is sooner copied than handed over by another process.
         here = isinstance(samples, CachedSamples) and samples.in_memory
-        self._reader = Reader(samples.read, samples.image_ids, 0 if here else workers)
+        self._reader = Reader(samples.read, samples.image_ids, 0 if here else workers, pin_memory=pin_memory)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""

@@ -207,7 +207,7 @@ class CheckpointSaver(Callback):
 
     def on_step_end(self, run: Training, step: Step) -> None:
         """Save what was skipped, and the run if it is time."""
-        if step.skipped:
+        if step.skipped and not step.rescaled:
             content = {
                 "image_ids": [str(image_id) for image_id in step.image_ids],
                 "images": _as_uint8(step.images),
@@ -216,7 +216,10 @@ class CheckpointSaver(Callback):
                 "gradient_norm": step.gradient_norm,
                 "network": run.network.state_dict(),
             }
-            self._checkpoints.save("skipped", run.steps, content)
+            try:
+                self._checkpoints.save("skipped", run.steps, content)
+            except UserError as error:  # no reason to stop
+                logger.warning("%s", error)
         if time.monotonic() - self._saved >= 60 * self._minutes:
             self._save_last(run)
 

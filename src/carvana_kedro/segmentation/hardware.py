@@ -3,9 +3,12 @@
 import copy
 import importlib.util
 import os
+import shutil
+import sysconfig
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self, TypeVar
 
 import torch
@@ -56,8 +59,10 @@ class Hardware:
         """
         chosen = choose_device(device)
         on_mps = chosen.type == "mps"
-        # Compiling makes training on CPUs slower. Triton, which writes the kernels for GPUs, is not everywhere.
-        compiles = chosen.type == "cuda" and importlib.util.find_spec("triton") is not None
+        # Compiling makes training on CPUs slower.
+        compiles = chosen.type == "cuda" and _triton_works(chosen)
+        if chosen.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all batches have one shape: trying all its ways pays
         return cls(
             device=chosen,
             precision=choose_precision(precision, chosen),
@@ -73,6 +78,10 @@ class Hardware:
         if self.compile:
             network.compile(dynamic=False)
         return network
+
+    def busy(self) -> bool:
+        """Tell whether the device is still computing; a CPU never is when one can ask."""
+        return self.device.type == "cuda" and not torch.cuda.current_stream(self.device).query()
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context in which the network runs in the precision."""
@@ -161,9 +170,22 @@ def measured_peak(hardware: Hardware) -> float:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error means that memory ran out, on a GPU or on the CPU."""
-    # The CPU's allocator raises a plain RuntimeError.
+    # The CPU's allocator and NVIDIA's libraries raise a plain RuntimeError.
+    texts = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    )
+
+
+def _triton_works(device: torch.device) -> bool:
+    """Tell whether torch.compile can make kernels for this GPU: slim containers, for one, lack the C compiler."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    return (
+        importlib.util.find_spec("triton") is not None
+        and compiler is not None
+        and header.is_file()
+        and torch.cuda.get_device_capability(device) >= (7, 0)
     )
 
 

@@ -103,7 +103,8 @@ class Predictor:
             UserError: an image cannot be read, or a worker was killed.
         """
         photographs = _Photographs(source, image_ids, self.geometry)
-        read = Reader(photographs.read, photographs.image_ids, workers)
+        on_gpu = self.device.type == "cuda"
+        read = Reader(photographs.read, photographs.image_ids, workers, pin_memory=on_gpu)
         positions = np.arange(len(image_ids))
         for ids, fitted, sizes in read(
             [positions[start : start + batch_size] for start in range(0, len(image_ids), batch_size)]

@@ -5,7 +5,7 @@ import math
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation.batches import Batches
+from carvana_kedro.segmentation.batches import Batch, Batches
 from carvana_kedro.segmentation.curves import ThresholdCurve
 from carvana_kedro.segmentation.hardware import is_out_of_memory
 from carvana_kedro.segmentation.interrupts import TrainingInterruptedError
@@ -37,17 +37,18 @@ def train(
         TrainingInterruptedError: the run was asked to leave; the callbacks were told so, and may have saved it.
         UserError: too many steps were no finite number, an image cannot be read, or memory ran out.
     """
+    _stop_if_too_many_were_skipped(run)
     for callback in callbacks:
         callback.on_run_begin(run)
     try:
-        with _advice_when_out_of_memory(run, train_batches.batch_size):
-            while not run.finished:
+        while not run.finished:
+            with _advice_when_out_of_memory(run, train_batches.batch_size):
                 train_one_epoch(run, train_batches, callbacks)
                 started = time.perf_counter()
                 validated = evaluate(run, validation_batches)
-                run.end_epoch(validated, train_batches.images, time.perf_counter() - started)
-                for callback in callbacks:
-                    callback.on_epoch_end(run)
+            run.end_epoch(validated, train_batches.images, time.perf_counter() - started)
+            for callback in callbacks:
+                callback.on_epoch_end(run)
     except TrainingInterruptedError:
         for callback in callbacks:
             callback.on_interrupted(run)
@@ -61,13 +62,14 @@ def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callba
     """Go through the training images that are left of the epoch; `run.progress` holds what came of it."""
     run.network.train()
     progress = run.progress
-    arriving = batches.epoch(run.epoch, start=progress.steps)
+    arriving = _unless_interrupted(run, batches.epoch(run.epoch, start=progress.steps))
     clock = time.perf_counter()
 
     def next_batch() -> tuple[Tensor, Tensor, Tensor] | None:
         asked = time.perf_counter()
         batch = next(arriving, None)
-        progress.waited += time.perf_counter() - asked
+        if not run.hardware.busy():  # else it has lost nothing
+            progress.waited += time.perf_counter() - asked
         return batch and (batch[0], *run.augmented(*batch))
 
     batch = next_batch()
@@ -75,7 +77,11 @@ def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callba
         positions, images, targets = batch
         statistics = [buffer.clone() for buffer in run.network.buffers()]  # BatchNorm's
         loss, dice = _forward_backward(run, images, targets)
-        batch = next_batch()  # while a GPU computes, the next one is fetched
+        try:
+            batch = next_batch()  # while a GPU computes, the next one is fetched
+        except UserError:  # the run is left before this step is done
+            _restore(run, statistics)
+            raise
         step = Step(
             progress.steps + 1,
             len(batches),
@@ -86,12 +92,12 @@ def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callba
         )
         progress.add(step)
         run.steps += 1
-        run.skipped += step.skipped
+        run.skipped += step.skipped and not step.rescaled
         progress.seconds += time.perf_counter() - clock
         clock = time.perf_counter()
         for callback in callbacks:
             callback.on_step_end(run, step)
-        if step.skipped:
+        if step.skipped and not step.rescaled:
             _tell_skipped(run, step)
         _leave_if_interrupted(run)
 
@@ -111,13 +117,19 @@ def _forward_backward(run: Training, images: Tensor, targets: Tensor) -> tuple[T
 
 def _update(
     run: Training, loss: Tensor, dice: Tensor, statistics: list[Tensor]
-) -> tuple[float, float, float, bool]:
-    """Step the weights if loss and gradient are finite; return loss, Dice, gradient norm and whether it was skipped."""
+) -> tuple[float, float, float, bool, bool]:
+    """Step the weights if loss and gradient are finite.
+
+    Returns:
+        Loss, Dice coefficient, gradient norm, whether the step was skipped, and whether for the loss scale's sake.
+    """
     run.scaler.unscale_(run.optimizer)
     weights = list(run.network.parameters())
     norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
     numbers = torch.stack([loss, dice, norm]).tolist()  # the one time that a GPU is waited for
     finite = math.isfinite(numbers[0]) and math.isfinite(numbers[2])
+    # float16 finds its scale by overflowing now and then: nothing is wrong with such a step.
+    searching = run.scaler.is_enabled() and math.isfinite(numbers[0]) and run.scaler.get_scale() > 1
     if finite:
         if run.clip_gradient_norm:
             clip_grads_with_norm_(weights, run.clip_gradient_norm, norm)
@@ -125,18 +137,20 @@ def _update(
         if run.average is not None:
             run.average.update_parameters(run.network)
     else:
-        # The forward pass has let the batch into BatchNorm's running means, where it would stay for ever.
-        for buffer, before in zip(run.network.buffers(), statistics, strict=True):
-            buffer.copy_(before)
-    # float16 finds its scale by overflowing now and then: nothing is wrong with such a step.
-    searching = run.scaler.is_enabled() and math.isfinite(numbers[0]) and run.scaler.get_scale() > 1
+        _restore(run, statistics)
     run.scaler.update()
     if not isinstance(run.schedule, ReduceLROnPlateau):
         with warnings.catch_warnings():
             # Skipped steps count, the first one as well, of which torch thinks that it was forgotten.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             run.schedule.step()
-    return *numbers, not finite and not searching
+    return *numbers, not finite, not finite and searching
+
+
+def _restore(run: Training, statistics: list[Tensor]) -> None:
+    """Take a batch out of BatchNorm's running means, where its forward pass has put it to stay for ever."""
+    for buffer, before in zip(run.network.buffers(), statistics, strict=True):
+        buffer.copy_(before)
 
 
 @torch.no_grad()
@@ -150,11 +164,12 @@ def evaluate(run: Training, batches: Batches) -> Record:
     run.model.eval()
     losses, scores = [], []
     run.curve = ThresholdCurve()
-    for _, images, targets in batches.epoch(run.epoch):
+    for _, images, targets in _unless_interrupted(run, batches.epoch(run.epoch)):
         images, targets = run.tensors(images, targets)
-        # All batches have one shape, so that a compiled network is compiled once.
+        # All batches have one shape and layout, so that a compiled network is compiled once.
         missing = batches.batch_size - len(images) if run.hardware.compile else 0
         padded = torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
+        padded = padded.contiguous(memory_format=torch.channels_last)
         logits = run.predict(run.model, padded)[: len(images)].float()
         losses += [run.loss(logits, targets)] * len(images)
         scores.append(batch_dice(logits, targets, run.threshold))
@@ -180,13 +195,27 @@ def _tell_skipped(run: Training, step: Step) -> None:
         f"{', '.join(step.image_ids)}"
     )
     logger.warning("Step %d of epoch %d was skipped: %s", step.number, run.epoch, what)
+    _stop_if_too_many_were_skipped(run, f" In the last one, {what}.")
+
+
+def _stop_if_too_many_were_skipped(run: Training, last: str = "") -> None:
     if run.skipped >= run.max_skipped_steps:
         raise UserError(
-            f"{run.skipped} steps were skipped, which is as many as model_training.max_skipped_steps allows. In the "
-            f"last one, {what}. Try a smaller learning rate (model_training.optimizer.learning_rate, now "
+            f"{run.skipped} steps were skipped, which is as many as model_training.max_skipped_steps allows.{last} Try "
+            "a smaller learning rate (model_training.optimizer.learning_rate, now "
             f"{run.schedule.get_last_lr()[0]:.3g}), clip_gradient_norm=1, a warm-up "
-            "(model_training.schedule.warmup_fraction) or precision=float32; or look at these images and masks."
+            "(model_training.schedule.warmup_fraction) or precision=float32; or look at the images and masks of these "
+            "steps. A greater max_skipped_steps goes on from here."
         )
+
+
+def _unless_interrupted(run: Training, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches; what goes wrong with them after a signal is the signal's doing, which workers get as well."""
+    try:
+        yield from batches
+    except UserError:
+        _leave_if_interrupted(run)
+        raise
 
 
 def _leave_if_interrupted(run: Training) -> None:
@@ -208,13 +237,17 @@ def _advice_when_out_of_memory(run: Training, batch_size: int) -> Iterator[None]
         height, width = run.geometry.input_size
         part = batch_size // run.parts
         fits = _fitting_batch(run, part // 2)
-        advice = (
-            f"{fits} fit: --params model_training.batch_size={fits}, perhaps with a smaller learning rate; or "
-            f"model_training.parts={-(-batch_size // fits)}, which keeps the batch and computes it in parts (the means "
-            "of BatchNorm are then over a part)."
-            if fits
-            else "Not even one fits: take a smaller model_training.input_size or width_multiplier."
-        )
+        if fits:
+            parts = min(
+                n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= fits
+            )
+            advice = (
+                f"{fits} fit: --params model_training.batch_size={fits},model_training.parts=1, perhaps with a smaller "
+                f"learning rate; or model_training.parts={parts}, which keeps the batch and computes it in parts (the "
+                "means of BatchNorm are then over a part)."
+            )
+        else:
+            advice = "Not even one fits: take a smaller model_training.input_size or width_multiplier."
         raise UserError(
             f"The memory of {run.hardware.device} is too small to train on {part} images of {height} x {width} "
             f"(height x width) at once. {advice}"
@@ -226,8 +259,13 @@ def _fitting_batch(run: Training, largest: int) -> int:
     run.optimizer.zero_grad(set_to_none=True)
     while largest:
         try:
-            images = torch.zeros(largest, 3, *run.geometry.output_size, device=run.hardware.device)
-            run.predict(run.network, images).sum().backward()
+            # A batch and the next one, and what most optimisers keep from their first step on.
+            images = torch.zeros(2 * largest, 3, *run.geometry.output_size, device=run.hardware.device)
+            state = (
+                [] if run.optimizer.state else [torch.zeros_like(w) for w in 2 * [*run.network.parameters()]]
+            )
+            run.loss(run.predict(run.network, images[:largest]), images[:largest, 0]).backward()
+            del state
             return largest
         except Exception as error:
             if not is_out_of_memory(error):

@@ -32,6 +32,7 @@ class Step:
         dice_coeff: mean over the batch's images.
         gradient_norm: over all weights, before clipping.
         skipped: whether loss or gradient was no finite number, so that nothing was learnt.
+        rescaled: whether it was skipped only because float16's loss scale was too large, which is how it is found.
         image_ids: of the batch.
         images: (N, 3, h, w) float32, as the network saw them, on the device.
         targets: (N, h, w) float32.
@@ -43,6 +44,7 @@ class Step:
     dice_coeff: float
     gradient_norm: float
     skipped: bool
+    rescaled: bool
     image_ids: Sequence[str]
     images: Tensor
     targets: Tensor
@@ -110,7 +112,7 @@ class Training:
             learning_rate, gradient_norm, skipped_steps, images_per_second, data_wait_share, share_of_peak, seconds.
         progress: of the epoch under way.
         steps: of the optimiser in all epochs, skipped ones included.
-        skipped: how many steps were skipped.
+        skipped: how many steps were skipped, those apart that found float16's loss scale.
         last_batch: images, targets and logits of the last validation batch, for pictures.
         curve: of the last validation, by threshold.
     """
@@ -236,6 +238,7 @@ class Training:
             "steps": self.steps,
             "skipped": self.skipped,
             "finished": self.finished,
+            "best_epoch": self.best_epoch,
             "about": dict(self.about),
         }
 

@@ -202,14 +202,57 @@ def test_a_cache_changes_nothing(
     assert bool(list((tmp_path / cache / "pixels").glob("*"))) == (cache == "memmap")
 
 
-def test_a_lost_best_model_is_told(
-    indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path
+def test_a_lost_best_model_is_told_and_the_next_best_thing_taken(
+    indices: tuple[pd.DataFrame, pd.DataFrame],
+    training_images: ImageStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    _train(indices, training_images, tmp_path)
+    _, history = _train(indices, training_images, tmp_path)
+    best = int(history["val_dice_coeff"].to_numpy().argmax()) + 1
     for path in tmp_path.rglob("best-*.pt"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"The best model of run [0-9a-f]{12} is lost"):
-        _train(indices, training_images, tmp_path)
+    model, _ = _train(indices, training_images, tmp_path)
+    assert f"The model of the best epoch, {best}, is lost" in caplog.text
+    assert "That of epoch 2 is taken" in caplog.text
+    last = CheckpointStore(tmp_path / "checkpoints").run(model["run_id"]).newest("last")
+    for name, weight in last["model"]["weights"].items():
+        assert torch.equal(weight, model["weights"][name])
+
+
+class StopAtTheEnd(Callback):
+    """A signal that comes while the last epoch is being saved."""
+
+    def on_epoch_end(self, run: Training) -> None:
+        run.interrupted = lambda: run.finished
+
+
+def test_a_signal_after_the_last_step_is_heard(
+    indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path
+) -> None:
+    stopped = RECIPE.model_copy(update={"callbacks": (f"{__name__}.StopAtTheEnd",)})
+    with pytest.raises(TrainingInterruptedError, match="Training is finished and saved"):
+        _train(indices, training_images, tmp_path, stopped)
+    _, history = _train(indices, training_images, tmp_path)
+    assert len(history) == RECIPE.epochs
+
+
+def test_other_surroundings_are_told(
+    indices: tuple[pd.DataFrame, pd.DataFrame],
+    training_images: ImageStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stop = {"type": f"{__name__}.StopAt", "steps": 2}
+    with pytest.raises(TrainingInterruptedError):
+        _train(indices, training_images, tmp_path, RECIPE.model_copy(update={"callbacks": (stop,)}))
+    before = provenance.versions()
+    monkeypatch.setattr(provenance, "versions", lambda: {**before, "torch": "9.9"})
+    _train(indices, training_images, tmp_path)
+    assert (
+        f"in other surroundings than it was left in: versions.torch: {before['torch']} -> 9.9" in caplog.text
+    )
 
 
 def test_sizes_that_do_not_fit_the_network_are_told(

@@ -1,6 +1,7 @@
 """Nodes of the model_training pipeline."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from carvana_kedro.image_index import check_source
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.segmentation import metrics
 from carvana_kedro.segmentation.hardware import usable_workers
-from carvana_kedro.segmentation.interrupts import Interrupts
+from carvana_kedro.segmentation.interrupts import Interrupts, TrainingInterruptedError
 from carvana_kedro.segmentation.predictor import Predictor
 from carvana_kedro.segmentation.trainer import train
 from carvana_kedro.stores.checkpoints import CheckpointStore
@@ -83,7 +84,10 @@ def train_model(
                 parameters, training_images, sides, pixel_cache, origin
             )
             if state:
+                _tell_other_surroundings(state["about"], run.about)
                 run.restore(state)
+            # Killed after it and before the state that knows of it was saved: on a GPU it may not come about again.
+            ours.put_aside("best", after=run.steps)
             logger.info(
                 "Run %s %s epoch %d of %d, after step %d of %d: %s on %s", run_id, "goes on in" if state else "begins:",
                 run.epoch, run.epochs, run.progress.steps, len(train_batches), parameters.architecture, run.hardware,
@@ -95,10 +99,25 @@ def train_model(
             ):
                 callbacks = build_callbacks(parameters, ours, events)
                 history = train(run, train_batches, validation_batches, callbacks)
+                if run.interrupted():
+                    raise TrainingInterruptedError(
+                        "Training is finished and saved; what comes after it was interrupted: the same command goes on."
+                    )
+                state = run.state()
         best = ours.newest("best")
-    if best is None:
-        raise UserError(f"The best model of run {run_id} is lost. Remove {ours.folder}, and train anew.")
-    return best["model"], pd.DataFrame(history)
+        if best is None or len(best["history"]) != state["best_epoch"]:
+            logger.warning(
+                "The model of the best epoch, %d, is lost: the files best-*.pt in %s are gone or damaged. That of "
+                "epoch %d is taken.", state["best_epoch"], ours.folder, len((best or state)["history"]),
+            )  # fmt: skip
+    return (best or state)["model"], pd.DataFrame(history)
+
+
+def _tell_other_surroundings(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Warn if a run goes on elsewhere than it was begun: it will not become what it would have become there."""
+    then, here = ({part: about[part] for part in ("hardware", "versions")} for about in (before, now))
+    if changes := provenance.differences(then, here):
+        logger.warning("The run goes on in other surroundings than it was left in: %s", "; ".join(changes))
 
 
 def _tell_differences(checkpoints: CheckpointStore, facts: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from carvana_kedro import __version__, provenance
+from carvana_kedro import provenance
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.segmentation.architectures import build
@@ -94,9 +94,11 @@ def build_run(
         pretrained=parameters.pretrained,
     )
     geometry = Geometry.of(network, (parameters.input_size.height, parameters.input_size.width))
-    train_batches, validation_batches = _build_batches(parameters, images, sides, pixel_cache, geometry)
-
     hardware = choose_hardware(parameters)
+    train_batches, validation_batches = _build_batches(
+        parameters, images, sides, pixel_cache, geometry, pin_memory=hardware.device.type == "cuda"
+    )
+
     flop = training_flop(network, geometry.input_size)
     network = hardware.place(network)
     average = weight_average(network, parameters.ema_decay) if parameters.ema_decay else None
@@ -131,7 +133,11 @@ def build_run(
             "threshold": parameters.threshold,
             **origin,
         },
-        about={"parameters": parameters.model_dump(mode="json"), "versions": provenance.versions()},
+        about={
+            "parameters": parameters.model_dump(mode="json"),
+            "hardware": str(hardware),
+            "versions": provenance.versions(),
+        },
         threshold=parameters.threshold,
         average=average,
         parts=parameters.parts,
@@ -156,9 +162,9 @@ def build_callbacks(
         TensorBoardPictures(events, parameters.pictures),
         TensorBoardCurves(events),
         TensorBoardHparams(events),
-        *map(load_callback, parameters.callbacks),
-        # The last, so that what is saved is what the others were told of.
+        # After ours, so that what is saved is what they were told of; before the user's, which may fail.
         CheckpointSaver(checkpoints, parameters.checkpoint_minutes),
+        *map(load_callback, parameters.callbacks),
     ]
 
 
@@ -168,18 +174,21 @@ def _build_batches(
     sides: Sequence[Sequence[str]],
     pixel_cache: PixelCache,
     geometry: Geometry,
+    *,
+    pin_memory: bool,
 ) -> list[Batches]:
-    """Return the shuffled batches to train on and the ordered ones to validate on."""
+    """Return the shuffled batches to train on and the ordered ones to validate on, as large as what fits at once."""
     samples = [Samples(images, image_ids, geometry) for image_ids in sides]
     sets: list[Samples | CachedSamples] = [*samples]
     if parameters.cache == "memory":
         require_memory(sum(side.nbytes for side in samples), "keeping the images in memory")
     if parameters.cache != "none":
-        kept = partial(pixel_cache.rows, f"{images.fingerprint()}-{__version__}")
+        kept = partial(pixel_cache.rows, f"{images.fingerprint()}-{provenance.decoding_digest()}")
         keep = kept if parameters.cache == "memmap" else in_memory
         sets = [CachedSamples(side, keep) for side in samples]
+    sizes = parameters.batch_size, parameters.batch_size // parameters.parts
     workers = usable_workers(parameters.workers)
     return [
-        Batches(side, parameters.batch_size, seed=seed, workers=workers)
-        for side, seed in zip(sets, (parameters.seed, None), strict=True)
+        Batches(side, size, seed=seed, workers=workers, pin_memory=pin_memory)
+        for side, size, seed in zip(sets, sizes, (parameters.seed, None), strict=True)
     ]
