@@ -218,7 +218,16 @@ class ModelTraining(_Frozen):
 class Inference(_Frozen):
     """How masks are predicted."""
 
-    threshold: Probability = 0.5
+    threshold: Probability | Literal["auto"] = 0.5
+    """On the probability; `auto` takes what was best on the validation images."""
+    flip: Annotated[bool, Field(strict=True)] = False
+    """Whether the mirrored photograph is looked at as well; twice the time."""
+    keep_largest: Annotated[bool, Field(strict=True)] = False
+    """Whether all pieces of a mask but the largest are dropped."""
+    fill_holes: Annotated[bool, Field(strict=True)] = False
+    """Whether what a mask encloses becomes part of it."""
+    on_bad_image: Literal["stop", "empty"] = "stop"
+    """What to do about a photograph that is missing or cannot be read: stop, or leave its mask empty."""
     batch_size: Count = 8
     shard_size: Count = 512
     """Images in one file of predictions."""
@@ -226,6 +235,12 @@ class Inference(_Frozen):
     """Processes that read images; 0: this one."""
     device: Device = "auto"
     precision: Precision = "auto"
+    compile: Annotated[bool, Field(strict=True)] = False
+    """Whether kernels are made for the network: a minute of compiling that pays for some thousand photographs."""
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what decides the masks; the rest decides how long they take."""
+        return self.model_dump(exclude={"batch_size", "workers", "on_bad_image"})
 
 
 class Reporting(_Frozen):

@@ -29,7 +29,7 @@ def run_facts(
     """
     return {
         "parameters": json.loads(json.dumps(parameters)),  # as they come back from a file
-        "images": _digest(*(image_id for side in image_ids for image_id in (*side, ""))),
+        "images": images_digest(*image_ids),
         "source": source,
         "package": __version__,
         "code": _digest(*(path.read_text() for path in _deciding_code())),
@@ -65,6 +65,19 @@ def _digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
+def images_digest(*sides: Sequence[str]) -> str:
+    """Return a short hash of image ids, in their order, on each side of a split."""
+    return _digest(*(image_id for side in sides for image_id in (*side, "")))
+
+
+def predicting_digest() -> str:
+    """Return a short hash of what decides which masks a model predicts: package version and code."""
+    names = ("predictor", "folding", "cleaning", "hardware", "rle")
+    code = {*_decoding_code(), *(_HERE / f"segmentation/{name}.py" for name in names)}
+    code |= {*_HERE.glob("segmentation/architectures/*.py")}
+    return _digest(__version__, *(path.read_text() for path in sorted(code)))
+
+
 def decoding_digest() -> str:
     """Return a short hash of what decides how photographs become pixels: package version and code."""
     return _digest(__version__, *(path.read_text() for path in _decoding_code()))
@@ -85,6 +98,21 @@ def _decoding_code() -> list[Path]:
         "stores/pictures",
     )
     return [_HERE / f"{name}.py" for name in names]
+
+
+def model_digest(model: Mapping[str, Any]) -> str:
+    """Return a short hash of a model's weights and of what they are used with, or of its members'."""
+    digest = hashlib.sha256()
+    for member in model.get("members", [model]):
+        digest.update(
+            repr(
+                [(name, member[name]) for name in ("architecture", "width_multiplier", "input_size")]
+            ).encode()
+        )
+        for name, weights in member["weights"].items():
+            digest.update(name.encode())
+            digest.update(weights.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

@@ -121,3 +121,27 @@ def test_an_empty_file_is_no_submission(tmp_path: Path) -> None:
     path.touch()
     with pytest.raises(UserError, match=r"should have the columns img,rle_mask"):
         list(SubmissionFile(path))
+
+
+def test_whole_shards_are_found_and_damaged_ones_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards = PredictionShards(tmp_path)
+    assert shards.find("key") == {}
+    names = [shards.write("key", number, [row]) for number, row in enumerate([*ROWS, *ROWS])]
+    shards.write("other", 7, ROWS)
+    assert shards.find("key") == dict(enumerate(names))
+    (tmp_path / names[1]).write_bytes((tmp_path / names[1]).read_bytes()[:-3])
+    (tmp_path / names[2]).unlink()
+    assert shards.find("key") == {0: names[0], 3: names[3]}
+    assert f"{tmp_path / names[1]} is damaged: its images are predicted again" in caplog.text
+    with pytest.raises(UserError, match=r"00002-[0-9a-f]{16}\.csv is missing\. Make the submission anew"):
+        list(shards.read(names[2:]))
+
+
+def test_what_a_killed_writer_left_is_removed_under_the_lock(tmp_path: Path) -> None:
+    shards = PredictionShards(tmp_path)
+    name = shards.write("key", 0, ROWS)
+    (tmp_path / f"{name}.1a2b3c4d.part").write_bytes(b"half")
+    with shards.locked("key"):
+        assert [path.name for path in (tmp_path / "key").iterdir()] == [Path(name).name]

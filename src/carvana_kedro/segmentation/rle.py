@@ -27,20 +27,38 @@ def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> str:
     >>> encode(np.array([[0, 1, 1], [1, 0, 1]], dtype=np.uint8))
     '2 3 6 1'
     """
+    return spell(find_edges(mask))
+
+
+def find_edges(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Find where the pixels of a mask change, read row by row.
+
+    Args:
+        mask: (H, W) bool, or uint8 in {0, 1}.
+
+    Returns:
+        (2 R,) ascending positions, counted from 0: a run's first pixel, the first behind it, the next run's first ...
+
+    Raises:
+        ValueError: The mask does not have two dimensions, or is neither bool nor uint8.
+    """
     if mask.ndim != 2 or mask.dtype not in (np.bool_, np.uint8):
         raise ValueError(f"A mask must be (H, W) bool or uint8, not {mask.dtype} of shape {mask.shape}.")
     pixels = mask.ravel()
-    edges = np.concatenate(
+    return np.concatenate(
         [
             np.flatnonzero(pixels[:1]),  # comparing neighbours misses the edge in front of the first pixel
             np.flatnonzero(pixels[1:] != pixels[:-1]) + 1,
             np.flatnonzero(pixels[-1:]) + pixels.size,  # and the edge behind the last
         ]
     )
+
+
+def spell(edges: NDArray[np.int64]) -> str:
+    """Write down what `find_edges` found as `start length` pairs."""
     runs = edges.reshape(-1, 2)
-    runs[:, 1] -= runs[:, 0]
-    runs[:, 0] += 1
-    return " ".join(map(str, runs.ravel().tolist()))
+    pairs = np.stack([runs[:, 0] + 1, runs[:, 1] - runs[:, 0]], axis=1)
+    return " ".join(map(str, pairs.ravel().tolist()))
 
 
 def decode(rle: str, height: int, width: int) -> NDArray[np.uint8]:

@@ -227,7 +227,11 @@ class Training:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds: tensors and plain values."""
         return {
-            "model": {**self.description, "weights": self.model.state_dict()},
+            "model": {
+                **self.description,
+                "best_threshold": self.history[-1]["best_threshold"] if self.history else None,
+                "weights": self.model.state_dict(),
+            },
             "network": self.network.state_dict(),
             "average": self.average and self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -4,14 +4,19 @@ import csv
 import gzip
 import hashlib
 import io
+import logging
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path
+from carvana_kedro.stores.disk import locked
 from carvana_kedro.stores.tables import COLUMNS, Row, read_masks
+
+logger = logging.getLogger(__name__)
 
 MAKE_ANEW = "Make the submission anew, with the same options: kedro run --pipelines inference"
 """What to do about a submission that something is wrong with."""
@@ -19,27 +24,56 @@ MAKE_ANEW = "Make the submission anew, with the same options: kedro run --pipeli
 
 @dataclass(frozen=True)
 class PredictionShards:
-    """Rows of one source's predictions, in numbered files below a folder of their own for every key."""
+    """Rows of one source's predictions, in numbered files below a folder of their own for every key.
+
+    A shard is called `<key>/<number>-<digest>.csv`, the digest being its content's. So a restart can tell which are
+    there and whole, and has only the others to do.
+    """
 
     folder: Path
 
+    @contextmanager
+    def locked(self, key: str) -> Iterator[None]:
+        """Keep other processes away from a key's shards while the block runs; wait while one is at them."""
+        with locked(self.folder / key):
+            for part in (self.folder / key).glob("*.part"):  # of a process that was killed while it wrote
+                part.unlink()
+            yield
+
     def write(self, key: str, number: int, rows: Sequence[Row]) -> str:
         """Write one shard, whole or not at all; return its name for the manifest."""
-        name = f"{key}/{number:05d}.csv"
-        with atomic_path(self.folder / name) as part, part.open("w", newline="") as file:
-            _write_rows(file, rows)
+        text = io.StringIO(newline="")
+        _write_rows(text, rows)
+        content = text.getvalue().encode()
+        name = f"{key}/{number:05d}-{_digest(content)}.csv"
+        with atomic_path(self.folder / name) as part:
+            part.write_bytes(content)
         return name
+
+    def find(self, key: str) -> dict[int, str]:
+        """Return the names of the shards of a key that are whole, by number. The others are named in the log."""
+        names = {}
+        for path in sorted((self.folder / key).glob("*-*.csv")):
+            number, _, digest = path.stem.partition("-")
+            if _digest(path.read_bytes()) == digest:
+                names[int(number)] = f"{key}/{path.name}"
+            else:
+                logger.warning("%s is damaged: its images are predicted again", path)
+        return names
 
     def read(self, names: Iterable[str]) -> Iterator[Row]:
         """Yield the rows of the named shards, one shard open at a time.
 
         Raises:
-            UserError: a shard is damaged.
+            UserError: a shard is missing or damaged.
         """
         for name in names:
             path = self.folder / name
-            with path.open(newline="") as file:
-                yield from read_masks(file, path)
+            try:
+                with path.open(newline="") as file:
+                    yield from read_masks(file, path)
+            except FileNotFoundError as error:
+                raise UserError(f"{path} is missing. {MAKE_ANEW}") from error
 
 
 def write_submission(path: Path, rows: Iterable[Row]) -> int:
@@ -99,3 +133,7 @@ def _write_rows(file: io.TextIOBase, rows: Iterable[Row]) -> int:
         writer.writerow((f"{image_id}.jpg", runs))
         count += 1
     return count
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

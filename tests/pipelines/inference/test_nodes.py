@@ -62,10 +62,71 @@ def test_a_test_image_with_a_problem_stops(broken: Path, test_images: ImageStore
     lost = store.ids()[1]
     store.image_path(lost).unlink()
     with pytest.raises(UserError, match=rf"{lost}: the image is missing\nEvery test image needs a mask"):
-        select_test_images(index_images(store))
+        select_test_images(index_images(store), Inference())
 
 
 def test_every_good_test_image_is_selected_whatever_its_size(broken: Path) -> None:
     store = ImageStore(broken / "test")
     Image.new("RGB", (50, 40)).save(store.image_path(store.ids()[0]))
-    assert select_test_images(index_images(store))["image"].tolist() == store.ids()
+    assert select_test_images(index_images(store), Inference())["image"].tolist() == store.ids()
+
+
+def test_an_empty_mask_stands_for_an_image_that_cannot_be_read(
+    broken: Path,
+    test_images: ImageStore,
+    model: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = ImageStore(broken / "test", expected=test_images.expected)
+    lost, cut, *_ = store.ids()
+    store.image_path(lost).unlink()
+    store.image_path(cut).write_bytes(b"no picture")
+    parameters = Inference(on_bad_image="empty", threshold=0.01)
+    index = select_test_images(index_images(store), parameters)
+    assert f"2 masks will be empty:\n  {lost}: the image is missing" in caplog.text
+    predictions = predict_masks(model, index, store, PredictionShards(tmp_path), parameters)
+    rows = dict(write_submission(predictions, PredictionShards(tmp_path)))
+    assert list(rows) == list(test_images.expected or ())
+    assert [image_id for image_id, runs in rows.items() if not runs] == [lost, cut]
+    for image_id in (lost, cut):
+        assert f"The mask of {image_id} is empty: " in caplog.text
+
+
+def test_the_threshold_may_be_the_best_of_the_validation(
+    model: dict[str, Any], test_images: ImageStore, tmp_path: Path
+) -> None:
+    index, shards = index_images(test_images), PredictionShards(tmp_path)
+    with pytest.raises(UserError, match="This model was never validated"):
+        predict_masks(model, index, test_images, shards, Inference(threshold="auto"))
+    named, best = (
+        predict_masks(of, index, test_images, shards, Inference(threshold=threshold))
+        for of, threshold in ((model, 0.4), ({**model, "best_threshold": 0.4}, "auto"))
+    )
+    assert list(shards.read(named["shards"])) == list(shards.read(best["shards"]))
+
+
+def test_nothing_is_predicted_twice_and_another_model_not_mixed_in(
+    model: dict[str, Any],
+    test_images: ImageStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index, shards = index_images(test_images), PredictionShards(tmp_path)
+    first = predict_masks(model, index, test_images, shards, Inference(shard_size=3))
+    with monkeypatch.context() as patched, caplog.at_level("INFO"):
+        patched.setattr(Predictor, "from_model", None)  # it would not be callable
+        again = predict_masks(
+            model, index, test_images, shards, Inference(shard_size=3, batch_size=1, workers=1)
+        )
+    assert again == first
+    assert "2 of 2 shards are there already" in caplog.text
+    trained = {
+        name: weight + 0.01 if weight.is_floating_point() else weight
+        for name, weight in model["weights"].items()
+    }
+    for other in ({**model, "weights": trained}, model):
+        parameters = Inference(shard_size=3, keep_largest=other is model)
+        found = predict_masks(other, index, test_images, shards, parameters)
+        assert not set(found["shards"]) & set(first["shards"])

@@ -1,19 +1,20 @@
 """Nodes of the inference pipeline."""
 
 import logging
-from collections.abc import Iterator
-from itertools import count, islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
 from carvana_kedro import provenance
-from carvana_kedro.image_index import check_source, index_images, usable_images
+from carvana_kedro.image_index import check_source, first_few, index_images, usable_images
 from carvana_kedro.parameters import Inference
 from carvana_kedro.segmentation import rle
+from carvana_kedro.segmentation.cleaning import fill_holes, keep_largest
 from carvana_kedro.segmentation.hardware import usable_workers
-from carvana_kedro.segmentation.predictor import Predictor
+from carvana_kedro.segmentation.predictor import Prediction, Predictor, best_threshold
 from carvana_kedro.stores.images import Photographs
 from carvana_kedro.stores.predictions import PredictionShards
 from carvana_kedro.stores.tables import Row
@@ -26,15 +27,23 @@ def index_test_images(test_images: Photographs) -> pd.DataFrame:
     return index_images(test_images)
 
 
-def select_test_images(test_image_index: pd.DataFrame) -> pd.DataFrame:
+def select_test_images(test_image_index: pd.DataFrame, parameters: Inference) -> pd.DataFrame:
     """Make sure that every test image can be predicted. A node of its own, so that it stops before any training.
 
     Raises:
         UserError: an image is missing, damaged or not one of the competition's, since a submission must have a
-            row for every one.
+            row for every one; unless `on_bad_image` is `empty`.
     """
-    advice = "Every test image needs a mask. Put these right (or take them away, if they are yours), then run again."
-    return usable_images(test_image_index, "stop", advice)
+    advice = (
+        "Every test image needs a mask. Put these right (or take them away, if they are yours), then run again; or "
+        "leave their masks empty: --params inference.on_bad_image=empty"
+    )
+    usable = usable_images(test_image_index, "skip" if parameters.on_bad_image == "empty" else "stop", advice)
+    if len(usable) < len(test_image_index):
+        bad = test_image_index[test_image_index["problems"] != ""]
+        lines = [f"{row.image}: {row.problems}" for row in bad.itertuples()]
+        logger.warning("%d masks will be empty:\n%s", len(bad), first_few(lines))
+    return test_image_index
 
 
 def predict_masks(
@@ -46,6 +55,8 @@ def predict_masks(
 ) -> dict[str, Any]:
     """Predict the mask of every test image at its original size, and write them away shard by shard.
 
+    Shards that an earlier run has left, of the same model, images and parameters, are not predicted again.
+
     Returns:
         The manifest of the shards: their names in order, the number of images, and what they were made from.
 
@@ -53,35 +64,76 @@ def predict_masks(
         UserError: the index belongs to another source, or an image cannot be decoded.
     """
     check_source(test_index, test_images, "inference")
-    image_ids = test_index["image"].tolist()
-    predictor = Predictor.from_model(model, device=parameters.device, precision=parameters.precision)
-    masks = predictor.predict(
-        test_images,
-        image_ids,
-        threshold=parameters.threshold,
-        batch_size=parameters.batch_size,
-        workers=usable_workers(parameters.workers),
-    )
-    progress = tqdm(masks, "Predicting", len(image_ids), unit=" images", leave=False, disable=None)
-    rows = ((image_id, rle.encode(mask)) for image_id, mask in progress)
+    image_ids, size = test_index["image"].tolist(), parameters.shard_size
     origin = {
         "run_id": model["run_id"],
+        "model": provenance.model_digest(model),
         "source": test_images.fingerprint(),
-        "parameters": parameters.model_dump(),
+        "image_ids": provenance.images_digest(image_ids),
+        "parameters": parameters.decisive(),
+        "code": provenance.predicting_digest(),
     }
     key = provenance.run_id(origin)
-    names = [
-        prediction_shards.write(key, number, shard)
-        for number, shard in zip(count(), _shards(rows, parameters.shard_size))
-    ]
-    return {**origin, "images": len(image_ids), "shards": names}
+    shards = {
+        number: image_ids[start : start + size] for number, start in enumerate(range(0, len(image_ids), size))
+    }
+    with prediction_shards.locked(key):
+        names = prediction_shards.find(key)
+        left = {number: ids for number, ids in shards.items() if number not in names}
+        if names:
+            logger.info("%d of %d shards are there already", len(shards) - len(left), len(shards))
+        if left:
+            write = partial(prediction_shards.write, key)
+            names |= _predict_shards(model, left, test_images, write, parameters)
+    return {
+        **origin,
+        "images": len(image_ids),
+        "shards": [names[number] for number in shards],
+    }
+
+
+def _predict_shards(
+    model: dict[str, Any],
+    shards: Mapping[int, Sequence[str]],
+    images: Photographs,
+    write: Callable[[int, Sequence[Row]], str],
+    parameters: Inference,
+) -> dict[int, str]:
+    """Predict and write some shards; return their names by number."""
+    predictor = Predictor.from_model(
+        model,
+        flip=parameters.flip,
+        device=parameters.device,
+        precision=parameters.precision,
+        compile=parameters.compile,
+    )
+    threshold = best_threshold(model) if parameters.threshold == "auto" else parameters.threshold
+    logger.info("Predicting at a threshold of %.2f on %s", threshold, predictor.hardware)
+    image_ids = [image_id for shard in shards.values() for image_id in shard]
+    predictions = predictor.predict(
+        images,
+        image_ids,
+        batch_size=parameters.batch_size,
+        workers=usable_workers(parameters.workers),
+        shard_size=parameters.shard_size,
+        on_bad_image=parameters.on_bad_image,
+    )
+    progress = iter(
+        tqdm(predictions, "Predicting", len(image_ids), unit=" images", leave=False, disable=None)
+    )
+
+    def row(prediction: Prediction) -> Row:
+        if prediction.problem:
+            logger.warning("The mask of %s is empty: %s", prediction.image_id, prediction.problem)
+        if not (parameters.keep_largest or parameters.fill_holes):
+            return prediction.image_id, rle.spell(prediction.edges(threshold))
+        mask = prediction.mask(threshold)
+        mask = keep_largest(mask) if parameters.keep_largest else mask
+        return prediction.image_id, rle.encode(fill_holes(mask) if parameters.fill_holes else mask)
+
+    return {number: write(number, [row(next(progress)) for _ in ids]) for number, ids in shards.items()}
 
 
 def write_submission(predictions: dict[str, Any], prediction_shards: PredictionShards) -> Iterator[Row]:
     """Return the rows of all shards in order; the submission's dataset drains them into its file."""
     return prediction_shards.read(predictions["shards"])
-
-
-def _shards(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    while shard := list(islice(rows, size)):
-        yield shard

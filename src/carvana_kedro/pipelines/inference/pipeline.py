@@ -17,7 +17,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 select_test_images,
-                inputs="test_image_index",
+                inputs=["test_image_index", "params:inference"],
                 outputs="test_index",
                 name="select_test_images",
             ),

@@ -153,18 +153,18 @@ def evaluate_model(
     predictions = predictor.predict(
         training_images,
         validation_index["image"].tolist(),
-        threshold=parameters.threshold,
         batch_size=parameters.batch_size,
         workers=usable_workers(parameters.workers),
     )
     rows = []
-    for image_id, mask in tqdm(
+    for prediction in tqdm(
         predictions, "Evaluating", len(validation_index), unit=" images", leave=False, disable=None
     ):
-        target = training_images.read_mask(image_id)
+        mask = prediction.mask(parameters.threshold)
+        target = training_images.read_mask(prediction.image_id)
         rows.append(
             {
-                "image": image_id,
+                "image": prediction.image_id,
                 "dice": metrics.dice(mask, target),
                 "iou": metrics.iou(mask, target),
                 "pixel_accuracy": metrics.pixel_accuracy(mask, target),

@@ -1,0 +1,35 @@
+"""A process that predicts, to be killed: python predicted_process.py MODEL IMAGES FOLDER WORKERS
+
+It does what earlier ones have left undone, prints a line a shard, and writes FOLDER/submit.csv.gz. Nothing of Kedro's
+runner or catalog is in it.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from carvana_kedro.image_index import index_images
+from carvana_kedro.parameters import Inference
+from carvana_kedro.pipelines.inference.nodes import predict_masks
+from carvana_kedro.stores.checkpoints import load_checkpoint
+from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.predictions import PredictionShards, write_submission
+from carvana_kedro.stores.tables import Row
+
+
+class TellShards(PredictionShards):
+    def write(self, key: str, number: int, rows: Sequence[Row]) -> str:
+        name = super().write(key, number, rows)
+        print(f"shard {number} {' '.join(image_id for image_id, _ in rows)}", flush=True)  # noqa: T201
+        return name
+
+
+if __name__ == "__main__":
+    model, images, folder, workers = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+    store, shards = ImageStore(images), TellShards(folder)
+    parameters = Inference(batch_size=2, shard_size=3, workers=workers)
+    predictions = predict_masks(load_checkpoint(model), index_images(store), store, shards, parameters)
+    write_submission(folder / "submit.csv.gz", shards.read(predictions["shards"]))
+    print("done", flush=True)  # noqa: T201
