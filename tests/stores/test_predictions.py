@@ -3,12 +3,15 @@ import gzip
 import hashlib
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from isal import igzip
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores import predictions
 from carvana_kedro.stores.predictions import PredictionShards, SubmissionFile, write_submission
 from carvana_kedro.stores.tables import Row
 
@@ -49,10 +52,26 @@ assert list(SubmissionFile(folder / "submit.csv.gz")) == rows
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
 
 
-def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("one.csv.gz", "two.csv.gz"):
-        write_submission(tmp_path / name, ROWS)
-    assert (tmp_path / "one.csv.gz").read_bytes() == (tmp_path / "two.csv.gz").read_bytes()
+@pytest.mark.parametrize("library", [gzip.GzipFile, igzip.IGzipFile])
+def test_the_same_rows_give_the_same_bytes_of_one_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: type
+) -> None:
+    monkeypatch.setattr(predictions, "_GzipFile", library)
+    shards = PredictionShards(tmp_path / "shards")
+    rows = shards.read([shards.write("key", number, [row]) for number, row in enumerate(ROWS)])
+    assert write_submission(tmp_path / "one.csv.gz", rows) == 2
+    assert write_submission(tmp_path / "two.csv.gz", rows) == 2
+    assert write_submission(tmp_path / "plain.csv.gz", iter(rows)) == 2
+    one, two, plain = (tmp_path / f"{name}.csv.gz" for name in ("one", "two", "plain"))
+    assert one.read_bytes() == two.read_bytes()
+    member = zlib.decompressobj(wbits=31)
+    text = member.decompress(one.read_bytes())
+    assert member.eof and not member.unused_data
+    assert (
+        text
+        == gzip.decompress(plain.read_bytes())
+        == b"img,rle_mask\n" + "".join(f"{image_id}.jpg,{runs}\n" for image_id, runs in ROWS).encode()
+    )
 
 
 def test_a_failure_leaves_the_old_submission(tmp_path: Path) -> None:

@@ -16,7 +16,14 @@ from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.disk import locked
 from carvana_kedro.stores.tables import COLUMNS, Row, read_masks
 
+try:
+    from isal.igzip import IGzipFile as _GzipFile
+except ImportError:
+    from gzip import GzipFile as _GzipFile  # type: ignore[assignment]
+
 logger = logging.getLogger(__name__)
+
+_HEADER = f"{','.join(COLUMNS)}\n"
 
 MAKE_ANEW = "Make the submission anew, with the same options: kedro run --pipelines inference"
 """What to do about a submission that something is wrong with."""
@@ -61,34 +68,71 @@ class PredictionShards:
                 logger.warning("%s is damaged: its images are predicted again", path)
         return names
 
-    def read(self, names: Iterable[str]) -> Iterator[Row]:
-        """Yield the rows of the named shards, one shard open at a time.
+    def read(self, names: Sequence[str]) -> "ShardRows":
+        """Return the rows of the named shards, which are read when asked, one shard at a time."""
+        return ShardRows([self.folder / name for name in names])
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """The rows of shards, in order.
+
+    Attributes:
+        paths: of the shards.
+    """
+
+    paths: Sequence[Path]
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield the rows.
 
         Raises:
             UserError: a shard is missing or damaged.
         """
-        for name in names:
-            path = self.folder / name
+        for path, content in zip(self.paths, self.contents(), strict=True):
+            yield from read_masks(io.StringIO(f"{_HEADER}{content.decode()}", newline=""), path)
+
+    def contents(self) -> Iterator[bytes]:
+        """Yield the text of each shard without its header: whole csv rows.
+
+        Raises:
+            UserError: a shard is missing or damaged.
+        """
+        for path in self.paths:
             try:
-                with path.open(newline="") as file:
-                    yield from read_masks(file, path)
+                content = path.read_bytes()
             except FileNotFoundError as error:
                 raise UserError(f"{path} is missing. {MAKE_ANEW}") from error
+            if not path.stem.endswith(f"-{_digest(content)}"):
+                raise UserError(f"{path} is damaged. {MAKE_ANEW}")
+            yield content[len(_HEADER) :]
 
 
 def write_submission(path: Path, rows: Iterable[Row]) -> int:
     """Write `img,rle_mask` rows as a single-member gzip csv, whole or not at all; return their number.
 
-    The same rows give the same bytes: the gzip header carries no time and no name. Level 1 is within a few
-    per cent of the size of level 9 on run lengths, at a tenth of the time.
+    The same rows give the same bytes, if the same library packs them: the gzip header carries no time and no name.
+    Level 1 is within a few per cent of the size of level 9 on run lengths, at a tenth of the time. ISA-L, if it is
+    installed (`pip install isal`), needs a third of that.
+
+    Args:
+        path: of the file.
+        rows: those of shards are copied as they are, in a third of the time.
     """
     with (
         atomic_path(path) as part,
         part.open("wb") as raw,
-        gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
-        io.TextIOWrapper(packed, newline="") as text,
+        _GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
     ):
-        return _write_rows(text, rows)
+        if isinstance(rows, ShardRows):
+            packed.write(_HEADER.encode())
+            count = 0
+            for content in rows.contents():
+                packed.write(content)
+                count += content.count(b"\n")
+            return count
+        with io.TextIOWrapper(packed, newline="") as text:
+            return _write_rows(text, rows)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Nodes of the inference pipeline."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from carvana_kedro.segmentation.cleaning import fill_holes, keep_largest
 from carvana_kedro.segmentation.hardware import usable_workers
 from carvana_kedro.segmentation.predictor import Prediction, Predictor, best_threshold
 from carvana_kedro.stores.images import Photographs
-from carvana_kedro.stores.predictions import PredictionShards
+from carvana_kedro.stores.predictions import PredictionShards, ShardRows
 from carvana_kedro.stores.tables import Row
 
 logger = logging.getLogger(__name__)
@@ -134,6 +134,6 @@ def _predict_shards(
     return {number: write(number, [row(next(progress)) for _ in ids]) for number, ids in shards.items()}
 
 
-def write_submission(predictions: dict[str, Any], prediction_shards: PredictionShards) -> Iterator[Row]:
+def write_submission(predictions: dict[str, Any], prediction_shards: PredictionShards) -> ShardRows:
     """Return the rows of all shards in order; the submission's dataset drains them into its file."""
     return prediction_shards.read(predictions["shards"])
