@@ -5,6 +5,7 @@ from and go to lies in `globals.yml`, and can be said on the command line all th
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -30,6 +31,9 @@ ArchitectureName = Literal[
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bfloat16", "float16", "tf32", "float32"]
 Switch = Literal["auto"] | Annotated[bool, Field(strict=True)]
+
+
+_TRIED = re.compile(r"(literal\[.*\]|constrained-\w+|bool|float|int|str)$")
 
 
 class _Frozen(BaseModel):
@@ -226,6 +230,14 @@ class Inference(_Frozen):
     """Whether all pieces of a mask but the largest are dropped."""
     fill_holes: Annotated[bool, Field(strict=True)] = False
     """Whether what a mask encloses becomes part of it."""
+    masks: Annotated[bool, Field(strict=True)] = False
+    """Whether masks are written as pictures, too."""
+    cutouts: Annotated[bool, Field(strict=True)] = False
+    """Whether cars are cut out of their photographs."""
+    overlays: Annotated[bool, Field(strict=True)] = False
+    """Whether masks are painted over their photographs."""
+    background: Annotated[str, Field(pattern="^(transparent|#[0-9a-fA-F]{6})$")] = "transparent"
+    """What cut-outs are set on: nothing, or a colour, as #ffffff."""
     on_bad_image: Literal["stop", "empty"] = "stop"
     """What to do about a photograph that is missing or cannot be read: stop, or leave its mask empty."""
     batch_size: Count = 8
@@ -310,10 +322,13 @@ class Globals(_Frozen):
 
     source: str
     archives: str | None
+    checkpoint: str | None
     kaggle: Kaggle
     folder: Folder
     recipe: str
     data_root: str
+    pictures: dict[str, bool]
+    """Whether inference writes pictures as well, by source."""
     sample: SampleCompetition
 
 
@@ -329,6 +344,7 @@ class Parameters(_Frozen):
     submission: Submission
     source: Any = None
     archives: Any = None
+    checkpoint: Any = None
     kaggle: Any = None
     folder: Any = None
     data_root: Any = None
@@ -383,7 +399,8 @@ def _spelled(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
     # A mistake in the chosen recipe turns up twice, once in the table of recipes: say it where it acts.
     chosen = [details for details in errors if details["loc"][:1] != ("recipes",)]
     for details in chosen or errors:
-        key = ".".join(str(part) for part in details["loc"])
+        # Where a parameter may be of several types, the last part says which of them was tried.
+        key = ".".join(str(part) for part in details["loc"] if not _TRIED.match(str(part)))
         if details["type"] == "extra_forbidden":
             yield f"{key} = {details['input']!r}: there is no such parameter{_allowed(model, details)}"
         elif details["type"] == "missing":

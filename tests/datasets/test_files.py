@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from carvana_kedro.datasets import (
     TableDataset,
 )
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.checkpoints import CheckpointStore
+from carvana_kedro.stores.checkpoints import CheckpointStore, save_checkpoint
 from carvana_kedro.stores.predictions import PredictionShards
 
 
@@ -117,3 +118,33 @@ def test_a_handle_loads_a_store_and_saves_nothing(tmp_path: Path, dataset_type: 
     assert not (tmp_path / "new").exists()
     with pytest.raises(DatasetError):
         dataset.save("anything")
+
+
+def test_a_checkpoint_takes_the_models_place_until_there_is_a_new_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def member(name: str) -> dict[str, Any]:
+        return {"architecture": "unet_small", "weights": {}, "run_id": name}
+
+    save_checkpoint(tmp_path / "folds" / "best-1.pt", {"model": member("a"), "history": []})
+    save_checkpoint(tmp_path / "folds" / "model.pt", member("b"))
+    for path, run_ids in ((tmp_path / "folds", ["a", "b"]), (tmp_path / "folds" / "best-1.pt", ["a"])):
+        model = ModelDataset(str(tmp_path / "model.pt"), str(path)).load()
+        assert [found["run_id"] for found in model.get("members", [model])] == run_ids
+        assert model["run_id"] == "+".join(run_ids)
+    dataset = ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "folds"))
+    assert dataset.exists()
+    dataset.save(member("c"))
+    assert dataset.load()["run_id"] == "c"
+    assert "folds is not used, since this run has a model of its own" in caplog.text
+
+    save_checkpoint(tmp_path / "folds" / "other.pt", {"state_dict": {}})
+    with pytest.raises(
+        DatasetError, match=r"other\.pt is not a model of ours: it lacks architecture, run_id, weights"
+    ):
+        ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "folds")).load()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="there is no checkpoint"):
+        ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "empty")).load()
+    with pytest.raises(DatasetError, match="There is no checkpoint"):
+        ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "nowhere.pt")).load()

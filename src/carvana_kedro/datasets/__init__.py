@@ -1,7 +1,13 @@
 """What a catalog entry is: thin adapters between Kedro's catalog and the stores."""
 
 from .competition import ArchivesDataset, SampleDataset
-from .handles import CheckpointsDataset, FolderDataset, PixelCacheDataset, PredictionShardsDataset
+from .handles import (
+    CheckpointsDataset,
+    FolderDataset,
+    PixelCacheDataset,
+    PredictedPicturesDataset,
+    PredictionShardsDataset,
+)
 from .image_folder import ImageFolderDataset
 from .kaggle import KaggleCompetitionDataset, KaggleDataset
 from .model import ModelDataset
@@ -20,6 +26,7 @@ __all__ = [
     "ModelDataset",
     "PictureDataset",
     "PixelCacheDataset",
+    "PredictedPicturesDataset",
     "PredictionShardsDataset",
     "ReceiptDataset",
     "RecordDataset",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from kedro.io import AbstractDataset, DatasetError
 
 from carvana_kedro.stores.pixels import PixelCache
-from carvana_kedro.stores.predictions import PredictionShards
+from carvana_kedro.stores.predictions import PredictedPictures, PredictionShards
 
 if TYPE_CHECKING:
     from carvana_kedro.stores.checkpoints import CheckpointStore
@@ -55,6 +55,14 @@ class PredictionShardsDataset(HandleDataset[PredictionShards]):
     def load(self) -> PredictionShards:
         """Return the store."""
         return PredictionShards(self._path)
+
+
+class PredictedPicturesDataset(HandleDataset[PredictedPictures]):
+    """Masks, cut-outs and overlays as pictures."""
+
+    def load(self) -> PredictedPictures:
+        """Return the store."""
+        return PredictedPictures(self._path)
 
 
 class PixelCacheDataset(HandleDataset[PixelCache]):

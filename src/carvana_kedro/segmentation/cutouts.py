@@ -65,5 +65,5 @@ def cut_out(
     if background is None:
         colours[alpha == 0] = 0  # what cannot be seen need not be stored
         return np.dstack([colours, 255 * alpha]).round().astype(np.uint8)
-    set_on = alpha[..., None] * colours + (1 - alpha[..., None]) * np.float32(background)
+    set_on = alpha[..., None] * colours + (1 - alpha[..., None]) * np.array(background, np.float32)
     return np.asarray(set_on.round(), dtype=np.uint8)

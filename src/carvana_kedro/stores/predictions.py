@@ -10,6 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path
@@ -106,6 +110,41 @@ class ShardRows:
             if not path.stem.endswith(f"-{_digest(content)}"):
                 raise UserError(f"{path} is damaged. {MAKE_ANEW}")
             yield content[len(_HEADER) :]
+
+
+Kind = Literal["masks", "cutouts", "overlays"]
+
+
+@dataclass(frozen=True)
+class PredictedPictures:
+    """Pictures of what was predicted: `masks/NAME.png`, `cutouts/NAME.png` and `overlays/NAME.jpg`.
+
+    Attributes:
+        folder: of all of them.
+    """
+
+    folder: Path
+
+    def path(self, kind: Kind, image_id: str) -> Path:
+        """Return where a picture lies."""
+        return self.folder / kind / f"{image_id}{'.jpg' if kind == 'overlays' else '.png'}"
+
+    def write(self, kind: Kind, image_id: str, picture: np.ndarray) -> None:
+        """Write a picture, (H, W) bool, (H, W, 3) or (H, W, 4) uint8 RGB(A), whole or not at all."""
+        path = self.path(kind, image_id)
+        order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
+        levels = (
+            cv2.cvtColor(picture, order[picture.shape[2]])
+            if picture.ndim == 3
+            else picture.astype(np.uint8) * 255
+        )
+        _, content = cv2.imencode(path.suffix, levels)
+        with atomic_path(path) as part:
+            part.write_bytes(content.tobytes())
+
+    def has(self, kinds: Iterable[Kind], image_ids: Iterable[str]) -> bool:
+        """Tell whether all of these are there."""
+        return all(self.path(kind, image_id).is_file() for image_id in image_ids for kind in kinds)
 
 
 def write_submission(path: Path, rows: Iterable[Row]) -> int:

@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +14,9 @@ from carvana_kedro.segmentation import rle
 from carvana_kedro.segmentation.architectures import build
 from carvana_kedro.segmentation.predictor import Predictor
 from carvana_kedro.stores.images import ImageStore
-from carvana_kedro.stores.predictions import PredictionShards
+from carvana_kedro.stores.predictions import PredictedPictures, PredictionShards
+
+PICTURES = PredictedPictures(Path("nowhere"))
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def test_every_test_image_gets_its_row(
 ) -> None:
     shards = PredictionShards(tmp_path)
     parameters = Inference(batch_size=3, shard_size=3)
-    predictions = predict_masks(model, index_images(test_images), test_images, shards, parameters)
+    predictions = predict_masks(model, index_images(test_images), test_images, shards, PICTURES, parameters)
     assert predictions["images"] == 4
     assert len(predictions["shards"]) == 2
     rows = list(write_submission(predictions, shards))
@@ -51,7 +54,7 @@ def test_other_parameters_do_not_mix_with_old_shards(
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path)
     first, second = (
-        predict_masks(model, index, test_images, shards, Inference(threshold=threshold))
+        predict_masks(model, index, test_images, shards, PICTURES, Inference(threshold=threshold))
         for threshold in (0.5, 0.6)
     )
     assert not set(first["shards"]) & set(second["shards"])
@@ -85,7 +88,7 @@ def test_an_empty_mask_stands_for_an_image_that_cannot_be_read(
     parameters = Inference(on_bad_image="empty", threshold=0.01)
     index = select_test_images(index_images(store), parameters)
     assert f"2 masks will be empty:\n  {lost}: the image is missing" in caplog.text
-    predictions = predict_masks(model, index, store, PredictionShards(tmp_path), parameters)
+    predictions = predict_masks(model, index, store, PredictionShards(tmp_path), PICTURES, parameters)
     rows = dict(write_submission(predictions, PredictionShards(tmp_path)))
     assert list(rows) == list(test_images.expected or ())
     assert [image_id for image_id, runs in rows.items() if not runs] == [lost, cut]
@@ -98,9 +101,9 @@ def test_the_threshold_may_be_the_best_of_the_validation(
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path)
     with pytest.raises(UserError, match="This model was never validated"):
-        predict_masks(model, index, test_images, shards, Inference(threshold="auto"))
+        predict_masks(model, index, test_images, shards, PICTURES, Inference(threshold="auto"))
     named, best = (
-        predict_masks(of, index, test_images, shards, Inference(threshold=threshold))
+        predict_masks(of, index, test_images, shards, PICTURES, Inference(threshold=threshold))
         for of, threshold in ((model, 0.4), ({**model, "best_threshold": 0.4}, "auto"))
     )
     assert list(shards.read(named["shards"])) == list(shards.read(best["shards"]))
@@ -114,11 +117,11 @@ def test_nothing_is_predicted_twice_and_another_model_not_mixed_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path)
-    first = predict_masks(model, index, test_images, shards, Inference(shard_size=3))
+    first = predict_masks(model, index, test_images, shards, PICTURES, Inference(shard_size=3))
     with monkeypatch.context() as patched, caplog.at_level("INFO"):
         patched.setattr(Predictor, "from_model", None)  # it would not be callable
         again = predict_masks(
-            model, index, test_images, shards, Inference(shard_size=3, batch_size=1, workers=1)
+            model, index, test_images, shards, PICTURES, Inference(shard_size=3, batch_size=1, workers=1)
         )
     assert again == first
     assert "2 of 2 shards are there already" in caplog.text
@@ -128,5 +131,32 @@ def test_nothing_is_predicted_twice_and_another_model_not_mixed_in(
     }
     for other in ({**model, "weights": trained}, model):
         parameters = Inference(shard_size=3, keep_largest=other is model)
-        found = predict_masks(other, index, test_images, shards, parameters)
+        found = predict_masks(other, index, test_images, shards, PICTURES, parameters)
         assert not set(found["shards"]) & set(first["shards"])
+
+
+def test_pictures_are_written_and_made_again_when_they_are_gone(
+    model: dict[str, Any], test_images: ImageStore, tmp_path: Path
+) -> None:
+    index, shards = index_images(test_images), PredictionShards(tmp_path / "shards")
+    pictures = PredictedPictures(tmp_path)
+    parameters = Inference(masks=True, cutouts=True, overlays=True, threshold=0.48)
+    predictions = predict_masks(model, index, test_images, shards, pictures, parameters)
+    rows = dict(write_submission(predictions, shards))
+    for image_id, runs in rows.items():
+        image = test_images.read_image(image_id)
+        mask = np.array(Image.open(tmp_path / "masks" / f"{image_id}.png"))
+        assert np.array_equal(mask, 255 * rle.decode(runs, *image.shape[:2]))
+        cutout = np.array(Image.open(tmp_path / "cutouts" / f"{image_id}.png"))
+        assert cutout.shape == (*image.shape[:2], 4)
+        clear = cutout[..., 3] == 255
+        assert clear.any() and np.array_equal(cutout[clear][:, :3], image[clear])
+        assert Image.open(tmp_path / "overlays" / f"{image_id}.jpg").size == image.shape[1::-1]
+    lost = tmp_path / "cutouts" / f"{image_id}.png"
+    content = lost.read_bytes()
+    lost.unlink()
+    predict_masks(model, index, test_images, shards, pictures, parameters)
+    assert lost.read_bytes() == content
+    on_white = parameters.model_copy(update={"background": "#ffffff", "masks": False})
+    predict_masks(model, index, test_images, shards, pictures, on_white)
+    assert np.array(Image.open(lost)).shape == image.shape

@@ -5,18 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from carvana_kedro import provenance
 from carvana_kedro.image_index import check_source, first_few, index_images, usable_images
 from carvana_kedro.parameters import Inference
-from carvana_kedro.segmentation import rle
+from carvana_kedro.segmentation import drawing, rle
 from carvana_kedro.segmentation.cleaning import fill_holes, keep_largest
+from carvana_kedro.segmentation.cutouts import alpha_of, cut_out
 from carvana_kedro.segmentation.hardware import usable_workers
 from carvana_kedro.segmentation.predictor import Prediction, Predictor, best_threshold
 from carvana_kedro.stores.images import Photographs
-from carvana_kedro.stores.predictions import PredictionShards, ShardRows
+from carvana_kedro.stores.predictions import Kind, PredictedPictures, PredictionShards, ShardRows
 from carvana_kedro.stores.tables import Row
 
 logger = logging.getLogger(__name__)
@@ -51,11 +53,13 @@ def predict_masks(
     test_index: pd.DataFrame,
     test_images: Photographs,
     prediction_shards: PredictionShards,
+    predicted_pictures: PredictedPictures,
     parameters: Inference,
 ) -> dict[str, Any]:
     """Predict the mask of every test image at its original size, and write them away shard by shard.
 
-    Shards that an earlier run has left, of the same model, images and parameters, are not predicted again.
+    With them go the pictures that are asked for: masks, cut-outs, overlays. Shards that an earlier run has left, of the
+    same model, images and parameters, are not predicted again.
 
     Returns:
         The manifest of the shards: their names in order, the number of images, and what they were made from.
@@ -78,13 +82,18 @@ def predict_masks(
         number: image_ids[start : start + size] for number, start in enumerate(range(0, len(image_ids), size))
     }
     with prediction_shards.locked(key):
-        names = prediction_shards.find(key)
+        kinds = _kinds(parameters)
+        names = {
+            number: name
+            for number, name in prediction_shards.find(key).items()
+            if predicted_pictures.has(kinds, shards[number])
+        }
         left = {number: ids for number, ids in shards.items() if number not in names}
         if names:
             logger.info("%d of %d shards are there already", len(shards) - len(left), len(shards))
         if left:
             write = partial(prediction_shards.write, key)
-            names |= _predict_shards(model, left, test_images, write, parameters)
+            names |= _predict_shards(model, left, test_images, write, predicted_pictures, parameters)
     return {
         **origin,
         "images": len(image_ids),
@@ -97,9 +106,10 @@ def _predict_shards(
     shards: Mapping[int, Sequence[str]],
     images: Photographs,
     write: Callable[[int, Sequence[Row]], str],
+    pictures: PredictedPictures,
     parameters: Inference,
 ) -> dict[int, str]:
-    """Predict and write some shards; return their names by number."""
+    """Predict and write some shards, their pictures first; return their names by number."""
     predictor = Predictor.from_model(
         model,
         flip=parameters.flip,
@@ -109,6 +119,7 @@ def _predict_shards(
     )
     threshold = best_threshold(model) if parameters.threshold == "auto" else parameters.threshold
     logger.info("Predicting at a threshold of %.2f on %s", threshold, predictor.hardware)
+    kinds = _kinds(parameters)
     image_ids = [image_id for shard in shards.values() for image_id in shard]
     predictions = predictor.predict(
         images,
@@ -123,15 +134,48 @@ def _predict_shards(
     )
 
     def row(prediction: Prediction) -> Row:
+        image_id = prediction.image_id
         if prediction.problem:
-            logger.warning("The mask of %s is empty: %s", prediction.image_id, prediction.problem)
-        if not (parameters.keep_largest or parameters.fill_holes):
-            return prediction.image_id, rle.spell(prediction.edges(threshold))
-        mask = prediction.mask(threshold)
-        mask = keep_largest(mask) if parameters.keep_largest else mask
-        return prediction.image_id, rle.encode(fill_holes(mask) if parameters.fill_holes else mask)
+            logger.warning("The mask of %s is empty: %s", image_id, prediction.problem)
+        elif kinds or parameters.keep_largest or parameters.fill_holes:
+            mask = prediction.mask(threshold)
+            mask = keep_largest(mask) if parameters.keep_largest else mask
+            mask = fill_holes(mask) if parameters.fill_holes else mask
+            for kind in kinds:
+                image = images.read_image(image_id)
+                pictures.write(kind, image_id, _picture(kind, image, mask, prediction, threshold, parameters))
+            return image_id, rle.encode(mask)
+        return image_id, rle.spell(prediction.edges(threshold))
 
     return {number: write(number, [row(next(progress)) for _ in ids]) for number, ids in shards.items()}
+
+
+def _kinds(parameters: Inference) -> list[Kind]:
+    """Return the kinds of pictures that are asked for."""
+    wanted: dict[Kind, bool] = {
+        "masks": parameters.masks,
+        "cutouts": parameters.cutouts,
+        "overlays": parameters.overlays,
+    }
+    return [kind for kind, is_wanted in wanted.items() if is_wanted]
+
+
+def _picture(
+    kind: Kind,
+    image: np.ndarray,
+    mask: np.ndarray,
+    prediction: Prediction,
+    threshold: float,
+    parameters: Inference,
+) -> np.ndarray:
+    if kind == "masks":
+        return mask
+    if kind == "overlays":
+        return drawing.overlay(image, mask)
+    alpha = alpha_of(prediction.probabilities(), mask, threshold)
+    colour = parameters.background.removeprefix("#")
+    red, green, blue = bytes.fromhex(colour) if colour != "transparent" else (0, 0, 0)
+    return cut_out(image, alpha, None if colour == "transparent" else (red, green, blue))
 
 
 def write_submission(predictions: dict[str, Any], prediction_shards: PredictionShards) -> ShardRows:

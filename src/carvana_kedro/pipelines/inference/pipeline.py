@@ -23,7 +23,14 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 predict_masks,
-                inputs=["model", "test_index", "test_images", "prediction_shards", "params:inference"],
+                inputs=[
+                    "model",
+                    "test_index",
+                    "test_images",
+                    "prediction_shards",
+                    "predicted_pictures",
+                    "params:inference",
+                ],
                 outputs="predictions",
                 name="predict_masks",
             ),
