@@ -20,8 +20,8 @@ def test_the_default_is_all_four_in_order() -> None:
     assert registered["__default__"].nodes == sum((registered[name] for name in DEFAULT), Pipeline([])).nodes
 
 
-def test_what_leaves_the_machine_is_asked_for_by_name() -> None:
-    assert {"submission"} == set(NAMES) - set(DEFAULT)
+def test_what_costs_or_leaves_the_machine_is_asked_for_by_name() -> None:
+    assert {"evaluation", "submission"} == set(NAMES) - set(DEFAULT)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,9 @@
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
 
 from carvana_kedro.segmentation import metrics
 
@@ -78,3 +82,27 @@ def test_masks_are_left_as_they_were():
     mask = square(2, 3, 9)
     mask.flags.writeable = False
     metrics.boundary_dice(mask, mask, 2)
+
+
+@given(*[arrays(np.bool_, (7, 9))] * 2)
+def test_the_boundary_error_is_the_mean_distance_between_the_edges(one, other):
+    def edge(mask):
+        """Pixels with a neighbour inside of the picture that is not of the mask."""
+        return [
+            (row, column)
+            for row, column in zip(*np.nonzero(mask), strict=True)
+            if not mask[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].all()
+        ]
+
+    edges = edge(one), edge(other)
+    distances = [
+        min(math.dist(pixel, goal) for goal in goals)
+        for pixels, goals in (edges, edges[::-1])
+        for pixel in pixels
+        if goals
+    ]
+    if all(edges):
+        assert metrics.boundary_error(one, other) == pytest.approx(np.mean(distances), rel=1e-4)
+    else:
+        assert metrics.boundary_error(one, other) == (math.hypot(7, 9) if any(edges) else 0)
+    assert metrics.boundary_error(one, one) == 0

@@ -5,6 +5,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def clean(mask: NDArray[np.bool_], *, largest: bool, filled: bool) -> NDArray[np.bool_]:
+    """Keep the largest piece of a mask, (H, W), and fill its holes, if that is wanted."""
+    if largest:
+        mask = keep_largest(mask)
+    return fill_holes(mask) if filled else mask
+
+
 def keep_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Keep the largest of the pieces that hang together, by edges or corners.
 

@@ -47,7 +47,7 @@ class Prediction:
 
     def probabilities(self) -> NDArray[np.float32]:
         """Return the probability that a pixel is of the car, (H, W) float32."""
-        probabilities: NDArray[np.float32] = self._enlarged().sigmoid().cpu().numpy()
+        probabilities: NDArray[np.float32] = self.enlarged().sigmoid().cpu().numpy()
         return probabilities
 
     def mask(self, threshold: float) -> NDArray[np.bool_]:
@@ -72,9 +72,10 @@ class Prediction:
         return edges
 
     def _exceeding(self, threshold: float) -> Tensor:
-        return self._enlarged() > math.log(threshold / (1 - threshold))
+        return self.enlarged() > math.log(threshold / (1 - threshold))
 
-    def _enlarged(self) -> Tensor:
+    def enlarged(self) -> Tensor:
+        """Return the logits at the photograph's size, (H, W) float32, on the device."""
         return self.geometry.restore(self.logits[None], self.size)[0]
 
 

@@ -72,7 +72,10 @@ def test_training_leaves_model_history_checkpoints_and_events(
     assert about["parameters"] == RECIPE.model_dump(mode="json")
     assert "torch" in about["versions"]
 
-    scores, means = evaluate_model(model, indices[1], training_images, RECIPE)
+    scores, means, curve = evaluate_model(model, indices[1], training_images, RECIPE)
+    assert curve["threshold"].tolist() == [n / 100 for n in range(100)]
+    assert curve["dice"][50] == pytest.approx(means["dice"], abs=1e-3)
+    assert means["boundary_error"] > 0
     assert scores["dice"].is_monotonic_increasing
     assert set(scores["image"]) == set(indices[1]["image"])
     first = scores.iloc[0]

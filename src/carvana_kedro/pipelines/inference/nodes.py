@@ -13,7 +13,7 @@ from carvana_kedro import provenance
 from carvana_kedro.image_index import check_source, first_few, index_images, usable_images
 from carvana_kedro.parameters import Inference
 from carvana_kedro.segmentation import drawing, rle
-from carvana_kedro.segmentation.cleaning import fill_holes, keep_largest
+from carvana_kedro.segmentation.cleaning import clean
 from carvana_kedro.segmentation.cutouts import alpha_of, cut_out
 from carvana_kedro.segmentation.hardware import usable_workers
 from carvana_kedro.segmentation.predictor import Prediction, Predictor, best_threshold
@@ -138,9 +138,9 @@ def _predict_shards(
         if prediction.problem:
             logger.warning("The mask of %s is empty: %s", image_id, prediction.problem)
         elif kinds or parameters.keep_largest or parameters.fill_holes:
-            mask = prediction.mask(threshold)
-            mask = keep_largest(mask) if parameters.keep_largest else mask
-            mask = fill_holes(mask) if parameters.fill_holes else mask
+            mask = clean(
+                prediction.mask(threshold), largest=parameters.keep_largest, filled=parameters.fill_holes
+            )
             for kind in kinds:
                 image = images.read_image(image_id)
                 pictures.write(kind, image_id, _picture(kind, image, mask, prediction, threshold, parameters))

@@ -7,22 +7,18 @@ from typing import Any
 
 import pandas as pd
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from carvana_kedro import provenance
-from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import check_source
 from carvana_kedro.parameters import ModelTraining
-from carvana_kedro.segmentation import metrics
-from carvana_kedro.segmentation.hardware import usable_workers
 from carvana_kedro.segmentation.interrupts import Interrupts, TrainingInterruptedError
-from carvana_kedro.segmentation.predictor import Predictor
 from carvana_kedro.segmentation.trainer import train
 from carvana_kedro.stores.checkpoints import CheckpointStore
 from carvana_kedro.stores.images import Photographs
 from carvana_kedro.stores.pixels import PixelCache
 
 from .recipe import build_callbacks, build_run
+from .scoring import score_images
 
 logger = logging.getLogger(__name__)
 
@@ -133,48 +129,9 @@ def evaluate_model(
     validation_index: pd.DataFrame,
     training_images: Photographs,
     parameters: ModelTraining,
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Score every validation image at its original size.
-
-    Returns:
-        A row an image, worst first (image, dice, iou, pixel_accuracy, boundary_dice of a rim of 3 pixels), and
-        the means over the images, with the lowest Dice coefficient.
-
-    Raises:
-        UserError: the index belongs to another source or to another split than the model was trained with.
-    """
-    check_source(validation_index, training_images, "data_ingestion")
-    if sorted(validation_index["car"].unique()) != model["validation_cars"]:
-        raise UserError(
-            "The model was trained with another split: some of these validation cars may be among those it has seen. "
-            "Train it anew, with the same options: kedro run --pipelines model_training"
-        )
-    predictor = Predictor.from_model(model, device=parameters.device, precision=parameters.precision)
-    predictions = predictor.predict(
-        training_images,
-        validation_index["image"].tolist(),
-        batch_size=parameters.batch_size,
-        workers=usable_workers(parameters.workers),
-    )
-    rows = []
-    for prediction in tqdm(
-        predictions, "Evaluating", len(validation_index), unit=" images", leave=False, disable=None
-    ):
-        mask = prediction.mask(parameters.threshold)
-        target = training_images.read_mask(prediction.image_id)
-        rows.append(
-            {
-                "image": prediction.image_id,
-                "dice": metrics.dice(mask, target),
-                "iou": metrics.iou(mask, target),
-                "pixel_accuracy": metrics.pixel_accuracy(mask, target),
-                "boundary_dice": metrics.boundary_dice(mask, target, width=3),
-            }
-        )
-    scores = pd.DataFrame(rows).sort_values("dice", kind="stable")
-    means = {name: float(scores[name].mean()) for name in scores.columns.drop("image")}
-    logger.info("Validation Dice at original size: %.4f (%d images)", means["dice"], len(scores))
-    return scores, {"images": len(scores), **means, "lowest_dice": float(scores["dice"].min())}
+) -> tuple[pd.DataFrame, dict[str, float], pd.DataFrame]:
+    """Score every validation image at its original size: see `score_images`."""
+    return score_images(model, validation_index, training_images, parameters)
 
 
 def describe_run(

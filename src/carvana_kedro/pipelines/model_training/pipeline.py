@@ -26,7 +26,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             Node(
                 evaluate_model,
                 inputs=["model", "validation_index", "training_images", "params:model_training"],
-                outputs=["validation_scores", "validation_metrics"],
+                outputs=["validation_scores", "validation_metrics", "validation_threshold_curve"],
                 name="evaluate_model",
             ),
             Node(
