@@ -5,6 +5,7 @@ sample after the other on the CPU, torch's default loader, memory layout and opt
 asked for at every step. The network, its sizes, the loss and the ranges of the augmentation are ours.
 """
 
+import gzip
 import math
 import random
 from collections.abc import Iterable, Sequence
@@ -107,3 +108,32 @@ def soft_dice(probabilities: Tensor, targets: Tensor) -> Tensor:
     """Dice coefficient of each image."""
     overlap = (probabilities * targets).sum((1, 2))
     return (2 * overlap + 1) / (probabilities.sum((1, 2)) + targets.sum((1, 2)) + 1)
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module, images: Path, image_ids: Sequence[str], input_size: Size, file: Path
+) -> dict[str, NDArray[np.bool_]]:
+    """Predict photographs one after the other, in float32, into a gzip csv; return the masks."""
+    network.eval()
+    masks = {}
+    with gzip.open(file, "wt", compresslevel=9) as rows:
+        rows.write("img,rle_mask\n")
+        for image_id in image_ids:
+            photograph = Image.open(images / f"{image_id}.jpg").convert("RGB")
+            picture = photograph.resize(input_size[::-1], Image.Resampling.LANCZOS)
+            scaled = np.asarray(picture).transpose(2, 0, 1).astype(np.float32) / 255
+            logits = network(torch.from_numpy(scaled)[None].to(next(network.parameters()).device))
+            probabilities = logits.sigmoid().cpu().numpy().squeeze()
+            mask = cv2.resize(probabilities, photograph.size, interpolation=cv2.INTER_LINEAR) > 0.5
+            masks[image_id] = mask
+            rows.write(f"{image_id}.jpg,{run_lengths(mask)}\n")
+    return masks
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> str:
+    """Write a mask down as `start length` pairs."""
+    pixels = np.concatenate([[False], mask.ravel(), [False]])
+    edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    edges[1::2] -= edges[::2]
+    return " ".join(str(number) for number in edges)

@@ -13,15 +13,13 @@ itself; `--gpu --tiny` does so where there is no GPU.
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 import tempfile
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -46,10 +44,7 @@ from carvana_kedro.segmentation.optimizers import build_optimizer, build_schedul
 from carvana_kedro.segmentation.training import Progress, Training
 from carvana_kedro.stores.images import ImageStore
 from carvana_kedro.stores.pixels import PixelCache
-from carvana_kedro.studio import StudioSettings, render_competition
-
-Row = dict[str, str | int | float]
-Contenders = Mapping[str, Callable[[], object]]
+from measuring import Contenders, Report, Row, compare, device_name, find_photographs, race, synchronise
 
 SLIM = Widths((16, 32, 64, 128, 256), (256,), (256, 128, 64, 32, 16), decoder_blocks=2)
 GPU_MINUTES = 7.5  # nothing is begun after that
@@ -225,58 +220,6 @@ class Photographs:
         )
 
 
-# Measuring
-
-
-@dataclass
-class Timing:
-    """Seconds that one contender took, the warm-up apart, and what it returned the last time."""
-
-    warm_up: float = 0.0
-    seconds: list[float] = field(default_factory=list)
-    returned: Any = None
-
-    @property
-    def best(self) -> float:
-        """The least."""
-        return min(self.seconds)
-
-
-def race(contenders: Contenders, rounds: int) -> dict[str, Timing]:
-    """Time contenders in turns, after a round to warm up."""
-    timings = {name: Timing() for name in contenders}
-    for number in range(rounds + 1):
-        for name, contender in contenders.items():
-            _synchronise()
-            began = time.perf_counter()
-            timings[name].returned = contender()
-            _synchronise()
-            seconds = time.perf_counter() - began
-            if number:
-                timings[name].seconds.append(seconds)
-            else:
-                timings[name].warm_up = seconds
-    return timings
-
-
-def compare(contenders: Contenders, rounds: int, images: Mapping[str, int] | int) -> list[Row]:
-    """Race, and return images a second, with ratios to the first of the contenders."""
-    timings = race(contenders, rounds)
-    counts = images if isinstance(images, Mapping) else dict.fromkeys(contenders, images)
-    speeds = {name: counts[name] / timing.best for name, timing in timings.items()}
-    first = next(iter(speeds.values()))
-    return [
-        {
-            "contender": name,
-            "images/s": speed,
-            "ratio": speed / first,
-            "best, s": timings[name].best,
-            "median, s": float(np.median(timings[name].seconds)),
-        }
-        for name, speed in speeds.items()
-    ]
-
-
 def go_through(
     epoch: Callable[[int], Iterable[Any]], change: Callable[..., object] | None = None, passes: int = 1
 ) -> None:
@@ -285,42 +228,6 @@ def go_through(
         for batch in epoch(number):
             if change:
                 change(*batch)
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-class Report:
-    """Prints each table as soon as it is there, or all as JSON at the end."""
-
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
-        self.tables: dict[str, list[Row]] = {}
-
-    def add(self, title: str, rows: list[Row]) -> None:
-        """Add a table."""
-        self.tables[title] = rows
-        if self.as_json:
-            print(title, file=sys.stderr, flush=True)
-            return
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        print(f"\n**{title}**\n\n| {' | '.join(columns)} |")
-        print(f"|{'|'.join('---' if column == columns[0] else '---:' for column in columns)}|")
-        for row in rows:
-            print(f"| {' | '.join(_spelled(row.get(column, '')) for column in columns)} |", flush=True)
-
-    def end(self) -> None:
-        """Print the JSON."""
-        if self.as_json:
-            print(json.dumps(self.tables, indent=2))
-
-
-def _spelled(value: str | int | float) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 # On the CPU, or wherever it is asked for
@@ -395,7 +302,7 @@ def split_step(report: Report, photographs: Photographs, task: Task, hardware: H
 
     def ends(part: str) -> None:
         nonlocal clock
-        _synchronise()
+        synchronise()
         seconds.setdefault(part, []).append(time.perf_counter() - clock)
         clock = time.perf_counter()
 
@@ -453,7 +360,7 @@ def gpu(
     hardware = Hardware.choose()
     deadline = time.monotonic() + 60 * GPU_MINUTES
     eager = replace(hardware, compile=False)
-    print(f"{_device_name()}, torch {torch.__version__}, ours: {hardware}", file=sys.stderr)
+    print(f"{device_name()}, torch {torch.__version__}, ours: {hardware}", file=sys.stderr)
 
     def old(task: Task, *, autocast: bool) -> Callable[[], Any]:
         return partial(Old, task.network, hardware.device, autocast=autocast)
@@ -532,10 +439,6 @@ def _peer() -> nn.Module:
 
     network: nn.Module = segmentation_models_pytorch.Unet("resnet34", encoder_weights=None)
     return network
-
-
-def _device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU, but the CPU"
 
 
 # Memory
@@ -625,21 +528,6 @@ def watch_memory(report: Report, folder: Path, images: int, epochs: int, workers
 # The program
 
 
-def find_photographs(
-    images: Path | None, masks: Path | None, count: int, tiny: bool, folder: Path
-) -> Photographs:
-    """Take the user's photographs, or render some at full size into `folder`."""
-    if images is None:
-        size = {"width": 192, "height": 128} if tiny else {}
-        render_competition(StudioSettings(training_cars=-(-count // 16), test_cars=1, **size), folder)
-        for name in ("train", "train_masks"):
-            with zipfile.ZipFile(folder / f"{name}.zip") as archive:
-                archive.extractall(folder)
-        images, masks = folder / "train", folder / "train_masks"
-    store = ImageStore(images, masks)
-    return Photographs(store, store.ids()[:count])
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -671,7 +559,7 @@ def main() -> None:
             report.end()
             return
         count = min(4, arguments.count) if tiny else arguments.count
-        photographs = find_photographs(arguments.images, arguments.masks, count, tiny, folder)
+        photographs = Photographs(*find_photographs(arguments.images, arguments.masks, count, tiny, folder))
         if arguments.gpu:
             tasks = [task.tiny() if tiny else task for task in GPU_TASKS]
             sizes = [2] if tiny else arguments.batch_sizes

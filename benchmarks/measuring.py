@@ -1,0 +1,125 @@
+"""What the benchmarks share: taking turns, tables, photographs to measure with."""
+
+import json
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.studio import StudioSettings, render_competition
+
+Row = dict[str, str | int | float]
+Contenders = Mapping[str, Callable[[], object]]
+
+
+@dataclass
+class Timing:
+    """Seconds that one contender took, the warm-up apart, and what it returned the last time."""
+
+    warm_up: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    returned: Any = None
+
+    @property
+    def best(self) -> float:
+        """The least."""
+        return min(self.seconds)
+
+
+def race(contenders: Contenders, rounds: int) -> dict[str, Timing]:
+    """Time contenders in turns, after a round to warm up."""
+    timings = {name: Timing() for name in contenders}
+    for number in range(rounds + 1):
+        for name, contender in contenders.items():
+            synchronise()
+            began = time.perf_counter()
+            timings[name].returned = contender()
+            synchronise()
+            seconds = time.perf_counter() - began
+            if number:
+                timings[name].seconds.append(seconds)
+            else:
+                timings[name].warm_up = seconds
+    return timings
+
+
+def compare(contenders: Contenders, rounds: int, images: Mapping[str, int] | int) -> list[Row]:
+    """Race, and return images a second, with ratios to the first of the contenders."""
+    timings = race(contenders, rounds)
+    counts = images if isinstance(images, Mapping) else dict.fromkeys(contenders, images)
+    speeds = {name: counts[name] / timing.best for name, timing in timings.items()}
+    first = next(iter(speeds.values()))
+    return [
+        {
+            "contender": name,
+            "images/s": speed,
+            "ratio": speed / first,
+            "best, s": timings[name].best,
+            "median, s": float(np.median(timings[name].seconds)),
+        }
+        for name, speed in speeds.items()
+    ]
+
+
+def synchronise() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+class Report:
+    """Prints each table as soon as it is there, or all as JSON at the end."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.tables: dict[str, list[Row]] = {}
+
+    def add(self, title: str, rows: list[Row]) -> None:
+        """Add a table."""
+        self.tables[title] = rows
+        if self.as_json:
+            print(title, file=sys.stderr, flush=True)
+            return
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        print(f"\n**{title}**\n\n| {' | '.join(columns)} |")
+        print(f"|{'|'.join('---' if column == columns[0] else '---:' for column in columns)}|")
+        for row in rows:
+            print(f"| {' | '.join(_spelled(row.get(column, '')) for column in columns)} |", flush=True)
+
+    def end(self) -> None:
+        """Print the JSON."""
+        if self.as_json:
+            print(json.dumps(self.tables, indent=2))
+
+
+def _spelled(value: str | int | float) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def device_name() -> str:
+    """Name what is measured on."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU, but the CPU"
+
+
+def find_photographs(
+    images: Path | None, masks: Path | None, count: int, tiny: bool, folder: Path
+) -> tuple[ImageStore, list[str]]:
+    """Take the user's photographs, or render some at full size into `folder`."""
+    if images is None:
+        size = {"width": 192, "height": 128} if tiny else {}
+        render_competition(StudioSettings(training_cars=-(-count // 16), test_cars=1, **size), folder)
+        for name in ("train", "train_masks"):
+            with zipfile.ZipFile(folder / f"{name}.zip") as archive:
+                archive.extractall(folder)
+        images, masks = folder / "train", folder / "train_masks"
+    store = ImageStore(images, masks)
+    return store, store.ids()[:count]

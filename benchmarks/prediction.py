@@ -1,0 +1,346 @@
+"""How fast prediction is, from jpgs to the rows of a submission, against the loop of old_style.py.
+
+Run it as `python benchmarks/prediction.py [--json]`: 8 minutes on two cores. It renders its photographs, or takes yours
+(`--images PATH --masks PATH`: jpgs, and gifs that are called as Kaggle's). Other questions, other runs:
+
+    python benchmarks/prediction.py --gpu           # on a CUDA device, for three networks: 5 minutes
+    python benchmarks/prediction.py --submission    # 100,064 rows of Carvana's density, from shards to the file
+    python benchmarks/prediction.py --agreement     # the masks of both, and their scores, with trained weights
+
+What is compared takes turns in one process; `ratio` is how many times the images a second of the table's first line.
+`--tiny` shrinks everything, to try the program itself.
+"""
+
+import argparse
+import gzip
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+import old_style
+from carvana_kedro.segmentation import metrics, rle
+from carvana_kedro.segmentation.architectures import SegmentationNetwork, build
+from carvana_kedro.segmentation.predictor import Prediction, Predictor
+from carvana_kedro.stores import predictions as stored
+from carvana_kedro.stores.checkpoints import load_checkpoint
+from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.predictions import PredictionShards, write_submission
+from carvana_kedro.stores.tables import Row as MaskRow
+from measuring import Report, Row, device_name, find_photographs, synchronise
+
+TEST_IMAGES = 100_064
+SHARD = 512
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network and the (height, width) that it reads."""
+
+    architecture: str
+    input_size: tuple[int, int]
+    width_multiplier: float = 1.0
+
+    def network(self) -> SegmentationNetwork:
+        """Return a new one, always the same."""
+        torch.manual_seed(0)
+        return build(self.architecture, width_multiplier=self.width_multiplier)
+
+    def __str__(self) -> str:
+        """Spell it."""
+        return f"{self.architecture}, {self.input_size[0]} x {self.input_size[1]}"
+
+
+CLASSIC = Task("unet_1024", (683, 1024))
+GPU_TASKS = (CLASSIC, Task("unet_1024", (1024, 1024)), Task("unet_original", (572, 572)))
+
+
+def predict(
+    predictor: Predictor, store: ImageStore, image_ids: list[str], folder: Path, **options: Any
+) -> None:
+    """Do what inference does: jpgs to shards to a submission."""
+    shards = PredictionShards(folder / "shards")
+    found = predictor.predict(store, image_ids, shard_size=SHARD, **options)
+
+    def rows(count: int) -> Iterator[MaskRow]:
+        for prediction in (next(found) for _ in range(count)):
+            yield prediction.image_id, rle.spell(prediction.edges(0.5))
+
+    names = [
+        shards.write("key", number, list(rows(min(SHARD, len(image_ids) - start))))
+        for number, start in enumerate(range(0, len(image_ids), SHARD))
+    ]
+    write_submission(folder / "submit.csv.gz", shards.read(names))
+
+
+def compare(report: Report, task: Task, store: ImageStore, image_ids: list[str], folder: Path) -> None:
+    """Time the old style and ours, not compiled and compiled, on the same images, one after the other."""
+    size, network = task.input_size, task.network()
+    rows: list[Row] = []
+    contenders = {
+        "old style": lambda ids: old_style.predict(network, store.images, ids, size, folder / "old.csv.gz"),
+        **{
+            name: partial(_ours, Predictor([network], size, device="cpu", compile=compiled), store, folder)
+            for name, compiled in (("ours", False), ("ours, compiled", True))
+        },
+    }
+    for name, run in contenders.items():
+        first = _seconds(run, image_ids[:2])  # which compiles, and warms up
+        best = _seconds(run, image_ids)
+        speed = len(image_ids) / best
+        ratio = speed / float(rows[0]["images/s"]) if rows else 1.0
+        rows.append({"contender": name, "images/s": speed, "ratio": ratio, "s": best, "first two, s": first})
+    report.add(f"From jpgs to rows: {task}, {len(image_ids)} photographs", rows)
+
+
+def _ours(predictor: Predictor, store: ImageStore, folder: Path, image_ids: list[str]) -> None:
+    predict(predictor, store, image_ids, folder, batch_size=2)
+
+
+def _seconds(run: Any, image_ids: list[str]) -> float:
+    synchronise()
+    began = time.perf_counter()
+    run(image_ids)
+    synchronise()
+    return time.perf_counter() - began
+
+
+def split(report: Report, predictor: Predictor, task: Task, store: ImageStore, image_ids: list[str]) -> None:
+    """Time the stages of our prediction, each waited for."""
+    seconds: dict[str, float] = {}
+    clock = time.perf_counter()
+
+    def ends(stage: str) -> None:
+        nonlocal clock
+        synchronise()
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - clock
+        clock = time.perf_counter()
+
+    size = predictor.geometry.output_size
+    predictor.logits(torch.zeros(1, *size, 3, dtype=torch.uint8))
+    clock = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for image_id in image_ids:
+            image = store.read_image(image_id, at_least=size)
+            ends("read the jpg")
+            fitted = torch.from_numpy(predictor.geometry.fit_image(image))[None]
+            ends("resize")
+            logits = predictor.logits(fitted)
+            ends("network")
+            edges = Prediction(image_id, store.size(image_id), logits[0], predictor.geometry).edges(0.5)
+            ends("enlarge, threshold, find runs")
+            rows.append((image_id, rle.spell(edges)))
+            ends("write the runs down")
+        shards = PredictionShards(Path(folder))
+        write_submission(Path(folder) / "submit.csv.gz", shards.read([shards.write("key", 0, rows)]))
+        ends("shard and submission")
+    total = sum(seconds.values())
+    table: list[Row] = [
+        {"stage": stage, "ms an image": 1000 * spent / len(image_ids), "share": spent / total}
+        for stage, spent in seconds.items()
+    ]
+    report.add(f"The stages: {task} ({predictor.hardware})", table)
+
+
+def agree(report: Report, model: dict[str, Any], store: ImageStore, image_ids: list[str]) -> None:
+    """Compare the masks of both, with the same input and with each one's own, and score them."""
+    height, width = model["input_size"]
+    size = (height, width)
+    network = build(model["architecture"], width_multiplier=model["width_multiplier"])
+    network.load_state_dict(model["weights"])
+    predictors = {
+        name: Predictor([network], size, device="cpu", precision=precision)  # type: ignore[arg-type]
+        for name, precision in (("ours", "auto"), ("ours in float32", "float32"))
+    }
+    found: dict[str, dict[str, np.ndarray]] = {
+        name: {
+            prediction.image_id: prediction.mask(0.5) for prediction in predictor.predict(store, image_ids)
+        }
+        for name, predictor in predictors.items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        found["old style"] = old_style.predict(network, store.images, image_ids, size, Path(folder) / "x.gz")
+    found["old style on our input"] = _old_on_ours(network, predictors["ours"], store, image_ids)
+    truth = {image_id: store.read_mask(image_id) for image_id in image_ids}
+    rows: list[Row] = []
+    for name, masks in found.items():
+        agreement = [metrics.dice(masks[image_id], found["ours"][image_id]) for image_id in image_ids]
+        scores = [metrics.dice(masks[image_id], truth[image_id]) for image_id in image_ids]
+        rows.append(
+            {
+                "masks of": name,
+                "Dice with ours": f"{np.mean(agreement):.5f}",
+                "lowest": f"{min(agreement):.5f}",
+                "Dice with the truth": f"{np.mean(scores):.5f}",
+            }
+        )
+    report.add(f"Agreement: {model['architecture']}, {len(image_ids)} photographs", rows)
+
+
+@torch.no_grad()
+def _old_on_ours(
+    network: SegmentationNetwork, predictor: Predictor, store: ImageStore, image_ids: list[str]
+) -> dict[str, np.ndarray]:
+    masks = {}
+    network.eval()
+    for image_id in image_ids:
+        image = store.read_image(image_id, at_least=predictor.geometry.output_size)
+        fitted = torch.from_numpy(predictor.geometry.fit_image(image)).permute(2, 0, 1)[None].float() / 255
+        probabilities = network(predictor.geometry.pad(fitted)).sigmoid().numpy()[0]
+        height, width = store.size(image_id)
+        masks[image_id] = cv2.resize(probabilities, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+    return masks
+
+
+def write_rows(report: Report, store: ImageStore, image_ids: list[str], count: int, folder: Path) -> None:
+    """Write a submission of as many rows as there are test images, from shards, by each library."""
+    random = np.random.default_rng(0)
+    edges = [rle.find_edges(store.read_mask(image_id)) for image_id in image_ids]
+    shards = PredictionShards(folder / "shards")
+    names = []
+    for start in range(0, count, SHARD):
+        numbers = range(start, min(count, start + SHARD))
+        # The masks that there are, each moved by some pixels: as dense, and never the same.
+        rows = [
+            (f"{number:012x}_01", rle.spell(np.maximum(edges[number % len(edges)] + random.integers(999), 0)))
+            for number in numbers
+        ]
+        names.append(shards.write("key", start // SHARD, rows))
+    size = sum((shards.folder / name).stat().st_size for name in names)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    table: list[Row] = []
+    for name, library in {"standard library": gzip.GzipFile, "ISA-L": _isal()}.items():
+        if library is None:
+            table.append({"library": name, "note": "not installed"})
+            continue
+        setattr(stored, "_GzipFile", library)  # noqa: B010
+        began, worked = time.perf_counter(), time.process_time()
+        rows_written = write_submission(folder / "submit.csv.gz", shards.read(names))
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+        table.append(
+            {
+                "library": name,
+                "rows": rows_written,
+                "s": time.perf_counter() - began,
+                "s of the processor": time.process_time() - worked,
+                "shards, MB": size / 1e6,
+                "file, MB": (folder / "submit.csv.gz").stat().st_size / 1e6,
+                "peak memory, MB": (memory + grown) / 1e3,
+            }
+        )
+    report.add("From shards to a submission", table)
+
+
+def _isal() -> Any:
+    try:
+        from isal.igzip import IGzipFile
+    except ImportError:
+        return None
+    return IGzipFile
+
+
+def gpu(report: Report, tasks: list[Task], store: ImageStore, image_ids: list[str], workers: int) -> None:
+    """From jpgs to rows on a GPU, and on it alone; and how long the competition's test images would take."""
+    print(device_name(), file=sys.stderr)
+    rows: list[Row] = []
+    for task in tasks:
+        for compiled in (False, True):
+            predictor = Predictor([task.network()], task.input_size, compile=compiled)
+            batch = torch.randint(256, (16, *predictor.geometry.output_size, 3), dtype=torch.uint8)
+            alone = _alone(predictor, batch)
+            with tempfile.TemporaryDirectory() as folder:
+                options = {"batch_size": 16, "workers": workers}
+                run = partial(predict, predictor, store, folder=Path(folder), **options)  # type: ignore[arg-type]
+                _seconds(lambda ids, run=run: run(image_ids=ids), image_ids[:64])
+                speed = len(image_ids) / _seconds(lambda ids, run=run: run(image_ids=ids), image_ids)
+            rows.append(
+                {
+                    "network": str(task),
+                    "compiled": str(compiled),
+                    "images/s": speed,
+                    "network alone": alone,
+                    "100,064 images, min": TEST_IMAGES / speed / 60,
+                }
+            )
+    report.add(f"From jpgs to rows with {workers} workers, {len(image_ids)} photographs", rows)
+
+
+def _alone(predictor: Predictor, batch: torch.Tensor) -> float:
+    batch = batch.to(predictor.hardware.device)
+    predictor.logits(batch)
+    rounds = 10 if batch.is_cuda else 1
+    synchronise()
+    began = time.perf_counter()
+    for _ in range(rounds):
+        predictor.logits(batch)
+    synchronise()
+    return rounds * len(batch) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--gpu", action="store_true", help="measure on a CUDA device")
+    parser.add_argument("--submission", action="store_true", help="measure the writing of a submission")
+    parser.add_argument("--agreement", action="store_true", help="compare masks instead of speeds")
+    parser.add_argument("--tiny", action="store_true", help="make everything small, to try this program")
+    parser.add_argument("--images", type=Path, help="folder of jpgs")
+    parser.add_argument("--masks", type=Path, help="folder of <name>_mask.gif")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=Path("data/06_models/sample/model.pt"),
+        help="trained weights, for --agreement",
+    )
+    parser.add_argument("--count", type=int, default=32, help="photographs")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="for --gpu")
+    arguments = parser.parse_args()
+    if arguments.gpu and not (arguments.tiny or torch.cuda.is_available()):
+        parser.error("--gpu: torch finds no CUDA device")
+    tiny, report = arguments.tiny, Report(arguments.json)
+
+    def small(task: Task) -> Task:
+        size = (188, 204) if task.architecture == "unet_original" else (64, 96)
+        return replace(task, input_size=size, width_multiplier=0.05)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        count = 4 if tiny else arguments.count
+        store, image_ids = find_photographs(arguments.images, arguments.masks, count, tiny, folder)
+        if arguments.submission:
+            write_rows(report, store, image_ids, 2000 if tiny else TEST_IMAGES, folder)
+        elif arguments.agreement:
+            agree(report, load_checkpoint(arguments.model), store, image_ids)
+        elif arguments.gpu:
+            many = image_ids * (1 if tiny else -(-2048 // len(image_ids)))
+            gpu(
+                report,
+                [small(task) if tiny else task for task in GPU_TASKS],
+                store,
+                many,
+                min(arguments.workers, 2 if tiny else 64),
+            )
+        else:
+            task = small(CLASSIC) if tiny else CLASSIC
+            compare(report, task, store, image_ids, folder)
+            predictor = Predictor([task.network()], task.input_size, device="cpu")
+            split(report, predictor, task, store, image_ids[:8])
+    report.end()
+
+
+if __name__ == "__main__":
+    main()
