@@ -282,6 +282,20 @@ class Submission(_Frozen):
         return message
 
 
+class Export(_Frozen):
+    """How a trained model is given away."""
+
+    formats: tuple[Literal["onnx", "program"], ...] = ("onnx", "program")
+    """What is written: `model.onnx`, and `model.pt2` for torch.export.load."""
+
+    @field_validator("formats")
+    @classmethod
+    def _something_is_written(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        if not formats:
+            raise ValueError("must name onnx, program or both")
+        return formats
+
+
 class SampleCompetition(_Frozen):
     """The competition that the studio renders: see `carvana_kedro.studio.StudioSettings`."""
 
@@ -342,6 +356,7 @@ class Parameters(_Frozen):
     inference: Inference
     reporting: Reporting
     submission: Submission
+    export: Export
     source: Any = None
     archives: Any = None
     checkpoint: Any = None

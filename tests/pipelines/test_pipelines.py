@@ -21,7 +21,7 @@ def test_the_default_is_all_four_in_order() -> None:
 
 
 def test_what_costs_or_leaves_the_machine_is_asked_for_by_name() -> None:
-    assert {"evaluation", "submission"} == set(NAMES) - set(DEFAULT)
+    assert {"evaluation", "export", "submission"} == set(NAMES) - set(DEFAULT)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,58 @@
+import logging
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from carvana_kedro import provenance
+from carvana_kedro.parameters import Export
+from carvana_kedro.pipelines.export.nodes import check_export, export_model
+from carvana_kedro.segmentation.architectures import build
+from carvana_kedro.segmentation.export import FORMATS
+
+
+@pytest.fixture
+def model() -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {
+        "architecture": "unet_small",
+        "width_multiplier": 0.25,
+        "input_size": [32, 48],
+        "weights": build("unet_small", width_multiplier=0.25).state_dict(),
+        "threshold": 0.5,
+        "run_id": "run",
+    }
+
+
+def test_a_model_is_exported_and_checked(
+    model: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = export_model(model, tmp_path, Export())
+    assert (
+        manifest["files"] == ["model.onnx", "model.pt2"] == sorted(path.name for path in tmp_path.iterdir())
+    )
+    assert manifest["model_digest"] == provenance.model_digest(model)
+    caplog.set_level(logging.INFO, "carvana_kedro")
+    table = check_export(model, tmp_path, manifest)
+    assert len(table) == 10
+    assert table["differing_pixels"].max() == 0
+    assert caplog.records[-1].levelname == "INFO"
+
+    for change in (100, float("nan")):
+        model["weights"]["head.bias"] += change
+        check_export(model, tmp_path, manifest)
+        assert caplog.records[-1].levelname == "WARNING"
+
+
+def test_only_what_is_asked_for_is_written(model: dict[str, Any], tmp_path: Path) -> None:
+    manifest = export_model(model, tmp_path, Export(formats=("program",)))
+    assert manifest["files"] == ["model.pt2"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_the_formats_are_those_of_the_science() -> None:
+    (names, _) = get_args(Export.model_fields["formats"].annotation)
+    assert get_args(names) == tuple(FORMATS) == Export().formats
+    with pytest.raises(ValidationError, match="must name onnx, program or both"):
+        Export(formats=())
