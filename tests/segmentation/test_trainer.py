@@ -325,23 +325,25 @@ def test_early_stopping_ends_a_run(setup: Setup) -> None:
     assert len(history) == run.best_epoch + 2 < 50
 
 
+class Greedy(torch.nn.Module):
+    """Needs memory that is there for so many images only."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.head = torch.nn.Conv2d(3, 1, 1)
+        self.most = most
+
+    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > self.most:
+            torch.empty(2**60, dtype=torch.uint8)  # what torch says when it cannot have it
+        return self.head(images)[:, 0]
+
+
 def test_memory_that_runs_out_is_told_with_what_fits() -> None:
-    class Greedy(torch.nn.Module):
-        """Needs memory that is there for three images only."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = torch.nn.Conv2d(3, 1, 1)
-
-        def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
-            return size
-
-        def forward(self, images: Tensor) -> Tensor:
-            if len(images) > 3:
-                torch.empty(2**60, dtype=torch.uint8)  # what torch says when it cannot have it
-            return self.head(images)[:, 0]
-
-    run = _run(Greedy(), (64, 96))  # type: ignore[arg-type]
+    run = _run(Greedy(3), (64, 96))  # type: ignore[arg-type]
     batch = OneBatch(*_discs(8, 64, 96))
     advice = r"train on 8 images of 64 x 96 .*at once\. 2 fit: .*batch_size=2,.*model_training\.parts=4"
     with pytest.raises(UserError, match=advice):
@@ -352,20 +354,7 @@ def test_memory_that_runs_out_is_told_with_what_fits() -> None:
 
 @pytest.mark.parametrize(("batch_size", "parts"), [(8, 1), (7, 1), (5, 1), (12, 2), (6, 3), (30, 6)])
 def test_what_is_advised_when_memory_runs_out_is_allowed(batch_size: int, parts: int) -> None:
-    class Greedy(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = torch.nn.Conv2d(3, 1, 1)
-
-        def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
-            return size
-
-        def forward(self, images: Tensor) -> Tensor:
-            if len(images) > 1:
-                torch.empty(2**60, dtype=torch.uint8)
-            return self.head(images)[:, 0]
-
-    run = _run(Greedy(), (64, 96), parts=parts)  # type: ignore[arg-type]
+    run = _run(Greedy(1), (64, 96), parts=parts)  # type: ignore[arg-type]
     with pytest.raises(UserError) as caught:
         train(run, OneBatch(*_discs(batch_size, 64, 96)), OneBatch(*_discs(1, 64, 96)))  # type: ignore[arg-type]
     advised = {

@@ -3,27 +3,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import torch
 from pydantic import ValidationError
 
 from carvana_kedro import provenance
 from carvana_kedro.parameters import Export
 from carvana_kedro.pipelines.export.nodes import check_export, export_model
-from carvana_kedro.segmentation.architectures import build
 from carvana_kedro.segmentation.export import FORMATS
-
-
-@pytest.fixture
-def model() -> dict[str, Any]:
-    torch.manual_seed(0)
-    return {
-        "architecture": "unet_small",
-        "width_multiplier": 0.25,
-        "input_size": [32, 48],
-        "weights": build("unet_small", width_multiplier=0.25).state_dict(),
-        "threshold": 0.5,
-        "run_id": "run",
-    }
 
 
 def test_a_model_is_exported_and_checked(

@@ -3,7 +3,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from carvana_kedro.errors import UserError
@@ -11,25 +10,11 @@ from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
 from carvana_kedro.pipelines.inference.nodes import predict_masks, select_test_images, write_submission
 from carvana_kedro.segmentation import rle
-from carvana_kedro.segmentation.architectures import build
 from carvana_kedro.segmentation.predictor import Predictor
 from carvana_kedro.stores.images import ImageStore
 from carvana_kedro.stores.predictions import PredictedPictures, PredictionShards
 
 PICTURES = PredictedPictures(Path("nowhere"))
-
-
-@pytest.fixture
-def model() -> dict[str, Any]:
-    torch.manual_seed(0)
-    return {
-        "architecture": "unet_small",
-        "width_multiplier": 0.25,
-        "input_size": [32, 48],
-        "weights": build("unet_small", width_multiplier=0.25).state_dict(),
-        "threshold": 0.5,
-        "run_id": "run",
-    }
 
 
 def test_every_test_image_gets_its_row(
