@@ -85,8 +85,9 @@ def decoding_digest() -> str:
 
 def _deciding_code() -> list[Path]:
     """Return the files that decide what is trained: the science, the pipeline, and what reads pictures."""
-    code = [*_HERE.glob("segmentation/**/*.py"), *_HERE.glob("pipelines/model_training/*.py")]
-    return sorted({*code, *_decoding_code()})
+    afterwards = ("cleaning", "cutouts", "drawing", "export", "folding", "predictor", "rle")
+    science = {*_HERE.glob("segmentation/**/*.py")} - {_HERE / f"segmentation/{name}.py" for name in afterwards}
+    return sorted({*science, *_HERE.glob("pipelines/model_training/*.py"), *_decoding_code()})
 
 
 def _decoding_code() -> list[Path]:
