@@ -86,7 +86,8 @@ def decoding_digest() -> str:
 def _deciding_code() -> list[Path]:
     """Return the files that decide what is trained: the science, the pipeline, and what reads pictures."""
     afterwards = ("cleaning", "cutouts", "drawing", "export", "folding", "predictor", "rle")
-    science = {*_HERE.glob("segmentation/**/*.py")} - {_HERE / f"segmentation/{name}.py" for name in afterwards}
+    later = {_HERE / f"segmentation/{name}.py" for name in afterwards}
+    science = {*_HERE.glob("segmentation/**/*.py")} - later
     return sorted({*science, *_HERE.glob("pipelines/model_training/*.py"), *_decoding_code()})
 
 
