@@ -77,7 +77,7 @@ def test_an_unknown_pipeline_is_told(kedro: Kedro) -> None:
     for option in ("--pipeline", "--pipelines"):
         told = _refused(kedro("run", "--env", "test", option, "trainig", check=False))
         assert (
-            "There is no pipeline named 'trainig'. There are: data_ingestion, inference, model_training"
+            "There is no pipeline named 'trainig'. There are: data_ingestion, evaluation, export, inference"
             in told
         )
 
