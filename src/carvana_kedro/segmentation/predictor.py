@@ -156,8 +156,8 @@ class Predictor:
     def from_checkpoint(cls, *paths: str | Path, **options: Any) -> Self:
         """Build a predictor from files that training wrote: `model.pt`, or a run's `best-*.pt` or `last-*.pt`.
 
-            >>> predictor = Predictor.from_checkpoint("data/06_models/sample/model.pt")  # doctest: +SKIP
-            >>> mask = predictor(np.asarray(Image.open("car.jpg")))  # doctest: +SKIP
+            predictor = Predictor.from_checkpoint("data/06_models/sample/model.pt")
+            mask = predictor(np.asarray(Image.open("car.jpg")))
 
         Args:
             paths: of one checkpoint, or of several that are averaged.
