@@ -248,7 +248,18 @@ class Inference(_Frozen):
     device: Device = "auto"
     precision: Precision = "auto"
     compile: Annotated[bool, Field(strict=True)] = False
-    """Whether kernels are made for the network: a minute of compiling that pays for some thousand photographs."""
+    """Whether kernels are made for the network: half a minute of compiling that pays for many photographs."""
+    engine: Literal["torch", "onnxruntime"] = "torch"
+    """What computes the network."""
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> Self:
+        if self.engine == "onnxruntime" and (self.compile or self.precision not in ("auto", "float32")):
+            raise ValueError(
+                "the engine onnxruntime computes in float32 and compiles nothing: leave precision at auto and compile "
+                "at false, or choose torch"
+            )
+        return self
 
     def decisive(self) -> dict[str, Any]:
         """Return what decides the masks; the rest decides how long they take."""

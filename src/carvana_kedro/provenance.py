@@ -72,7 +72,7 @@ def images_digest(*sides: Sequence[str]) -> str:
 
 def predicting_digest() -> str:
     """Return a short hash of what decides which masks a model predicts: package version and code."""
-    names = ("predictor", "folding", "cleaning", "hardware", "rle")
+    names = ("predictor", "segmenter", "onnx", "folding", "cleaning", "hardware", "rle")
     code = {*_decoding_code(), *(_HERE / f"segmentation/{name}.py" for name in names)}
     code |= {*_HERE.glob("segmentation/architectures/*.py")}
     return _digest(__version__, *(path.read_text() for path in sorted(code)))
@@ -85,7 +85,9 @@ def decoding_digest() -> str:
 
 def _deciding_code() -> list[Path]:
     """Return the files that decide what is trained: the science, the pipeline, and what reads pictures."""
-    afterwards = ("cleaning", "cutouts", "drawing", "export", "folding", "predictor", "rle")
+    afterwards = (
+        "cleaning", "cutouts", "drawing", "export", "folding", "onnx", "predictor", "rle", "segmenter",
+    )  # fmt: skip
     later = {_HERE / f"segmentation/{name}.py" for name in afterwards}
     science = {*_HERE.glob("segmentation/**/*.py")} - later
     return sorted({*science, *_HERE.glob("pipelines/model_training/*.py"), *_decoding_code()})

@@ -1,4 +1,3 @@
-import builtins
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -151,14 +150,6 @@ def test_several_models_are_refused() -> None:
     with pytest.raises(UserError, match="one by one, --params checkpoint=FILE"):
         ExportableModel({**model, "members": [model, model]}, "digest")
     assert ExportableModel({**model, "members": [model]}, "digest").metadata["run_id"] == "a run"
-
-
-def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    exportable = ExportableModel(_model("unet_small"), "digest")
-    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else builtins)
-    with pytest.raises(UserError, match=r'need onnxscript: pip install "carvana-kedro\[export\]"'):
-        to_onnx(exportable, tmp_path / "model.onnx")
-    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import SegmentationNetwork, build
 from carvana_kedro.segmentation.predictor import Predictor, best_threshold
+from carvana_kedro.segmentation.segmenter import Segmenter
 from carvana_kedro.segmentation.trainer import train
 from carvana_kedro.stores.checkpoints import save_checkpoint
 from carvana_kedro.stores.images import ImageStore
@@ -226,6 +227,38 @@ def test_batches_do_not_reach_across_shards(training_images: ImageStore) -> None
     assert seen == [3, 2, 3, 2, 1]
     assert [prediction.image_id for prediction in found] == ids
     assert not list(predictor.predict(training_images, []))
+
+
+@pytest.mark.parametrize("architecture", ["unet_small", "unet_resnet34"])
+def test_weights_rounded_once_predict_what_weights_rounded_for_every_batch_do(architecture: str) -> None:
+    torch.manual_seed(0)
+    network = build(architecture, width_multiplier=0.25)
+    images = torch.randint(256, (2, 64, 96, 3), dtype=torch.uint8)
+    predictor = Predictor([network], (64, 96), device="cpu", precision="bfloat16")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = Segmenter(network, predictor.geometry)(images)
+    found = predictor.logits(images)
+    assert found.dtype == torch.float32 and found.std() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=2**-7, atol=0)
+
+
+@pytest.mark.slow  # compiling for the CPU takes half a minute
+def test_a_compiled_network_is_compiled_once_and_says_the_same(training_images: ImageStore) -> None:
+    torch.manual_seed(0)
+    network, ids = build("unet_small", width_multiplier=0.25), training_images.ids()[:5]
+    options = {"device": "cpu", "precision": "float32"}
+    plain, compiled = (
+        list(
+            Predictor([network], (32, 48), compile=compile, **options).predict(
+                training_images, ids, batch_size=4
+            )
+        )
+        for compile in (False, True)
+    )
+    assert [prediction.image_id for prediction in compiled] == ids
+    for one, other in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(one.logits, other.logits, rtol=1e-3, atol=1e-3)
+    assert torch._dynamo.utils.counters["frames"]["ok"] == 1
 
 
 def test_the_valid_network_predicts_the_whole_image() -> None:

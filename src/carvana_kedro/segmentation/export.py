@@ -8,21 +8,20 @@ image library does is left to who uses it, and is described in the file's metada
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation.architectures import build
+from carvana_kedro.segmentation import onnx
 from carvana_kedro.segmentation.geometry import Geometry
-from carvana_kedro.segmentation.predictor import Predictor
+from carvana_kedro.segmentation.predictor import network_of
+from carvana_kedro.segmentation.segmenter import Segmenter
 from carvana_kedro.stores.atomic import atomic_path
 
 METADATA_FILE = "metadata.json"
@@ -40,14 +39,10 @@ _POSTPROCESSING = (
 )
 
 
-class ExportableModel(nn.Module):
-    """A network that only predicts, with what it needs around it: uint8 images in, logits out.
-
-    Logits, not probabilities: enlarged to the photograph's size, they keep the edge between the network's pixels.
+class ExportableModel(Segmenter):
+    """A trained model as it is given away: a segmenter on the CPU, in float32, that says how to use it.
 
     Attributes:
-        network: in evaluation, on the CPU in float32, its BatchNorm folded.
-        geometry: of the network.
         metadata: how to use the model and where it comes from, as plain text.
     """
 
@@ -61,12 +56,9 @@ class ExportableModel(nn.Module):
         Raises:
             UserError: it is no such thing, or several models at once.
         """
-        super().__init__()
         model = _only_member(model)
-        predictor = Predictor.from_model(model, device="cpu", precision="float32")
-        self.geometry = predictor.geometry
-        # The layout that made predicting faster here would be written into the file.
-        self.network = predictor.networks[0].to(memory_format=torch.contiguous_format).requires_grad_(False)
+        network = network_of(model)
+        super().__init__(network, Geometry.of(network, tuple(model["input_size"])))
         height, width = self.geometry.output_size
         self.metadata = {
             "architecture": str(model["architecture"]),
@@ -84,11 +76,6 @@ class ExportableModel(nn.Module):
         }
         if model.get("best_threshold") is not None:
             self.metadata["best_threshold"] = str(model["best_threshold"])
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Predict logits: (N, h, w, 3) uint8 to (N, h, w) float32."""
-        return _logits(self.network, self.geometry, images)
 
 
 def to_onnx(model: ExportableModel, path: Path) -> None:
@@ -99,19 +86,7 @@ def to_onnx(model: ExportableModel, path: Path) -> None:
     Raises:
         UserError: packages that this needs are not installed, or the file cannot be written.
     """
-    _require("onnx", "onnxscript")
-    exported = torch.onnx.export(
-        _program(model),
-        dynamo=True,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes={"images": {0: "N"}},
-        verbose=False,
-    )
-    assert exported
-    exported.model.metadata_props.update(model.metadata)
-    with _written(path) as part:
-        exported.save(part, external_data=False)
+    _write(path, onnx.to_bytes(model, model.metadata))
 
 
 def to_program(model: ExportableModel, path: Path) -> None:
@@ -124,11 +99,9 @@ def to_program(model: ExportableModel, path: Path) -> None:
         UserError: the file cannot be written.
     """
     buffer = io.BytesIO()  # torch takes no name but *.pt2, and does not tell why it could not write
-    torch.export.save(
-        _program(model), buffer, extra_files={METADATA_FILE: json.dumps(model.metadata, indent=2)}
-    )
-    with _written(path) as part:
-        part.write_bytes(buffer.getbuffer())
+    metadata = json.dumps(model.metadata, indent=2)
+    torch.export.save(onnx.traced(model), buffer, extra_files={METADATA_FILE: metadata})
+    _write(path, buffer.getbuffer())
 
 
 FORMATS: Mapping[str, tuple[str, Callable[[ExportableModel, Path], None]]] = {
@@ -158,9 +131,7 @@ def check_export(
         UserError: onnxruntime is not installed.
     """
     model = _only_member(model)
-    network = build(model["architecture"], width_multiplier=model["width_multiplier"])
-    network.load_state_dict(model["weights"])
-    network.eval()
+    network = network_of(model).eval()
     geometry = Geometry.of(network, tuple(model["input_size"]))
     fitted = geometry.fit_image(picture)
     noise = np.random.default_rng(0).integers(256, size=fitted.shape, dtype=np.uint8)
@@ -175,27 +146,23 @@ def check_export(
     running = {path: _running(path) for path in paths}
     rows = []
     for name, pictures in batches.items():
-        images = np.stack(pictures)
+        images = torch.from_numpy(np.stack(pictures))
         with torch.inference_mode():
-            expected = _logits(network, geometry, torch.from_numpy(images)).numpy()
-        for path, run in running.items():
-            found = run(images)
+            scaled = images.permute(0, 3, 1, 2).float() / 255
+            expected = network(geometry.pad(scaled)).numpy()
+            found = {path: run(images).numpy() for path, run in running.items()}
+        for path, logits in found.items():
             rows.append(
                 {
                     "file": path.name,
                     "pictures": name,
                     "batch_size": len(images),
                     "largest_logit": float(np.abs(expected).max()),
-                    "largest_difference": float(np.abs(found - expected).max()),
-                    "differing_pixels": float(((found > limit) != (expected > limit)).mean()),
+                    "largest_difference": float(np.abs(logits - expected).max()),
+                    "differing_pixels": float(((logits > limit) != (expected > limit)).mean()),
                 }
             )
     return sorted(rows, key=lambda row: row["file"])
-
-
-def _logits(network: nn.Module, geometry: Geometry, images: Tensor) -> Tensor:
-    logits: Tensor = network(geometry.pad(images.permute(0, 3, 1, 2).float() / 255))
-    return logits
 
 
 def _only_member(model: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -208,50 +175,17 @@ def _only_member(model: Mapping[str, Any]) -> Mapping[str, Any]:
     return only
 
 
-def _program(model: ExportableModel) -> torch.export.ExportedProgram:
-    images = torch.zeros(
-        2, *model.geometry.output_size, 3, dtype=torch.uint8
-    )  # of 1 torch would make a constant
-    program = torch.export.export(model, (images,), dynamic_shapes={"images": {0: torch.export.Dim("N")}})
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it names folders of this machine
+def _running(path: Path) -> Callable[[Tensor], Tensor]:
+    """Return a function from images to the logits that a file finds in them."""
+    if path.suffix == ".onnx":
+        return onnx.OnnxSegmenter(path)
+    program: Callable[[Tensor], Tensor] = torch.export.load(path).module()
     return program
 
 
-def _running(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Return a function from images to the logits that a file finds in them."""
-    if path.suffix == ".onnx":
-        _require("onnxruntime")
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-        def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return np.asarray(session.run(["logits"], {"images": images})[0])
-
-        return run
-    program = torch.export.load(path).module()
-
-    def run_program(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            return np.asarray(program(torch.from_numpy(images)))
-
-    return run_program
-
-
-def _require(*packages: str) -> None:
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise UserError(
-            f'ONNX files need {" and ".join(missing)}: pip install "carvana-kedro[export]". Or export without them: '
-            "--params export.formats=[program]"
-        )
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[Path]:
+def _write(path: Path, content: bytes | memoryview) -> None:
     try:
         with atomic_path(path) as part:
-            yield part
+            part.write_bytes(content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error

@@ -3,7 +3,7 @@
 import logging
 import math
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation import rle
+from carvana_kedro.segmentation import onnx, rle
 from carvana_kedro.segmentation.architectures import SegmentationNetwork, build
 from carvana_kedro.segmentation.batches import ImageSource, Reader, naming
-from carvana_kedro.segmentation.folding import fold_batch_norm
 from carvana_kedro.segmentation.geometry import Geometry, Size
 from carvana_kedro.segmentation.hardware import Hardware, is_out_of_memory
+from carvana_kedro.segmentation.segmenter import Segmenter
 from carvana_kedro.stores.checkpoints import load_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ class Predictor:
         device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         compile: bool = False,
+        engine: Literal["torch", "onnxruntime"] = "torch",
     ) -> None:
         """Put networks on a device.
 
@@ -110,20 +111,35 @@ class Predictor:
             flip: whether each network looks at the mirrored image as well; twice the time.
             device: what to compute on; `auto`: a GPU if there is one.
             precision: `auto`: bfloat16 where the hardware computes in it.
-            compile: whether torch.compile makes kernels for the networks: takes a minute before the first batch.
+            compile: whether torch.compile makes kernels for the networks: takes half a minute before the first batch.
+            engine: what computes the networks; `onnxruntime` does so in float32.
 
         Raises:
-            UserError: the machine has no such device, or a network cannot take the size.
+            UserError: the machine has no such device, the engine does not do what is asked for or is not installed, or
+                a network cannot take the size.
         """
         self.threshold = threshold
         self.flip = flip
+        if engine == "onnxruntime":
+            if compile or precision == "bfloat16":
+                raise UserError(
+                    "engine=onnxruntime computes in float32 and compiles nothing: leave precision and compile at their "
+                    "defaults, or choose engine=torch."
+                )
+            precision = "float32"
         self.hardware = Hardware.choose(device, precision, compile=compile)
         self.geometry = Geometry.of(networks[0], input_size)
         if any(Geometry.of(network, input_size) != self.geometry for network in networks):
             raise UserError(
                 "Networks that are averaged must have one output size: their architectures do not fit together."
             )
-        self.networks = [self.hardware.place(fold_batch_norm(network)) for network in networks]
+        segmenters = [Segmenter(network, self.geometry) for network in networks]
+        self._segmenters: list[Callable[[Tensor], Tensor]] = [
+            onnx.OnnxSegmenter(onnx.to_bytes(segmenter), self.hardware.device.type)
+            if engine == "onnxruntime"
+            else self._placed(segmenter)
+            for segmenter in segmenters
+        ]
         self._most = 0  # images that fit into memory at once; 0: not found out yet
 
     @classmethod
@@ -140,7 +156,7 @@ class Predictor:
                 do not fit together.
         """
         members = model.get("members", [model])
-        networks = [_network_of(member) for member in members]
+        networks = [network_of(member) for member in members]
         sizes = {tuple(member["input_size"]) for member in members}
         if len(sizes) > 1:
             spelled = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
@@ -209,15 +225,19 @@ class Predictor:
         logger.warning("Memory has no room for %d images at once: going on with %d", count, self._most)
         return self.logits(fitted)
 
+    def _placed(self, segmenter: Segmenter) -> Segmenter:
+        # In the precision that they are used in, weights need not be converted for every batch.
+        segmenter.network = self.hardware.place(segmenter.network.to(self.hardware.precision))
+        return segmenter
+
     def _logits(self, fitted: Tensor) -> Tensor:
-        images = fitted.to(self.hardware.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
-        views = [images, images.flip(3)] if self.flip else [images]
+        images = fitted.to(self.hardware.device, non_blocking=True)
         found = []
-        for network in self.networks:
-            for view, mirrored in zip(views, (False, True), strict=False):
-                with self.hardware.autocast():
-                    logits: Tensor = network(self.geometry.pad(view)).float()  # (N, h, w)
-                found.append(logits.flip(2) if mirrored else logits)
+        with self.hardware.autocast():
+            for segmenter in self._segmenters:
+                found.append(segmenter(images))
+                if self.flip:
+                    found.append(segmenter(images.flip(2)).flip(2))
         if len(found) == 1:
             return found[0]
         # Without float64 the logit of a probability near 1 would be coarse.
@@ -260,6 +280,8 @@ class Predictor:
         ]
         waiting: list[Prediction] = []
         for ids, fitted, sizes, problems in read(batches):
+            if self.hardware.compile and len(fitted) < batch_size:  # another shape would be compiled anew
+                fitted = torch.cat([fitted, fitted[:1].expand(batch_size - len(fitted), -1, -1, -1)])
             batch = [
                 Prediction(
                     image_id,
@@ -269,7 +291,7 @@ class Predictor:
                     problem,
                 )
                 for image_id, (height, width), logits, problem in zip(
-                    ids, sizes, self.logits(fitted), problems, strict=True
+                    ids, sizes, self.logits(fitted)[: len(ids)], problems, strict=True
                 )
             ]
             # A GPU computes these while the ones before them are put to use.
@@ -293,7 +315,12 @@ def best_threshold(model: Mapping[str, Any]) -> float:
     return float(np.mean(found))
 
 
-def _network_of(model: Mapping[str, Any]) -> SegmentationNetwork:
+def network_of(model: Mapping[str, Any]) -> SegmentationNetwork:
+    """Build the network of what training stored as `model`, with its weights.
+
+    Raises:
+        UserError: it is no such thing, or the weights do not fit the architecture they are said to be of.
+    """
     missing = set(_PARTS) - model.keys()
     if missing:
         raise UserError(f"This is not a model of ours: it lacks {', '.join(sorted(missing))}.")

@@ -8,7 +8,12 @@ from PIL import Image
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
-from carvana_kedro.pipelines.inference.nodes import predict_masks, select_test_images, write_submission
+from carvana_kedro.pipelines.inference.nodes import (
+    predict_masks,
+    select_test_images,
+    summarise_predictions,
+    write_submission,
+)
 from carvana_kedro.segmentation import rle
 from carvana_kedro.segmentation.predictor import Predictor
 from carvana_kedro.stores.images import ImageStore
@@ -145,3 +150,48 @@ def test_pictures_are_written_and_made_again_when_they_are_gone(
     on_white = parameters.model_copy(update={"background": "#ffffff", "masks": False})
     predict_masks(model, index, test_images, shards, pictures, on_white)
     assert np.array(Image.open(lost)).shape == image.shape
+
+
+def test_the_summary_says_what_was_found_in_every_image(
+    broken: Path,
+    test_images: ImageStore,
+    model: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = ImageStore(broken / "test", expected=test_images.expected)
+    lost, *others = store.ids()
+    store.image_path(lost).unlink()
+    shards, pictures = PredictionShards(tmp_path / "shards"), PredictedPictures(tmp_path)
+    parameters = Inference(on_bad_image="empty", masks=True, shard_size=3, threshold=0.48)
+    index = select_test_images(index_images(store), parameters)
+    predictions = predict_masks(model, index, store, shards, pictures, parameters)
+    with caplog.at_level("INFO"):
+        summary = summarise_predictions(predictions, index, shards, pictures, parameters).set_index("image")
+    assert sorted(summary.index) == sorted([lost, *others])
+    assert summary.loc[lost, ["covered", "runs", "problems"]].tolist() == [0, 0, "the image is missing"]
+    for image_id in others:
+        mask = np.array(Image.open(tmp_path / "masks" / f"{image_id}.png")) > 0
+        width, height, covered, runs, problems = summary.loc[image_id]
+        assert (height, width) == mask.shape
+        assert (covered, runs) == (pytest.approx(mask.mean()), rle.find_edges(mask).size / 2)
+        assert not problems
+    most = summary["covered"].idxmax()
+    assert f"from 0.0% ({lost}) to {summary['covered'].max():.1%} ({most})" in caplog.text
+    assert f"1 masks are empty\n  masks are in {tmp_path}" in caplog.text
+    assert caplog.text.count("4 images") == 1
+
+
+def test_onnx_runtime_predicts_the_same_masks_and_other_shards(
+    model: dict[str, Any], test_images: ImageStore, tmp_path: Path
+) -> None:
+    index, shards = index_images(test_images), PredictionShards(tmp_path)
+    masks, names = [], []
+    for engine in ("torch", "onnxruntime"):
+        parameters = Inference(engine=engine, precision="float32", threshold=0.48)
+        predictions = predict_masks(model, index, test_images, shards, PICTURES, parameters)
+        names.append(predictions["shards"])
+        masks.append([rle.decode(runs, *test_images.size(name)) for name, runs in shards.read(names[-1])])
+    assert not set(names[0]) & set(names[1])
+    for one, other in zip(*masks, strict=True):
+        assert one.any() and (one != other).mean() < 0.001

@@ -116,6 +116,7 @@ def _predict_shards(
         device=parameters.device,
         precision=parameters.precision,
         compile=parameters.compile,
+        engine=parameters.engine,
     )
     threshold = best_threshold(model) if parameters.threshold == "auto" else parameters.threshold
     logger.info("Predicting at a threshold of %.2f on %s", threshold, predictor.hardware)
@@ -181,3 +182,39 @@ def _picture(
 def write_submission(predictions: dict[str, Any], prediction_shards: PredictionShards) -> ShardRows:
     """Return the rows of all shards in order; the submission's dataset drains them into its file."""
     return prediction_shards.read(predictions["shards"])
+
+
+def summarise_predictions(
+    predictions: dict[str, Any],
+    test_index: pd.DataFrame,
+    prediction_shards: PredictionShards,
+    predicted_pictures: PredictedPictures,
+    parameters: Inference,
+) -> pd.DataFrame:
+    """Say what was found in every image: a mask that is empty, or covers far more than the others, is worth a look.
+
+    Returns:
+        A row an image: image, width, height, covered (share of the picture that is car), runs (of pixels, in the
+        submission), problems (why its mask was left empty).
+    """
+    rows = []
+    for image_id, runs in prediction_shards.read(predictions["shards"]):
+        lengths = runs.split()[1::2]
+        rows.append((image_id, sum(map(int, lengths)), len(lengths)))
+    summary = test_index[["image", "width", "height", "problems"]].merge(
+        pd.DataFrame(rows, columns=["image", "covered", "runs"]), on="image", validate="1:1"
+    )
+    # Of a photograph without a size nothing was predicted.
+    summary["covered"] /= (summary["width"] * summary["height"]).clip(lower=1)
+    covered = dict(zip(summary["image"], summary["covered"], strict=True))
+    least, most = (extreme(covered, key=covered.__getitem__) for extreme in (min, max))
+    lines = [
+        f"{len(summary)} images",
+        f"the car covers {summary['covered'].mean():.1%} of them, from {covered[least]:.1%} ({least}) to "
+        f"{covered[most]:.1%} ({most})",
+        f"{(summary['runs'] == 0).sum()} masks are empty",
+    ]
+    if kinds := _kinds(parameters):
+        lines.append(f"{', '.join(kinds)} are in {predicted_pictures.folder}")
+    logger.info("Predicted: %s", "\n  ".join(lines))
+    return summary[["image", "width", "height", "covered", "runs", "problems"]]

@@ -2,7 +2,13 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from .nodes import index_test_images, predict_masks, select_test_images, write_submission
+from .nodes import (
+    index_test_images,
+    predict_masks,
+    select_test_images,
+    summarise_predictions,
+    write_submission,
+)
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
@@ -39,6 +45,18 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 inputs=["predictions", "prediction_shards"],
                 outputs="submission",
                 name="write_submission",
+            ),
+            Node(
+                summarise_predictions,
+                inputs=[
+                    "predictions",
+                    "test_index",
+                    "prediction_shards",
+                    "predicted_pictures",
+                    "params:inference",
+                ],
+                outputs="prediction_summary",
+                name="summarise_predictions",
             ),
         ],
         namespace="inference",

@@ -55,7 +55,12 @@ def score_images(
         )
     inference = parameters if isinstance(parameters, Inference) else Inference()
     predictor = Predictor.from_model(
-        model, device=parameters.device, precision=parameters.precision, flip=inference.flip
+        model,
+        flip=inference.flip,
+        device=parameters.device,
+        precision=parameters.precision,
+        compile=inference.compile,
+        engine=inference.engine,
     )
     threshold = best_threshold(model) if parameters.threshold == "auto" else parameters.threshold
     predictions = predictor.predict(
