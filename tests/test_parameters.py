@@ -94,6 +94,10 @@ def test_kaggle_is_the_classic_at_full_scale() -> None:
         ),
         ({"inference": {"threshold": -0.5}}, r"inference\.threshold = -0\.5: should be greater than 0"),
         (
+            {"inference": {"engine": "onnxruntime", "compile": True}},
+            r"inference: the engine onnxruntime computes in float32 and compiles nothing",
+        ),
+        (
             {"data_ingestion": {"on_problem": "ignore"}},
             r"data_ingestion\.on_problem = 'ignore': .*'stop' or 'skip'",
         ),
