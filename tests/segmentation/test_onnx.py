@@ -49,11 +49,35 @@ def test_the_engine_is_chosen_by_name(flip: bool) -> None:
 
 def test_what_the_engine_does_not_do_is_refused(segmenter: Segmenter) -> None:
     network = build("unet_small", width_multiplier=1 / 8)
-    for options in ({"compile": True}, {"precision": "bfloat16"}):
+    for options in ({"compile": True}, {"precision": "bfloat16"}, {"precision": "float16"}):
         with pytest.raises(UserError, match="computes in float32 and compiles nothing"):
             Predictor([network], (33, 47), device="cpu", engine="onnxruntime", **options)
     with pytest.raises(UserError, match=r"does not compute on mps\. Choose device=cpu, or engine=torch"):
         onnx.OnnxSegmenter(b"", "mps")
+    assert onnx.choose_device("auto") in ("cpu", "cuda")
+
+
+def test_a_batch_that_memory_has_no_room_for_is_halved(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build("unet_small", width_multiplier=1 / 8)
+    predictor = Predictor([network], (33, 47), device="cpu", engine="onnxruntime")
+    images = torch.randint(256, (4, 33, 47, 3), dtype=torch.uint8)
+    expected = predictor.logits(images)
+    (runtime,) = predictor._segmenters
+    assert isinstance(runtime, onnx.OnnxSegmenter)
+    session, seen = runtime._session, []
+
+    class Small:
+        def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            seen.append(len(feed["images"]))
+            if seen[-1] > 2:
+                raise Exception("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory")
+            return session.run(names, feed)
+
+    monkeypatch.setattr(runtime, "_session", Small())
+    torch.testing.assert_close(predictor.logits(images), expected)
+    assert seen == [4, 2, 2]
 
 
 def test_a_missing_package_is_told(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,26 @@ def to_bytes(segmenter: Segmenter, metadata: Mapping[str, str] | None = None) ->
     return content
 
 
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def choose_device(name: str) -> str:
+    """Return the device that ONNX Runtime is to compute on: the named one, or the best that it knows of.
+
+    Raises:
+        UserError: onnxruntime is not installed, or does not know the device.
+    """
+    require("onnxruntime")
+    import onnxruntime
+
+    known = onnxruntime.get_available_providers()
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() and _PROVIDERS["cuda"] in known else "cpu"
+    if _PROVIDERS.get(name) not in known:
+        raise _unknown(name)
+    return name
+
+
 class OnnxSegmenter:
     """What ONNX Runtime makes of a segmenter: called with (N, h, w, 3) uint8, it returns (N, h, w) float32 logits.
 
@@ -57,27 +77,42 @@ class OnnxSegmenter:
         device: `cpu`, or `cuda` where the package onnxruntime-gpu is installed.
 
     Raises:
-        UserError: onnxruntime is not installed, or does not know the device.
+        UserError: onnxruntime is not installed, or cannot use the device.
     """
 
     def __init__(self, model: Path | bytes, device: str = "cpu") -> None:
         """Let ONNX Runtime optimise the network."""
-        require("onnxruntime")
+        provider = _PROVIDERS[choose_device(device)]
         import onnxruntime
 
-        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device, device)
-        if provider not in onnxruntime.get_available_providers():
-            raise UserError(
-                f"engine=onnxruntime: the onnxruntime that is installed here does not compute on {device}. Choose "
-                "device=cpu, or engine=torch; for NVIDIA's GPUs there is the package onnxruntime-gpu."
-            )
+        options = {"use_tf32": 0} if device == "cuda" else {}
         content = model if isinstance(model, bytes) else str(model)
-        self._session = onnxruntime.InferenceSession(content, providers=[provider])
+        self._session = onnxruntime.InferenceSession(content, providers=[(provider, options)])
+        if provider not in self._session.get_providers():  # it goes on without what it cannot load
+            raise _unknown(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Predict logits."""
-        (logits,) = self._session.run(["logits"], {"images": images.cpu().numpy()})
-        return torch.from_numpy(np.asarray(logits))
+        """Predict logits, on the device of the images.
+
+        Raises:
+            MemoryError: they do not fit into memory at once.
+        """
+        try:
+            (logits,) = self._session.run(["logits"], {"images": images.cpu().numpy()})
+        except Exception as error:  # ONNX Runtime has no class for it
+            if any(
+                text in str(error) for text in ("Failed to allocate memory", "bad_alloc", "out of memory")
+            ):
+                raise MemoryError(str(error)) from error
+            raise
+        return torch.from_numpy(np.asarray(logits)).to(images.device)
+
+
+def _unknown(device: str) -> UserError:
+    return UserError(
+        f"engine=onnxruntime: the onnxruntime that is installed here does not compute on {device}. Choose "
+        "device=cpu, or engine=torch; for NVIDIA's GPUs there is the package onnxruntime-gpu."
+    )
 
 
 def require(*packages: str) -> None:

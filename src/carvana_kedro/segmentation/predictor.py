@@ -121,12 +121,12 @@ class Predictor:
         self.threshold = threshold
         self.flip = flip
         if engine == "onnxruntime":
-            if compile or precision == "bfloat16":
+            if compile or precision not in ("auto", "float32"):
                 raise UserError(
                     "engine=onnxruntime computes in float32 and compiles nothing: leave precision and compile at their "
                     "defaults, or choose engine=torch."
                 )
-            precision = "float32"
+            device, precision = onnx.choose_device(device), "float32"  # type: ignore[assignment]
         self.hardware = Hardware.choose(device, precision, compile=compile)
         self.geometry = Geometry.of(networks[0], input_size)
         if any(Geometry.of(network, input_size) != self.geometry for network in networks):
@@ -135,7 +135,7 @@ class Predictor:
             )
         segmenters = [Segmenter(network, self.geometry) for network in networks]
         self._segmenters: list[Callable[[Tensor], Tensor]] = [
-            onnx.OnnxSegmenter(onnx.to_bytes(segmenter), self.hardware.device.type)
+            onnx.OnnxSegmenter(onnx.to_bytes(segmenter.cpu()), self.hardware.device.type)
             if engine == "onnxruntime"
             else self._placed(segmenter)
             for segmenter in segmenters
@@ -278,10 +278,11 @@ class Predictor:
             for end in [begin + shard]
             for start in range(begin, min(end, count), batch_size)
         ]
+        largest = max(map(len, batches), default=0)
         waiting: list[Prediction] = []
         for ids, fitted, sizes, problems in read(batches):
-            if self.hardware.compile and len(fitted) < batch_size:  # another shape would be compiled anew
-                fitted = torch.cat([fitted, fitted[:1].expand(batch_size - len(fitted), -1, -1, -1)])
+            if self.hardware.compile and len(fitted) < largest:  # another shape would be compiled anew
+                fitted = torch.cat([fitted, fitted[:1].expand(largest - len(fitted), -1, -1, -1)])
             batch = [
                 Prediction(
                     image_id,

@@ -176,9 +176,13 @@ def test_the_summary_says_what_was_found_in_every_image(
         assert (height, width) == mask.shape
         assert (covered, runs) == (pytest.approx(mask.mean()), rle.find_edges(mask).size / 2)
         assert not problems
-    most = summary["covered"].idxmax()
-    assert f"from 0.0% ({lost}) to {summary['covered'].max():.1%} ({most})" in caplog.text
-    assert f"1 masks are empty\n  masks are in {tmp_path}" in caplog.text
+    shares = summary.loc[others, "covered"]
+    assert (
+        f"from {shares.min():.1%} ({shares.idxmin()}) to {shares.max():.1%} ({shares.idxmax()})"
+        in caplog.text
+    )
+    assert "4 images\n  1 masks are empty\n  where there is a car, it covers" in caplog.text
+    assert f"masks are in {tmp_path}" in caplog.text
     assert caplog.text.count("4 images") == 1
 
 

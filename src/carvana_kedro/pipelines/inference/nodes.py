@@ -119,7 +119,10 @@ def _predict_shards(
         engine=parameters.engine,
     )
     threshold = best_threshold(model) if parameters.threshold == "auto" else parameters.threshold
-    logger.info("Predicting at a threshold of %.2f on %s", threshold, predictor.hardware)
+    how = (
+        predictor.hardware if parameters.engine == "torch" else f"{predictor.hardware.device} in ONNX Runtime"
+    )
+    logger.info("Predicting at a threshold of %.2f on %s", threshold, how)
     kinds = _kinds(parameters)
     image_ids = [image_id for shard in shards.values() for image_id in shard]
     predictions = predictor.predict(
@@ -195,25 +198,23 @@ def summarise_predictions(
 
     Returns:
         A row an image: image, width, height, covered (share of the picture that is car), runs (of pixels, in the
-        submission), problems (why its mask was left empty).
+        submission), problems (what the index says is wrong with the file).
     """
     rows = []
     for image_id, runs in prediction_shards.read(predictions["shards"]):
         lengths = runs.split()[1::2]
         rows.append((image_id, sum(map(int, lengths)), len(lengths)))
-    summary = test_index[["image", "width", "height", "problems"]].merge(
-        pd.DataFrame(rows, columns=["image", "covered", "runs"]), on="image", validate="1:1"
-    )
+    found = pd.DataFrame(rows, columns=["image", "covered", "runs"])
+    summary = test_index[["image", "width", "height", "problems"]].merge(found, on="image", validate="1:1")
     # Of a photograph without a size nothing was predicted.
     summary["covered"] /= (summary["width"] * summary["height"]).clip(lower=1)
-    covered = dict(zip(summary["image"], summary["covered"], strict=True))
-    least, most = (extreme(covered, key=covered.__getitem__) for extreme in (min, max))
-    lines = [
-        f"{len(summary)} images",
-        f"the car covers {summary['covered'].mean():.1%} of them, from {covered[least]:.1%} ({least}) to "
-        f"{covered[most]:.1%} ({most})",
-        f"{(summary['runs'] == 0).sum()} masks are empty",
-    ]
+    lines = [f"{len(summary)} images", f"{(summary['runs'] == 0).sum()} masks are empty"]
+    shares = summary[summary["runs"] > 0].set_index("image")["covered"]
+    if len(shares):
+        lines.append(
+            f"where there is a car, it covers {shares.mean():.1%} of the picture, from {shares.min():.1%} "
+            f"({shares.idxmin()}) to {shares.max():.1%} ({shares.idxmax()})"
+        )
     if kinds := _kinds(parameters):
         lines.append(f"{', '.join(kinds)} are in {predicted_pictures.folder}")
     logger.info("Predicted: %s", "\n  ".join(lines))
