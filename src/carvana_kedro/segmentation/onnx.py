@@ -74,7 +74,7 @@ class OnnxSegmenter:
 
     Args:
         model: an ONNX file, or the content of one.
-        device: `cpu`, or `cuda` where the package onnxruntime-gpu is installed.
+        device: `cpu`, `cuda` where the package onnxruntime-gpu is installed, or `auto`.
 
     Raises:
         UserError: onnxruntime is not installed, or cannot use the device.
@@ -82,7 +82,8 @@ class OnnxSegmenter:
 
     def __init__(self, model: Path | bytes, device: str = "cpu") -> None:
         """Let ONNX Runtime optimise the network."""
-        provider = _PROVIDERS[choose_device(device)]
+        device = choose_device(device)
+        provider = _PROVIDERS[device]
         import onnxruntime
 
         options = {"use_tf32": 0} if device == "cuda" else {}
