@@ -64,7 +64,7 @@ class Variant:
     fits_input: bool = False  # the image is squeezed into the input, whatever the output shows of it
     separate_draws: bool = False
     augmentation: Mapping[str, float] = field(default_factory=lambda: STUDIO)
-    loss: Mapping[str, float] = field(default_factory=dict)
+    loss: Mapping[str, Any] = field(default_factory=dict)
     optimizer: Mapping[str, Any] = field(default_factory=lambda: ADAMW)
     schedule: Mapping[str, Any] = field(default_factory=lambda: ONE_CYCLE)
     ema_decay: float = 0.998
@@ -187,8 +187,9 @@ class SeparateDraws(Augmentation):
 class Remembered(Samples):
     """Samples that are read once."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, source: ImageStore, image_ids: Sequence[str], geometry: Fitting) -> None:
+        super().__init__(source, image_ids, geometry)
+        self._whole = geometry.image_filter != "area"
         self._read: dict[int, Any] = {}
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray]:
@@ -196,7 +197,7 @@ class Remembered(Samples):
         if position not in self._read:
             image_id = str(self.image_ids[position])
             # Other filters than ours are given the whole photograph, not the half that the decoder can make of it.
-            least = self.geometry.output_size if self.geometry.image_filter == "area" else None
+            least = None if self._whole else self.geometry.output_size
             image, mask = self.source.read_image(image_id, least), self.source.read_mask(image_id)
             self._read[position] = self.geometry.fit_image(image), self.geometry.fit_mask(mask)
         return self._read[position]
@@ -283,7 +284,7 @@ def main() -> None:
     ]
     variants = [OURS, *(variant for variant in VARIANTS if arguments.only in variant.group)]
     if arguments.tiny:
-        small = {"width_multiplier": 0.1, "samples": 32}
+        small: dict[str, Any] = {"width_multiplier": 0.1, "samples": 32}
         variants = [
             replace(v, **small, input_size=(188, 188) if v.architecture == "unet_original" else (32, 48))
             for v in variants

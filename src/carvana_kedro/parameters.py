@@ -161,6 +161,8 @@ class ModelTraining(_Frozen):
     parts: Count = 1
     """Parts that a batch is computed in, one after the other, to save memory."""
     epochs: Count
+    folds: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Car folds: so many models are trained, each without a part of the cars, and averaged; 0: one model."""
     seed: Seed = 2017
     threshold: Probability = 0.5
     loss: Loss = Loss()
@@ -209,6 +211,13 @@ class ModelTraining(_Frozen):
                 f"a batch_size of {self.batch_size} cannot be split into {self.parts} equal parts"
             )
         return self
+
+    @field_validator("folds")
+    @classmethod
+    def _one_fold_is_none(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("a single fold would leave no car to train on: 0 for one model, or 2 and more")
+        return folds
 
     @model_validator(mode="after")
     def _pretrained_weights_fit(self) -> Self:

@@ -90,7 +90,10 @@ def _deciding_code() -> list[Path]:
     )  # fmt: skip
     later = {_HERE / f"segmentation/{name}.py" for name in afterwards}
     science = {*_HERE.glob("segmentation/**/*.py")} - later
-    return sorted({*science, *_HERE.glob("pipelines/model_training/*.py"), *_decoding_code()})
+    pipeline = {*_HERE.glob("pipelines/model_training/*.py")} - {
+        _HERE / f"pipelines/model_training/{name}.py" for name in ("model_card", "scoring")
+    }
+    return sorted({*science, *pipeline, *_decoding_code()})
 
 
 def _decoding_code() -> list[Path]:

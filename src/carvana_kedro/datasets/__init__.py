@@ -15,6 +15,7 @@ from .picture import PictureDataset
 from .record import RecordDataset
 from .submission import ReceiptDataset, SubmissionDataset
 from .table import TableDataset
+from .text import TextDataset
 
 __all__ = [
     "ArchivesDataset",
@@ -33,4 +34,5 @@ __all__ = [
     "SampleDataset",
     "SubmissionDataset",
     "TableDataset",
+    "TextDataset",
 ]

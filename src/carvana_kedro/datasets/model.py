@@ -40,7 +40,7 @@ class ModelDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
                 f"There is no trained model at {self._filepath}. Train it first, with the same options: "
                 "kedro run --pipelines model_training"
             )
-        from carvana_kedro.stores.checkpoints import load_checkpoint
+        from carvana_kedro.stores.checkpoints import ensemble, load_checkpoint
 
         if self._checkpoint is None:
             return load_checkpoint(self._filepath)
@@ -48,15 +48,14 @@ class ModelDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
         paths = sorted(self._checkpoint.glob("*.pt")) if is_folder else [self._checkpoint]
         if not paths:
             raise UserError(f"checkpoint={self._checkpoint}: there is no checkpoint, *.pt, in this folder.")
-        members = []
+        models = []
         for path in paths:
             content = load_checkpoint(path)
-            member = content.get("model", content)
-            if missing := {"architecture", "weights", "run_id"} - member.keys():
+            model = content.get("model", content)
+            if missing := {"architecture", "weights", "run_id"} - model.keys():
                 raise UserError(f"{path} is not a model of ours: it lacks {', '.join(sorted(missing))}.")
-            members.append(member)
-        run_id = "+".join(member["run_id"] for member in members)
-        return members[0] if len(members) == 1 else {**members[0], "run_id": run_id, "members": members}
+            models.append(model)
+        return ensemble(models)
 
     def save(self, data: dict[str, Any]) -> None:
         """Write the model, whole or not at all."""

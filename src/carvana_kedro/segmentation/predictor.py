@@ -183,7 +183,8 @@ class Predictor:
             UserError: a file is missing, damaged or of another program.
         """
         contents = [load_checkpoint(Path(path)) for path in paths]
-        members = [content.get("model", content) for content in contents]
+        models = [content.get("model", content) for content in contents]
+        members = [member for model in models for member in model.get("members", [model])]
         return cls.from_model({"members": members}, **options)
 
     def __call__(self, image: np.ndarray, threshold: float | None = None) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from carvana_kedro import provenance
+from carvana_kedro.datasets import ModelDataset
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import ModelTraining
@@ -72,7 +73,7 @@ def test_training_leaves_model_history_checkpoints_and_events(
     assert about["parameters"] == RECIPE.model_dump(mode="json")
     assert "torch" in about["versions"]
 
-    scores, means, curve = evaluate_model(model, indices[1], training_images, RECIPE)
+    scores, means, curve = evaluate_model(model, *indices, training_images, RECIPE)
     assert curve["threshold"].tolist() == [n / 100 for n in range(100)]
     assert curve["dice"][50] == pytest.approx(means["dice"], abs=1e-3)
     assert means["boundary_error"] > 0
@@ -87,15 +88,49 @@ def test_training_leaves_model_history_checkpoints_and_events(
     assert means["lowest_dice"] == scores["dice"].min()
 
     with pytest.raises(UserError, match="trained with another split"):
-        evaluate_model(model, indices[0], training_images, RECIPE)
+        evaluate_model(model, *indices[::-1], training_images, RECIPE)
 
-    manifest = describe_run(model, indices[0], history, means, "small", RECIPE)
+    manifest = describe_run(model, *indices, history, means, "small", RECIPE)
     assert manifest["run_id"] == run_id
     assert manifest["source"] == training_images.fingerprint()
     assert manifest["parameters"]["epochs"] == 2
     assert manifest["train_cars"] == indices[0]["car"].unique().tolist()
     assert manifest["validation_cars"] == indices[1]["car"].unique().tolist()
     assert {"python", "torch", "carvana_kedro"} <= set(manifest["versions"])
+
+
+def test_folds_are_averaged_and_scored_on_the_cars_they_have_not_seen(
+    indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path
+) -> None:
+    recipe = RECIPE.model_copy(update={"folds": 2})
+    model, history = _train(indices, training_images, tmp_path, recipe)
+    assert history[["fold", "epoch"]].to_numpy().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    first, second = model["members"]
+    assert _runs(tmp_path) == {first["run_id"], second["run_id"]}
+    cars = {*indices[0]["car"], *indices[1]["car"]}
+    assert sorted(first["validation_cars"] + second["validation_cars"]) == sorted(cars)
+
+    scores, means, _ = evaluate_model(model, *indices, training_images, recipe)
+    assert means["images"] == len(scores) == 16
+    by_image = scores.set_index("image")
+    for member in (first, second):
+        row = by_image[by_image["car"].isin(member["validation_cars"])].iloc[0]
+        mask = Predictor.from_model(member)(training_images.read_image(row.name))
+        assert row["dice"] == pytest.approx(metrics.dice(mask, training_images.read_mask(row.name)), abs=1e-6)
+
+    manifest = describe_run(model, *indices, history, means, "small", recipe)
+    assert manifest["train_cars"] == manifest["validation_cars"] == sorted(cars)
+    assert manifest["train_images"] == manifest["validation_images"] == 16
+
+    # The file that is written is the ensemble, for the catalog and for the library.
+    dataset = ModelDataset(str(tmp_path / "model.pt"))
+    dataset.save(model)
+    image = training_images.read_image(training_images.ids()[0])
+    expected = Predictor.from_model(model)(image)
+    assert (Predictor.from_checkpoint(tmp_path / "model.pt")(image) == expected).all()
+    given = ModelDataset(str(tmp_path / "none.pt"), checkpoint=str(tmp_path / "model.pt")).load()
+    assert given["run_id"] == f"{first['run_id']}+{second['run_id']}"
+    assert (Predictor.from_model(given)(image) == expected).all()
 
 
 class StopAt(Callback):

@@ -31,10 +31,15 @@ def test_learning_curves_are_the_history() -> None:
     )
     figure = plot_learning_curves(history)
     assert [list(trace.y) for trace in figure.data] == [[1.0, 0.5], [1.1, 0.6], [0.5, 0.8], [0.4, 0.7]]
+    folds = plot_learning_curves(pd.concat([history.assign(fold=1), history.assign(fold=2)]))
+    assert [list(trace.y) for trace in folds.data[:4]] == [[1.0, 0.5], [1.0, 0.5], [1.1, 0.6], [1.1, 0.6]]
+    assert [trace.showlegend for trace in folds.data] == [True, False, True, False, *[False] * 4]
 
 
 def test_the_score_table_has_a_row_a_measure() -> None:
-    scores = pd.DataFrame({"image": ["a", "b", "c"], "dice": [0.9, 1.0, 0.5], "iou": [0.8, 1.0, 0.3]})
+    scores = pd.DataFrame(
+        {"image": ["a", "b", "c"], "car": ["x", "x", "y"], "dice": [0.9, 1.0, 0.5], "iou": [0.8, 1.0, 0.3]}
+    )
     table = tabulate_scores(scores).set_index("measure")
     assert table.loc["dice"].to_dict() == {"mean": 0.8, "median": 0.9, "min": 0.5, "max": 1.0}
     assert list(table.index) == ["dice", "iou"]
@@ -60,12 +65,20 @@ def test_the_gallery_shows_worst_and_best(training_images: ImageStore) -> None:
         }
     )
     ids = training_images.ids()
-    scores = pd.DataFrame({"image": ids, "dice": [n / len(ids) for n in range(len(ids))]})
+    cars = [image_id.partition("_")[0] for image_id in ids]
+    model["validation_cars"] = [*{*cars}]
+    scores = pd.DataFrame({"image": ids, "car": cars, "dice": [n / len(ids) for n in range(len(ids))]})
     picture = draw_gallery(model, scores, training_images, recipe, Reporting(gallery_size=2))
     row = draw_gallery(model, scores[:1], training_images, recipe, Reporting(gallery_size=2))
     # A line of titles, then a row an image.
     assert picture.shape == (28 + 4 * (row.shape[0] - 28), row.shape[1], 3)
     assert (picture[: row.shape[0]] == row).all()
+    # Of folds each image is looked at by the model that has not seen its car.
+    blind = {**model, "weights": {**model["weights"], "head.bias": model["weights"]["head.bias"] - 100}}
+    folds = {**model, "members": [blind, {**model, "validation_cars": []}]}
+    assert (draw_gallery(folds, scores[:1], training_images, recipe, Reporting()) != row).any()
+    folds = {**model, "members": [{**blind, "validation_cars": []}, model]}
+    assert (draw_gallery(folds, scores[:1], training_images, recipe, Reporting()) == row).all()
     with pytest.raises(UserError, match="trained on other files"):
         draw_gallery({**model, "source": "another"}, scores, training_images, recipe, Reporting())
 

@@ -30,7 +30,10 @@ def select_unseen_images(training_images: Photographs, model: dict[str, Any]) ->
         if member["source"] == training_images.fingerprint():
             index = index[index["car"].isin(member["validation_cars"])]
     if index.empty:
-        raise UserError("There are no images that none of these models has seen: score them one by one.")
+        raise UserError(
+            "There are no images that none of these models has seen: score them one by one. (What folds score on the "
+            "cars they have not seen is in validation_scores.csv.)"
+        )
     logger.info("Scoring %d images", len(index))
     return index
 
@@ -42,4 +45,4 @@ def score_model(
     parameters: Inference,
 ) -> tuple[pd.DataFrame, dict[str, float], pd.DataFrame]:
     """Score images at their original size, as training scores its validation images: see `score_images`."""
-    return score_images(model, evaluation_index, training_images, parameters)
+    return score_images([(model, evaluation_index)], training_images, parameters)

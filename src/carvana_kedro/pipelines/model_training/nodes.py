@@ -13,10 +13,11 @@ from carvana_kedro.image_index import check_source
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.segmentation.interrupts import Interrupts, TrainingInterruptedError
 from carvana_kedro.segmentation.trainer import train
-from carvana_kedro.stores.checkpoints import CheckpointStore
+from carvana_kedro.stores.checkpoints import CheckpointStore, ensemble
 from carvana_kedro.stores.images import Photographs
 from carvana_kedro.stores.pixels import PixelCache
 
+from .folds import Sides, by_unseen_car, split_folds
 from .recipe import build_callbacks, build_run
 from .scoring import score_images
 
@@ -35,7 +36,8 @@ def train_model(
     """Train a network as the recipe says, or go on with it; a run that is finished is not trained again.
 
     What makes a run this run is what decides its result: the recipe, the images, this package and its code. Anything
-    else is another run, with a folder of its own.
+    else is another run, with a folder of its own. With `folds` there are as many runs, one after the other, and the
+    model is their average.
 
     Args:
         train_index: images to train on.
@@ -47,13 +49,38 @@ def train_model(
         parameters: `model_training`, the recipe.
 
     Returns:
-        The model of the best epoch (weights with architecture, input size and origin), and a row an epoch.
+        The model of the best epoch (weights with architecture, input size and origin), or those of all folds as its
+        `members`; and a row an epoch, of all folds.
 
     Raises:
         UserError: the indices belong to another source; the recipe does not fit the network or the machine; training
             was interrupted, or had to stop.
     """
     check_source(train_index, training_images, "data_ingestion")
+    models, histories = [], []
+    splits = split_folds(train_index, validation_index, parameters.folds, parameters.seed)
+    for number, sides in enumerate(splits, start=1):
+        if parameters.folds:
+            cars = [index["car"].nunique() for index in sides]
+            logger.info("Fold %d of %d: %d cars to train on, %d to validate on", number, len(splits), *cars)
+        model, history = _train_run(sides, training_images, checkpoints, tensorboard, pixel_cache, parameters)
+        models.append(model)
+        histories.append(
+            pd.DataFrame(history).assign(fold=number) if parameters.folds else pd.DataFrame(history)
+        )
+    return ensemble(models), pd.concat(histories, ignore_index=True)
+
+
+def _train_run(
+    indices: Sides,
+    training_images: Photographs,
+    checkpoints: CheckpointStore,
+    tensorboard: Path,
+    pixel_cache: PixelCache,
+    parameters: ModelTraining,
+) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """Train one network on one split, or go on with it; return the model of its best epoch and its history."""
+    train_index, validation_index = indices
     sides = [train_index["image"].tolist(), validation_index["image"].tolist()]
     source = training_images.fingerprint()
     facts = provenance.run_facts(parameters.decisive(), sides, source)
@@ -106,7 +133,7 @@ def train_model(
                 "The model of the best epoch, %d, is lost: the files best-*.pt in %s are gone or damaged. That of "
                 "epoch %d is taken.", state["best_epoch"], ours.folder, len((best or state)["history"]),
             )  # fmt: skip
-    return (best or state)["model"], pd.DataFrame(history)
+    return (best or state)["model"], history
 
 
 def _tell_other_surroundings(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -126,31 +153,49 @@ def _tell_differences(checkpoints: CheckpointStore, facts: dict[str, Any]) -> No
 
 def evaluate_model(
     model: dict[str, Any],
+    train_index: pd.DataFrame,
     validation_index: pd.DataFrame,
     training_images: Photographs,
     parameters: ModelTraining,
 ) -> tuple[pd.DataFrame, dict[str, float], pd.DataFrame]:
-    """Score every validation image at its original size: see `score_images`."""
-    return score_images(model, validation_index, training_images, parameters)
+    """Score every validation image at its original size: see `score_images`.
+
+    With folds that is every image, each scored by the one model that was not trained on its car (out of fold).
+    """
+    index = pd.concat([train_index, validation_index]) if parameters.folds else validation_index
+    pairs = by_unseen_car(model, index) if parameters.folds else [(model, validation_index)]
+    return score_images(pairs, training_images, parameters)
 
 
 def describe_run(
     model: dict[str, Any],
     train_index: pd.DataFrame,
+    validation_index: pd.DataFrame,
     training_history: pd.DataFrame,
     validation_metrics: dict[str, float],
     recipe: str,
     parameters: ModelTraining,
 ) -> dict[str, Any]:
-    """Write down where a model comes from: parameters, source, split, versions, commit, machine, scores."""
+    """Write down where a model comes from: parameters, source, split, versions, commit, machine, scores.
+
+    With folds every car is one to train on and one to validate on.
+    """
+    members = model.get("members", [model])
+    index = pd.concat([train_index, validation_index])
+    validated = index["car"].isin([car for member in members for car in member["validation_cars"]])
+    trained = index if parameters.folds else train_index
+    sizes = index.value_counts(["width", "height"])  # the commonest first
     return {
         "run_id": model["run_id"],
         "recipe": recipe,
         "source": model["source"],
         # The cars themselves, not the parameters of ingestion, which may have changed since the split was made.
-        "train_cars": sorted(train_index["car"].unique().tolist()),
-        "validation_cars": model["validation_cars"],
-        "parameters": parameters.model_dump(),
+        "train_cars": sorted(trained["car"].unique().tolist()),
+        "train_images": len(trained),
+        "validation_cars": sorted(index[validated]["car"].unique().tolist()),
+        "validation_images": int(validated.sum()),
+        "photographs": [f"{width} x {height}" for width, height in sizes.index],
+        "parameters": parameters.model_dump(mode="json"),
         "epochs": len(training_history),
         "training_seconds": round(float(training_history["seconds"].sum()), 1),
         "validation": validation_metrics,

@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from .model_card import write_model_card
 from .nodes import describe_run, evaluate_model, train_model
 
 
@@ -25,7 +26,13 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 evaluate_model,
-                inputs=["model", "validation_index", "training_images", "params:model_training"],
+                inputs=[
+                    "model",
+                    "train_index",
+                    "validation_index",
+                    "training_images",
+                    "params:model_training",
+                ],
                 outputs=["validation_scores", "validation_metrics", "validation_threshold_curve"],
                 name="evaluate_model",
             ),
@@ -34,6 +41,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 inputs=[
                     "model",
                     "train_index",
+                    "validation_index",
                     "training_history",
                     "validation_metrics",
                     "params:recipe",
@@ -41,6 +49,19 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 ],
                 outputs="run_manifest",
                 name="describe_run",
+            ),
+            Node(
+                write_model_card,
+                inputs=[
+                    "run_manifest",
+                    "validation_scores",
+                    "validation_threshold_curve",
+                    "params:recipes",
+                    "params:source",
+                    "params:data_ingestion",
+                ],
+                outputs="model_card",
+                name="write_model_card",
             ),
         ],
         namespace="model_training",

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import ModelTraining, Reporting
+from carvana_kedro.pipelines.model_training.folds import by_unseen_car
 from carvana_kedro.segmentation import drawing, metrics, rle
 from carvana_kedro.segmentation.predictor import Predictor
 from carvana_kedro.stores.images import Photographs
@@ -22,32 +24,34 @@ _THUMBNAIL_WIDTH = 400
 
 
 def plot_learning_curves(training_history: pd.DataFrame) -> go.Figure:
-    """Plot loss and Dice coefficient over the epochs, training beside validation."""
+    """Plot loss and Dice coefficient over the epochs, training beside validation; of folds a line each."""
     figure = make_subplots(rows=1, cols=2, subplot_titles=("Loss", "Dice coefficient"))
     colours = {"train": "#0072b2", "val": "#d55e00"}
+    folds = training_history.get("fold", pd.Series(0, index=training_history.index))
     for column, quantity in enumerate(("loss", "dice_coeff"), start=1):
-        for side, colour in colours.items():
+        for (side, colour), fold in product(colours.items(), folds.unique()):
+            history = training_history[folds == fold]
             figure.add_trace(
                 go.Scatter(
-                    x=training_history["epoch"],
-                    y=training_history[f"{side}_{quantity}"],
+                    x=history["epoch"],
+                    y=history[f"{side}_{quantity}"],
                     name={"train": "training", "val": "validation"}[side],
                     line={"color": colour},
                     mode="lines+markers",
                     legendgroup=side,
-                    showlegend=column == 1,
+                    showlegend=bool(column == 1 and fold == folds.iloc[0]),
                 ),
                 row=1,
                 col=column,
             )
-    figure.update_xaxes(title_text="epoch", dtick=max(1, len(training_history) // 10))
+    figure.update_xaxes(title_text="epoch", dtick=max(1, training_history["epoch"].max() // 10))
     figure.update_layout(title="Learning curves", template="plotly_white", hovermode="x unified")
     return figure
 
 
 def tabulate_scores(validation_scores: pd.DataFrame) -> pd.DataFrame:
     """Summarise the scores: mean, median, lowest and highest of every measure over the validation images."""
-    scores = validation_scores.drop(columns="image")
+    scores = validation_scores.drop(columns=["image", "car"])
     table = scores.agg(["mean", "median", "min", "max"]).T.round(5)
     return table.rename_axis("measure").reset_index()
 
@@ -73,17 +77,23 @@ def draw_gallery(
             f"The model was trained on other files than those in {training_images.images}. Train it on these, or "
             "report on its own source: --params source=..."
         )
-    predictor = Predictor.from_model(model, device=model_training.device, precision=model_training.precision)
     ranked = validation_scores.sort_values("dice", kind="stable")
     size = min(reporting.gallery_size, len(ranked) // 2 or 1)
     chosen = pd.concat([ranked.head(size), ranked.tail(size)]).drop_duplicates("image")
     titles = ("photograph", "light: both, orange: missed, blue: imagined", "true mask", "predicted mask")
     rows = [np.concatenate([drawing.text_bar(title, _THUMBNAIL_WIDTH) for title in titles], axis=1)]
+    pictures = {}
+    for member, images in by_unseen_car(model, chosen):
+        predictor = Predictor.from_model(
+            member, device=model_training.device, precision=model_training.precision
+        )
+        for image_id in images["image"]:
+            image = training_images.read_image(image_id)
+            target = training_images.read_mask(image_id)
+            pictures[image_id] = drawing.comparison(image, predictor(image), target)
     for image_id, dice in zip(chosen["image"], chosen["dice"], strict=True):
-        image = training_images.read_image(image_id)
-        target = training_images.read_mask(image_id)
-        picture = drawing.comparison(image, predictor(image), target)
-        rows.append(drawing.captioned(picture, f"{image_id}   Dice {dice:.4f}", 4 * _THUMBNAIL_WIDTH))
+        caption = f"{image_id}   Dice {dice:.4f}"
+        rows.append(drawing.captioned(pictures[image_id], caption, 4 * _THUMBNAIL_WIDTH))
     return np.concatenate(rows)
 
 

@@ -1,0 +1,93 @@
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from carvana_kedro.parameters import DataIngestion, ModelTraining
+from carvana_kedro.pipelines.model_training.model_card import write_model_card
+
+RECIPE = {
+    "architecture": "unet_small",
+    "input_size": {"width": 384, "height": 256},
+    "batch_size": 4,
+    "epochs": 3,
+    "optimizer": {"name": "adamw", "learning_rate": 0.003},
+}
+
+
+@pytest.fixture
+def manifest() -> dict[str, Any]:
+    parameters = ModelTraining.model_validate({**RECIPE, "epochs": 2, "loss": {"border_weight": 1.0}})
+    return {
+        "run_id": "run",
+        "recipe": "mine",
+        "source": "fingerprint",
+        "train_cars": ["a", "b"],
+        "train_images": 4,
+        "validation_cars": ["c", "d"],
+        "validation_images": 4,
+        "photographs": ["1918 x 1280", "640 x 480"],
+        "parameters": parameters.model_dump(mode="json"),
+        "epochs": 2,
+        "training_seconds": 90.0,
+        "validation": {"threshold": 0.5},
+        "versions": {"torch": "2.11"},
+        "git_commit": "abc",
+        "machine": {"gpus": [], "threads": 2},
+    }
+
+
+@pytest.fixture
+def scores() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "image": ["c_1", "c_2", "d_1", "d_2"],
+            "car": ["c", "c", "d", "d"],
+            "dice": [0.8, 0.9, 0.95, 0.97],
+            "iou": [0.7, 0.8, 0.9, 0.95],
+            "pixel_accuracy": [0.9, 0.95, 0.97, 0.98],
+            "boundary_dice": [0.5, 0.6, 0.7, 0.8],
+            "boundary_error": [4.0, 3.0, 2.0, 1.0],
+        }
+    )
+
+
+CURVE = pd.DataFrame({"threshold": [0.4, 0.5, 0.6], "dice": [0.88, 0.905, 0.91]})
+
+
+def _card(manifest: dict[str, Any], scores: pd.DataFrame, source: str = "folder") -> str:
+    return write_model_card(manifest, scores, CURVE, {"mine": RECIPE}, source, DataIngestion(seed=3))
+
+
+def test_the_card_says_what_was_measured(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
+    card = _card(manifest, scores)
+    # The means of the two cars are 0.85 and 0.96: their standard error is half of the difference.
+    assert "**0.9050 ± 0.0550** (standard error over 2 cars). The threshold is 0.50; at" in card
+    assert "0.60, the best, the score would be 0.9100" in card
+    assert "| Dice coefficient | 0.905 | 0.0759 | 0.8 | 0.97 |" in card
+    assert card.index("| c_1 | 0.8 | 4.0 |") < card.index("| c_2 | 0.9 | 3.0 |")
+    assert "Cars with the lowest means: c (0.8500), d (0.9600)" in card
+    assert "photographs of 1918 x 1280 and 640 x 480" in card
+    assert "2 cars to train on (4 images),\n2 to validate on (4 images)" in card
+    assert "2 epochs in 1.5 minutes on 2 CPU threads, no GPU" in card
+    assert "covers 5.0 x 5.0 pixels" in card
+
+
+def test_the_card_says_how_it_is_done_again(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
+    assert (
+        "kedro run --pipelines data_ingestion,model_training --params source=folder,recipe=mine,"
+        "model_training.epochs=2,model_training.loss.border_weight=1.0,data_ingestion.seed=3\n"
+    ) in _card(manifest, scores)
+    assert "(folder.images=..., folder.masks=... say where they lie)" in _card(manifest, scores)
+
+
+def test_limits_are_those_of_the_run(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
+    assert "rendered cars alone" not in _card(manifest, scores)
+    assert "rendered cars alone" in _card(manifest, scores, "sample")
+    assert "also chose the epoch" in _card(manifest, scores)
+    folds = {**manifest, "parameters": {**manifest["parameters"], "folds": 2}}
+    assert "each scored by the model that has not seen its car" in _card(folds, scores)
+
+
+def test_one_car_has_no_spread(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
+    assert "**0.8500** (one car)" in _card(manifest, scores[:2])
