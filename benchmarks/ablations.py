@@ -16,7 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
@@ -58,6 +58,7 @@ class Variant:
     group: str
     architecture: str = "unet_small"
     width_multiplier: float = 1.0
+    pretrained: bool = False
     input_size: Size = (192, 288)
     image_filter: str = "area"  # linear: no averaging at all; lanczos: Pillow's
     target_filter: str = "area"  # or nearest
@@ -199,24 +200,37 @@ class Remembered(Samples):
 
 
 def run(
-    variant: Variant, seed: int, store: ImageStore, train_ids: Sequence[str], score_ids: Sequence[str]
+    variant: Variant,
+    seed: int,
+    store: ImageStore,
+    train_ids: Sequence[str],
+    score_store: ImageStore,
+    score_ids: Sequence[str],
+    threads: int = 1,
 ) -> Row:
     """Train once, and score."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     cv2.setNumThreads(1)
     torch.manual_seed(seed)
     hardware = Hardware.choose()
-    network = build(variant.architecture, width_multiplier=variant.width_multiplier)
+    network = build(
+        variant.architecture, width_multiplier=variant.width_multiplier, pretrained=variant.pretrained
+    )
     sizes = Geometry.of(network, variant.input_size)
     geometry = Fitting(
         sizes.input_size, sizes.output_size, variant.image_filter, variant.target_filter, variant.fits_input
     )
     network = hardware.place(network)
     optimizer = build_optimizer(network.parameters(), **variant.optimizer, fused=hardware.fused)
-    batches = Batches(Remembered(store, train_ids, geometry), variant.batch_size, seed=seed)
+    samples = Remembered(store, train_ids, geometry)
+    began = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(samples.__getitem__, range(len(samples))))
+    reading = time.perf_counter() - began
+    batches = Batches(samples, variant.batch_size, seed=seed)
     epochs = max(1, round(variant.samples / batches.images))
     steps, schedule = epochs * len(batches), dict(variant.schedule)
-    warmup = int(schedule.pop("warmup", 0.0) * steps)
+    warmup = min(int(schedule.pop("warmup", 0.0) * steps), max(0, steps - 2))
     training = Training(
         network=network,
         geometry=geometry,
@@ -233,10 +247,19 @@ def run(
     began = time.perf_counter()
     for epoch in range(1, epochs + 1):
         train_one_epoch(training, batches)
+        if threads > 1:
+            print(
+                f"epoch {epoch} of {epochs}: Dice {training.progress.means()['dice_coeff']:.4f}", flush=True
+            )
         training.history.append({"epoch": epoch, "val_dice_coeff": 0.0})
         training.progress = Progress()
     seconds = time.perf_counter() - began
-    return {"steps": steps, "training, s": seconds, **score(training, geometry, store, score_ids)}
+    return {
+        "steps": steps,
+        "reading, s": reading,
+        "training, s": seconds,
+        **score(training, geometry, score_store, score_ids),
+    }
 
 
 @torch.inference_mode()
@@ -253,12 +276,12 @@ def score(training: Training, geometry: Fitting, store: ImageStore, image_ids: S
         straight, mirrored = logits[:1], logits[1:].flip(2)
         both = (straight.sigmoid() + mirrored.sigmoid()).div(2).logit(1e-6)
         enlarged = geometry.restore(straight, mask.shape)
-        predicted = (enlarged[0] > 0).numpy()
+        predicted = (enlarged[0] > 0).cpu().numpy()
         found["dice"].append(metrics.dice(predicted, mask))
-        found["flip"].append(metrics.dice((geometry.restore(both, mask.shape)[0] > 0).numpy(), mask))
+        found["flip"].append(metrics.dice((geometry.restore(both, mask.shape)[0] > 0).cpu().numpy(), mask))
         found["accuracy"].append(metrics.pixel_accuracy(predicted, mask))
         found["boundary"].append(metrics.boundary_error(predicted, mask))
-        curve.add(enlarged, torch.from_numpy(mask)[None])
+        curve.add(enlarged, torch.from_numpy(mask)[None].to(enlarged.device))
     best = curve.best_threshold()
     return {
         **{name: statistics.fmean(values) for name, values in found.items()},
@@ -291,7 +314,8 @@ def main() -> None:
         def fill(wanted: Sequence[tuple[Variant, int]]) -> None:
             missing = [(variant, seed) for variant, seed in wanted if variant.key(seed) not in results]
             runs = {
-                pool.submit(run, variant, seed, store, *sides): (variant, seed) for variant, seed in missing
+                pool.submit(run, variant, seed, store, sides[0], store, sides[1]): (variant, seed)
+                for variant, seed in missing
             }
             for done in as_completed(runs):
                 variant, seed = runs[done]
