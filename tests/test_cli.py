@@ -32,7 +32,7 @@ def _refused(done: subprocess.CompletedProcess[str]) -> str:
         ("model_training.architecture=unet", "model_training.architecture = 'unet'"),
         ("inference.threshold=-0.5", "inference.threshold = -0.5: should be greater than 0"),
         ("modeltraining.epochs=3", "did you mean model_training?"),
-        ("recipe=nope", "There is no recipe named 'nope'. There are: laptop, sample,"),
+        ("recipe=nope", "There is no recipe named 'nope'. There are: best, laptop, sample,"),
         ("source=nope", "There is no source named 'nope'. There are: archives, folder, kaggle, sample"),
         ("kaggle.quality=best", "kaggle.quality = 'best': should be 'standard' or 'hq'"),
         ("kaggle.qualty=hq", "kaggle.qualty = 'hq': there is no such parameter; did you mean quality?"),
