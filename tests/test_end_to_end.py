@@ -31,6 +31,7 @@ LEFT = [
     "06_models/sample/validation_scores.csv",
     "07_model_output/sample/sample/submit.csv.gz",
     "08_reporting/sample/sample/learning_curves.json",
+    "08_reporting/sample/sample/model_card.md",
     "08_reporting/sample/sample/score_table.csv",
     "08_reporting/sample/sample/submission_preview.png",
     "08_reporting/sample/sample/submission_score.json",
@@ -165,10 +166,20 @@ def test_every_recipe_trains(kedro: Kedro, tmp_path: Path) -> None:
     for name in recipes:
         size = 188 if name == "unet_original" else 64
         values = {**small, "input_size.width": size, "input_size.height": size}
+        folds = recipes[name].get("folds", 0)
+        if folds:
+            values["folds"] = 2
         params = ",".join(
             [f"recipe={name}", *(f"model_training.{key}={value}" for key, value in values.items())]
         )
         kedro("run", "--env", "test", "--pipeline", "model_training", params=params)
+        if folds:
+            kedro("run", "--env", "test", "--pipelines", "inference,reporting", params=params)
+            reports = tmp_path / "data/08_reporting/sample" / name
+            # Out of fold: every image of the four cars has a score.
+            assert len(pd.read_csv(tmp_path / "data/06_models" / name / "validation_scores.csv")) == 16
+            assert (reports / "submission_preview.png").is_file()
+            assert "each scored by the model that has not seen" in (reports / "model_card.md").read_text()
         manifest = json.loads((tmp_path / "data/06_models" / name / "run_manifest.json").read_text())
         assert manifest["recipe"] == name
         assert manifest["parameters"]["architecture"] == recipes[name]["architecture"]
