@@ -5,9 +5,9 @@
 
 takes recipes of conf/base/parameters_model_training.yml, trains each on all photographs of the first two folders
 (called as Kaggle's) and scores it on those of the other two, at their own size, by the weights of the last epoch.
-`--old` trains with the geometry and augmentation of the system of 2017: a square input, nearest-neighbour targets,
-±45°, and for half of the images separate draws for image and mask. `--epochs` shortens the training; `--steps` takes
-as few images as so many steps need, to see whether a recipe runs at its full size. Folds are left out.
+`--old` trains with the geometry and augmentation of the system of 2017: a square input by Lanczos, nearest-neighbour
+targets, ±45°, and a coin each for whether an image and whether its mask is moved. `--epochs` shortens the training;
+`--steps` takes as few images as so many steps need, to see whether a recipe runs at its full size. Folds are left out.
 """
 
 import argparse
@@ -24,11 +24,18 @@ from ablations import OLD, Variant, run
 from carvana_kedro.stores.images import ImageStore
 from measuring import Report, Row, device_name
 
+_TAKEN = {
+    "architecture", "pretrained", "input_size", "augmentation", "loss", "optimizer", "schedule", "ema_decay",
+    "batch_size", "epochs",
+}  # fmt: skip
+_ELSEWHERE = {"cache", "workers", "folds"}
 RECIPES = Path(__file__).parents[1] / "conf/base/parameters_model_training.yml"
 
 
 def variant_of(name: str, recipe: Mapping[str, Any], images: int) -> Variant:
     """Return a recipe as what is trained here."""
+    if unknown := recipe.keys() - _TAKEN - _ELSEWHERE:
+        raise SystemExit(f"{name} says {', '.join(sorted(unknown))}, which this program does not know.")
     schedule = dict(recipe.get("schedule", {"name": "constant"}))
     schedule["warmup"] = schedule.pop("warmup_fraction", 0.0)
     return Variant(
@@ -45,6 +52,10 @@ def variant_of(name: str, recipe: Mapping[str, Any], images: int) -> Variant:
         batch_size=recipe["batch_size"],
         samples=recipe["epochs"] * images,
     )
+
+
+def _car(image_id: str) -> str:
+    return image_id.rpartition("_")[0]
 
 
 def made_old(variant: Variant) -> Variant:
@@ -64,6 +75,8 @@ def main() -> None:
         ImageStore(arguments.score_images, arguments.score_masks),
     )
     train_ids, score_ids = train.ids(), score.ids()
+    if seen := {_car(name) for name in train_ids} & {_car(name) for name in score_ids}:
+        raise SystemExit(f"{len(seen)} cars are in both, such as {min(seen)}: scores would flatter.")
     recipes = yaml.safe_load(RECIPES.read_text())["recipes"]
     report, rows = Report(arguments.json), list[Row]()
     for name in arguments.recipes:
@@ -79,7 +92,7 @@ def main() -> None:
         result = run(variant, arguments.seed, train, ids, score, score_ids, torch.get_num_threads())
         rows.append({"recipe": f"{name}, the old way" if arguments.old else name, **_spelled(result)})
         print(rows[-1], flush=True)
-    title = f"{len(train_ids)} images to train on, {len(score_ids)} scored at their own size, {device_name()}"
+    title = f"{len(ids)} images to train on, {len(score_ids)} scored at their own size, {device_name()}"
     report.add(title, rows)
     report.end()
 

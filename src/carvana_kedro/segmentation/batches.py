@@ -1,5 +1,6 @@
 """From stored photographs to batches of tensors."""
 
+import copy
 import hashlib
 import logging
 import multiprocessing
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import wait
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import cv2
 import numpy as np
@@ -132,18 +133,28 @@ class CachedSamples:
         which = repr((self._size, self.image_ids.tolist()))
         key = hashlib.sha256(which.encode(errors="surrogatepass")).hexdigest()[:16]
         self._rows = keep(key, (len(samples), height * width * 4), partial(_fill, samples))
+        self._places = np.arange(len(samples))
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.image_ids)
 
+    def subset(self, image_ids: Sequence[str]) -> Self:
+        """Return some of the samples, in this order, kept where they are."""
+        place_of = {image_id: place for place, image_id in enumerate(self.image_ids.tolist())}
+        part = copy.copy(self)
+        part.image_ids = np.array(image_ids, dtype=np.str_)
+        part._places = self._places[[place_of[image_id] for image_id in image_ids]]
+        return part
+
     def read(self, positions: Iterable[int]) -> Batch:
         """Return a batch."""
         order = np.fromiter(positions, np.int64)
+        places = self._places[order]
         height, width = self._size
         end = height * width * 3
-        images = self._rows[order, :end].reshape(-1, height, width, 3)
-        targets = self._rows[order, end:].reshape(-1, height, width)
+        images = self._rows[places, :end].reshape(-1, height, width, 3)
+        targets = self._rows[places, end:].reshape(-1, height, width)
         return torch.from_numpy(order), torch.from_numpy(images), torch.from_numpy(targets)
 
     @property

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.pipelines.model_training.folds import by_unseen_car, split_folds
+from carvana_kedro.pipelines.model_training.folds import by_fold, split_folds
 
 
 def _index(areas: list[float]) -> pd.DataFrame:
@@ -65,11 +65,14 @@ def test_no_folds_are_the_two_sides() -> None:
 def test_members_get_what_they_have_not_seen() -> None:
     index = _index([0.1, 0.2, 0.3])
     members = [{"validation_cars": ["000"]}, {"validation_cars": ["001", "002"]}]
-    pairs = by_unseen_car({"members": members}, index)
+    pairs = by_fold({"members": members}, index)
     assert [
         (member is expected, len(rows)) for (member, rows), expected in zip(pairs, members, strict=True)
     ] == [
         (True, 2),
         (True, 4),
     ]
-    assert len(by_unseen_car(members[0], index)[0][1]) == 2
+    assert [member for member, _ in by_fold({"members": members}, index[:2])] == members[:1]
+    for wrong in ({"members": members[:1]}, {"members": [*members, members[0]]}, members[1]):
+        with pytest.raises(UserError, match="not of folds of these cars"):
+            by_fold(wrong, index)

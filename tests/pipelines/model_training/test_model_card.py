@@ -26,7 +26,9 @@ def manifest() -> dict[str, Any]:
         "train_images": 4,
         "validation_cars": ["c", "d"],
         "validation_images": 4,
-        "photographs": ["1918 x 1280", "640 x 480"],
+        "photograph_size": {"width": 1918, "height": 1280},
+        "photograph_sizes": 3,
+        "output_size": {"width": 200, "height": 100},
         "parameters": parameters.model_dump(mode="json"),
         "epochs": 2,
         "training_seconds": 90.0,
@@ -67,26 +69,45 @@ def test_the_card_says_what_was_measured(manifest: dict[str, Any], scores: pd.Da
     assert "| Dice coefficient | 0.905 | 0.0759 | 0.8 | 0.97 |" in card
     assert card.index("| c_1 | 0.8 | 4.0 |") < card.index("| c_2 | 0.9 | 3.0 |")
     assert "Cars with the lowest means: c (0.8500), d (0.9600)" in card
-    assert "photographs of 1918 x 1280 and 640 x 480" in card
-    assert "2 cars to train on (4 images),\n2 to validate on (4 images)" in card
-    assert "2 epochs in 1.5 minutes on 2 CPU threads, no GPU" in card
-    assert "covers 5.0 x 5.0 pixels" in card
+    assert "photographs of 1918 x 1280\npixels and 2 other sizes." in card
+    assert "2 cars to train on (4 images), 2 cars to validate on (4 images)." in card
+    assert "2 epochs, 1.5 minutes." in card
+    assert "2 CPU threads, no GPU, PyTorch 2.11" in card
+    # The photograph is fitted to the network's output, which valid convolutions make smaller than its input.
+    assert "covers 9.6 x 12.8 pixels" in card
 
 
 def test_the_card_says_how_it_is_done_again(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
+    card = _card(manifest, scores)
     assert (
-        "kedro run --pipelines data_ingestion,model_training --params source=folder,recipe=mine,"
-        "model_training.epochs=2,model_training.loss.border_weight=1.0,data_ingestion.seed=3\n"
-    ) in _card(manifest, scores)
-    assert "(folder.images=..., folder.masks=... say where they lie)" in _card(manifest, scores)
+        'kedro run --pipelines data_ingestion,model_training --params "source=folder,recipe=mine,'
+        'model_training.epochs=2,model_training.loss.border_weight=1.0,data_ingestion.seed=3"\n'
+    ) in card
+    assert "- `folder.images`, `folder.masks`, `folder.mask_suffix` and `folder.group` as they were." in card
+    assert "It needs besides" not in _card(manifest, scores, "sample")
+    # A list cannot be given on the command line.
+    schedule = {"name": "step", "milestones": [0.3, 0.6]}
+    recipe = ModelTraining.model_validate({**RECIPE, "schedule": schedule}).model_dump(mode="json")
+    stepped = _card({**manifest, "parameters": recipe}, scores)
+    assert "- `model_training.schedule.milestones`, in a parameters file: [0.3, 0.6]" in stepped
+    assert "milestones" not in stepped[stepped.index("kedro run") : stepped.index("It needs besides")]
 
 
 def test_limits_are_those_of_the_run(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
     assert "rendered cars alone" not in _card(manifest, scores)
     assert "rendered cars alone" in _card(manifest, scores, "sample")
     assert "also chose the epoch" in _card(manifest, scores)
-    folds = {**manifest, "parameters": {**manifest["parameters"], "folds": 2}}
-    assert "each scored by the model that has not seen its car" in _card(folds, scores)
+    last = {**manifest, "parameters": {**manifest["parameters"], "best_by": "train_loss"}}
+    assert "also chose the epoch" not in _card(last, scores)
+    assert "before a studio's backdrop" in _card(manifest, scores, "kaggle")
+    assert "before a studio's backdrop" not in _card(manifest, scores)
+
+
+def test_folds_are_told(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
+    card = _card({**manifest, "parameters": {**manifest["parameters"], "folds": 2}}, scores)
+    assert "each scored by the model that has not seen its car" in card
+    assert "Split by car: 2 cars (4 images) in 2 folds: each model was trained without one of them." in card
+    assert "also chose the epoch" in card
 
 
 def test_one_car_has_no_spread(manifest: dict[str, Any], scores: pd.DataFrame) -> None:

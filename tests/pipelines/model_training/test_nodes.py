@@ -95,6 +95,8 @@ def test_training_leaves_model_history_checkpoints_and_events(
     assert manifest["source"] == training_images.fingerprint()
     assert manifest["parameters"]["epochs"] == 2
     assert manifest["train_cars"] == indices[0]["car"].unique().tolist()
+    assert manifest["photograph_size"] == {"width": 240, "height": 160}
+    assert manifest["output_size"] == {"width": 48, "height": 32}
     assert manifest["validation_cars"] == indices[1]["car"].unique().tolist()
     assert {"python", "torch", "carvana_kedro"} <= set(manifest["versions"])
 
@@ -110,17 +112,30 @@ def test_folds_are_averaged_and_scored_on_the_cars_they_have_not_seen(
     cars = {*indices[0]["car"], *indices[1]["car"]}
     assert sorted(first["validation_cars"] + second["validation_cars"]) == sorted(cars)
 
+    # Trained for a moment, both may find nothing: one that finds the car everywhere can be told from the other.
+    second["weights"]["head.bias"] += 100
     scores, means, _ = evaluate_model(model, *indices, training_images, recipe)
     assert means["images"] == len(scores) == 16
     by_image = scores.set_index("image")
-    for member in (first, second):
-        row = by_image[by_image["car"].isin(member["validation_cars"])].iloc[0]
-        mask = Predictor.from_model(member)(training_images.read_image(row.name))
-        assert row["dice"] == pytest.approx(metrics.dice(mask, training_images.read_mask(row.name)), abs=1e-6)
+    for member, other in ((first, second), (second, first)):
+        rows = by_image[by_image["car"].isin(member["validation_cars"])]
+        dice, of_other = (
+            [
+                metrics.dice(predictor(training_images.read_image(name)), training_images.read_mask(name))
+                for name in rows.index
+            ]
+            for predictor in map(Predictor.from_model, (member, other))
+        )
+        assert rows["dice"].tolist() == pytest.approx(dice, abs=1e-6)
+        assert dice != pytest.approx(of_other, abs=1e-4)
+    with pytest.raises(UserError, match="not of folds of these cars"):
+        evaluate_model(first, *indices, training_images, recipe)
 
     manifest = describe_run(model, *indices, history, means, "small", recipe)
     assert manifest["train_cars"] == manifest["validation_cars"] == sorted(cars)
     assert manifest["train_images"] == manifest["validation_images"] == 16
+    assert [made["run_id"] for made in manifest["models"]] == [first["run_id"], second["run_id"]]
+    assert manifest["models"][0]["validation_cars"] == first["validation_cars"]
 
     # The file that is written is the ensemble, for the catalog and for the library.
     dataset = ModelDataset(str(tmp_path / "model.pt"))

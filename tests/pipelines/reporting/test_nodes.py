@@ -75,10 +75,13 @@ def test_the_gallery_shows_worst_and_best(training_images: ImageStore) -> None:
     assert (picture[: row.shape[0]] == row).all()
     # Of folds each image is looked at by the model that has not seen its car.
     blind = {**model, "weights": {**model["weights"], "head.bias": model["weights"]["head.bias"] - 100}}
+    in_folds = recipe.model_copy(update={"folds": 2})
     folds = {**model, "members": [blind, {**model, "validation_cars": []}]}
-    assert (draw_gallery(folds, scores[:1], training_images, recipe, Reporting()) != row).any()
+    assert (draw_gallery(folds, scores[:1], training_images, in_folds, Reporting()) != row).any()
     folds = {**model, "members": [{**blind, "validation_cars": []}, model]}
-    assert (draw_gallery(folds, scores[:1], training_images, recipe, Reporting()) == row).all()
+    assert (draw_gallery(folds, scores[:1], training_images, in_folds, Reporting()) == row).all()
+    with pytest.raises(UserError, match="not of folds of these cars"):
+        draw_gallery({**model, "validation_cars": []}, scores, training_images, in_folds, Reporting())
     with pytest.raises(UserError, match="trained on other files"):
         draw_gallery({**model, "source": "another"}, scores, training_images, recipe, Reporting())
 

@@ -40,7 +40,21 @@ def split_folds(
     return [(index[fold != number], index[fold == number]) for number in range(folds)]
 
 
-def by_unseen_car(model: dict[str, Any], index: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Return each of a model's members, or the model itself, with the images of the cars that it has not seen."""
+def by_fold(model: dict[str, Any], index: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """Return each fold's model with the images of the cars that it alone has not seen.
+
+    Args:
+        model: of folds, as its `members`.
+        index: images, with their cars.
+
+    Raises:
+        UserError: not every car is one that exactly one of them has not seen.
+    """
     members = model.get("members", [model])
-    return [(member, index[index["car"].isin(member["validation_cars"])]) for member in members]
+    parts = [index[index["car"].isin(member["validation_cars"])] for member in members]
+    if sorted(image for part in parts for image in part["image"]) != sorted(index["image"]):
+        raise UserError(
+            "The model is not of folds of these cars: some were unseen by none of its members, or by several. Train it "
+            "anew, with the same options: kedro run --pipelines model_training"
+        )
+    return [(member, part) for member, part in zip(members, parts, strict=True) if len(part)]

@@ -41,39 +41,48 @@ def write_model_card(
     """
     parameters = run_manifest["parameters"]
     named = ModelTraining.model_validate(recipes[run_manifest["recipe"]]).model_dump(mode="json")
-    changes = [
-        *_changes("model_training", named, parameters),
-        *_changes("data_ingestion", DataIngestion().model_dump(), data_ingestion.model_dump()),
-    ]
+    changes = {
+        **_changes("model_training", named, parameters),
+        **_changes("data_ingestion", DataIngestion().model_dump(), data_ingestion.model_dump()),
+    }
+    lists = {key: value for key, value in changes.items() if isinstance(value, list)}
     size = parameters["input_size"]
     curve = validation_threshold_curve
     best, highest = curve.set_index("threshold")["dice"].agg(["idxmax", "max"])
     folds = parameters["folds"]
     cars = validation_scores.groupby("car")["dice"].mean().sort_values()
     worst = validation_scores.nsmallest(_WORST, "dice")[["image", "dice", "boundary_error"]]
+    photograph = run_manifest["photograph_size"]
+    others = run_manifest["photograph_sizes"] - 1
     scored = (
         "scored by the model that has not seen its car" if folds else "of cars that it was not trained on"
     )
+    counts = [f"{len(run_manifest[f'{side}_cars'])} cars" for side in ("train", "validation")]
+    images = [f"{run_manifest[f'{side}_images']} images" for side in ("train", "validation")]
+    split = f"{counts[0]} to train on ({images[0]}), {counts[1]} to validate on ({images[1]})."
+    if folds:
+        split = f"{counts[0]} ({images[0]}) in {folds} folds: each model was trained without one of them."
     spread = (
         f" ± {float(cars.std() / len(cars) ** 0.5):.4f}** (standard error over {len(cars)} cars)"
         if len(cars) > 1
         else "** (one car)"
     )
     threshold = run_manifest["validation"]["threshold"]
-    command = ",".join([f"source={source}", f"recipe={run_manifest['recipe']}", *changes])
+    said = {"source": source, "recipe": run_manifest["recipe"], **changes}
+    command = ",".join(f"{key}={value}" for key, value in said.items() if key not in lists)
     gpus = run_manifest["machine"]["gpus"]
+    minutes = run_manifest["training_seconds"] / 60
     machine = ", ".join(gpus) or f"{run_manifest['machine']['threads']} CPU threads, no GPU"
     sections = {
         f"Model card: {run_manifest['recipe']}": f"""
 Finds the car in a photograph: for each pixel the probability that it is of the car. `{parameters["architecture"]}` at
-{size["width"]} x {size["height"]} (width x height){f", {folds} models of car folds, averaged" if folds else ""}.
+{size["width"]} x {size["height"]} (width x height){f"; {folds} models, averaged" if folds else ""}.
 Run `{run_manifest["run_id"]}`.
 """,
         "Data": f"""
-Source `{source}`, fingerprint `{run_manifest["source"]}`; photographs of {" and ".join(run_manifest["photographs"])}.
-Split by car: {len(run_manifest["train_cars"])} cars to train on ({run_manifest["train_images"]} images),
-{len(run_manifest["validation_cars"])} to validate on ({run_manifest["validation_images"]} images)
-{", each fold with other cars to validate on" if folds else ""}.
+Source `{source}`, fingerprint `{run_manifest["source"]}`; photographs of {photograph["width"]} x {photograph["height"]}
+pixels{f" and {others} other sizes" if others else ""}. Split by car: {split}
+The manifest of the run, `run_manifest.json`, names them.
 """,
         "Scores": f"""
 At the photographs' own size, {len(validation_scores)} images, each {scored}.
@@ -92,18 +101,18 @@ Cars with the lowest means: {", ".join(f"{car} ({dice:.4f})" for car, dice in ca
 """,
         "Limits": "\n" + "\n".join(f"- {limit}" for limit in _limits(run_manifest, source)) + "\n",
         "Training": f"""
-{run_manifest["epochs"]} epochs in {run_manifest["training_seconds"] / 60:.1f} minutes on {machine}; PyTorch
-{run_manifest["versions"]["torch"]}.
+{run_manifest["epochs"]} epochs{" in all" if folds else ""}, {minutes:.1f} minutes.
+This card was written on a machine with {machine}, PyTorch {run_manifest["versions"]["torch"]}.
 
 ```yaml
 {yaml.safe_dump(parameters, sort_keys=False, default_flow_style=None, width=100).strip()}
 ```
 """,
         "How to reproduce": f"""
-Commit `{run_manifest["git_commit"] or "unknown"}`, and with the same photographs{_places(source)}:
+Commit `{run_manifest["git_commit"] or "unknown"}`; with the same photographs, environment (`--env`) and globals:
 
-    kedro run --pipelines data_ingestion,model_training --params {command}
-
+    kedro run --pipelines data_ingestion,model_training --params "{command}"
+{_besides(source, lists)}
 The same machine, libraries and number of threads give the same weights on a CPU; elsewhere the last digits differ.
 """,
     }  # fmt: skip
@@ -113,38 +122,47 @@ The same machine, libraries and number of threads give the same weights on a CPU
 
 def _limits(run_manifest: Mapping[str, Any], source: str) -> Iterator[str]:
     parameters = run_manifest["parameters"]
-    width, height = map(int, run_manifest["photographs"][0].split(" x "))
-    size = parameters["input_size"]
+    photograph, output = run_manifest["photograph_size"], run_manifest["output_size"]
+    wide, high = (photograph[side] / output[side] for side in ("width", "height"))
     if source == "sample":
         yield "Was trained on rendered cars alone and knows nothing of photographs."
-    if run_manifest["validation_images"] and not parameters["folds"]:
+    if parameters["best_by"].startswith("val_"):
         yield (
             "The images that were scored also chose the epoch whose weights were kept, so the scores flatter a little."
         )
     if len(run_manifest["validation_cars"]) < 20:
         yield f"{len(run_manifest['validation_cars'])} cars are few to score by: other cars may score otherwise."
-    yield (
-        f"A pixel of the network's input covers {width / size['width']:.1f} x {height / size['height']:.1f} pixels of "
-        "a photograph; what is thinner, such as aerials and wires of wheels, is lost."
-    )
-    yield (
-        "Expects one whole car before a studio's backdrop, as its training images show it: other scenes, other "
-        "vehicles and parts of cars were never scored."
-    )
+    yield f"A pixel of the network's output covers {wide:.1f} x {high:.1f} pixels of a photograph."
+    if source in ("kaggle", "archives"):
+        yield (
+            "Was trained and scored on one whole car before a studio's backdrop: other scenes, other vehicles and "
+            "parts of cars were never scored."
+        )
+    else:
+        yield "What its training images do not show was never scored."
 
 
-def _changes(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what --params has to say to turn one set of parameters into another."""
+def _changes(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is to be said to turn one set of parameters into another."""
+    found: dict[str, Any] = {}
     for key, value in now.items():
         if isinstance(value, Mapping) and isinstance(before.get(key), Mapping):
-            yield from _changes(f"{prefix}.{key}", before[key], value)
+            found |= _changes(f"{prefix}.{key}", before[key], value)
         elif before.get(key) != value:
-            yield f"{prefix}.{key}={value}"
+            found[f"{prefix}.{key}"] = value
+    return found
 
 
-def _places(source: str) -> str:
-    told = {"folder": "folder.images=..., folder.masks=...", "archives": "archives=..."}
-    return f" ({told[source]} say where they lie)" if source in told else ""
+def _besides(source: str, lists: Mapping[str, Any]) -> str:
+    """Return what the command line does not say: a paragraph, or nothing."""
+    places = {
+        "folder": "`folder.images`, `folder.masks`, `folder.mask_suffix` and `folder.group` as they were.",
+        "archives": "`archives`, where they lie.",
+        "kaggle": "`kaggle.quality` as it was.",
+    }
+    lines = [f"- {places[source]}"] if source in places else []
+    lines += [f"- `{key}`, in a parameters file: {value}" for key, value in lists.items()]
+    return "\n".join(["", "It needs besides:", "", *lines, ""]) if lines else ""
 
 
 def _summary(scores: pd.DataFrame) -> pd.DataFrame:

@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from carvana_kedro import provenance
 from carvana_kedro.image_index import check_source
 from carvana_kedro.parameters import ModelTraining
+from carvana_kedro.segmentation.architectures import build
 from carvana_kedro.segmentation.interrupts import Interrupts, TrainingInterruptedError
 from carvana_kedro.segmentation.trainer import train
 from carvana_kedro.stores.checkpoints import CheckpointStore, ensemble
 from carvana_kedro.stores.images import Photographs
 from carvana_kedro.stores.pixels import PixelCache
 
-from .folds import Sides, by_unseen_car, split_folds
+from .folds import Sides, by_fold, split_folds
 from .recipe import build_callbacks, build_run
 from .scoring import score_images
 
@@ -162,8 +164,9 @@ def evaluate_model(
 
     With folds that is every image, each scored by the one model that was not trained on its car (out of fold).
     """
-    index = pd.concat([train_index, validation_index]) if parameters.folds else validation_index
-    pairs = by_unseen_car(model, index) if parameters.folds else [(model, validation_index)]
+    pairs = [(model, validation_index)]
+    if parameters.folds:
+        pairs = by_fold(model, pd.concat([train_index, validation_index]))
     return score_images(pairs, training_images, parameters)
 
 
@@ -178,13 +181,16 @@ def describe_run(
 ) -> dict[str, Any]:
     """Write down where a model comes from: parameters, source, split, versions, commit, machine, scores.
 
-    With folds every car is one to train on and one to validate on.
+    With folds every car is one to train on and one to validate on; `models` says which of them is which fold's.
     """
     members = model.get("members", [model])
     index = pd.concat([train_index, validation_index])
     validated = index["car"].isin([car for member in members for car in member["validation_cars"]])
     trained = index if parameters.folds else train_index
     sizes = index.value_counts(["width", "height"])  # the commonest first
+    size = (parameters.input_size.height, parameters.input_size.width)
+    with torch.device("meta"):
+        height, width = build(parameters.architecture).output_size(size)
     return {
         "run_id": model["run_id"],
         "recipe": recipe,
@@ -194,7 +200,12 @@ def describe_run(
         "train_images": len(trained),
         "validation_cars": sorted(index[validated]["car"].unique().tolist()),
         "validation_images": int(validated.sum()),
-        "photographs": [f"{width} x {height}" for width, height in sizes.index],
+        "models": [{name: member[name] for name in ("run_id", "validation_cars")} for member in members],
+        "photograph_size": {
+            name: int(pixels) for name, pixels in zip(sizes.index.names, sizes.index[0], strict=True)
+        },
+        "photograph_sizes": len(sizes),
+        "output_size": {"width": width, "height": height},
         "parameters": parameters.model_dump(mode="json"),
         "epochs": len(training_history),
         "training_seconds": round(float(training_history["seconds"].sum()), 1),

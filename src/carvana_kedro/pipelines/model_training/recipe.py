@@ -178,14 +178,16 @@ def _build_batches(
     pin_memory: bool,
 ) -> list[Batches]:
     """Return the shuffled batches to train on and the ordered ones to validate on, as large as what fits at once."""
-    samples = [Samples(images, image_ids, geometry) for image_ids in sides]
-    sets: list[Samples | CachedSamples] = [*samples]
-    if parameters.cache == "memory":
-        require_memory(sum(side.nbytes for side in samples), "keeping the images in memory")
+    sets: list[Samples | CachedSamples] = [Samples(images, image_ids, geometry) for image_ids in sides]
     if parameters.cache != "none":
+        # Whatever the split, the same file: folds share it.
+        both = Samples(images, sorted(image_id for image_ids in sides for image_id in image_ids), geometry)
+        if parameters.cache == "memory":
+            require_memory(both.nbytes, "keeping the images in memory")
         kept = partial(pixel_cache.rows, f"{images.fingerprint()}-{provenance.decoding_digest()}")
         keep = kept if parameters.cache == "memmap" else in_memory
-        sets = [CachedSamples(side, keep) for side in samples]
+        cached = CachedSamples(both, keep)
+        sets = [cached.subset(image_ids) for image_ids in sides]
     sizes = parameters.batch_size, parameters.batch_size // parameters.parts
     workers = usable_workers(parameters.workers)
     return [

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import ModelTraining, Reporting
-from carvana_kedro.pipelines.model_training.folds import by_unseen_car
+from carvana_kedro.pipelines.model_training.folds import by_fold
 from carvana_kedro.segmentation import drawing, metrics, rle
 from carvana_kedro.segmentation.predictor import Predictor
 from carvana_kedro.stores.images import Photographs
@@ -70,7 +70,7 @@ def draw_gallery(
         (light), where the car was missed (orange) or imagined (blue), the true and the predicted overlay.
 
     Raises:
-        UserError: the model was trained on another source.
+        UserError: the model was trained on another source, or its folds on other cars.
     """
     if model["source"] != training_images.fingerprint():
         raise UserError(
@@ -83,18 +83,17 @@ def draw_gallery(
     titles = ("photograph", "light: both, orange: missed, blue: imagined", "true mask", "predicted mask")
     rows = [np.concatenate([drawing.text_bar(title, _THUMBNAIL_WIDTH) for title in titles], axis=1)]
     pictures = {}
-    for member, images in by_unseen_car(model, chosen):
+    for member, images in by_fold(model, chosen) if model_training.folds else [(model, chosen)]:
         predictor = Predictor.from_model(
             member, device=model_training.device, precision=model_training.precision
         )
-        for image_id in images["image"]:
+        for image_id, dice in zip(images["image"], images["dice"], strict=True):
             image = training_images.read_image(image_id)
             target = training_images.read_mask(image_id)
-            pictures[image_id] = drawing.comparison(image, predictor(image), target)
-    for image_id, dice in zip(chosen["image"], chosen["dice"], strict=True):
-        caption = f"{image_id}   Dice {dice:.4f}"
-        rows.append(drawing.captioned(pictures[image_id], caption, 4 * _THUMBNAIL_WIDTH))
-    return np.concatenate(rows)
+            picture = drawing.comparison(image, predictor(image), target)
+            caption = f"{image_id}   Dice {dice:.4f}"
+            pictures[image_id] = drawing.captioned(picture, caption, 4 * _THUMBNAIL_WIDTH)
+    return np.concatenate([*rows, *(pictures[image_id] for image_id in chosen["image"])])
 
 
 def preview_submission(
