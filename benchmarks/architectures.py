@@ -1,6 +1,6 @@
 """Parameters, sizes and forward GFLOP of every architecture, counted on the meta device: nothing is computed.
 
-Run it as `python benchmarks/architectures.py [--json]`.
+Run it as `python -m benchmarks.architectures [--json]`.
 """
 
 import argparse

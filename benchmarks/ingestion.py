@@ -1,6 +1,6 @@
 """Unpacking and indexing at the competition's full number of images.
 
-Run it as `python benchmarks/ingestion.py [--folder PATH] [--json]`; it needs 3 GB of disk. The studio renders one car
+Run it as `python -m benchmarks.ingestion [--folder PATH] [--json]`; it needs 3 GB of disk. The studio renders one car
 at full size; every image of the competition is then one of its 16 views under another name and with bytes of its own,
 so that sizes, formats and numbers of files are those of the real archives. Each measurement is a process of its own,
 whose peak memory is its own, and is made at a quarter of the images and at all of them.

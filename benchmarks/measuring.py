@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.studio import StudioSettings, render_competition
 
 Row = dict[str, str | int | float]

@@ -1,11 +1,11 @@
 """How fast prediction is, from jpgs to the rows of a submission, against the loop of old_style.py.
 
-Run it as `python benchmarks/prediction.py [--json]`: 8 minutes on two cores. It renders its photographs, or takes yours
+Run it as `python -m benchmarks.prediction [--json]`: 8 minutes on two cores. It renders its photographs, or takes yours
 (`--images PATH --masks PATH`: jpgs, and gifs that are called as Kaggle's). Other questions, other runs:
 
-    python benchmarks/prediction.py --gpu           # on a CUDA device, for three networks: 5 minutes
-    python benchmarks/prediction.py --submission    # 100,064 rows of Carvana's density, from shards to the file
-    python benchmarks/prediction.py --agreement     # the masks of both, and their scores, with trained weights
+    python -m benchmarks.prediction --gpu           # on a CUDA device, for three networks: 5 minutes
+    python -m benchmarks.prediction --submission    # 100,064 rows of Carvana's density, from shards to the file
+    python -m benchmarks.prediction --agreement     # the masks of both, and their scores, with trained weights
 
 What is compared takes turns in one process; `ratio` is how many times the images a second of the table's first line.
 `--tiny` shrinks everything, to try the program itself.
@@ -28,16 +28,17 @@ import cv2
 import numpy as np
 import torch
 
-import old_style
-from carvana_kedro.segmentation import metrics, rle
+from benchmarks import old_style
+from benchmarks.measuring import Report, Row, device_name, find_photographs, synchronise
 from carvana_kedro.segmentation.architectures import SegmentationNetwork, build
-from carvana_kedro.segmentation.predictor import Prediction, Predictor
+from carvana_kedro.segmentation.metrics import mask_scores
+from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor
 from carvana_kedro.stores import predictions as stored
+from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.checkpoints import load_checkpoint
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictionShards, write_submission
 from carvana_kedro.stores.tables import Row as MaskRow
-from measuring import Report, Row, device_name, find_photographs, synchronise
 
 TEST_IMAGES = 100_064
 SHARD = 512
@@ -74,7 +75,7 @@ def predict(
 
     def rows(count: int) -> Iterator[MaskRow]:
         for prediction in (next(found) for _ in range(count)):
-            yield prediction.image_id, rle.spell(prediction.edges(0.5))
+            yield prediction.image_id, run_lengths.spell(prediction.edges(0.5))
 
     names = [
         shards.write("key", number, list(rows(min(SHARD, len(image_ids) - start))))
@@ -140,7 +141,7 @@ def split(report: Report, predictor: Predictor, task: Task, store: ImageStore, i
             ends("network")
             edges = Prediction(image_id, store.size(image_id), logits[0], predictor.geometry).edges(0.5)
             ends("enlarge, threshold, find runs")
-            rows.append((image_id, rle.spell(edges)))
+            rows.append((image_id, run_lengths.spell(edges)))
             ends("write the runs down")
         shards = PredictionShards(Path(folder))
         write_submission(Path(folder) / "submit.csv.gz", shards.read([shards.write("key", 0, rows)]))
@@ -175,8 +176,8 @@ def agree(report: Report, model: dict[str, Any], store: ImageStore, image_ids: l
     truth = {image_id: store.read_mask(image_id) for image_id in image_ids}
     rows: list[Row] = []
     for name, masks in found.items():
-        agreement = [metrics.dice(masks[image_id], found["ours"][image_id]) for image_id in image_ids]
-        scores = [metrics.dice(masks[image_id], truth[image_id]) for image_id in image_ids]
+        agreement = [mask_scores.dice(masks[image_id], found["ours"][image_id]) for image_id in image_ids]
+        scores = [mask_scores.dice(masks[image_id], truth[image_id]) for image_id in image_ids]
         rows.append(
             {
                 "masks of": name,
@@ -206,14 +207,17 @@ def _old_on_ours(
 def write_rows(report: Report, store: ImageStore, image_ids: list[str], count: int, folder: Path) -> None:
     """Write a submission of as many rows as there are test images, from shards, by each library."""
     random = np.random.default_rng(0)
-    edges = [rle.find_edges(store.read_mask(image_id)) for image_id in image_ids]
+    edges = [run_lengths.find_edges(store.read_mask(image_id)) for image_id in image_ids]
     shards = PredictionShards(folder / "shards")
     names = []
     for start in range(0, count, SHARD):
         numbers = range(start, min(count, start + SHARD))
         # The masks that there are, each moved by some pixels: as dense, and never the same.
         rows = [
-            (f"{number:012x}_01", rle.spell(np.maximum(edges[number % len(edges)] + random.integers(999), 0)))
+            (
+                f"{number:012x}_01",
+                run_lengths.spell(np.maximum(edges[number % len(edges)] + random.integers(999), 0)),
+            )
             for number in numbers
         ]
         names.append(shards.write("key", start // SHARD, rows))

@@ -1,10 +1,10 @@
 """How fast training is, against the loop of old_style.py, which does the same the plain way.
 
-Run it as `python benchmarks/training.py [--json]`: 8 minutes on two cores. It renders its photographs, or takes yours
+Run it as `python -m benchmarks.training [--json]`: 8 minutes on two cores. It renders its photographs, or takes yours
 (`--images PATH --masks PATH`: jpgs, and gifs that are called as Kaggle's). Other questions, other runs:
 
-    python benchmarks/training.py --gpu       # the same on a CUDA device: 9 minutes at most
-    python benchmarks/training.py --memory    # does memory grow over 20 epochs?
+    python -m benchmarks.training --gpu       # the same on a CUDA device: 9 minutes at most
+    python -m benchmarks.training --memory    # does memory grow over 20 epochs?
 
 What is compared takes turns in one process, and the best time counts: what else a machine does only ever adds to it.
 `ratio` is how many times the images a second of the table's first line. `--tiny` shrinks everything, to try the program
@@ -31,20 +31,29 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import old_style
-from carvana_kedro.segmentation import trainer
+from benchmarks import old_style
+from benchmarks.measuring import (
+    Contenders,
+    Report,
+    Row,
+    compare,
+    device_name,
+    find_photographs,
+    race,
+    synchronise,
+)
 from carvana_kedro.segmentation.architectures import ARCHITECTURES, SegmentationNetwork
 from carvana_kedro.segmentation.architectures.unet import UNet, Widths
-from carvana_kedro.segmentation.augmentation import Augmentation
-from carvana_kedro.segmentation.batches import Batches, CachedSamples, Samples
-from carvana_kedro.segmentation.geometry import Geometry, Size
+from carvana_kedro.segmentation.data.augmentation import Augmentation
+from carvana_kedro.segmentation.data.batches import Batches, CachedSamples, Samples
+from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.hardware import Hardware, is_out_of_memory, measured_peak, training_flop
-from carvana_kedro.segmentation.losses import batch_dice, segmentation_loss
-from carvana_kedro.segmentation.optimizers import build_optimizer, build_schedule
-from carvana_kedro.segmentation.training import Progress, Training
-from carvana_kedro.stores.images import ImageStore
-from carvana_kedro.stores.pixels import PixelCache
-from measuring import Contenders, Report, Row, compare, device_name, find_photographs, race, synchronise
+from carvana_kedro.segmentation.training import loop
+from carvana_kedro.segmentation.training.losses import batch_dice, segmentation_loss
+from carvana_kedro.segmentation.training.optimizers import build_optimizer, build_schedule
+from carvana_kedro.segmentation.training.state import Progress, Training
+from carvana_kedro.stores.images.competition import ImageStore
+from carvana_kedro.stores.pixel_cache import PixelCache
 
 SLIM = Widths((16, 32, 64, 128, 256), (256,), (256, 128, 64, 32, 16), decoder_blocks=2)
 GPU_MINUTES = 7.5  # nothing is begun after that
@@ -120,7 +129,7 @@ class Ours:
     def epoch(self, batches: Any) -> float:
         """Train on all batches; return the share of the time that they were waited for."""
         self.run.progress = Progress()
-        trainer.train_one_epoch(self.run, batches)
+        loop.train_one_epoch(self.run, batches)
         return self.run.progress.waited / self.run.progress.seconds
 
 
@@ -322,7 +331,7 @@ def split_step(report: Report, photographs: Photographs, task: Task, hardware: H
         ends("loss, Dice")
         loss.backward()
         ends("backward")
-        trainer._update(run, loss.detach(), dice, statistics)
+        loop._update(run, loss.detach(), dice, statistics)
         ends("gradient norm, optimiser")
     best = {part: min(times[1:]) for part, times in seconds.items()}
     rows: list[Row] = [
@@ -502,8 +511,8 @@ def watch_memory(report: Report, folder: Path, images: int, epochs: int, workers
     rows: list[Row] = []
     for epoch in range(1, epochs + 1):
         with MemoryWatch() as memory:
-            trainer.train_one_epoch(run, batches)
-            run.end_epoch(trainer.evaluate(run, validation), batches.images, 0.0)
+            loop.train_one_epoch(run, batches)
+            run.end_epoch(loop.evaluate(run, validation), batches.images, 0.0)
         rows.append(
             {"epoch": epoch, "resident, MB": memory.resident, "proportional, MB": memory.proportional}
         )

@@ -17,8 +17,8 @@ import yaml
 from PIL import Image
 
 from carvana_kedro.parameters import ARCHITECTURE_NAMES
-from carvana_kedro.segmentation import rle
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores import run_lengths
+from carvana_kedro.stores.images.competition import ImageStore
 
 PROJECT = Path(__file__).parents[1]
 Kedro = Callable[..., subprocess.CompletedProcess[str]]
@@ -151,7 +151,7 @@ def test_photographs_of_ones_own(kedro: Kedro, training_images: ImageStore, tmp_
     submission = gzip.decompress((data / "07_model_output/folder/sample/submit.csv.gz").read_bytes()).decode()
     sizes = {row.image: (row.height, row.width) for row in index.itertuples()}
     for name, runs in list(csv.reader(submission.splitlines()))[1:]:
-        rle.check(runs, *sizes.pop(name.removesuffix(".jpg")))
+        run_lengths.check(runs, *sizes.pop(name.removesuffix(".jpg")))
     assert not sizes
     done = kedro("run", "--env", "test", "--pipelines", "submission", params=params, check=False)
     assert "This source has no sample_submission.csv" in done.stderr

@@ -7,7 +7,7 @@ from PIL import Image
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import check_source, index_images, usable_images
 from carvana_kedro.stores.archives import read_table
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.images.competition import ImageStore
 
 
 def test_the_index_lists_every_image(training_images: ImageStore) -> None:

@@ -8,8 +8,13 @@ from kedro.config import OmegaConfigLoader
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import ARCHITECTURE_NAMES, ModelTraining, Parameters, check_configuration
 from carvana_kedro.segmentation.architectures import ARCHITECTURES
-from carvana_kedro.segmentation.losses import segmentation_loss
-from carvana_kedro.segmentation.optimizers import OPTIMIZERS, SCHEDULES, build_optimizer, build_schedule
+from carvana_kedro.segmentation.training.losses import segmentation_loss
+from carvana_kedro.segmentation.training.optimizers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    build_optimizer,
+    build_schedule,
+)
 from carvana_kedro.settings import CONFIG_LOADER_ARGS
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -9,7 +9,7 @@ README = (PROJECT / "README.md").read_text()
 
 
 def test_the_table_of_networks_is_what_the_benchmark_prints() -> None:
-    command = [sys.executable, "benchmarks/architectures.py"]
+    command = [sys.executable, "-m", "benchmarks.architectures"]
     printed = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
     assert printed.strip() in README
 

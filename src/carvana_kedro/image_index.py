@@ -11,9 +11,9 @@ from typing import Literal
 import pandas as pd
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation import rle
+from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.archives import read_rows
-from carvana_kedro.stores.images import ImageRecord, ImageStore, Photographs
+from carvana_kedro.stores.images.competition import ImageRecord, ImageStore, Photographs
 from carvana_kedro.stores.tables import Row
 
 _COLUMNS = [column.name for column in fields(ImageRecord) if column.name != "digest"]
@@ -84,7 +84,7 @@ def _disagreements(
         image_id, runs = row
         mask = images.read_mask(image_id)
         try:
-            differing = int((rle.decode(runs, *mask.shape) != mask).sum())
+            differing = int((run_lengths.decode(runs, *mask.shape) != mask).sum())
         except ValueError as error:
             return image_id, f"{table.name} has no legal mask: {error}"
         return (image_id, f"the mask differs from {table.name} in {differing} pixels") if differing else None

@@ -14,6 +14,9 @@ import torch
 from carvana_kedro import __version__
 
 _HERE = Path(__file__).parent
+_DECODING = ("stores/images", "segmentation/data")
+_TRAINING = ("segmentation/architectures", "segmentation/training")
+_PREDICTION = ("segmentation/architectures", "segmentation/prediction")
 _LIBRARIES = ("kedro", "numpy", "opencv-python-headless", "pandas", "pillow", "torch", "torchvision")
 
 
@@ -32,7 +35,7 @@ def run_facts(
         "images": images_digest(*image_ids),
         "source": source,
         "package": __version__,
-        "code": _digest(*(path.read_text() for path in _deciding_code())),
+        "code": _digest(*_sources(*_DECODING, *_TRAINING)),
     }
 
 
@@ -72,39 +75,18 @@ def images_digest(*sides: Sequence[str]) -> str:
 
 def predicting_digest() -> str:
     """Return a short hash of what decides which masks a model predicts: package version and code."""
-    names = ("predictor", "segmenter", "onnx", "folding", "cleaning", "hardware", "rle")
-    code = {*_decoding_code(), *(_HERE / f"segmentation/{name}.py" for name in names)}
-    code |= {*_HERE.glob("segmentation/architectures/*.py")}
-    return _digest(__version__, *(path.read_text() for path in sorted(code)))
+    return _digest(__version__, *_sources(*_DECODING, *_PREDICTION))
 
 
 def decoding_digest() -> str:
-    """Return a short hash of what decides how photographs become pixels: package version and code."""
-    return _digest(__version__, *(path.read_text() for path in _decoding_code()))
+    """Return a short hash of what decides how images become pixels: package version and code."""
+    return _digest(__version__, *_sources(*_DECODING))
 
 
-def _deciding_code() -> list[Path]:
-    """Return the files that decide what is trained: the science, the pipeline, and what reads pictures."""
-    afterwards = (
-        "cleaning", "cutouts", "drawing", "export", "folding", "onnx", "predictor", "rle", "segmenter",
-    )  # fmt: skip
-    later = {_HERE / f"segmentation/{name}.py" for name in afterwards}
-    science = {*_HERE.glob("segmentation/**/*.py")} - later
-    pipeline = {*_HERE.glob("pipelines/model_training/*.py")} - {
-        _HERE / f"pipelines/model_training/{name}.py" for name in ("model_card", "scoring")
-    }
-    return sorted({*science, *pipeline, *_decoding_code()})
-
-
-def _decoding_code() -> list[Path]:
-    names = (
-        "segmentation/batches",
-        "segmentation/geometry",
-        "stores/images",
-        "stores/folder",
-        "stores/pictures",
-    )
-    return [_HERE / f"{name}.py" for name in names]
+def _sources(*places: str) -> list[str]:
+    """Return the text of every module of these folders."""
+    files = (file for place in places for file in sorted(_HERE.joinpath(place).glob("**/*.py")))
+    return [file.read_text() for file in files]
 
 
 def model_digest(model: Mapping[str, Any]) -> str:

@@ -12,8 +12,8 @@ from kedro.io import DatasetError
 
 from carvana_kedro.datasets import KaggleDataset
 from carvana_kedro.datasets.competition import Side
-from carvana_kedro.stores.download import digest_of
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.images.competition import ImageStore
+from carvana_kedro.stores.kaggle.download import digest_of
 from standin_kaggle import COMPETITION, KEY, StandInKaggle
 
 
@@ -186,7 +186,7 @@ def test_room_is_looked_for_before_anything_is_fetched(
     kaggle: StandInKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "carvana_kedro.stores.kaggle.KaggleCompetition.files",
+        "carvana_kedro.stores.kaggle.competition.KaggleCompetition.files",
         lambda _: {"train_hq.zip": 10**18, "train_masks.zip": 1, "train_masks.csv.zip": 1},
     )
     told = _told(_side(tmp_path, "training"))

@@ -10,7 +10,7 @@ from kedro.runner import SequentialRunner
 from carvana_kedro.parameters import DataIngestion
 from carvana_kedro.pipeline_registry import DEFAULT, NAMES
 from carvana_kedro.pipelines import data_ingestion
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.images.competition import ImageStore
 
 configure_project("carvana_kedro")
 

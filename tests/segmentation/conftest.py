@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from carvana_kedro.segmentation.architectures import build
-from carvana_kedro.segmentation.augmentation import Augmentation
-from carvana_kedro.segmentation.batches import Batches, CachedSamples, Samples
-from carvana_kedro.segmentation.geometry import Geometry
+from carvana_kedro.segmentation.data.augmentation import Augmentation
+from carvana_kedro.segmentation.data.batches import Batches, CachedSamples, Samples
+from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.hardware import Hardware
-from carvana_kedro.segmentation.losses import segmentation_loss
-from carvana_kedro.segmentation.optimizers import build_optimizer, build_schedule
-from carvana_kedro.segmentation.training import Training
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.segmentation.training.losses import segmentation_loss
+from carvana_kedro.segmentation.training.optimizers import build_optimizer, build_schedule
+from carvana_kedro.segmentation.training.state import Training
+from carvana_kedro.stores.images.competition import ImageStore
 
 Setup = tuple[Training, Batches, Batches]
 

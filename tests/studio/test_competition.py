@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carvana_kedro.segmentation import rle
+from carvana_kedro.stores import run_lengths
 from carvana_kedro.studio import StudioSettings, car_id, render_competition, render_view
 
 SETTINGS = StudioSettings(seed=5, training_cars=2, test_cars=1, views=3, width=240, height=160)
@@ -92,14 +92,14 @@ def test_training_rows_encode_the_same_masks(folder: Path) -> None:
     for row in rows:
         gif = read(folder / "train_masks.zip", f"train_masks/{row['img'].removesuffix('.jpg')}_mask.gif")
         with Image.open(io.BytesIO(gif)) as mask:
-            np.testing.assert_array_equal(rle.decode(row["rle_mask"], 160, 240), np.asarray(mask))
+            np.testing.assert_array_equal(run_lengths.decode(row["rle_mask"], 160, 240), np.asarray(mask))
 
 
 def test_solution_holds_the_masks_of_the_test_set(folder: Path) -> None:
     rows = {row["img"]: row["rle_mask"] for row in table(folder / "solution.csv.zip")}
     assert [f"test/{name}" for name in rows] == names(folder / "test.zip")
     _, mask = render_view(SETTINGS, 2, 3)
-    np.testing.assert_array_equal(rle.decode(rows[f"{car_id(SETTINGS, 2)}_03.jpg"], 160, 240), mask)
+    np.testing.assert_array_equal(run_lengths.decode(rows[f"{car_id(SETTINGS, 2)}_03.jpg"], 160, 240), mask)
 
 
 def test_sample_submission_is_legal_and_says_nothing(folder: Path) -> None:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.archives import find_folder, find_table, read_table
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.tables import Row
 from carvana_kedro.studio import STUDIO_VERSION, StudioSettings, render_competition
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kedro.io import AbstractDataset, DatasetError
 
-from carvana_kedro.stores.pixels import PixelCache
+from carvana_kedro.stores.pixel_cache import PixelCache
 from carvana_kedro.stores.predictions import PredictedPictures, PredictionShards
 
 if TYPE_CHECKING:

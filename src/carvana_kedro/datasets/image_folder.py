@@ -5,7 +5,7 @@ from typing import Any
 
 from carvana_kedro.datasets.competition import Side, SourceDataset
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.folder import FolderStore
+from carvana_kedro.stores.images.folder import FolderStore
 
 
 class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):

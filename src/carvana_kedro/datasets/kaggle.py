@@ -9,9 +9,9 @@ from carvana_kedro.datasets.handles import HandleDataset
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.archives import DamagedArchive, check_table, finished, read_rows, unpack
 from carvana_kedro.stores.disk import locked, require_space
-from carvana_kedro.stores.download import digest_of, forget
-from carvana_kedro.stores.images import ImageStore
-from carvana_kedro.stores.kaggle import KaggleCompetition
+from carvana_kedro.stores.images.competition import ImageStore
+from carvana_kedro.stores.kaggle.competition import KaggleCompetition
+from carvana_kedro.stores.kaggle.download import digest_of, forget
 
 Result = TypeVar("Result")
 
@@ -28,7 +28,7 @@ class KaggleDataset(SourceDataset[Content]):
         competition: its name on Kaggle.
         quality: of the photographs: `hq` (1 GB to train on, 16 GB to test on) or `standard` (half of that).
         keep_archives: keep an archive of images after it is unpacked.
-        credentials: see `carvana_kedro.stores.credentials.find_credentials`.
+        credentials: see `carvana_kedro.stores.kaggle.credentials.find_credentials`.
         metadata: Kedro-Viz's.
     """
 
@@ -147,7 +147,7 @@ class KaggleCompetitionDataset(HandleDataset[KaggleCompetition]):
 
     Args:
         competition: its name on Kaggle; None for a source that is no competition.
-        credentials: see `carvana_kedro.stores.credentials.find_credentials`.
+        credentials: see `carvana_kedro.stores.kaggle.credentials.find_credentials`.
         metadata: Kedro-Viz's.
     """
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from .rasterise import extent
+from .rasterize import extent
 
 Array = np.ndarray
 SCALE = 250  # texels a metre

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 from PIL import Image
 
-from carvana_kedro.segmentation import rle
+from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.atomic import atomic_path
 
 from .render import render_view
@@ -131,7 +131,7 @@ def _develop(settings: StudioSettings, shot: Shot) -> Developed:
     gif.putpalette((0, 0, 0, 255, 255, 255))
     stream = io.BytesIO()
     gif.save(stream, "GIF", optimize=False)
-    return jpeg.tobytes(), stream.getvalue(), rle.encode(mask)
+    return jpeg.tobytes(), stream.getvalue(), run_lengths.encode(mask)
 
 
 def _metadata(settings: StudioSettings) -> list[tuple[object, ...]]:

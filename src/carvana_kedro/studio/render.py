@@ -8,7 +8,7 @@ import numpy as np
 from .canvas import CEILING, SCALE
 from .lighting import display, look_up, studio_light
 from .model import Model, build_model
-from .rasterise import Fragments, extent, rasterise
+from .rasterize import Fragments, extent, rasterize
 from .scene import fall_off, photograph_background
 from .settings import StudioSettings, generator
 from .surfaces import Surface, windscreen_foot
@@ -62,7 +62,7 @@ class Shot:
         self.image = photograph_background(self.settings, self.number).copy()
         self._reflect_in_floor()
         self._cast_shadow()
-        body = rasterise(model.body, self.to_image, self.size, stride=2)
+        body = rasterize(model.body, self.to_image, self.size, stride=2)
         behind = self.image[body.box].copy()
         near, far = (0, 1) if self.eye[1] > 0 else (1, 0)
         beside = abs(self.eye[1]) > model.car.width / 2
@@ -92,7 +92,7 @@ class Shot:
         """Let the semi-gloss floor show the car upside down: blurred, so a quarter of the size is enough."""
         to_image = np.diag((0.25, 0.25, 1)) @ self.to_image @ np.diag((1, 1, -1, 1))
         size = self.size[0] // 4, self.size[1] // 4
-        seen = rasterise(self.model.body, to_image, size, stride=4, back=True)
+        seen = rasterize(self.model.body, to_image, size, stride=4, back=True)
         if not seen.coverage.size:
             return
         albedo, _, glass, *_ = self._appearance(seen)
@@ -109,13 +109,13 @@ class Shot:
         under[:] = cv2.add(soft[..., :3], (1 - cv2.merge((soft[..., 3],) * 3)) * under, dtype=cv2.CV_8U)
 
     def _add_mirror(self, surface: Surface) -> None:
-        seen, car = rasterise(surface, self.to_image, self.size), self.model.car
+        seen, car = rasterize(surface, self.to_image, self.size), self.model.car
         if seen.coverage.size:
             matt, gloss = self._light(seen, car.metallic)
             self._lay(seen.box, display(matt, gloss, tuple(car.paint)), seen.coverage)
 
     def _add_wheels(self, surface: Surface) -> None:
-        seen = rasterise(surface, self.to_image, self.size)
+        seen = rasterize(surface, self.to_image, self.size)
         if seen.coverage.size:
             colour, rest = self.model.tyres
             place = seen.column * 16, np.mod(seen.row, 17) * 16
@@ -172,11 +172,11 @@ class Shot:
         tint = np.float32(0.30 if self.model.car.dark_glass else 0.80)
         view = np.full((box[0].stop - box[0].start, box[1].stop - box[1].start), 26, np.float32)
         clear = np.zeros_like(view)
-        far = rasterise(body, self.to_image, self.size, stride=4, rows=cabin, columns=upper, back=True)
+        far = rasterize(body, self.to_image, self.size, stride=4, rows=cabin, columns=upper, back=True)
         there, own = _overlap(box, far.box)
         clear[there] = (self._appearance(far)[2] * far.coverage)[own]
         view[there] += 34 * far.normals[2][own].clip(0, 1)
-        near = rasterise(seats, self.to_image, self.size, stride=2)
+        near = rasterize(seats, self.to_image, self.size, stride=2)
         there, own = _overlap(box, near.box)
         clear[there] *= 1 - near.coverage[own]
         view[there] += near.coverage[own] * (20 + 30 * near.normals[2][own].clip(0, 1) - view[there])

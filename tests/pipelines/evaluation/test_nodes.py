@@ -7,7 +7,7 @@ import pytest
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import Inference
 from carvana_kedro.pipelines.evaluation.nodes import score_model, select_unseen_images
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.images.competition import ImageStore
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from carvana_kedro import provenance
 from carvana_kedro.parameters import Export
 from carvana_kedro.pipelines.export.nodes import check_export, export_model
-from carvana_kedro.segmentation.export import FORMATS
+from carvana_kedro.segmentation.prediction.export import FORMATS
 
 
 def test_a_model_is_exported_and_checked(

@@ -13,7 +13,7 @@ from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
 from carvana_kedro.pipelines.inference.nodes import predict_masks
 from carvana_kedro.stores.checkpoints import load_checkpoint
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictedPictures, PredictionShards, write_submission
 from carvana_kedro.stores.tables import Row
 

@@ -14,7 +14,7 @@ import torch
 
 from carvana_kedro.segmentation.architectures import build
 from carvana_kedro.stores.checkpoints import save_checkpoint
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.images.competition import ImageStore
 
 SCRIPT = Path(__file__).with_name("predicted_process.py")
 SHARD = 3

@@ -14,9 +14,9 @@ from carvana_kedro.pipelines.inference.nodes import (
     summarise_predictions,
     write_submission,
 )
-from carvana_kedro.segmentation import rle
-from carvana_kedro.segmentation.predictor import Predictor
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.segmentation.prediction.predictor import Predictor
+from carvana_kedro.stores import run_lengths
+from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictedPictures, PredictionShards
 
 PICTURES = PredictedPictures(Path("nowhere"))
@@ -35,7 +35,7 @@ def test_every_test_image_gets_its_row(
     predictor = Predictor.from_model(model)
     for image_id, runs in rows:
         expected = predictor(test_images.read_image(image_id))
-        found = rle.decode(runs, *expected.shape)
+        found = run_lengths.decode(runs, *expected.shape)
         assert (expected != found).mean() < 0.001
 
 
@@ -136,7 +136,7 @@ def test_pictures_are_written_and_made_again_when_they_are_gone(
     for image_id, runs in rows.items():
         image = test_images.read_image(image_id)
         mask = np.array(Image.open(tmp_path / "masks" / f"{image_id}.png"))
-        assert np.array_equal(mask, 255 * rle.decode(runs, *image.shape[:2]))
+        assert np.array_equal(mask, 255 * run_lengths.decode(runs, *image.shape[:2]))
         cutout = np.array(Image.open(tmp_path / "cutouts" / f"{image_id}.png"))
         assert cutout.shape == (*image.shape[:2], 4)
         clear = cutout[..., 3] == 255
@@ -174,7 +174,7 @@ def test_the_summary_says_what_was_found_in_every_image(
         mask = np.array(Image.open(tmp_path / "masks" / f"{image_id}.png")) > 0
         width, height, covered, runs, problems = summary.loc[image_id]
         assert (height, width) == mask.shape
-        assert (covered, runs) == (pytest.approx(mask.mean()), rle.find_edges(mask).size / 2)
+        assert (covered, runs) == (pytest.approx(mask.mean()), run_lengths.find_edges(mask).size / 2)
         assert not problems
     shares = summary.loc[others, "covered"]
     assert (
@@ -195,7 +195,9 @@ def test_onnx_runtime_predicts_the_same_masks_and_other_shards(
         parameters = Inference(engine=engine, precision="float32", threshold=0.48)
         predictions = predict_masks(model, index, test_images, shards, PICTURES, parameters)
         names.append(predictions["shards"])
-        masks.append([rle.decode(runs, *test_images.size(name)) for name, runs in shards.read(names[-1])])
+        masks.append(
+            [run_lengths.decode(runs, *test_images.size(name)) for name, runs in shards.read(names[-1])]
+        )
     assert not set(names[0]) & set(names[1])
     for one, other in zip(*masks, strict=True):
         assert one.any() and (one != other).mean() < 0.001

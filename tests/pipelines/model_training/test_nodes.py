@@ -14,14 +14,14 @@ from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.pipelines.model_training.nodes import describe_run, evaluate_model, train_model
 from carvana_kedro.pipelines.model_training.recipe import check_recipe
-from carvana_kedro.segmentation import metrics
-from carvana_kedro.segmentation.callbacks import Callback
-from carvana_kedro.segmentation.interrupts import TrainingInterruptedError
-from carvana_kedro.segmentation.predictor import Predictor
-from carvana_kedro.segmentation.training import Step, Training
+from carvana_kedro.segmentation.metrics import mask_scores
+from carvana_kedro.segmentation.prediction.predictor import Predictor
+from carvana_kedro.segmentation.training.callbacks import Callback
+from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
+from carvana_kedro.segmentation.training.state import Step, Training
 from carvana_kedro.stores.checkpoints import CheckpointStore
-from carvana_kedro.stores.images import ImageStore
-from carvana_kedro.stores.pixels import PixelCache
+from carvana_kedro.stores.images.competition import ImageStore
+from carvana_kedro.stores.pixel_cache import PixelCache
 
 RECIPE = ModelTraining.model_validate(
     {
@@ -83,7 +83,7 @@ def test_training_leaves_model_history_checkpoints_and_events(
     mask = Predictor.from_model(model)(training_images.read_image(first["image"]))
     target = training_images.read_mask(first["image"])
     assert mask.shape == target.shape == (160, 240)
-    assert first["dice"] == pytest.approx(metrics.dice(mask, target), abs=1e-6)
+    assert first["dice"] == pytest.approx(mask_scores.dice(mask, target), abs=1e-6)
     assert means["dice"] == pytest.approx(scores["dice"].mean())
     assert means["lowest_dice"] == scores["dice"].min()
 
@@ -121,7 +121,7 @@ def test_folds_are_averaged_and_scored_on_the_cars_they_have_not_seen(
         rows = by_image[by_image["car"].isin(member["validation_cars"])]
         dice, of_other = (
             [
-                metrics.dice(predictor(training_images.read_image(name)), training_images.read_mask(name))
+                mask_scores.dice(predictor(training_images.read_image(name)), training_images.read_mask(name))
                 for name in rows.index
             ]
             for predictor in map(Predictor.from_model, (member, other))
@@ -227,21 +227,13 @@ def test_what_differs_is_told_and_nothing_is_deleted(
     assert len(_runs(tmp_path)) == 3
 
 
-def test_the_run_is_another_when_the_code_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_run_is_another_when_the_code_is(monkeypatch: pytest.MonkeyPatch) -> None:
     before = provenance.run_facts({"seed": 1}, [["a"], ["b"]], "source")
     assert before == provenance.run_facts({"seed": 1}, [["a"], ["b"]], "source")
     assert before["images"] != provenance.run_facts({"seed": 1}, [["a", "b"], []], "source")["images"]
-    file = tmp_path / "changed.py"
-    file.write_text("learning = True\n")
-    monkeypatch.setattr(provenance, "_deciding_code", lambda: [file])
+    monkeypatch.setattr(provenance, "_sources", lambda *places: ["learning = True"])
     after = provenance.run_facts({"seed": 1}, [["a"], ["b"]], "source")
     assert provenance.differences(before, after) == [f"code: {before['code']} -> {after['code']}"]
-
-
-def test_the_deciding_code_is_found() -> None:
-    names = {path.name for path in provenance._deciding_code()}
-    assert {"trainer.py", "losses.py", "unet.py", "recipe.py", "images.py"} <= names
-    assert not {"download.py", "export.py", "predictor.py"} & names
 
 
 @pytest.mark.parametrize("cache", ["memory", "memmap"])

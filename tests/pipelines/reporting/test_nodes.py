@@ -16,7 +16,7 @@ from carvana_kedro.pipelines.reporting.nodes import (
     tabulate_scores,
 )
 from carvana_kedro.segmentation.architectures import build
-from carvana_kedro.stores.images import ImageStore
+from carvana_kedro.stores.images.competition import ImageStore
 
 
 def test_learning_curves_are_the_history() -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images, usable_images
 from carvana_kedro.parameters import DataIngestion
-from carvana_kedro.stores.images import Photographs
+from carvana_kedro.stores.images.competition import Photographs
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import pandas as pd
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images, usable_images
 from carvana_kedro.parameters import Inference
-from carvana_kedro.pipelines.model_training.scoring import score_images
-from carvana_kedro.stores.images import Photographs
+from carvana_kedro.scoring import score_images
+from carvana_kedro.stores.images.competition import Photographs
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from carvana_kedro import provenance
 from carvana_kedro.parameters import Export
-from carvana_kedro.segmentation import export
+from carvana_kedro.segmentation.prediction import export
 from carvana_kedro.studio import StudioSettings, render_view
 
 logger = logging.getLogger(__name__)

@@ -12,12 +12,13 @@ from tqdm import tqdm
 from carvana_kedro import provenance
 from carvana_kedro.image_index import check_source, first_few, index_images, usable_images
 from carvana_kedro.parameters import Inference
-from carvana_kedro.segmentation import drawing, rle
-from carvana_kedro.segmentation.cleaning import clean
-from carvana_kedro.segmentation.cutouts import alpha_of, cut_out
 from carvana_kedro.segmentation.hardware import usable_workers
-from carvana_kedro.segmentation.predictor import Prediction, Predictor, best_threshold
-from carvana_kedro.stores.images import Photographs
+from carvana_kedro.segmentation.monitoring import visualization
+from carvana_kedro.segmentation.prediction.cutouts import alpha_of, cut_out
+from carvana_kedro.segmentation.prediction.postprocessing import clean
+from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor, best_threshold
+from carvana_kedro.stores import run_lengths
+from carvana_kedro.stores.images.competition import Photographs
 from carvana_kedro.stores.predictions import Kind, PredictedPictures, PredictionShards, ShardRows
 from carvana_kedro.stores.tables import Row
 
@@ -148,8 +149,8 @@ def _predict_shards(
             for kind in kinds:
                 image = images.read_image(image_id)
                 pictures.write(kind, image_id, _picture(kind, image, mask, prediction, threshold, parameters))
-            return image_id, rle.encode(mask)
-        return image_id, rle.spell(prediction.edges(threshold))
+            return image_id, run_lengths.encode(mask)
+        return image_id, run_lengths.spell(prediction.edges(threshold))
 
     return {number: write(number, [row(next(progress)) for _ in ids]) for number, ids in shards.items()}
 
@@ -175,7 +176,7 @@ def _picture(
     if kind == "masks":
         return mask
     if kind == "overlays":
-        return drawing.overlay(image, mask)
+        return visualization.overlay(image, mask)
     alpha = alpha_of(prediction.probabilities(), mask, threshold)
     colour = parameters.background.removeprefix("#")
     red, green, blue = bytes.fromhex(colour) if colour != "transparent" else (0, 0, 0)

@@ -10,18 +10,18 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from carvana_kedro import provenance
+from carvana_kedro.folds import Sides, by_fold, split_folds
 from carvana_kedro.image_index import check_source
 from carvana_kedro.parameters import ModelTraining
+from carvana_kedro.scoring import score_images
 from carvana_kedro.segmentation.architectures import build
-from carvana_kedro.segmentation.interrupts import Interrupts, TrainingInterruptedError
-from carvana_kedro.segmentation.trainer import train
+from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingInterruptedError
+from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.stores.checkpoints import CheckpointStore, ensemble
-from carvana_kedro.stores.images import Photographs
-from carvana_kedro.stores.pixels import PixelCache
+from carvana_kedro.stores.images.competition import Photographs
+from carvana_kedro.stores.pixel_cache import PixelCache
 
-from .folds import Sides, by_fold, split_folds
 from .recipe import build_callbacks, build_run
-from .scoring import score_images
 
 logger = logging.getLogger(__name__)
 

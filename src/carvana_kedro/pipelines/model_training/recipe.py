@@ -11,29 +11,34 @@ from carvana_kedro import provenance
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.segmentation.architectures import build
-from carvana_kedro.segmentation.augmentation import Augmentation
-from carvana_kedro.segmentation.batches import Batches, CachedSamples, Samples, in_memory
-from carvana_kedro.segmentation.callbacks import Callback, CheckpointSaver, ProgressBar, load_callback
-from carvana_kedro.segmentation.geometry import Geometry
+from carvana_kedro.segmentation.data.augmentation import Augmentation
+from carvana_kedro.segmentation.data.batches import Batches, CachedSamples, Samples, in_memory
+from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.hardware import (
     Hardware,
     measured_peak,
     training_flop,
     usable_workers,
 )
-from carvana_kedro.segmentation.losses import segmentation_loss
-from carvana_kedro.segmentation.optimizers import build_optimizer, build_schedule, weight_average
-from carvana_kedro.segmentation.tensorboard import (
+from carvana_kedro.segmentation.monitoring.tensorboard import (
     TensorBoardCurves,
     TensorBoardGraph,
     TensorBoardHparams,
     TensorBoardPictures,
     TensorBoardScalars,
 )
-from carvana_kedro.segmentation.training import Training
+from carvana_kedro.segmentation.training.callbacks import (
+    Callback,
+    CheckpointSaver,
+    ProgressBar,
+    load_callback,
+)
+from carvana_kedro.segmentation.training.losses import segmentation_loss
+from carvana_kedro.segmentation.training.optimizers import build_optimizer, build_schedule, weight_average
+from carvana_kedro.segmentation.training.state import Training
 from carvana_kedro.stores.checkpoints import RunCheckpoints
-from carvana_kedro.stores.images import Photographs
-from carvana_kedro.stores.pixels import PixelCache, require_memory
+from carvana_kedro.stores.images.competition import Photographs
+from carvana_kedro.stores.pixel_cache import PixelCache, require_memory
 
 
 def check_recipe(parameters: ModelTraining) -> None:

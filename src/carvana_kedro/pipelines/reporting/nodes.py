@@ -11,11 +11,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.folds import by_fold
 from carvana_kedro.parameters import ModelTraining, Reporting
-from carvana_kedro.pipelines.model_training.folds import by_fold
-from carvana_kedro.segmentation import drawing, metrics, rle
-from carvana_kedro.segmentation.predictor import Predictor
-from carvana_kedro.stores.images import Photographs
+from carvana_kedro.segmentation.metrics import mask_scores
+from carvana_kedro.segmentation.monitoring import visualization
+from carvana_kedro.segmentation.prediction.predictor import Predictor
+from carvana_kedro.stores import run_lengths
+from carvana_kedro.stores.images.competition import Photographs
 from carvana_kedro.stores.tables import Row
 
 logger = logging.getLogger(__name__)
@@ -81,7 +83,7 @@ def draw_gallery(
     size = min(reporting.gallery_size, len(ranked) // 2 or 1)
     chosen = pd.concat([ranked.head(size), ranked.tail(size)]).drop_duplicates("image")
     titles = ("photograph", "light: both, orange: missed, blue: imagined", "true mask", "predicted mask")
-    rows = [np.concatenate([drawing.text_bar(title, _THUMBNAIL_WIDTH) for title in titles], axis=1)]
+    rows = [np.concatenate([visualization.text_bar(title, _THUMBNAIL_WIDTH) for title in titles], axis=1)]
     pictures = {}
     for member, images in by_fold(model, chosen) if model_training.folds else [(model, chosen)]:
         predictor = Predictor.from_model(
@@ -90,9 +92,9 @@ def draw_gallery(
         for image_id, dice in zip(images["image"], images["dice"], strict=True):
             image = training_images.read_image(image_id)
             target = training_images.read_mask(image_id)
-            picture = drawing.comparison(image, predictor(image), target)
+            picture = visualization.comparison(image, predictor(image), target)
             caption = f"{image_id}   Dice {dice:.4f}"
-            pictures[image_id] = drawing.captioned(picture, caption, 4 * _THUMBNAIL_WIDTH)
+            pictures[image_id] = visualization.captioned(picture, caption, 4 * _THUMBNAIL_WIDTH)
     return np.concatenate([*rows, *(pictures[image_id] for image_id in chosen["image"])])
 
 
@@ -104,9 +106,11 @@ def preview_submission(
     pictures = []
     for image_id, runs in (row for number, row in enumerate(submission) if number in wanted):
         image = test_images.read_image(image_id)
-        mask = rle.decode(runs, *image.shape[:2])
-        pictures.append(drawing.captioned(drawing.overlay(image, mask), image_id, _THUMBNAIL_WIDTH))
-    return drawing.grid(pictures, columns=4)
+        mask = run_lengths.decode(runs, *image.shape[:2])
+        pictures.append(
+            visualization.captioned(visualization.overlay(image, mask), image_id, _THUMBNAIL_WIDTH)
+        )
+    return visualization.grid(pictures, columns=4)
 
 
 def score_submission(
@@ -132,8 +136,7 @@ def score_submission(
     scores = []
     for image_id, runs in solution:
         height, width = test_images.size(image_id)
-        scores.append(
-            metrics.dice(rle.decode(predicted[image_id], height, width), rle.decode(runs, height, width))
-        )
+        masks = (run_lengths.decode(text, height, width) for text in (predicted[image_id], runs))
+        scores.append(mask_scores.dice(*masks))
     logger.info("Submission scored against the solution: Dice %.4f (%d images)", np.mean(scores), len(scores))
     return {"images": len(scores), "dice": float(np.mean(scores))}

@@ -11,9 +11,9 @@ from tqdm import tqdm
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import first_few
 from carvana_kedro.parameters import Submission
-from carvana_kedro.segmentation import rle
+from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.disk import locked
-from carvana_kedro.stores.kaggle import KaggleCompetition, Listed
+from carvana_kedro.stores.kaggle.competition import KaggleCompetition, Listed
 from carvana_kedro.stores.predictions import MAKE_ANEW, SubmissionFile
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def _problem(runs: str, size: tuple[int, int] | None) -> str:
     if size is None:
         return "is not in sample_submission.csv"
     try:
-        rle.check(runs, *size)
+        run_lengths.check(runs, *size)
     except ValueError as error:
         return str(error)
     return ""

@@ -1,0 +1,1 @@
+"""How fast: each module prints tables, or JSON."""

@@ -1,0 +1,1 @@
+"""How good: recipes and what each of their choices is worth."""

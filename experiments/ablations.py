@@ -1,0 +1,413 @@
+"""What each choice of a recipe is worth: a small network, trained again and again with one thing changed.
+
+Run it on photographs with masks that are called as Kaggle's:
+
+    python -m experiments.ablations --images train --masks train_masks --results results.jsonl
+
+The last of the cars are kept apart and scored at the photographs' own size; the others train `unet_small` for 240 steps
+of 8 images (so long as they are a divisor of 1,920), or a slim `unet_original` for 120. Variants within `--close` of
+ours are tried with three seeds, since seeds alone move the score by 0.003. Every result is a line of `--results`, and
+what has a line is not run again: a run that was ended goes on. `--only TEXT` takes the groups whose name contains it;
+`--tiny` shrinks everything, to try the program itself.
+"""
+
+import argparse
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.measuring import Report, Row
+from carvana_kedro.segmentation.architectures import build
+from carvana_kedro.segmentation.data.augmentation import Augmentation
+from carvana_kedro.segmentation.data.batches import Batches, Samples
+from carvana_kedro.segmentation.data.geometry import Geometry, Size
+from carvana_kedro.segmentation.hardware import Hardware
+from carvana_kedro.segmentation.metrics import mask_scores
+from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
+from carvana_kedro.segmentation.training.loop import train_one_epoch
+from carvana_kedro.segmentation.training.losses import segmentation_loss
+from carvana_kedro.segmentation.training.optimizers import build_optimizer, build_schedule, weight_average
+from carvana_kedro.segmentation.training.state import Progress, Training
+from carvana_kedro.stores.images.competition import ImageStore
+
+ONE_CYCLE = {"name": "one_cycle", "warmup": 0.2}
+ADAMW = {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.01}
+STUDIO = {"rotation": 0.0}  # our augmentation: shift, scale and flip
+STILL = {"shift": 0.0, "scale": 0.0, "rotation": 0.0, "flip_probability": 0.0}
+COLOURS = {"hue": 10.0, "saturation": 0.2, "value": 0.1, "brightness": 0.05, "contrast": 0.1}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe, and what is measured with it. Ours is the one that says nothing."""
+
+    name: str
+    group: str
+    against: str = "ours"
+    architecture: str = "unet_small"
+    width_multiplier: float = 1.0
+    pretrained: bool = False
+    input_size: Size = (192, 288)
+    image_filter: str = "area"  # linear: no averaging at all; lanczos: Pillow's
+    target_filter: str = "area"  # or nearest
+    fits_input: bool = False  # the image is squeezed into the input, whatever the output shows of it
+    separate_coins: bool = False
+    augmentation: Mapping[str, float] = field(default_factory=lambda: STUDIO)
+    loss: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: Mapping[str, Any] = field(default_factory=lambda: ADAMW)
+    schedule: Mapping[str, Any] = field(default_factory=lambda: ONE_CYCLE)
+    ema_decay: float = 0.998
+    batch_size: int = 8
+    samples: int = 240 * 8
+
+    def key(self, seed: int, data: str) -> str:
+        """Name a run: another recipe under the same name, or other photographs, make another run."""
+        ours = vars(Variant("", ""))
+        changed = {name: value for name, value in vars(self).items() if value != ours[name]}
+        return json.dumps([changed, seed, data], sort_keys=True)
+
+
+OLD: dict[str, Any] = {
+    "target_filter": "nearest",
+    "image_filter": "lanczos",
+    "separate_coins": True,
+    "augmentation": {},
+}
+VALID: dict[str, Any] = {
+    "architecture": "unet_original", "width_multiplier": 0.25, "input_size": (380, 380), "samples": 120 * 8,
+}  # fmt: skip
+
+VALID_OURS = "unet_original, 380 -> 196, our geometry"
+
+OURS = Variant("ours", "")
+VARIANTS = (
+    Variant("square input, 236 x 236", "geometry", input_size=(236, 236)),
+    Variant("nearest-neighbour targets", "geometry", target_filter="nearest"),
+    Variant("separate coins for image and mask, ±45°", "geometry", separate_coins=True, augmentation={}),
+    Variant(
+        "all of the old: square, Lanczos, nearest, separate coins, ±45°",
+        "geometry",
+        input_size=(236, 236),
+        **OLD,
+    ),
+    Variant(VALID_OURS, "valid convolutions", VALID_OURS, **VALID),
+    Variant(
+        "unet_original, all of the old", "valid convolutions", VALID_OURS, fits_input=True, **OLD, **VALID
+    ),
+    Variant("images by bilinear resizing", "resizing", image_filter="linear"),
+    Variant("images by Lanczos", "resizing", image_filter="lanczos"),
+    Variant("BCE alone", "loss", loss={"dice_weight": 0.0}),
+    Variant("Dice alone", "loss", loss={"bce_weight": 0.0}),
+    Variant("BCE + Dice, edge weighs 5 times", "loss", loss={"border_weight": 4.0, "border_width": 2}),
+    Variant("none", "augmentation", augmentation=STILL),
+    Variant("flip", "augmentation", augmentation={**STILL, "flip_probability": 0.5}),
+    Variant("shift and scale", "augmentation", augmentation={**STUDIO, "flip_probability": 0.0}),
+    Variant("flip, shift, scale, ±5°", "augmentation", augmentation={"rotation": 5.0}),
+    Variant("flip, shift, scale, ±45° (the old ranges)", "augmentation", augmentation={}),
+    Variant("flip, shift, scale, colours", "augmentation", augmentation={**STUDIO, **COLOURS}),
+    Variant("AdamW, 0.001", "optimiser", optimizer={**ADAMW, "learning_rate": 0.001}),
+    Variant("Adam, 0.003", "optimiser", optimizer={"name": "adam", "learning_rate": 0.003}),
+    Variant("RMSprop, 0.0002", "optimiser", optimizer={"name": "rmsprop", "learning_rate": 0.0002}),
+    Variant(
+        "SGD, 0.01, momentum 0.99",
+        "optimiser",
+        optimizer={"name": "sgd", "learning_rate": 0.01, "momentum": 0.99},
+    ),
+    Variant(
+        "SGD, 0.1, momentum 0.9",
+        "optimiser",
+        optimizer={"name": "sgd", "learning_rate": 0.1, "momentum": 0.9},
+    ),
+    Variant("constant", "schedule", schedule={"name": "constant"}),
+    Variant("cosine with warm-up", "schedule", schedule={"name": "cosine", "warmup": 0.05}),
+    Variant("steps at 1/2 and 3/4", "schedule", schedule={"name": "step"}),
+    Variant("no average of the weights", "average", ema_decay=0.0),
+)
+
+
+@dataclass(frozen=True)
+class Fitting(Geometry):
+    """A geometry with other ways to resize, and the old one's mistake if asked for."""
+
+    image_filter: str = "area"
+    target_filter: str = "area"
+    fits_input: bool = False
+
+    def fit_image(self, image: np.ndarray) -> np.ndarray:
+        """Resize a photograph."""
+        height, width = size = self.input_size if self.fits_input else self.output_size
+        if self.image_filter == "lanczos":
+            return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+        if self.image_filter == "linear":
+            return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
+        return Geometry(size, size).fit_image(image)
+
+    def fit_mask(self, mask: np.ndarray) -> np.ndarray:
+        """Resize a mask."""
+        if self.target_filter == "area":
+            return super().fit_mask(mask)
+        height, width = self.output_size
+        nearest = Image.fromarray(mask * np.uint8(255)).resize((width, height), Image.Resampling.NEAREST)
+        return np.asarray(nearest)
+
+    def pad(self, images: Tensor) -> Tensor:
+        """Add the margin, unless the image fills it already."""
+        return images if self.fits_input else super().pad(images)
+
+
+@dataclass(frozen=True)
+class SeparateCoins(Augmentation):
+    """Images and masks draw the same shift, scale and angle, but a coin each for whether they are changed at all.
+
+    So half of the pairs do not fit together. Both are flipped, or none. What comes into view repeats the border (it was
+    black), and moved masks stay soft (they were rounded).
+    """
+
+    def draw(self, seed: int, epoch: int, indices: Iterable[int]) -> Tensor:
+        """Draw for images and for masks, side by side."""
+        indices = list(indices)
+        image, other = super().draw(seed, epoch, indices), super().draw(seed + 1, epoch, indices)
+        mask = image.clone()
+        for draws, coin in ((image, image[:, 1].clone()), (mask, other[:, 1])):
+            draws[:, 2:6] = torch.where(coin[:, None] < 0.5, draws[:, 2:6], 0.5)  # 0.5: not at all
+            draws[:, 1] = 0  # what is moved is rotated as well
+        return torch.cat([image, mask], 1)
+
+    def apply(self, images: Tensor, masks: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Change images by the first draws and masks by the others; their sizes may differ."""
+        for_images, for_masks = draws.chunk(2, dim=1)
+        changed, _ = super().apply(images, images[:, 0], for_images)
+        _, moved = super().apply(masks[:, None].expand(-1, 3, -1, -1), masks, for_masks)
+        return changed, moved
+
+
+class Remembered(Samples):
+    """Samples that are read once."""
+
+    def __init__(self, source: ImageStore, image_ids: Sequence[str], geometry: Fitting) -> None:
+        super().__init__(source, image_ids, geometry)
+        self._whole = geometry.image_filter != "area"
+        self._read: dict[int, Any] = {}
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return an image and its target."""
+        if position not in self._read:
+            image_id = str(self.image_ids[position])
+            # Other filters than ours are given the whole photograph, not the half that the decoder can make of it.
+            least = None if self._whole else self.geometry.output_size
+            image, mask = self.source.read_image(image_id, least), self.source.read_mask(image_id)
+            self._read[position] = self.geometry.fit_image(image), self.geometry.fit_mask(mask)
+        return self._read[position]
+
+
+def run(
+    variant: Variant,
+    seed: int,
+    store: ImageStore,
+    train_ids: Sequence[str],
+    score_store: ImageStore,
+    score_ids: Sequence[str],
+    threads: int = 1,
+) -> Row:
+    """Train once, and score."""
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(1)
+    torch.manual_seed(seed)
+    hardware = Hardware.choose()
+    network = build(
+        variant.architecture, width_multiplier=variant.width_multiplier, pretrained=variant.pretrained
+    )
+    sizes = Geometry.of(network, variant.input_size)
+    geometry = Fitting(
+        sizes.input_size, sizes.output_size, variant.image_filter, variant.target_filter, variant.fits_input
+    )
+    network = hardware.place(network)
+    optimizer = build_optimizer(network.parameters(), **variant.optimizer, fused=hardware.fused)
+    samples = Remembered(store, train_ids, geometry)
+    began = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(samples.__getitem__, range(len(samples))))
+    reading = time.perf_counter() - began
+    batches = Batches(samples, variant.batch_size, seed=seed)
+    epochs = max(1, round(variant.samples / batches.images))
+    steps, schedule = epochs * len(batches), dict(variant.schedule)
+    warmup = min(int(schedule.pop("warmup", 0.0) * steps), max(0, steps - 2))
+    training = Training(
+        network=network,
+        geometry=geometry,
+        optimizer=optimizer,
+        schedule=build_schedule(optimizer, **schedule, total_steps=steps, warmup_steps=warmup),
+        loss=partial(segmentation_loss, **variant.loss),
+        augmentation=(SeparateCoins if variant.separate_coins else Augmentation)(**variant.augmentation),
+        hardware=hardware,
+        seed=seed,
+        epochs=epochs,
+        description={},
+        average=weight_average(network, variant.ema_decay) if variant.ema_decay else None,
+    )
+    began = time.perf_counter()
+    for epoch in range(1, epochs + 1):
+        train_one_epoch(training, batches)
+        if threads > 1:
+            print(
+                f"epoch {epoch} of {epochs}: Dice {training.progress.means()['dice_coeff']:.4f}", flush=True
+            )
+        training.history.append({"epoch": epoch, "val_dice_coeff": 0.0})
+        training.progress = Progress()
+    seconds = time.perf_counter() - began
+    return {
+        "steps": steps,
+        "reading, s": reading,
+        "training, s": seconds,
+        **score(training, geometry, score_store, score_ids),
+    }
+
+
+@torch.inference_mode()
+def score(training: Training, geometry: Fitting, store: ImageStore, image_ids: Sequence[str]) -> Row:
+    """Score photographs at their own size, with and without a look at the mirrored image."""
+    training.model.eval()
+    found: dict[str, list[float]] = {name: [] for name in ("dice", "flip", "accuracy", "boundary")}
+    curve = ThresholdCurve()
+    for image_id in image_ids:
+        mask = store.read_mask(image_id)
+        fitted = torch.from_numpy(np.array(geometry.fit_image(store.read_image(image_id))))[None]
+        images, _ = training.tensors(torch.cat([fitted, fitted.flip(2)]), torch.zeros(1))
+        logits = training.predict(training.model, images).float()
+        straight, mirrored = logits[:1], logits[1:].flip(2)
+        both = (straight.sigmoid() + mirrored.sigmoid()).div(2).logit(1e-6)
+        enlarged = geometry.restore(straight, mask.shape)
+        predicted = (enlarged[0] > 0).cpu().numpy()
+        found["dice"].append(mask_scores.dice(predicted, mask))
+        found["flip"].append(
+            mask_scores.dice((geometry.restore(both, mask.shape)[0] > 0).cpu().numpy(), mask)
+        )
+        found["accuracy"].append(mask_scores.pixel_accuracy(predicted, mask))
+        found["boundary"].append(mask_scores.boundary_error(predicted, mask))
+        curve.add(enlarged, torch.from_numpy(mask)[None].to(enlarged.device))
+    best = curve.best_threshold()
+    return {
+        **{name: statistics.fmean(values) for name, values in found.items()},
+        "lowest": min(found["dice"]),
+        "best threshold": best,
+        "dice there": float(curve.dice()[round(best * 100)]),
+    }
+
+
+def main() -> None:
+    """Run what has no result yet, and print the table."""
+    arguments = _arguments()
+    store = ImageStore(arguments.images, arguments.masks)
+    cars = sorted({image_id.rpartition("_")[0] for image_id in store.ids()})
+    kept = {*cars[-arguments.score_cars :]}
+    sides = [
+        [name for name in store.ids() if (name.rpartition("_")[0] in kept) == side] for side in (False, True)
+    ]
+    variants = [OURS, *(variant for variant in VARIANTS if arguments.only in variant.group)]
+    if arguments.tiny:
+        small: dict[str, Any] = {"width_multiplier": 0.1, "samples": 32}
+        variants = [
+            replace(v, **small, input_size=(188, 188) if v.architecture == "unet_original" else (32, 48))
+            for v in variants
+        ]
+        sides = [ids[:32] for ids in sides]
+    data = hashlib.sha256(repr(sides).encode()).hexdigest()[:12]
+    results = _read(arguments.results)
+
+    def found(variant: Variant) -> list[dict[str, float]]:
+        keys = [variant.key(seed, data) for seed in range(arguments.seeds)]
+        return [results[key] for key in keys if key in results]
+
+    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+
+        def fill(wanted: Sequence[tuple[Variant, int]]) -> None:
+            missing = [(variant, seed) for variant, seed in wanted if variant.key(seed, data) not in results]
+            runs = {
+                pool.submit(run, variant, seed, store, sides[0], store, sides[1]): (variant, seed)
+                for variant, seed in missing
+            }
+            for done in as_completed(runs):
+                variant, seed = runs[done]
+                key, result = variant.key(seed, data), done.result()
+                results[key] = result
+                with arguments.results.open("a") as file:
+                    file.write(json.dumps({"key": key, "result": result}) + "\n")
+                print(f"{variant.name}, seed {seed}: {result['dice']:.4f}", flush=True)
+
+        fill(
+            [(variants[0], seed) for seed in range(arguments.seeds)] + [(variant, 0) for variant in variants]
+        )
+        ours = statistics.fmean(result["dice"] for result in found(variants[0]))
+        close = [v for v in variants if abs(found(v)[0]["dice"] - ours) < arguments.close]
+        fill([(variant, seed) for variant in close for seed in range(arguments.seeds)])
+    report = Report(arguments.json)
+    by_name = {variant.name: found(variant) for variant in variants}
+    rows = [_row(variant, by_name[variant.name], by_name[variant.against]) for variant in variants]
+    report.add(f"{len(sides[0])} images to train on, {len(sides[1])} scored at their own size", rows)
+    report.end()
+
+
+def _row(
+    variant: Variant, results: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, float]]
+) -> Row:
+    """Spell the means over the seeds; the difference is that of the seeds which both have."""
+    mean = {name: statistics.fmean(result[name] for result in results) for name in results[0]}
+    dice = [result["dice"] for result in results]
+    difference = statistics.fmean(
+        mine["dice"] - other["dice"] for mine, other in zip(results, others, strict=False)
+    )
+    return {
+        "group": variant.group,
+        "variant": variant.name,
+        "steps": results[0]["steps"],
+        "seeds": len(results),
+        "Dice": f"{mean['dice']:.4f}",
+        "range": f"{min(dice):.4f} to {max(dice):.4f}" if len(dice) > 1 else "",
+        "difference": f"{difference:+.4f}",
+        "lowest": f"{mean['lowest']:.3f}",
+        "edge, px": f"{mean['boundary']:.1f}",
+        "pixel accuracy": f"{mean['accuracy']:.4f}",
+        "with flip": f"{mean['flip']:.4f}",
+        "best threshold": f"{mean['best threshold']:.2f}",
+        "Dice there": f"{mean['dice there']:.4f}",
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {line["key"]: line["result"] for line in map(json.loads, lines)}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--masks", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--score-cars", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--close", type=float, default=0.004)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

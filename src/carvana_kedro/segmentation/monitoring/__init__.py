@@ -1,0 +1,1 @@
+"""What watches a training run: progress, checkpoints, TensorBoard, visualization. It decides nothing."""

@@ -1,0 +1,1 @@
+"""From images to masks, and models as files for other programs."""

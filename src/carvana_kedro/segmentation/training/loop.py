@@ -1,0 +1,275 @@
+"""The training loop: plain functions, from the run down to the step."""
+
+import logging
+import math
+import time
+import traceback
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.data.batches import Batch, Batches
+from carvana_kedro.segmentation.hardware import is_out_of_memory
+from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
+from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
+from carvana_kedro.segmentation.training.losses import batch_dice
+from carvana_kedro.segmentation.training.state import Record, Step, Training
+
+if TYPE_CHECKING:
+    from carvana_kedro.segmentation.training.callbacks import Callback
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    run: Training, train_batches: Batches, validation_batches: Batches, callbacks: Sequence["Callback"] = ()
+) -> list[Record]:
+    """Train until the run is finished, from wherever it is; return its history.
+
+    Raises:
+        TrainingInterruptedError: the run was asked to leave; the callbacks were told so, and may have saved it.
+        UserError: too many steps were no finite number, an image cannot be read, or memory ran out.
+    """
+    _stop_if_too_many_were_skipped(run)
+    for callback in callbacks:
+        callback.on_run_begin(run)
+    try:
+        while not run.finished:
+            with _advice_when_out_of_memory(run, train_batches.batch_size):
+                train_one_epoch(run, train_batches, callbacks)
+                started = time.perf_counter()
+                validated = evaluate(run, validation_batches)
+            run.end_epoch(validated, train_batches.images, time.perf_counter() - started)
+            for callback in callbacks:
+                callback.on_epoch_end(run)
+    except TrainingInterruptedError:
+        for callback in callbacks:
+            callback.on_interrupted(run)
+        raise
+    for callback in callbacks:
+        callback.on_run_end(run)
+    return run.history
+
+
+def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callback"] = ()) -> None:
+    """Go through the training images that are left of the epoch; `run.progress` holds what came of it."""
+    run.network.train()
+    progress = run.progress
+    arriving = _unless_interrupted(run, batches.epoch(run.epoch, start=progress.steps))
+    clock = time.perf_counter()
+
+    def next_batch() -> tuple[Tensor, Tensor, Tensor] | None:
+        asked = time.perf_counter()
+        batch = next(arriving, None)
+        if not run.hardware.busy():  # else it has lost nothing
+            progress.waited += time.perf_counter() - asked
+        return batch and (batch[0], *run.augmented(*batch))
+
+    batch = next_batch()
+    while batch is not None:
+        positions, images, targets = batch
+        statistics = [buffer.clone() for buffer in run.network.buffers()]  # BatchNorm's
+        loss, dice = _forward_backward(run, images, targets)
+        try:
+            batch = next_batch()  # while a GPU computes, the next one is fetched
+        except UserError:  # the run is left before this step is done
+            _restore(run, statistics)
+            raise
+        step = Step(
+            progress.steps + 1,
+            len(batches),
+            *_update(run, loss, dice, statistics),
+            [batches.image_ids[position] for position in positions],
+            images,
+            targets,
+        )
+        progress.add(step)
+        run.steps += 1
+        run.skipped += step.skipped and not step.rescaled
+        progress.seconds += time.perf_counter() - clock
+        clock = time.perf_counter()
+        for callback in callbacks:
+            callback.on_step_end(run, step)
+        if step.skipped and not step.rescaled:
+            _tell_skipped(run, step)
+        _leave_if_interrupted(run)
+
+
+def _forward_backward(run: Training, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave the gradient of the batch with the weights; return mean loss and Dice coefficient, on the device."""
+    run.optimizer.zero_grad(set_to_none=True)
+    losses, scores = [], []
+    for part, part_targets in zip(images.chunk(run.parts), targets.chunk(run.parts), strict=True):
+        logits = run.predict(run.network, part)
+        loss = run.loss(logits, part_targets) * (len(part) / len(images))
+        run.scaler.scale(loss).backward()
+        losses.append(loss.detach())
+        scores.append(batch_dice(logits.detach(), part_targets, run.threshold))
+    return torch.stack(losses).sum(), torch.cat(scores).mean()
+
+
+def _update(
+    run: Training, loss: Tensor, dice: Tensor, statistics: list[Tensor]
+) -> tuple[float, float, float, bool, bool]:
+    """Step the weights if loss and gradient are finite.
+
+    Returns:
+        Loss, Dice coefficient, gradient norm, whether the step was skipped, and whether for the loss scale's sake.
+    """
+    run.scaler.unscale_(run.optimizer)
+    weights = list(run.network.parameters())
+    norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    numbers = torch.stack([loss, dice, norm]).tolist()  # the one time that a GPU is waited for
+    finite = math.isfinite(numbers[0]) and math.isfinite(numbers[2])
+    # float16 finds its scale by overflowing now and then: nothing is wrong with such a step.
+    searching = run.scaler.is_enabled() and math.isfinite(numbers[0]) and run.scaler.get_scale() > 1
+    if finite:
+        if run.clip_gradient_norm:
+            clip_grads_with_norm_(weights, run.clip_gradient_norm, norm)
+        run.scaler.step(run.optimizer)
+        if run.average is not None:
+            run.average.update_parameters(run.network)
+    else:
+        _restore(run, statistics)
+    run.scaler.update()
+    if not isinstance(run.schedule, ReduceLROnPlateau):
+        with warnings.catch_warnings():
+            # Skipped steps count, the first one as well, of which torch thinks that it was forgotten.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            run.schedule.step()
+    return *numbers, not finite, not finite and searching
+
+
+def _restore(run: Training, statistics: list[Tensor]) -> None:
+    """Take a batch out of BatchNorm's running means, where its forward pass has put it to stay for ever."""
+    for buffer, before in zip(run.network.buffers(), statistics, strict=True):
+        buffer.copy_(before)
+
+
+@torch.no_grad()
+def evaluate(run: Training, batches: Batches) -> Record:
+    """Go once through the validation images, at the output size.
+
+    Returns:
+        val_loss, val_dice_coeff (means over the images) and best_threshold, at which the mean Dice coefficient would be
+        highest. `run.curve` and `run.last_batch` are set.
+    """
+    run.model.eval()
+    losses, scores = [], []
+    run.curve = ThresholdCurve()
+    for _, images, targets in _unless_interrupted(run, batches.epoch(run.epoch)):
+        images, targets = run.tensors(images, targets)
+        # All batches have one shape and layout, so that a compiled network is compiled once.
+        missing = batches.batch_size - len(images) if run.hardware.compile else 0
+        padded = torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
+        padded = padded.contiguous(memory_format=torch.channels_last)
+        logits = run.predict(run.model, padded)[: len(images)].float()
+        losses += [run.loss(logits, targets)] * len(images)
+        scores.append(batch_dice(logits, targets, run.threshold))
+        run.curve.add(logits, targets)
+        run.last_batch = images, targets, logits
+        _leave_if_interrupted(run)
+    loss = float(torch.stack(losses).mean())
+    if not math.isfinite(loss):
+        logger.warning(
+            "The validation loss of epoch %d is %s: is the learning rate too high?", run.epoch, loss
+        )
+    return {
+        "val_loss": loss,
+        "val_dice_coeff": float(torch.cat(scores).mean()),
+        "best_threshold": run.curve.best_threshold(),
+    }
+
+
+def _tell_skipped(run: Training, step: Step) -> None:
+    """Say that a step was skipped, and stop the run if it was one too many."""
+    what = (
+        f"the loss was {step.loss}, the norm of the gradient {step.gradient_norm}, for the images "
+        f"{', '.join(step.image_ids)}"
+    )
+    logger.warning("Step %d of epoch %d was skipped: %s", step.number, run.epoch, what)
+    _stop_if_too_many_were_skipped(run, f" In the last one, {what}.")
+
+
+def _stop_if_too_many_were_skipped(run: Training, last: str = "") -> None:
+    if run.skipped >= run.max_skipped_steps:
+        raise UserError(
+            f"{run.skipped} steps were skipped, which is as many as model_training.max_skipped_steps allows.{last} Try "
+            "a smaller learning rate (model_training.optimizer.learning_rate, now "
+            f"{run.schedule.get_last_lr()[0]:.3g}), clip_gradient_norm=1, a warm-up "
+            "(model_training.schedule.warmup_fraction) or precision=float32; or look at the images and masks of these "
+            "steps. A greater max_skipped_steps goes on from here."
+        )
+
+
+def _unless_interrupted(run: Training, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches; what goes wrong with them after a signal is the signal's doing, which workers get as well."""
+    try:
+        yield from batches
+    except UserError:
+        _leave_if_interrupted(run)
+        raise
+
+
+def _leave_if_interrupted(run: Training) -> None:
+    if run.interrupted():
+        raise TrainingInterruptedError(
+            f"Training was interrupted in epoch {run.epoch}, after step {run.progress.steps}. All of it is saved: "
+            "the same command goes on from there."
+        )
+
+
+@contextmanager
+def _advice_when_out_of_memory(run: Training, batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors that did not fit
+        height, width = run.geometry.input_size
+        part = batch_size // run.parts
+        fits = _fitting_batch(run, part // 2)
+        if fits:
+            parts = min(
+                n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= fits
+            )
+            advice = (
+                f"{fits} fit: --params model_training.batch_size={fits},model_training.parts=1, perhaps with a smaller "
+                f"learning rate; or model_training.parts={parts}, which keeps the batch and computes it in parts (the "
+                "means of BatchNorm are then over a part)."
+            )
+        else:
+            advice = "Not even one fits: take a smaller model_training.input_size or width_multiplier."
+        raise UserError(
+            f"The memory of {run.hardware.device} is too small to train on {part} images of {height} x {width} "
+            f"(height x width) at once. {advice}"
+        ) from error
+
+
+def _fitting_batch(run: Training, largest: int) -> int:
+    """Return the largest of `largest`, its half, its quarter ... that can be trained on; 0 if none can."""
+    run.optimizer.zero_grad(set_to_none=True)
+    while largest:
+        try:
+            # A batch and the next one, and what most optimisers keep from their first step on.
+            images = torch.zeros(2 * largest, 3, *run.geometry.output_size, device=run.hardware.device)
+            state = (
+                [] if run.optimizer.state else [torch.zeros_like(w) for w in 2 * [*run.network.parameters()]]
+            )
+            run.loss(run.predict(run.network, images[:largest]), images[:largest, 0]).backward()
+            del state
+            return largest
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+            largest //= 2
+    return 0

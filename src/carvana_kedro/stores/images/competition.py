@@ -1,0 +1,252 @@
+"""Photographs and masks, read one at a time when asked."""
+
+import hashlib
+import re
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.stores.images import decoding
+
+IMAGE_ID = "([0-9a-f]{12})_(0[1-9]|1[0-6])"
+"""An image of the competition: its car, and one of its 16 views."""
+
+_NAME = re.compile(IMAGE_ID)
+# What Pillow raises for damaged files.
+_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+_JPEG_END = b"\xff\xd9"
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What an index says of one image.
+
+    `mask_area` is the mask's share of the picture's pixels, NaN where there is no readable mask; `problems`
+    is empty for an image that can be used.
+    """
+
+    image: str
+    car: str
+    view: int
+    width: int = 0
+    height: int = 0
+    mask_area: float = float("nan")
+    problems: list[str] = field(default_factory=list)
+    digest: str = ""
+
+
+class Photographs(Protocol):
+    """What every source gives: photographs by id, and their masks where it has them."""
+
+    one_size: ClassVar[bool]
+    """Whether images that have masks are all of one size."""
+
+    @property
+    def images(self) -> Path:
+        """The folder of images."""
+
+    @property
+    def masks(self) -> Path | None:
+        """The folder of masks."""
+
+    def ids(self) -> list[str]:
+        """Return the ids of the images that are there, sorted."""
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the names and sizes of all images and masks."""
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        """Return the photograph's own (height, width), without decoding it."""
+
+    def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
+        """Return the photograph, (H, W, 3) uint8 RGB.
+
+        With `at_least`, the (height, width) that it is needed at, it may come smaller, in less time.
+        """
+
+    def read_mask(self, image_id: str) -> np.ndarray:
+        """Return the mask, (H, W) uint8 of 0 and 1."""
+
+    def examine(self) -> Iterator[ImageRecord]:
+        """Yield a record for every image that is there or should be, problems included."""
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """The images of one side of the competition, and the masks where it has them.
+
+    Opens nothing at construction and can be pickled, so that worker processes can hold it. A jpg that is damaged in
+    its middle is not noticed: decoders paint over it in silence.
+
+    Attributes:
+        images: folder of `<car>_<view>.jpg`.
+        masks: folder of `<car>_<view>_mask.gif`, or None on the test side.
+        expected: ids that must be there (the rows of `sample_submission.csv`), in that order; None: no such list.
+        mask_runs: `train_masks.csv`, plain or zipped, where there is one: the masks again, as run lengths.
+    """
+
+    one_size: ClassVar[bool] = True
+
+    images: Path
+    masks: Path | None = None
+    expected: tuple[str, ...] | None = None
+    mask_runs: Path | None = None
+
+    def ids(self) -> list[str]:
+        """Return the ids of the images that are there, sorted."""
+        return sorted(path.stem for path in self.images.glob("*.jpg"))
+
+    def fingerprint(self) -> str:
+        """Return a short hash of the names and sizes of all images and masks: another source has another one."""
+        files = [*self.images.glob("*.jpg"), *(self.masks.glob("*_mask.gif") if self.masks else ())]
+        listing = sorted((file.name, file.stat().st_size) for file in files)
+        return hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
+
+    def image_path(self, image_id: str) -> Path:
+        """Return where the photograph lies."""
+        return self.images / f"{image_id}.jpg"
+
+    def mask_path(self, image_id: str) -> Path:
+        """Return where the mask lies.
+
+        Raises:
+            UserError: this side has no masks.
+        """
+        if self.masks is None:
+            raise UserError(f"The images in {self.images} have no masks.")
+        return self.masks / f"{image_id}_mask.gif"
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        """Return the photograph's (height, width), from its header."""
+        with Image.open(self.image_path(image_id)) as picture:
+            return picture.height, picture.width
+
+    def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
+        """Return the photograph, (H, W, 3) uint8 RGB.
+
+        Args:
+            image_id: which.
+            at_least: (height, width) that it is needed at: where that makes hardly a difference, it comes smaller by
+                2, 4 or 8, in less time. None: its own size.
+
+        Raises:
+            UserError: the file is missing or cannot be decoded.
+        """
+        path = self.image_path(image_id)
+        content = _read(path)
+        try:
+            # A photograph and its mask lie as they are stored, whatever a camera says of up and down.
+            image = decoding.decode(content, at_least and self.size(image_id), at_least)
+        except _UNREADABLE:
+            image = None
+        if image is None:
+            raise UserError(f"{path} cannot be decoded as an image. Fetch it again, or take it away.")
+        return image
+
+    def read_mask(self, image_id: str) -> np.ndarray:
+        """Return the mask, (H, W) uint8 of 0 and 1.
+
+        Raises:
+            UserError: the file is missing, cannot be decoded, or has colours besides black and white.
+        """
+        path = self.mask_path(image_id)
+        try:
+            with Image.open(path) as picture:
+                if picture.mode == "P":  # as Kaggle's are: by way of the palette, in half of the time
+                    colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+                    pixels = np.asarray(picture)
+                else:
+                    colours = np.arange(256, dtype=np.uint8)[:, None]
+                    pixels = np.asarray(picture.convert("L"))
+        except FileNotFoundError as error:
+            raise UserError(f"{path} is missing.") from error
+        except _UNREADABLE as error:
+            raise UserError(f"{path} cannot be decoded as a mask ({error}). Fetch it again.") from error
+        levels = np.full(256, 2, np.uint8)  # 2 for all colours but black and white
+        levels[: len(colours)] = np.select([(colours == 0).all(1), (colours == 255).all(1)], [0, 1], 2)
+        mask = cv2.LUT(pixels, levels)
+        if mask.max(initial=0) > 1:
+            raise UserError(f"{path} is not a mask: it has colours besides black and white.")
+        return np.asarray(mask, np.uint8)
+
+    def examine(self) -> Iterator[ImageRecord]:
+        """Yield a record for every image that is there or should be, in order, problems included.
+
+        Photographs are not decoded (their header and end are looked at), masks are. The files are looked at
+        in threads, a window at a time, so that memory does not grow with their number.
+        """
+        present = self.ids()
+        wanted = list(self.expected) if self.expected is not None else present
+        if self.masks is not None:
+            wanted = sorted(
+                {*wanted, *(path.stem.removesuffix("_mask") for path in self.masks.glob("*.gif"))}
+            )
+        known = set(wanted)
+        image_ids = wanted + [image_id for image_id in present if image_id not in known]
+        seen: dict[str, str] = {}
+        with ThreadPoolExecutor() as threads:
+            for record in self._records(threads, image_ids):
+                if record.image not in known:
+                    record.problems.append("not in sample_submission.csv")
+                if record.digest:
+                    first = seen.setdefault(record.digest, record.image)
+                    if first != record.image:
+                        record.problems.append(f"the same photograph as {first}")
+                yield record
+
+    def _records(self, threads: ThreadPoolExecutor, image_ids: list[str]) -> Iterator[ImageRecord]:
+        """Yield the records in order. Threads decode masks; reading a header takes less time than handing it over."""
+        spread = map if self.masks is None else threads.map
+        for start in range(0, len(image_ids), 1024):
+            yield from spread(self._examine, image_ids[start : start + 1024])
+
+    def _examine(self, image_id: str) -> ImageRecord:
+        match = _NAME.fullmatch(image_id)
+        problems = [] if match else ["the name is not <12 hex digits>_<01..16>"]
+        car, view = (match[1], int(match[2])) if match else (image_id, 0)
+        width = height = 0
+        area, digest = float("nan"), ""
+        path = self.image_path(image_id)
+        try:
+            if path.exists() and not path.is_file():
+                raise OSError("opening a pipe would wait for ever")
+            with path.open("rb") as file:
+                width, height = Image.open(file).size
+                file.seek(-2, 2)
+                if file.read(2) != _JPEG_END:
+                    problems.append("the image is cut short")
+        except FileNotFoundError:
+            problems.append("the image is missing")
+        except _UNREADABLE:
+            problems.append("the image cannot be read")
+        if self.masks is not None:
+            try:
+                mask = self.read_mask(image_id)
+                area = cv2.countNonZero(mask) / mask.size
+                if width and mask.shape != (height, width):
+                    problems.append(
+                        f"the mask is {mask.shape[1]}x{mask.shape[0]}, the image {width}x{height}"
+                    )
+                if path.is_file():
+                    digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+            except UserError:
+                missing = not self.mask_path(image_id).is_file()
+                problems.append(
+                    "the mask is missing" if missing else "the mask cannot be read or is not black and white"
+                )
+        return ImageRecord(image_id, car, view, width, height, area, problems, digest)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing.") from error

@@ -1,0 +1,1 @@
+"""Kaggle: credentials, downloads, submissions."""

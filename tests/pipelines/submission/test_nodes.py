@@ -1,0 +1,377 @@
+"""The submission pipeline: what is refused, what is uploaded, and what the receipt says."""
+
+import gzip
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
+from pydantic import ValidationError
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.parameters import Submission
+from carvana_kedro.pipelines import submission as pipeline
+from carvana_kedro.pipelines.submission.nodes import check_submission, upload_submission
+from carvana_kedro.stores import run_lengths
+from carvana_kedro.stores.predictions import SubmissionFile, write_submission
+from carvana_kedro.stores.tables import Row
+
+IDS = ["0123456789ab_01", "0123456789ab_02", "0123456789ab_03"]
+# Two sizes, so that a row is measured against its own image.
+INDEX = pd.DataFrame({"image": IDS, "width": [6, 6, 3], "height": [4, 4, 2]})
+ROWS = [(IDS[0], "1 2 3 1 24 1"), (IDS[1], ""), (IDS[2], "1 6")]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[Iterable[Row]], SubmissionFile]:
+    """`write(rows)` writes them as the project writes a submission."""
+
+    def call(rows: Iterable[Row]) -> SubmissionFile:
+        write_submission(tmp_path / "submit.csv.gz", rows)
+        return SubmissionFile(tmp_path / "submit.csv.gz")
+
+    return call
+
+
+@pytest.fixture
+def submission(write: Callable[[Iterable[Row]], SubmissionFile]) -> SubmissionFile:
+    return write(ROWS)
+
+
+@pytest.fixture
+def check(submission: SubmissionFile) -> dict[str, Any]:
+    return check_submission(submission, IDS, INDEX)
+
+
+def _refused(file: SubmissionFile, *expected: str) -> None:
+    with pytest.raises(UserError) as told:
+        check_submission(file, IDS, INDEX)
+    for text in (str(file.path), *expected, "kedro run --pipelines inference"):
+        assert text in str(told.value)
+
+
+def test_a_legal_submission_passes_whatever_the_order(
+    write: Callable[[Iterable[Row]], SubmissionFile],
+) -> None:
+    for rows in (ROWS, ROWS[::-1]):
+        file = write(rows)
+        assert check_submission(file, IDS[1:] + IDS[:1], INDEX[::-1]) == {
+            "rows": 3,
+            "empty_masks": 1,
+            "bytes": file.path.stat().st_size,
+            "sha256": file.sha256(),
+        }
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.lists(
+        npst.arrays(np.bool_, st.tuples(st.integers(1, 7), st.integers(1, 7))),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_what_we_encode_always_passes(
+    write: Callable[[Iterable[Row]], SubmissionFile], masks: list[np.ndarray]
+) -> None:
+    masks.append(np.ones((2, 3), bool))  # a file of empty masks alone is refused
+    ids = [f"{number:012x}_01" for number in range(len(masks))]
+    heights, widths = zip(*(mask.shape for mask in masks), strict=True)
+    index = pd.DataFrame({"image": ids, "width": widths, "height": heights})
+    checked = check_submission(write(zip(ids, map(run_lengths.encode, masks), strict=True)), ids, index)
+    assert checked["rows"] == len(masks)
+    assert checked["empty_masks"] == sum(not mask.any() for mask in masks)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ((IDS[2], "1 x"), f"{IDS[2]}: A run-length encoding holds integers only"),
+        ((IDS[2], "1.5 1"), f"{IDS[2]}: A run-length encoding holds integers only"),
+        ((IDS[2], "1 2 3"), f"{IDS[2]}: A run-length encoding holds pairs, but this one has 3 numbers"),
+        ((IDS[2], "0 1"), f'{IDS[2]}: Run 1 ("0 1") must have a start and a length of at least 1'),
+        ((IDS[2], "1 0"), f'{IDS[2]}: Run 1 ("1 0") must have a start and a length of at least 1'),
+        ((IDS[2], "1 3 3 1"), f'{IDS[2]}: Run 2 ("3 1") starts before the run in front of it has ended'),
+        ((IDS[2], "4 1 1 1"), f'{IDS[2]}: Run 2 ("1 1") starts before the run in front of it has ended'),
+        ((IDS[2], "1 7"), f'{IDS[2]}: Run 1 ("1 7") ends at pixel 7, outside an image of 2 x 3'),
+        ((IDS[2], "7 1"), f'{IDS[2]}: Run 1 ("7 1") ends at pixel 7, outside an image of 2 x 3'),
+    ],
+)
+def test_an_illegal_mask_is_named(
+    write: Callable[[Iterable[Row]], SubmissionFile], row: Row, message: str
+) -> None:
+    _refused(write([*ROWS[:2], row]), "cannot be submitted, 1 row is wrong:\n  ", message)
+
+
+def test_missing_and_foreign_images_are_named(
+    write: Callable[[Iterable[Row]], SubmissionFile],
+) -> None:
+    _refused(write(ROWS[:2]), "1 row is wrong:\n", f"  {IDS[2]}: has no row\n")
+    foreign = ("ffffffffffff_01", "1 2")
+    _refused(write([*ROWS, foreign]), f"  {foreign[0]}: is not in sample_submission.csv\n")
+    _refused(write([*ROWS[:2], foreign]), "2 rows are wrong", foreign[0], f"{IDS[2]}: has no row")
+    _refused(write([]), "3 rows are wrong", *IDS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"img,rle_mask\na_01.jpg,1 2\na_01.jpg,1 2\n"), "line 3: a_01.jpg is there twice"),
+        (gzip.compress(b"image,mask\n"), "should have the columns img,rle_mask, not 'image,mask'"),
+        (gzip.compress(b"img,rle_mask\na_01.jpg,1 2,3\n"), "line 2: 3 fields instead of 2"),
+        (gzip.compress(b"img,rle_mask\n\xff,1 2\n"), "is damaged or not a csv"),
+        (b"img,rle_mask\n", "is damaged or not gzip"),
+        (gzip.compress(b"img,rle_mask\na_01.jpg,1 2\n")[:-9], "is damaged or not gzip"),
+        (b"", "should have the columns"),
+    ],
+    ids=["twice", "header", "fields", "not text", "not gzip", "cut short", "empty"],
+)
+def test_what_is_no_submission_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "submit.csv.gz"
+    path.write_bytes(content)
+    _refused(SubmissionFile(path), message)
+
+
+def test_nothing_but_empty_masks_is_refused(
+    write: Callable[[Iterable[Row]], SubmissionFile], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(UserError, match="nothing but empty masks"):
+        check_submission(write((image_id, "") for image_id in IDS), IDS, INDEX)
+    check_submission(write((image_id, "" if image_id == IDS[0] else "1 1") for image_id in IDS), IDS, INDEX)
+    assert f"1 of {len(IDS)} masks are empty" in caplog.text
+
+
+def test_the_first_ten_problems_are_listed(write: Callable[[Iterable[Row]], SubmissionFile]) -> None:
+    ids = [f"{number:012x}_01" for number in range(12)]
+    index = pd.DataFrame({"image": ids, "width": 3, "height": 2})
+    rows = [(image_id, "9 9") for image_id in ids]
+    with pytest.raises(UserError) as told:
+        check_submission(write(rows), ids, index)
+    first, *lines, more, advice = str(told.value).splitlines()
+    assert first.endswith("cannot be submitted, 12 rows are wrong:")
+    assert [line.split(":")[0] for line in lines] == [f"  {image_id}" for image_id in ids[:10]]
+    assert more == "  ... and 2 more"
+    assert advice.endswith("kedro run --pipelines inference")
+    with pytest.raises(UserError) as told:
+        check_submission(write(rows[:10]), ids[:10], index)
+    assert len(str(told.value).splitlines()) == 12
+
+
+def test_a_source_without_a_sample_submission_has_nothing_to_submit_to(submission: SubmissionFile) -> None:
+    with pytest.raises(
+        UserError, match=r"(?s)no sample_submission\.csv.*source=kaggle, or archives that hold"
+    ):
+        check_submission(submission, [], INDEX)
+
+
+@pytest.mark.parametrize("index", [INDEX[:2], INDEX.assign(width=[6, 6, 0])], ids=["absent", "unreadable"])
+def test_an_image_of_unknown_size_stops(submission: SubmissionFile, index: pd.DataFrame) -> None:
+    with pytest.raises(UserError, match=rf"no size for 1 of the 3 images .* first: {IDS[2]}\. Make it anew"):
+        check_submission(submission, IDS, index)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A submission as the stand-in lists it."""
+
+    reference: int
+    description: str
+    status: Literal["pending", "complete", "error"] = "pending"
+    public_score: str = ""
+    private_score: str = ""
+    problem: str = ""
+
+
+@dataclass
+class StandIn:
+    """Keeps Kaggle's side of the protocol in memory: a submission ends as `outcome` says after so many looks."""
+
+    outcome: dict[str, str] = field(
+        default_factory=lambda: {"status": "complete", "public_score": "0.99", "private_score": "0.98"}
+    )
+    looks_needed: int = 1
+    entries: list[Entry] = field(default_factory=list)
+    uploads: list[tuple[Path, str]] = field(default_factory=list)
+    page: str = "https://www.kaggle.com/c/carvana-image-masking-challenge/submissions"
+    looks: int = 0
+
+    def submit(self, file: Path, message: str) -> int:
+        self.uploads.append((file, message))
+        self.entries.insert(0, Entry(100 + len(self.uploads), message))
+        return self.entries[0].reference
+
+    def submissions(self) -> list[Entry]:
+        pending = [entry for entry in self.entries if entry.status == "pending"]
+        self.looks += bool(pending)
+        if pending and self.looks >= self.looks_needed:
+            self.entries = [
+                replace(entry, **self.outcome) if entry in pending else entry for entry in self.entries
+            ]
+        return list(self.entries)
+
+
+@dataclass
+class Clock:
+    """Remembers how long was slept instead of sleeping."""
+
+    slept: list[float] = field(default_factory=list)
+
+    def __call__(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+def test_the_checked_file_is_uploaded_and_scored(
+    submission: SubmissionFile, check: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    # Another submission of the account, scored long ago, is not taken for this one.
+    kaggle, clock = StandIn(entries=[Entry(7, "other", "complete", "0.1", "0.2")], looks_needed=4), Clock()
+    with caplog.at_level(logging.INFO):
+        receipt = upload_submission(submission, check, kaggle, Submission(message="first try"), clock)
+    message = f"first try (sha256 {submission.sha256()[:12]})"
+    assert kaggle.uploads == [(submission.path, message)]
+    assert receipt == {
+        "uploaded": True,
+        "reference": 101,
+        "message": message,
+        "status": "complete",
+        "public_score": "0.99",
+        "private_score": "0.98",
+        "page": kaggle.page,
+        **check,
+    }
+    assert clock.slept == [5, 7.5, 11.25]
+    assert "Scored: public 0.99, private 0.98" in caplog.text
+
+
+def test_what_is_there_already_is_only_waited_for(submission: SubmissionFile, check: dict[str, Any]) -> None:
+    kaggle = StandIn(looks_needed=3)
+    sent = f"another message (sha256 {check['sha256'][:12]})"
+    kaggle.entries = [Entry(9, "newer"), Entry(8, sent), Entry(7, "older", "complete", "0.1", "0.2")]
+    receipt = upload_submission(submission, check, kaggle, Submission(), Clock())
+    assert kaggle.uploads == []
+    assert (receipt["reference"], receipt["message"]) == (8, sent)
+    assert (receipt["status"], receipt["private_score"]) == ("complete", "0.98")
+    # A second run after that one has its scores at once.
+    clock = Clock()
+    assert upload_submission(submission, check, kaggle, Submission(), clock) == receipt
+    assert (kaggle.uploads, clock.slept) == ([], [])
+
+
+def test_not_scored_in_time_is_no_error(
+    submission: SubmissionFile, check: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    kaggle, clock = StandIn(looks_needed=1000), Clock()
+    receipt = upload_submission(submission, check, kaggle, Submission(wait_minutes=2), clock)
+    assert (receipt["uploaded"], receipt["status"], receipt["public_score"]) == (True, "pending", "")
+    assert sum(clock.slept) == 120
+    assert max(clock.slept) <= 30
+    assert "Not scored within 2 minutes" in caplog.text
+    assert kaggle.page in caplog.text
+    # Without waiting it is looked at once; the next run finds it.
+    clock = Clock()
+    upload_submission(submission, check, kaggle, Submission(wait_minutes=0), clock)
+    assert clock.slept == []
+    assert len(kaggle.uploads) == 1
+
+
+def test_an_error_tells_kaggles_reason_and_does_not_bar_another_try(
+    submission: SubmissionFile, check: dict[str, Any]
+) -> None:
+    kaggle = StandIn(outcome={"status": "error", "problem": "Evaluation Exception"})
+    with pytest.raises(
+        UserError, match=r"could not score .*: Evaluation Exception\. See https://www\.kaggle"
+    ):
+        upload_submission(submission, check, kaggle, Submission(), Clock())
+    kaggle.outcome = {"status": "complete", "public_score": "0.9", "private_score": "0.8"}
+    assert upload_submission(submission, check, kaggle, Submission(), Clock())["reference"] == 102
+    assert len(kaggle.uploads) == 2
+
+
+def test_a_file_that_has_changed_since_is_not_uploaded(
+    submission: SubmissionFile, check: dict[str, Any], write: Callable[[Iterable[Row]], SubmissionFile]
+) -> None:
+    write(ROWS[::-1])
+    kaggle = StandIn()
+    with pytest.raises(UserError, match=r"submit\.csv\.gz has changed since it was checked\. Check it again"):
+        upload_submission(submission, check, kaggle, Submission(), Clock())
+    assert (kaggle.uploads, kaggle.looks) == ([], 0)
+
+
+class Untouchable:
+    """Fails on every access."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"a dry run asked for {name}")
+
+
+def test_a_dry_run_asks_kaggle_nothing(
+    submission: SubmissionFile, check: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        receipt = upload_submission(submission, check, Untouchable(), Submission(dry_run=True), Clock())
+    assert receipt == {"uploaded": False, **check}
+    assert "is not uploaded" in caplog.text
+
+
+def test_the_pipeline_checks_before_it_uploads(
+    submission: SubmissionFile, write: Callable[[Iterable[Row]], SubmissionFile]
+) -> None:
+    kaggle = StandIn()
+    entries = {
+        "submission": submission,
+        "sample_submission": IDS,
+        "test_image_index": INDEX,
+        "competition": kaggle,
+        "params:submission": Submission(),
+    }
+    made = pipeline.create_pipeline()
+    assert [node.name for node in made.nodes] == [
+        "submission.check_submission",
+        "submission.upload_submission",
+    ]
+    assert made.inputs() == set(entries)
+
+    def run() -> Any:
+        datasets = {name: MemoryDataset(entry, copy_mode="assign") for name, entry in entries.items()}
+        return SequentialRunner().run(made, DataCatalog(datasets))["submission_receipt"].load()
+
+    assert run()["status"] == "complete"
+    write(ROWS[:1])
+    with pytest.raises(UserError, match="2 rows are wrong"):
+        run()
+    assert len(kaggle.uploads) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"message": ""},
+        {"message": "  "},
+        {"message": "two\nlines"},
+        {"message": "x" * 301},
+        {"message": 3},
+        {"wait_minutes": -1},
+        {"wait_minutes": "30"},
+        {"dry_run": "true"},
+        {"dryrun": True},
+    ],
+    ids=str,
+)
+def test_wrong_parameters_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Submission.model_validate(wrong)
+
+
+def test_right_parameters_are_accepted_and_frozen() -> None:
+    parameters = Submission.model_validate({"message": "x" * 100, "wait_minutes": 0.5, "dry_run": True})
+    with pytest.raises(ValidationError):
+        parameters.dry_run = False  # type: ignore[misc]

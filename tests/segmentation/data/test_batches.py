@@ -1,0 +1,319 @@
+import multiprocessing
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.data.batches import Batch, Batches, CachedSamples, Samples
+from carvana_kedro.segmentation.data.geometry import Geometry
+from carvana_kedro.stores.images.competition import ImageStore
+from carvana_kedro.stores.pixel_cache import PixelCache
+
+GEOMETRY = Geometry((32, 48), (32, 48))
+IDS = [f"car_{number:02}" for number in range(12)]
+
+
+@dataclass
+class Drawn:
+    """Images of a size of their own, each of one colour; `before[image_id]()` is called before it is read."""
+
+    before: dict[str, Callable[[], object]] = field(default_factory=dict)
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        return 64, 96
+
+    def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
+        self.before.get(image_id, lambda: None)()
+        return np.full((64, 96, 3), IDS.index(image_id), np.uint8)
+
+    def read_mask(self, image_id: str) -> np.ndarray:
+        return np.full((64, 96), IDS.index(image_id) % 2, np.uint8)
+
+
+@pytest.fixture
+def samples(training_images: ImageStore) -> Samples:
+    return Samples(training_images, training_images.ids()[:10], GEOMETRY)
+
+
+@pytest.fixture(autouse=True)
+def no_worker_stays() -> Iterator[None]:
+    yield
+    for child in multiprocessing.active_children():
+        child.join(10)
+        assert not child.is_alive()
+
+
+def _drawn(before: dict[str, Callable[[], object]] | None = None) -> Samples:
+    return Samples(Drawn(before or {}), IDS, GEOMETRY)
+
+
+def _positions(batches: Batches, epoch: int, start: int = 0) -> list[int]:
+    return torch.cat([positions for positions, _, _ in batches.epoch(epoch, start)]).tolist()
+
+
+def _assert_same(expected: list[Batch], found: list[Batch]) -> None:
+    assert len(expected) == len(found) > 0
+    for one, other in zip(expected, found, strict=True):
+        assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _fail(error: Exception) -> Callable[[], object]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_sample_is_the_fitted_image_and_mask(samples: Samples, training_images: ImageStore) -> None:
+    image, target = samples[3]
+    image_id = training_images.ids()[3]
+    assert samples.image_ids[3] == image_id
+    assert np.array_equal(image, GEOMETRY.fit_image(training_images.read_image(image_id, (32, 48))))
+    assert np.array_equal(target, GEOMETRY.fit_mask(training_images.read_mask(image_id)))
+
+
+def test_batches_are_uint8(samples: Samples) -> None:
+    _, images, targets = next(iter(Batches(samples, 4).epoch(1)))
+    assert (images.shape, images.dtype) == ((4, 32, 48, 3), torch.uint8)
+    assert (targets.shape, targets.dtype) == ((4, 32, 48), torch.uint8)
+
+
+def test_without_a_seed_every_image_comes_in_order(samples: Samples) -> None:
+    batches = Batches(samples, 4)
+    assert _positions(batches, 1) == list(range(10))
+    assert len(batches) == len(list(batches.epoch(1))) == 3
+
+
+def test_the_order_is_a_function_of_seed_and_epoch(samples: Samples) -> None:
+    batches = Batches(CachedSamples(samples), 5, seed=1)
+    first = _positions(batches, 1)
+    assert sorted(first) == list(range(10))
+    assert first == _positions(Batches(samples, 5, seed=1), 1)
+    assert first != _positions(batches, 2)
+    assert first != _positions(Batches(samples, 5, seed=2), 1)
+
+
+def test_training_leaves_an_incomplete_batch_out_unless_it_is_the_only_one(samples: Samples) -> None:
+    assert [len(Batches(samples, size, seed=1)) for size in (3, 4, 10, 11)] == [3, 2, 1, 1]
+    for size in (3, 4, 10, 11):
+        batches = Batches(samples, size, seed=1)
+        assert len(list(batches.epoch(1))) == len(batches)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_goes_on_in_its_middle(workers: int) -> None:
+    batches = Batches(_drawn(), 3, seed=1, workers=workers)
+    whole = list(batches.epoch(5))
+    _assert_same(whole[2:], list(Batches(_drawn(), 3, seed=1, workers=workers).epoch(5, start=2)))
+    assert list(batches.epoch(5, start=len(batches))) == []
+
+
+def test_workers_read_the_same(samples: Samples) -> None:
+    alone, helped = Batches(samples, 4, seed=1), Batches(samples, 4, seed=1, workers=2)
+    for epoch in (1, 2):
+        _assert_same(list(alone.epoch(epoch)), list(helped.epoch(epoch)))
+
+
+def test_workers_stay_for_later_epochs_and_another_may_be_begun_before_one_ends() -> None:
+    batches = Batches(_drawn(), 2, seed=1, workers=2)
+    arriving = batches.epoch(1)
+    next(arriving)
+    workers = {child.pid for child in multiprocessing.active_children()}
+    assert len(workers) == 2
+    assert _positions(batches, 2) == _positions(Batches(_drawn(), 2, seed=1), 2)
+    next(batches.epoch(3))
+    del arriving  # which would keep workers of its own
+    assert _positions(batches, 1, 4) == _positions(Batches(_drawn(), 2, seed=1), 1)[8:]
+    assert {child.pid for child in multiprocessing.active_children()} == workers
+
+
+def test_reading_draws_no_random_number() -> None:
+    before = torch.get_rng_state()
+    for workers in (0, 1):
+        list(Batches(_drawn(), 4, seed=1, workers=workers).epoch(1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_ids_are_one_array() -> None:
+    # A list's strings would be copied into every worker as it counts references to them.
+    samples = _drawn()
+    assert samples.image_ids.tolist() == Batches(samples, 2).image_ids.tolist() == IDS
+    assert isinstance(Batches(samples, 2).image_ids, np.ndarray)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_cannot_be_read_is_named(workers: int) -> None:
+    before = {
+        "car_05": _fail(UserError("car_05.jpg is missing.")),
+        "car_06": _fail(ValueError("odd")),
+        "car_07": _fail(MemoryError()),
+    }
+    batches = Batches(_drawn(before), 1, workers=workers)
+    messages = [
+        "car_05.jpg is missing.",
+        "car_06 cannot be read: ValueError: odd",
+        "car_07 cannot be read: MemoryError: ",
+    ]
+    for start, message in enumerate(messages, 5):
+        with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+            list(batches.epoch(1, start))
+        assert multiprocessing.active_children() == []
+    # and nothing is broken by it
+    assert _positions(batches, 1, 8) == [8, 9, 10, 11]
+
+
+def test_a_worker_that_is_killed_is_told_with_its_image() -> None:
+    batches = Batches(_drawn({"car_04": _die}), 2, workers=2)
+    with pytest.raises(UserError, match=r"killed or crashed \(at car_04\).*memory.*`workers`") as raised:
+        list(batches.epoch(1))
+    assert raised.value.__traceback__ is not None
+    assert multiprocessing.active_children() == []  # though the error is still held
+
+
+def test_a_worker_that_dies_while_others_compute_disturbs_nobody_before_the_next_batch() -> None:
+    batches = Batches(_drawn(), 3, workers=1)
+    arriving = batches.epoch(1)
+    next(arriving)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    time.sleep(0.5)  # until it waits for work
+    os.kill(worker.pid, signal.SIGKILL)
+    for _ in range(50):
+        time.sleep(0.01)  # where torch's handler would raise
+    with pytest.raises(UserError, match=r"killed or crashed \(at no image\)"):
+        list(arriving)
+    assert multiprocessing.active_children() == []
+    assert _positions(batches, 2) == list(range(12))
+
+
+def test_workers_leave_ctrl_c_to_the_parent_and_end_by_sigterm(tmp_path: Path) -> None:
+    def look(image_id: str) -> None:
+        actions = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        (tmp_path / image_id).write_text(str(actions == [signal.SIG_IGN, signal.SIG_DFL]))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        batches = Batches(_drawn({"car_00": partial(look, "car_00")}), 4, workers=1)
+        assert _positions(batches, 1) == list(range(12))
+        assert (tmp_path / "car_00").read_text() == "True"
+        (worker,) = multiprocessing.active_children()
+        worker.terminate()
+        worker.join(10)
+        assert worker.exitcode == -signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+PARENT = """
+import multiprocessing, sys, time
+import cv2, numpy as np
+from carvana_kedro.segmentation.data.batches import Batches, Samples
+from carvana_kedro.segmentation.data.geometry import Geometry
+
+class Source:
+    def read_image(self, image_id, at_least=None):
+        large = np.zeros((4000, 4000, 3), np.uint8)
+        return cv2.cvtColor(cv2.resize(large, (1000, 1000), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
+    def read_mask(self, image_id):
+        assert cv2.getNumThreads() == 1
+        return np.zeros((1000, 1000), np.uint8)
+
+# OpenCV's threads run before the fork.
+cv2.setNumThreads(4)
+Source().read_image("")
+batches = Batches(Samples(Source(), ["a"] * 500, Geometry((8, 8), (8, 8))), 2, seed=1, workers=2)
+arriving = batches.epoch(1)
+next(arriving)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+time.sleep(60)
+"""
+
+
+def test_no_worker_outlives_a_parent_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(workers) == 2
+        assert all(_runs(pid) for pid in workers)
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while any(_runs(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker is left"
+        time.sleep(0.1)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_memory_is_given_back_after_every_batch() -> None:
+    batches = Batches(_drawn(), 2, seed=1, workers=2)
+    list(batches.epoch(1))
+    descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for epoch in range(2, 12):
+        next(batches.epoch(epoch))
+        list(batches.epoch(epoch))
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 2  # noqa: PTH208
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_a_cache_gives_the_same_batches(samples: Samples, tmp_path: Path, where: str, workers: int) -> None:
+    cache = PixelCache(tmp_path)
+    cached = (
+        CachedSamples(samples, partial(cache.rows, "source")) if where == "file" else CachedSamples(samples)
+    )
+    batches = Batches(cached, 4, seed=1, workers=workers)
+    _assert_same(list(Batches(samples, 4, seed=1).epoch(1)), list(batches.epoch(1)))
+    # Memory is not copied to other processes only to be copied back.
+    assert len(multiprocessing.active_children()) == (workers if where == "file" else 0)
+    (_, images, targets), *_ = batches.epoch(1)
+    assert images.is_contiguous()
+    assert targets.is_contiguous()
+
+
+def test_a_mapped_cache_goes_to_other_processes_without_its_pixels(samples: Samples, tmp_path: Path) -> None:
+    cached = CachedSamples(samples, partial(PixelCache(tmp_path).rows, "source"))
+    content = pickle.dumps(cached)
+    assert len(content) < samples.nbytes / 10
+    _assert_same([cached.read([3, 1])], [pickle.loads(content).read([3, 1])])
+
+
+def test_the_cache_tells_its_size_before_it_reads(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    samples = _drawn({"car_00": lambda: caplog.messages.append("read")})
+    with pytest.raises(UserError, match="car_03 cannot be read: ValueError: odd"):
+        CachedSamples(_drawn({"car_03": _fail(ValueError("odd"))}))
+    assert caplog.messages == ["Keeping 12 images decoded: 0.1 MB"]
+    assert samples.nbytes == 12 * 32 * 48 * 4
+
+
+def test_other_images_and_other_sizes_are_kept_apart(tmp_path: Path) -> None:
+    keep = partial(PixelCache(tmp_path).rows, "source")
+    choices = [(IDS, (32, 48)), (IDS[::-1], (32, 48)), (IDS[:6], (32, 48)), (IDS, (48, 32))]
+    for ids, size in choices * 2:
+        samples = Samples(Drawn(), ids, Geometry(size, size))
+        _assert_same([samples.read([0, 5])], [CachedSamples(samples, keep).read([0, 5])])
+    assert len(list(tmp_path.glob("*.npy"))) == len(choices)
+    # What is kept is not read again.
+    CachedSamples(_drawn({"car_00": _fail(ValueError())}), keep)

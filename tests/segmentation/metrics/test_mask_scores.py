@@ -1,0 +1,113 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
+
+from carvana_kedro.segmentation.metrics import mask_scores
+
+SCORES = [
+    mask_scores.dice,
+    mask_scores.iou,
+    mask_scores.pixel_accuracy,
+    lambda x, y: mask_scores.boundary_dice(x, y, 2),
+]
+
+
+def square(top, left, side, size=20):
+    mask = np.zeros((size, size), dtype=np.uint8)
+    mask[top : top + side, left : left + side] = 1
+    return mask
+
+
+def test_scores_of_two_squares_that_overlap():
+    prediction, target = square(0, 0, 10), square(0, 5, 10)  # 100 pixels each, 50 in common, 150 in the union
+    assert mask_scores.dice(prediction, target) == pytest.approx(100 / 200)
+    assert mask_scores.iou(prediction, target) == pytest.approx(50 / 150)
+    assert mask_scores.pixel_accuracy(prediction, target) == pytest.approx(300 / 400)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_agreement_is_one_and_both_empty_is_one(score):
+    empty = np.zeros((20, 20), dtype=bool)
+    assert score(square(5, 5, 8), square(5, 5, 8)) == 1
+    assert score(empty, empty) == 1
+
+
+def test_nothing_in_common_is_zero():
+    for score in (mask_scores.dice, mask_scores.iou, lambda x, y: mask_scores.boundary_dice(x, y, 2)):
+        assert score(square(0, 0, 5), square(10, 10, 5)) == 0
+        assert score(np.zeros((20, 20), dtype=bool), square(10, 10, 5)) == 0
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_dtypes_and_encodings_of_masks_do_not_matter(score):
+    prediction, target = square(2, 3, 9), square(3, 3, 9)
+    expected = score(prediction, target)
+    assert score(prediction.astype(bool), target.astype(bool)) == expected
+    assert score(prediction * 255, target) == expected
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_shapes_must_agree(score):
+    with pytest.raises(ValueError, match=r"\(20, 20\) but the target is \(10, 10\)"):
+        score(square(0, 0, 5), square(0, 0, 5, size=10))
+
+
+def test_boundary_dice_counts_the_rims_only():
+    # Rims of 2 pixels: 10² - 6² = 64 and 8² - 4² = 48 pixels. The inner square is the outer one without its
+    # outermost pixels, so what the rims share is one pixel wide: 8² - 6² = 28.
+    outer, inner = square(4, 4, 10), square(5, 5, 8)
+    assert mask_scores.boundary_dice(outer, inner, 2) == pytest.approx(2 * 28 / (64 + 48))
+    assert mask_scores.boundary_dice(outer, inner, 1) == 0
+
+
+def test_the_picture_s_border_is_no_edge():
+    full = np.ones((20, 20), dtype=bool)
+    assert mask_scores.boundary_dice(full, full, 3) == 1
+    cut_off = np.zeros((20, 20), dtype=bool)
+    cut_off[:, :10] = True  # one vertical edge
+    moved = np.roll(cut_off, 1, axis=1)
+    moved[:, 0] = True
+    assert mask_scores.boundary_dice(cut_off, moved, 3) == pytest.approx(2 / 3)
+
+
+def test_a_wide_rim_is_the_whole_mask():
+    prediction, target = square(2, 3, 9), square(3, 3, 9)
+    assert mask_scores.boundary_dice(prediction, target, 10) == mask_scores.dice(prediction, target)
+
+
+def test_a_rim_needs_a_width():
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        mask_scores.boundary_dice(square(0, 0, 5), square(0, 0, 5), 0)
+
+
+def test_masks_are_left_as_they_were():
+    mask = square(2, 3, 9)
+    mask.flags.writeable = False
+    mask_scores.boundary_dice(mask, mask, 2)
+
+
+@given(*[arrays(np.bool_, (7, 9))] * 2)
+def test_the_boundary_error_is_the_mean_distance_between_the_edges(one, other):
+    def edge(mask):
+        """Pixels with a neighbour inside of the picture that is not of the mask."""
+        return [
+            (row, column)
+            for row, column in zip(*np.nonzero(mask), strict=True)
+            if not mask[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].all()
+        ]
+
+    edges = edge(one), edge(other)
+    distances = [
+        min(math.dist(pixel, goal) for goal in goals)
+        for pixels, goals in (edges, edges[::-1])
+        for pixel in pixels
+        if goals
+    ]
+    if all(edges):
+        assert mask_scores.boundary_error(one, other) == pytest.approx(np.mean(distances), rel=1e-4)
+    else:
+        assert mask_scores.boundary_error(one, other) == (math.hypot(7, 9) if any(edges) else 0)
+    assert mask_scores.boundary_error(one, one) == 0

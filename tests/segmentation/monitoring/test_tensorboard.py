@@ -1,0 +1,203 @@
+import math
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing import plugin_event_accumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.tensorboard import SummaryWriter
+
+from carvana_kedro.segmentation.data.batches import Batches, Samples
+from carvana_kedro.segmentation.monitoring.tensorboard import (
+    TensorBoardCurves,
+    TensorBoardGraph,
+    TensorBoardHparams,
+    TensorBoardPictures,
+    TensorBoardScalars,
+)
+from carvana_kedro.segmentation.training.loop import train
+from carvana_kedro.stores.images.competition import ImageStore
+
+Setup = Callable[..., tuple]
+
+
+def _events(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    events.Reload()
+    return events
+
+
+def _steps(scalars: list[Any]) -> list[int]:
+    return [scalar.step for scalar in scalars]
+
+
+def test_scalars_are_the_history(setup: Setup, tmp_path: Path) -> None:
+    run, *batches = setup(epochs=2)
+    with SummaryWriter(tmp_path) as writer:
+        history = train(run, *batches, [TensorBoardScalars(writer)])
+    events = _events(tmp_path)
+    # Of the peak nothing is known, so there is no share of it.
+    names = history[0].keys() - {"epoch", "share_of_peak"}
+    assert {"train_loss", "train_dice_coeff", "val_loss", "val_dice_coeff"} < names
+    assert set(events.Tags()["scalars"]) == {f"data/{name}" for name in (*names, "memory_gb")}
+    for name in names:
+        scalars = events.Scalars(f"data/{name}")
+        assert _steps(scalars) == [1, 2]
+        assert [scalar.value for scalar in scalars] == pytest.approx([record[name] for record in history])
+    assert all(0.05 < scalar.value < 1000 for scalar in events.Scalars("data/memory_gb"))
+
+
+def test_what_is_no_number_is_left_out_where_it_is_none(setup: Setup, tmp_path: Path) -> None:
+    run, *_ = setup()
+    with SummaryWriter(tmp_path) as writer:
+        for epoch, loss in enumerate((1.0, math.nan, 3.0), start=1):
+            run.history.append({"epoch": epoch, "val_loss": loss})
+            TensorBoardScalars(writer).on_epoch_end(run)
+    assert _steps(_events(tmp_path).Scalars("data/val_loss")) == [1, 3]
+
+
+def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(setup: Setup, tmp_path: Path) -> None:
+    def callbacks(writer: SummaryWriter) -> list[Any]:
+        kinds = (TensorBoardGraph, TensorBoardScalars, TensorBoardCurves, TensorBoardHparams)
+        return [TensorBoardPictures(writer, 1), *(kind(writer) for kind in kinds)]
+
+    run, *batches = setup(epochs=2)
+    with SummaryWriter(tmp_path, purge_step=run.epoch) as writer:
+        train(run, *batches, callbacks(writer))
+    state = run.state()
+    first, _ = run.history
+    run, *batches = setup(epochs=3, learning_rate=0.001)
+    run.restore({**state, "history": [first], "steps": 3})
+    with SummaryWriter(tmp_path, purge_step=run.epoch) as writer:
+        train(run, *batches, callbacks(writer))
+    events = _events(tmp_path)
+    losses = events.Scalars("data/val_loss")
+    assert _steps(losses) == [1, 2, 3]
+    assert [loss.value for loss in losses] == pytest.approx([record["val_loss"] for record in run.history])
+    assert _steps(events.Images("validation/image_1")) == [1, 2, 3]
+    assert _steps(events.Images("validation/dice_by_threshold")) == [1, 2, 3]
+    assert _steps(events.Scalars("best/epoch")) == [1, 2, 3]
+    # The accumulator above leaves tensors where they are; the one that TensorBoard itself has does not.
+    shown = plugin_event_accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert _steps(shown.Tensors("validation/precision_recall")) == [1, 2, 3]
+    graphs = [path for path in tmp_path.iterdir() if b"UNet" in path.read_bytes()]
+    assert len(graphs) == 1 < len(list(tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize("shown", [1, 2])  # the last of the batches of 3 and 1 images has but one to show
+def test_pictures_show_image_agreement_and_both_masks(
+    setup: Setup, training_images: ImageStore, tmp_path: Path, shown: int
+) -> None:
+    run, train_batches, _ = setup(epochs=2)
+    samples = Samples(training_images, training_images.ids()[12:], run.geometry)
+    validation_batches = Batches(samples, 3 if shown == 1 else 4)
+    with SummaryWriter(tmp_path) as writer:
+        train(run, train_batches, validation_batches, [TensorBoardPictures(writer, count=2)])
+    events = _events(tmp_path)
+    assert events.Tags()["images"] == [f"validation/image_{n}" for n in range(1, shown + 1)]
+    assert _steps(events.Images("validation/image_1")) == [1, 2]
+    picture = _picture(events, "validation/image_1")
+    assert picture.shape == (32, 4 * 48, 3)
+    image, _ = samples[3 if shown == 1 else 0]
+    assert np.array_equal(picture[:, :48], image)
+
+
+def test_curves_are_of_the_whole_validation(setup: Setup, tmp_path: Path) -> None:
+    run, *batches = setup(epochs=1)
+    with SummaryWriter(tmp_path) as writer:
+        TensorBoardCurves(writer).on_epoch_end(run)  # before any validation: nothing to show
+        train(run, *batches, [TensorBoardCurves(writer)])
+    events = _events(tmp_path)
+    (event,) = events.Tensors("validation/precision_recall")
+    columns = np.array(event.tensor_proto.float_val).reshape(6, 101)
+    hits, false_alarms, rejections, misses, precision, recall = columns
+    assert (columns[:4].sum(0) == 4 * 32 * 48).all()  # all pixels of the 4 images
+    assert np.array_equal(hits[:100], run.curve.true_positive.sum(0))
+    assert np.array_equal((hits + false_alarms)[:100], run.curve.positive.sum(0))
+    assert (rejections[0], misses[0], recall[0], hits[100]) == (0, 0, 1, 0)
+    assert 0 < precision[20] == pytest.approx(hits[20] / (hits[20] + false_alarms[20]))
+    assert 0 < recall[20] == pytest.approx(hits[20] / (hits[20] + misses[20]))
+    assert _picture(events, "validation/dice_by_threshold").shape == (640, 960, 3)
+
+
+def test_the_graph_is_that_of_the_network_and_changes_nothing(setup: Setup, tmp_path: Path) -> None:
+    run, *_ = setup()
+    run.network.train()
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
+    random = torch.get_rng_state()
+    with SummaryWriter(tmp_path) as writer:
+        TensorBoardGraph(writer).on_run_begin(run)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(module.training for module in run.network.modules())
+    assert all(torch.equal(value, before[name]) for name, value in run.network.state_dict().items())
+    nodes = [node.name for node in _events(tmp_path).Graph().node]
+    for name, _ in run.network.named_children():
+        assert any(f"[{name}]" in node for node in nodes), name
+
+
+def test_a_compiled_network_has_its_graph(setup: Setup, tmp_path: Path) -> None:
+    run, *_ = setup()
+    run.network.compile(backend="eager")
+    with SummaryWriter(tmp_path) as writer:
+        TensorBoardGraph(writer).on_run_begin(run)
+    assert _events(tmp_path).Graph().node
+    assert run.network._compiled_call_impl is not None
+
+
+def test_a_network_that_cannot_be_traced_is_trained_all_the_same(
+    setup: Setup, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, *_ = setup()
+
+    class Untraceable(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> object:
+            return object()
+
+    run.network = Untraceable()
+    with SummaryWriter(tmp_path) as writer:
+        TensorBoardGraph(writer).on_run_begin(run)
+    assert "no graph of this network, which cannot be traced: " in caplog.text
+    assert "No graph saved" not in capsys.readouterr().out  # which is what torch prints
+
+
+def test_parameters_stand_beside_what_came_of_them(setup: Setup, tmp_path: Path) -> None:
+    run, *batches = setup(epochs=2)
+    run.best_by = "val_loss"
+    run.about = {
+        "parameters": {
+            "optimizer": {"name": "adamw", "rate": {"warm": 0.5}}, "batch_size": 4, "pretrained": True,
+            "callbacks": ["a.B"], "nothing": None,
+        }
+    }  # fmt: skip
+    with SummaryWriter(tmp_path) as writer:
+        train(run, *batches, [TensorBoardHparams(writer)])
+    assert len(list(tmp_path.iterdir())) == 1  # one file, one writer, one run
+    events = _events(tmp_path)
+    metadata = events.SummaryMetadata("_hparams_/session_start_info")
+    session = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info
+    shown = {name: getattr(value, value.WhichOneof("kind")) for name, value in session.hparams.items()}
+    assert shown == {
+        "optimizer.name": "adamw",
+        "optimizer.rate.warm": 0.5,
+        "batch_size": 4.0,
+        "pretrained": 1.0,
+    }
+    best = run.history[run.best_epoch - 1]
+    metrics = {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"]}
+    names = ("epoch", "val_dice_coeff", "val_loss", "train_loss")
+    assert metrics == pytest.approx({f"best/{name}": best[name] for name in names})
+    # The columns are for TensorBoard to find.
+    assert {tag for tag in events.summary_metadata if tag.startswith("_hparams_")} == {
+        "_hparams_/session_start_info",
+        "_hparams_/session_end_info",
+    }
+
+
+def _picture(events: EventAccumulator, tag: str) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(events.Images(tag)[-1].encoded_image_string)))

@@ -1,0 +1,86 @@
+import builtins
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.architectures import build
+from carvana_kedro.segmentation.data.geometry import Geometry
+from carvana_kedro.segmentation.prediction import onnx
+from carvana_kedro.segmentation.prediction.predictor import Predictor
+from carvana_kedro.segmentation.prediction.segmenter import Segmenter
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    torch.manual_seed(0)
+    network = build("unet_small", width_multiplier=1 / 8)
+    return Segmenter(network, Geometry.of(network, (33, 47)))
+
+
+def test_onnx_runtime_says_what_the_network_says(segmenter: Segmenter, tmp_path: Path) -> None:
+    content = onnx.to_bytes(segmenter)
+    file = tmp_path / "model.onnx"
+    file.write_bytes(content)
+    for count in (1, 3):
+        images = torch.randint(256, (count, 33, 47, 3), dtype=torch.uint8)
+        expected = segmenter(images)
+        assert expected.std() > 1e-3
+        for model in (content, file):
+            torch.testing.assert_close(onnx.OnnxSegmenter(model)(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_engine_is_chosen_by_name(flip: bool) -> None:
+    torch.manual_seed(0)
+    # One of them with a mirrored margin, and two of them averaged.
+    networks = [build("unet_original", width_multiplier=0.05) for _ in range(2)]
+    photograph = np.random.default_rng(0).integers(256, size=(50, 70, 3), dtype=np.uint8)
+    by_torch, by_onnx = (
+        Predictor(networks, (188, 204), device="cpu", precision="float32", flip=flip, engine=engine)
+        for engine in ("torch", "onnxruntime")
+    )
+    expected = by_torch.look_at(photograph).probabilities()
+    assert expected.std() > 5e-5
+    assert by_onnx.look_at(photograph).probabilities() == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_the_engine_does_not_do_is_refused(segmenter: Segmenter) -> None:
+    network = build("unet_small", width_multiplier=1 / 8)
+    for options in ({"compile": True}, {"precision": "bfloat16"}, {"precision": "float16"}):
+        with pytest.raises(UserError, match="computes in float32 and compiles nothing"):
+            Predictor([network], (33, 47), device="cpu", engine="onnxruntime", **options)
+    with pytest.raises(UserError, match=r"does not compute on mps\. Choose device=cpu, or engine=torch"):
+        onnx.OnnxSegmenter(b"", "mps")
+    assert onnx.choose_device("auto") in ("cpu", "cuda")
+
+
+def test_a_batch_that_memory_has_no_room_for_is_halved(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build("unet_small", width_multiplier=1 / 8)
+    predictor = Predictor([network], (33, 47), device="cpu", engine="onnxruntime")
+    images = torch.randint(256, (4, 33, 47, 3), dtype=torch.uint8)
+    expected = predictor.logits(images)
+    (runtime,) = predictor._segmenters
+    assert isinstance(runtime, onnx.OnnxSegmenter)
+    session, seen = runtime._session, []
+
+    class Small:
+        def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+            seen.append(len(feed["images"]))
+            if seen[-1] > 2:
+                raise Exception("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory")
+            return session.run(names, feed)
+
+    monkeypatch.setattr(runtime, "_session", Small())
+    torch.testing.assert_close(predictor.logits(images), expected)
+    assert seen == [4, 2, 2]
+
+
+def test_a_missing_package_is_told(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx, "find_spec", lambda name: None if name == "onnxscript" else builtins)
+    with pytest.raises(UserError, match=r'needs onnxscript: pip install "carvana-kedro\[export\]"'):
+        onnx.to_bytes(segmenter)

@@ -1,0 +1,281 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.architectures import SegmentationNetwork, build
+from carvana_kedro.segmentation.prediction.predictor import Predictor, best_threshold
+from carvana_kedro.segmentation.prediction.segmenter import Segmenter
+from carvana_kedro.segmentation.training.loop import train
+from carvana_kedro.stores.checkpoints import save_checkpoint
+from carvana_kedro.stores.images.competition import ImageStore
+
+Setup = Callable[..., tuple]
+
+
+class Red(SegmentationNetwork):
+    """Finds what is more red than half: stands for a perfect network, so that only the geometry can err."""
+
+    stride = 1
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images[:, 0] - 0.5) * 20
+
+
+def test_the_edge_is_found_between_the_networks_pixels() -> None:
+    # A red disc that the network sees at a quarter of its size.
+    rows, columns = np.mgrid[:240, :360]
+    disc = (rows - 100.3) ** 2 + (columns - 201.7) ** 2 < 61.5**2
+    image = np.zeros((240, 360, 3), np.uint8)
+    image[..., 0] = disc * 255
+    mask = Predictor([Red()], (60, 90), device="cpu", precision="float32")(image)
+    assert (mask.shape, mask.dtype) == ((240, 360), np.bool_)
+    assert 2 * (mask & disc).sum() / (mask.sum() + disc.sum()) > 0.995
+    # A mask thresholded first and enlarged afterwards has steps of four pixels.
+    coarse = np.kron(Predictor([Red()], (60, 90), device="cpu")(image[::4, ::4]), np.ones((4, 4), bool))
+    assert (mask ^ disc).sum() < (coarse ^ disc).sum() / 3
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9])
+def test_the_threshold_is_on_the_probability(threshold: float) -> None:
+    image = np.zeros((8, 256, 3), np.uint8)
+    image[..., 0] = np.arange(256)
+    mask = Predictor([Red()], (8, 256), device="cpu", precision="float32")(image, threshold)
+    probability = 1 / (1 + np.exp(-(np.arange(256) / 255 - 0.5) * 20))
+    assert np.array_equal(mask[0], probability > threshold)
+
+
+def test_images_of_all_sizes_come_back_in_order_and_at_their_size() -> None:
+    sizes = {"a": (100, 150), "b": (64, 96), "c": (31, 47), "d": (200, 90), "e": (64, 96)}
+
+    class Source:
+        def size(self, image_id: str) -> tuple[int, int]:
+            return sizes[image_id]
+
+        def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
+            return np.full((*sizes[image_id], 3), 255 * (image_id in "ac"), np.uint8)
+
+        def read_mask(self, image_id: str) -> np.ndarray:
+            raise AssertionError("prediction needs no masks")
+
+    predictor = Predictor([Red()], (32, 48), device="cpu")
+    for batch_size in (1, 2, 5):
+        predictions = predictor.predict(Source(), list(sizes), batch_size=batch_size)
+        found = {prediction.image_id: prediction.mask(0.5) for prediction in predictions}
+        assert list(found) == list(sizes)
+        assert {image_id: mask.shape for image_id, mask in found.items()} == sizes
+        assert [mask.all() for mask in found.values()] == [True, False, True, False, False]
+        assert [mask.any() for mask in found.values()] == [True, False, True, False, False]
+
+
+def test_masks_are_of_the_photographs_own_size_though_it_is_decoded_smaller(
+    training_images: ImageStore,
+) -> None:
+    image_id = training_images.ids()[0]
+    predictor = Predictor([Red()], (32, 48), device="cpu")
+    assert training_images.read_image(image_id, (32, 48)).shape == (80, 120, 3)
+    (prediction,) = predictor.predict(training_images, [image_id])
+    mask = prediction.mask(0.5)
+    assert mask.shape == training_images.size(image_id) == (160, 240)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named(training_images: ImageStore, workers: int) -> None:
+    first, *_ = training_images.ids()
+    predictor = Predictor([Red()], (32, 48), device="cpu")
+    found = predictor.predict(training_images, [first, "gone"], batch_size=1, workers=workers)
+    assert next(found).image_id == first
+    with pytest.raises(UserError, match=r"gone\.jpg is missing\.$"):
+        next(found)
+
+
+def test_a_trained_model_predicts_what_the_training_saw(setup: Setup, training_images: ImageStore) -> None:
+    run, train_batches, validation_batches = setup(epochs=1)
+    train(run, train_batches, validation_batches)
+    predictor = Predictor.from_model(run.state()["model"], device="cpu", precision="float32")
+    _, images, _ = next(iter(validation_batches.epoch(1)))
+    with torch.no_grad():
+        expected = run.predict(run.model, images.permute(0, 3, 1, 2).float() / 255)
+    torch.testing.assert_close(predictor.logits(images), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_mirrored_image_is_averaged_in() -> None:
+    class Left(Red):
+        """Sees a car in the left half, whatever is there."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits = torch.full((len(images), *images.shape[2:]), -8.0)
+            logits[:, :, : images.shape[3] // 2] = 4.0
+            return logits
+
+    image = torch.zeros(1, 8, 16, 3, dtype=torch.uint8)
+    logits = Predictor([Left()], (8, 16), device="cpu", flip=True).logits(image)
+    mean = (1 / (1 + math.exp(-4)) + 1 / (1 + math.exp(8))) / 2
+    assert torch.allclose(logits, torch.full((1, 8, 16), math.log(mean / (1 - mean))), atol=1e-4)
+
+
+def test_networks_are_averaged_as_probabilities() -> None:
+    class Sure(Red):
+        def __init__(self, logit: float) -> None:
+            super().__init__()
+            self.logit = logit
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.full((len(images), *images.shape[2:]), self.logit)
+
+    predictor = Predictor([Sure(10.0), Sure(-1.0), Sure(-1.0)], (8, 16), device="cpu")
+    prediction = predictor.look_at(np.zeros((20, 30, 3), np.uint8))
+    expected = (1 / (1 + math.exp(-10)) + 2 / (1 + math.e)) / 3  # above a half, though the mean logit is, too
+    assert prediction.probabilities().shape == (20, 30)
+    assert prediction.probabilities() == pytest.approx(expected, abs=1e-5)
+    assert prediction.mask(0.5).all() and not prediction.mask(0.6).any()
+    with pytest.raises(UserError, match="one output size"):
+        Predictor([Red(), build("unet_original", width_multiplier=0.03)], (188, 204), device="cpu")
+
+
+def test_checkpoints_of_all_kinds_are_predicted_with(setup: Setup, tmp_path: Path) -> None:
+    run, *batches = setup(epochs=1)
+    train(run, *batches)
+    state = run.state()
+    contents = {"model": state["model"], "best-000000003": {"model": state["model"]}, "last-000000003": state}
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    expected = Predictor.from_model(state["model"], device="cpu").look_at(image).probabilities()
+    for name, content in contents.items():
+        save_checkpoint(tmp_path / f"{name}.pt", content)
+        predictor = Predictor.from_checkpoint(tmp_path / f"{name}.pt", device="cpu")
+        assert np.array_equal(predictor.look_at(image).probabilities(), expected)
+    # The mean of a model and itself is the model.
+    twice = Predictor.from_checkpoint(*[tmp_path / f"{name}.pt" for name in contents], device="cpu")
+    assert twice.look_at(image).probabilities() == pytest.approx(expected, abs=1e-6)
+    assert best_threshold(state["model"]) == run.history[-1]["best_threshold"]
+    with pytest.raises(UserError, match="There is no checkpoint"):
+        Predictor.from_checkpoint(tmp_path / "nowhere.pt")
+    torch.save({"epoch": 1, "state_dict": {}}, tmp_path / "foreign.pt")
+    with pytest.raises(UserError, match=r"foreign\.pt is cut short, or is not a checkpoint of ours"):
+        Predictor.from_checkpoint(tmp_path / "foreign.pt")
+    other = {**state["model"], "input_size": [64, 96]}
+    with pytest.raises(UserError, match="must have one input size, not 32 x 48, 64 x 96"):
+        Predictor.from_model({"members": [state["model"], other]})
+
+
+def test_a_batch_that_memory_has_no_room_for_is_halved(caplog: pytest.LogCaptureFixture) -> None:
+    class Greedy(Red):
+        seen: ClassVar[list[int]] = []
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.seen.append(len(images))
+            if len(images) > 3:
+                torch.empty(2**60, dtype=torch.uint8)  # what torch says when it cannot have it
+            return super().forward(images)
+
+    images = torch.randint(256, (10, 8, 16, 3), dtype=torch.uint8)
+    predictor = Predictor([Greedy()], (8, 16), device="cpu")
+    expected = Predictor([Red()], (8, 16), device="cpu").logits(images)
+    assert torch.equal(predictor.logits(images), expected)
+    assert Greedy.seen == [10, 5, 2, 2, 2, 2, 2]
+    assert "Memory has no room for 5 images at once: going on with 2" in caplog.text
+    assert torch.equal(predictor.logits(images), expected)
+    assert Greedy.seen[7:] == [2, 2, 2, 2, 2]
+
+    class Insatiable(Red):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.empty(2**60, dtype=torch.uint8)
+
+    with pytest.raises(UserError, match="too small for a single image of 8 x 16"):
+        Predictor([Insatiable()], (8, 16), device="cpu").logits(images)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_is_left_empty_if_that_is_wanted(
+    training_images: ImageStore, workers: int
+) -> None:
+    class Everything(Red):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.full((len(images), *images.shape[2:]), 5.0)
+
+    first, second, *_ = training_images.ids()
+    predictor = Predictor([Everything()], (32, 48), device="cpu")
+    ids = [first, "gone", second]
+    found = list(predictor.predict(training_images, ids, workers=workers, on_bad_image="empty"))
+    assert [prediction.image_id for prediction in found] == ids
+    assert [prediction.mask(0.5).all() for prediction in found] == [True, False, True]
+    assert [prediction.mask(0.01).any() for prediction in found] == [True, False, True]
+    assert [bool(prediction.problem) for prediction in found] == [False, True, False]
+    assert found[1].problem.endswith("gone.jpg is missing.")
+    assert [prediction.size for prediction in found] == [(160, 240), (32, 48), (160, 240)]
+    assert found[1].edges(0.5).tolist() == []
+    assert found[0].edges(0.5).tolist() == [0, 160 * 240]
+
+
+def test_batches_do_not_reach_across_shards(training_images: ImageStore) -> None:
+    seen: list[int] = []
+
+    class Counting(Red):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(len(images))
+            return super().forward(images)
+
+    ids = training_images.ids()[:11]
+    predictor = Predictor([Counting()], (32, 48), device="cpu")
+    found = list(predictor.predict(training_images, ids, batch_size=3, shard_size=5))
+    assert seen == [3, 2, 3, 2, 1]
+    assert [prediction.image_id for prediction in found] == ids
+    assert not list(predictor.predict(training_images, []))
+
+
+@pytest.mark.parametrize("architecture", ["unet_small", "unet_resnet34"])
+def test_weights_rounded_once_predict_what_weights_rounded_for_every_batch_do(architecture: str) -> None:
+    torch.manual_seed(0)
+    network = build(architecture, width_multiplier=0.25)
+    images = torch.randint(256, (2, 64, 96, 3), dtype=torch.uint8)
+    predictor = Predictor([network], (64, 96), device="cpu", precision="bfloat16")
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = Segmenter(network, predictor.geometry)(images)
+    found = predictor.logits(images)
+    assert found.dtype == torch.float32 and found.std() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=2**-7, atol=0)
+
+
+@pytest.mark.slow  # compiling for the CPU takes half a minute
+def test_a_compiled_network_is_compiled_once_and_says_the_same(training_images: ImageStore) -> None:
+    torch.manual_seed(0)
+    network, ids = build("unet_small", width_multiplier=0.25), training_images.ids()[:5]
+    options = {"device": "cpu", "precision": "float32"}
+    plain, compiled = (
+        list(
+            Predictor([network], (32, 48), compile=compile, **options).predict(
+                training_images, ids, batch_size=4
+            )
+        )
+        for compile in (False, True)
+    )
+    assert [prediction.image_id for prediction in compiled] == ids
+    for one, other in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(one.logits, other.logits, rtol=1e-3, atol=1e-3)
+    assert torch._dynamo.utils.counters["frames"]["ok"] == 1
+
+
+def test_the_valid_network_predicts_the_whole_image() -> None:
+    predictor = Predictor([build("unet_original", width_multiplier=0.03)], (188, 204), device="cpu")
+    assert predictor.geometry.output_size == (4, 20)
+    assert predictor(np.zeros((50, 70, 3), np.uint8)).shape == (50, 70)
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    model = {
+        "architecture": "unet_small",
+        "width_multiplier": 0.5,
+        "input_size": [32, 48],
+        "threshold": 0.5,
+        "weights": build("unet_small", width_multiplier=0.25).state_dict(),
+    }
+    with pytest.raises(UserError, match="The weights do not fit unet_small"):
+        Predictor.from_model(model)
+    with pytest.raises(UserError, match=r"not a model of ours: it lacks architecture, .*weights"):
+        Predictor.from_model(model["weights"])

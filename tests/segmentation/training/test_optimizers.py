@@ -1,0 +1,320 @@
+import io
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.training.optimizers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    WITH_FUSED,
+    build_optimizer,
+    build_schedule,
+    weight_average,
+)
+
+
+@pytest.fixture
+def parameter():
+    return torch.nn.Parameter(torch.ones(3))
+
+
+def rates(parameter, name, total_steps, warmup_steps=0, **options):
+    """Learning rate of every step of a training, as the trainer steps it; plateau sees epochs of one step."""
+    optimizer = build_optimizer([parameter], name="sgd", learning_rate=0.1)
+    schedule = build_schedule(
+        optimizer, name=name, total_steps=total_steps, warmup_steps=warmup_steps, **options
+    )
+    used = []
+    for _ in range(total_steps):
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step(*([1.0] if name == "plateau" else []))
+    return used
+
+
+def stored(state):
+    """What is left of a state after a checkpoint."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_takes_a_step_downhill(parameter, name):
+    optimizer = build_optimizer([parameter], name=name, learning_rate=0.01, weight_decay=0.1)
+    assert type(optimizer) is OPTIMIZERS[name]
+    assert optimizer.param_groups[0]["weight_decay"] == 0.1
+    (parameter**2).sum().backward()
+    optimizer.step()
+    assert (parameter < 1).all()
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop"])
+def test_momentum_arrives(parameter, name):
+    optimizer = build_optimizer([parameter], name=name, learning_rate=0.01, momentum=0.9)
+    assert optimizer.param_groups[0]["momentum"] == 0.9
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_momentum_is_refused_where_it_means_nothing(parameter, name):
+    with pytest.raises(UserError, match=rf"{name} takes no momentum.*sgd, rmsprop"):
+        build_optimizer([parameter], name=name, learning_rate=0.01, momentum=0.9)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_fused_is_the_same_in_one_kernel(name, momentum):
+    def trained(fused):
+        parameter = torch.nn.Parameter(torch.linspace(-1, 1, 50))
+        optimizer = build_optimizer(
+            [parameter],
+            name=name,
+            learning_rate=0.01,
+            weight_decay=0.1,
+            momentum=momentum if name in ("sgd", "rmsprop") else 0.0,
+            fused=fused,
+        )
+        # None is torch's choice; False would forbid the kernels for lists of weights too.
+        assert optimizer.param_groups[0].get("fused") is (True if fused and name in WITH_FUSED else None)
+        for _ in range(5):
+            optimizer.zero_grad()
+            (parameter**4).sum().backward()
+            optimizer.step()
+        return parameter.detach()
+
+    torch.testing.assert_close(trained(fused=True), trained(fused=False), rtol=1e-5, atol=1e-6)
+
+
+def test_unknown_names_are_refused_with_the_choices(parameter):
+    with pytest.raises(UserError, match=r"'lion'.*sgd, rmsprop, adam, adamw"):
+        build_optimizer([parameter], name="lion", learning_rate=0.01)
+    optimizer = build_optimizer([parameter], name="sgd", learning_rate=0.01)
+    with pytest.raises(UserError, match=r"'linear'.*constant, step, cosine, one_cycle, polynomial, plateau"):
+        build_schedule(optimizer, name="linear", total_steps=10)
+
+
+@pytest.mark.parametrize(("total_steps", "warmup_steps"), [(10, 9), (1, 1), (0, 0), (10, -1)])
+def test_a_warm_up_must_leave_steps_to_train(parameter, total_steps, warmup_steps):
+    optimizer = build_optimizer([parameter], name="sgd", learning_rate=0.01)
+    with pytest.raises(UserError, match="does not fit"):
+        build_schedule(optimizer, name="cosine", total_steps=total_steps, warmup_steps=warmup_steps)
+
+
+def test_plateau_takes_no_warm_up(parameter):
+    optimizer = build_optimizer([parameter], name="sgd", learning_rate=0.01)
+    with pytest.raises(UserError, match=r"plateau takes no warm-up.* 3: set it to 0"):
+        build_schedule(optimizer, name="plateau", total_steps=10, warmup_steps=3)
+
+
+def test_constant(parameter):
+    assert rates(parameter, "constant", 4) == pytest.approx([0.1] * 4)
+    assert rates(parameter, "constant", 5, warmup_steps=3) == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
+
+
+def test_cosine(parameter):
+    assert rates(parameter, "cosine", 4) == pytest.approx([0.1, 0.0853553, 0.05, 0.0146447], rel=1e-5)
+    warmed_up = rates(parameter, "cosine", 5, warmup_steps=1)
+    assert warmed_up == pytest.approx([0.05, 0.1, 0.0853553, 0.05, 0.0146447], rel=1e-5)
+
+
+def test_step(parameter):
+    assert rates(parameter, "step", 4) == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    options = {"milestones": (0.6, 0.8), "factor": 0.5}
+    warmed_up = rates(parameter, "step", 5, warmup_steps=1, **options)
+    assert warmed_up == pytest.approx([0.05, 0.1, 0.1, 0.05, 0.025])
+
+
+def test_a_milestone_inside_the_warm_up_counts_at_its_end(parameter):
+    used = rates(parameter, "step", 5, warmup_steps=3, milestones=(0.2, 0.8))
+    assert used == pytest.approx([0.025, 0.05, 0.075, 0.01, 0.001])
+
+
+@pytest.mark.parametrize("power", [0.9, 2.0])
+def test_polynomial(parameter, power):
+    falling = [0.1 * (1 - step / 4) ** power for step in range(4)]
+    assert rates(parameter, "polynomial", 4, power=power) == pytest.approx(falling)
+    warmed_up = rates(parameter, "polynomial", 5, warmup_steps=1, power=power)
+    assert warmed_up == pytest.approx([0.05, *falling])
+
+
+def test_plateau_drops_after_more_than_so_many_epochs_without_a_better_score(parameter):
+    used = rates(parameter, "plateau", 8, factor=0.5, patience=2)  # the first epoch is the best
+    assert used == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.025])
+
+
+@pytest.mark.parametrize(("mode", "dropped"), [("max", False), ("min", True)])
+def test_plateau_knows_better_from_worse(parameter, mode, dropped):
+    optimizer = build_optimizer([parameter], name="sgd", learning_rate=0.1)
+    schedule = build_schedule(optimizer, name="plateau", total_steps=10, patience=0, mode=mode)
+    assert isinstance(schedule, ReduceLROnPlateau)
+    for score in (0.5, 0.6, 0.7):
+        schedule.step(score)
+    assert (optimizer.param_groups[0]["lr"] < 0.1) is dropped
+
+
+@pytest.mark.parametrize(("warmup_steps", "peak"), [(0, 29), (10, 10), (1, 1), (98, 98)])
+def test_one_cycle_rises_to_the_rate_and_falls_to_nothing(parameter, warmup_steps, peak):
+    used = rates(parameter, "one_cycle", 100, warmup_steps=warmup_steps)
+    assert used[peak] == max(used) == pytest.approx(0.1)
+    assert used[: peak + 1] == sorted(used[: peak + 1])
+    assert used[peak:] == sorted(used[peak:], reverse=True)
+    assert used[-1] < 2e-3 * 0.1
+
+
+def test_one_cycle_leaves_momentum_alone(parameter):
+    optimizer = build_optimizer([parameter], name="sgd", learning_rate=0.1, momentum=0.99)
+    build_schedule(optimizer, name="one_cycle", total_steps=10)
+    assert optimizer.param_groups[0]["momentum"] == 0.99
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(("total_steps", "warmup_steps"), [(1, 0), (2, 0), (3, 0), (3, 1), (8, 3), (8, 6)])
+def test_no_schedule_warns_or_stumbles_however_short(parameter, name, total_steps, warmup_steps):
+    if name == "plateau":
+        warmup_steps = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rates(parameter, name, total_steps, warmup_steps=warmup_steps)
+
+
+class Run:
+    """A training of a line, with epochs of two steps that all score alike."""
+
+    def __init__(self, optimizer_name, schedule_name, total_steps, warmup_steps, fused):
+        self.line = torch.nn.Linear(3, 2)
+        with torch.no_grad():
+            for weight in self.line.parameters():
+                weight.fill_(0.5)
+        self.optimizer = build_optimizer(
+            self.line.parameters(),
+            name=optimizer_name,
+            learning_rate=0.1,
+            weight_decay=0.01,
+            momentum=0.9 if optimizer_name in ("sgd", "rmsprop") else 0.0,
+            fused=fused,
+        )
+        self.schedule = build_schedule(
+            self.optimizer,
+            name=schedule_name,
+            total_steps=total_steps,
+            warmup_steps=warmup_steps,
+            patience=1,
+        )
+
+    def go(self, steps):
+        """Return the learning rates and the weights of those steps."""
+        seen = []
+        for step in steps:
+            generator = torch.Generator().manual_seed(step)
+            self.optimizer.zero_grad()
+            (self.line(torch.randn(4, 3, generator=generator)) ** 2).sum().backward()
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.optimizer.step()
+            if not isinstance(self.schedule, ReduceLROnPlateau):
+                self.schedule.step()
+            elif step % 2:
+                self.schedule.step(0.5)
+            seen.append(
+                (rate, self.schedule.get_last_lr(), [weight.tolist() for weight in self.line.parameters()])
+            )
+        return seen
+
+    def state(self):
+        return {
+            "line": self.line.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load(self, state):
+        self.line.load_state_dict(state["line"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+
+
+@pytest.mark.parametrize("schedule_name", SCHEDULES)
+@pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_a_stored_training_goes_on_bit_for_bit(optimizer_name, schedule_name, data):
+    total_steps = data.draw(st.integers(1, 16), "total_steps")
+    longest = 0 if schedule_name == "plateau" else max(0, total_steps - 2)
+    warmup_steps = data.draw(st.integers(0, longest), "warmup_steps")
+    fused = data.draw(st.booleans(), "fused")
+    stop = data.draw(st.integers(0, total_steps), "stop")
+
+    def start():
+        return Run(optimizer_name, schedule_name, total_steps, warmup_steps, fused)
+
+    whole = start().go(range(total_steps))
+    stopped, resumed = start(), start()
+    assert stopped.go(range(stop)) == whole[:stop]
+    resumed.load(stored(stopped.state()))
+    assert resumed.go(range(stop, total_steps)) == whole[stop:]
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).to(
+        memory_format=torch.channels_last
+    )
+
+
+def disturb(network):
+    """Change all weights and statistics, as a step of a training does."""
+    network(torch.randn(2, 3, 5, 5))
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += torch.randn_like(weight)
+
+
+def test_the_average_agrees_with_numpy(network):
+    average = weight_average(network, decay=0.3)
+    expected = {}
+    for update in range(8):
+        disturb(network)
+        average.update_parameters(network)
+        decay = min(0.3, (1 + update) / (10 + update)) if update else 0.0
+        for name, value in network.state_dict().items():
+            before = expected.get(name, 0.0)
+            expected[name] = decay * before + (1 - decay) * value.double().numpy()
+    counted = "1.num_batches_tracked"
+    assert average.module.state_dict()[counted] == network.state_dict()[counted] == 8
+    for name in expected.keys() - {counted}:
+        np.testing.assert_allclose(
+            average.module.state_dict()[name].numpy(), expected[name], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_a_stored_average_goes_on_bit_for_bit(network):
+    average, resumed = weight_average(network, decay=0.9), weight_average(network, decay=0.9)
+    for _ in range(3):
+        disturb(network)
+        average.update_parameters(network)
+    resumed.load_state_dict(stored(average.state_dict()))
+    for _ in range(3):
+        disturb(network)
+        average.update_parameters(network)
+        resumed.update_parameters(network)
+    assert resumed.n_averaged == 6
+    for name, value in average.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_the_average_keeps_the_memory_format_and_leaves_the_network_alone(network):
+    average = weight_average(network, decay=0.9)
+    disturb(network)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    average.update_parameters(network)
+    average.load_state_dict(stored(average.state_dict()))
+    assert average.module[0].weight.stride() == network[0].weight.stride() == (27, 1, 9, 3)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name

@@ -1,0 +1,674 @@
+import io
+import os
+import pickle
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageChops, ImageOps
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.stores.images.decoding import _TURNS
+from carvana_kedro.stores.images.folder import FolderStore
+
+HEIGHT, WIDTH = 40, 64
+ORIENTATION = 0x0112
+LIMITS = "at most 32768 a side and 100 million in all"
+
+# Smooth, so that jpg keeps it, and other in every corner, so that no turn goes unnoticed.
+_ROWS, _COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH]
+COLOURS = np.stack([3 * _COLUMNS + 40, 4 * _ROWS + 50, 120 + _COLUMNS - _ROWS], axis=2).astype(np.uint8)
+PICTURE = Image.fromarray(COLOURS)
+GREY = np.array(PICTURE.convert("L"))
+SHAPE = np.zeros((HEIGHT, WIDTH), np.uint8)
+SHAPE[10:22, 8:40] = 1
+
+
+def _encode(picture: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def _opencv(ending: str, pixels: np.ndarray, *options: int) -> bytes:
+    return cv2.imencode(ending, pixels, options)[1].tobytes()
+
+
+def _turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _png_header(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = _chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + pixels + _chunk(b"IEND", b"")
+
+
+def _jpeg_header(width: int, height: int) -> bytes:
+    jpeg = bytearray(_encode(PICTURE, "JPEG"))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
+    return bytes(jpeg)
+
+
+def _webp_header(width: int, height: int) -> bytes:
+    size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    chunk = b"VP8X" + struct.pack("<I", 10) + bytes(4) + size
+    return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
+
+
+def _png_with_late_tags(orientation: int) -> bytes:
+    png = _encode(PICTURE, "PNG")
+    tags = _chunk(b"eXIf", _turned(orientation).tobytes().removeprefix(b"Exif\0\0"))
+    return png[:-12] + tags + png[-12:]
+
+
+def _cmyk(adobe: bool) -> bytes:
+    """Return inks as Adobe stores them, inverted and marked, or as the standard has them."""
+    inks = PICTURE.convert("CMYK")
+    if adobe:
+        return _encode(inks, "JPEG", quality=95)
+    jpeg = _encode(ImageChops.invert(inks), "JPEG", quality=95)
+    start = jpeg.index(b"\xff\xee")
+    return jpeg[:start] + jpeg[start + 2 + struct.unpack(">H", jpeg[start + 2 : start + 4])[0] :]
+
+
+def _damaged_tags() -> bytes:
+    return _encode(PICTURE, "JPEG", quality=95, exif=b"Exif\0\0nonsense")
+
+
+JPEG = _encode(PICTURE, "JPEG", quality=95)
+PNG = _encode(PICTURE, "PNG")
+INDEXED = PICTURE.quantize(64)
+TINY = Image.new("RGB", (1, 1), (200, 100, 50))
+FRAMES = [Image.new("RGB", PICTURE.size, (20 * number, 0, 0)) for number in range(11)]
+ALL_GREY = np.repeat(GREY[..., None], 3, axis=2)
+
+# File name, content, what read_image returns.
+READABLE = [
+    ("plain.jpg", JPEG, COLOURS),
+    ("UPPER.JPG", JPEG, COLOURS),
+    ("progressive.jpeg", _encode(PICTURE, "JPEG", quality=95, progressive=True), COLOURS),
+    ("grey.jpg", _encode(PICTURE.convert("L"), "JPEG", quality=95), ALL_GREY),
+    ("cmyk.jpg", _cmyk(adobe=False), COLOURS),
+    ("cmyk_adobe.jpg", _cmyk(adobe=True), COLOURS),
+    ("preview_behind.jpg", _encode(PICTURE, "MPO", quality=95, save_all=True, append_images=[TINY]), COLOURS),
+    ("junk_behind.jpg", JPEG + b"junk" * 99, COLOURS),
+    ("damaged_tags.jpg", _damaged_tags(), COLOURS),
+    ("really_a_png.jpg", PNG, COLOURS),
+    ("a name with spaces, Ünïcode 車.png", PNG, COLOURS),
+    ("grey16.png", _opencv(".png", GREY.astype(np.uint16) * 257), ALL_GREY),
+    ("rgb16.png", _opencv(".png", COLOURS[..., ::-1].astype(np.uint16) * 257), COLOURS),
+    ("palette.png", _encode(INDEXED, "PNG"), np.array(INDEXED.convert("RGB"))),
+    (
+        "palette_alpha.png",
+        _encode(INDEXED, "PNG", transparency=bytes(range(64))),
+        np.array(INDEXED.convert("RGB")),
+    ),
+    ("rgba.png", _encode(PICTURE.convert("RGBA"), "PNG"), COLOURS),
+    ("grey_alpha.png", _encode(PICTURE.convert("LA"), "PNG"), ALL_GREY),
+    ("one_bit.png", _encode(Image.fromarray(SHAPE * 255).convert("1"), "PNG"), np.dstack([SHAPE * 255] * 3)),
+    ("grey16.tif", _opencv(".tif", GREY.astype(np.uint16) * 257), ALL_GREY),
+    ("rgb16.tiff", _opencv(".tif", COLOURS[..., ::-1].astype(np.uint16) * 257), COLOURS),
+    ("lzw.tif", _encode(PICTURE, "TIFF", compression="tiff_lzw"), COLOURS),
+    ("deflate.TIFF", _encode(PICTURE, "TIFF", compression="tiff_deflate"), COLOURS),
+    ("cmyk.tif", _encode(PICTURE.convert("CMYK"), "TIFF"), COLOURS),
+    ("lossless.webp", _encode(PICTURE, "WEBP", lossless=True), COLOURS),
+    ("lossy.webp", _encode(PICTURE, "WEBP", quality=95), COLOURS),
+    ("alpha.webp", _encode(PICTURE.convert("RGBA"), "WEBP", lossless=True), COLOURS),
+]
+
+# File name, content, what is wrong with it.
+UNREADABLE = [
+    ("cut.jpg", JPEG[: len(JPEG) // 2], "cannot be decoded: "),
+    ("cut.png", PNG[: len(PNG) // 2], "cannot be decoded: "),
+    ("cut.webp", _encode(PICTURE, "WEBP")[:-50], "cannot be decoded: "),
+    ("cut.tif", _encode(PICTURE, "TIFF", compression="tiff_lzw")[:-50], "cannot be decoded: "),
+    ("only_magic.tif", b"II*\0", "cannot be decoded: "),
+    ("flipped.png", PNG[:60] + bytes([PNG[60] ^ 255]) + PNG[61:], "cannot be decoded: "),
+    ("text.jpg", b"not a picture at all", "is no image, whatever its name says"),
+    ("heic.jpg", b"\0\0\0\x18ftypheic" + bytes(99), "is no image, whatever its name says"),
+    ("zero.jpg", b"", "is empty"),
+    (
+        "animated.webp",
+        _encode(PICTURE, "WEBP", save_all=True, append_images=FRAMES),
+        "has 12 frames: a photograph has one",
+    ),
+    (
+        "animated.png",
+        _encode(PICTURE, "PNG", save_all=True, append_images=[TINY.resize((64, 40))]),
+        "has 2 frames",
+    ),
+    (
+        "pages.tif",
+        _encode(PICTURE, "TIFF", save_all=True, append_images=[PICTURE]),
+        "has 2 frames: a photograph has",
+    ),
+    ("wide.png", _png_header(60_000, 100), f"is 60000x100 pixels: {LIMITS}"),
+    ("wide.jpg", _jpeg_header(60_000, 100), f"is 60000x100 pixels: {LIMITS}"),
+    ("bomb.png", _png_header(30_000, 30_000), f"is 30000x30000 pixels: {LIMITS}"),
+    ("bomb.jpg", _jpeg_header(11_000, 11_000), f"is 11000x11000 pixels: {LIMITS}"),
+    ("bomb.webp", _webp_header(1 << 24, 200), f"has too many pixels: {LIMITS}"),
+    ("float.tif", _opencv(".tif", GREY.astype(np.float32) / 255), "has 32 bits a pixel"),
+]
+
+
+def _problems(store: FolderStore) -> dict[str, str]:
+    return {record.image: "; ".join(record.problems) for record in store.examine() if record.problems}
+
+
+def _fill(folder: Path, *names: str, picture: Image.Image = PICTURE) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(exist_ok=True)
+        picture.resize((WIDTH + number, HEIGHT)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Two empty folders."""
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    return images, masks
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), READABLE, ids=[case[0] for case in READABLE])
+def test_ordinary_and_odd_images_are_read(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, content: bytes, expected: np.ndarray
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    store = FolderStore(tmp_path)
+    (record,) = store.examine()
+    (image_id,) = store.ids()
+    image = store.read_image(image_id)
+    assert (record.image, record.width, record.height, record.view) == (image_id, WIDTH, HEIGHT, 0)
+    assert record.problems == []
+    assert (image.shape, image.dtype, store.size(image_id)) == ((HEIGHT, WIDTH, 3), np.uint8, (HEIGHT, WIDTH))
+    assert image.flags.writeable
+    assert np.abs(image.astype(int) - expected).mean() < 2.5
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("name", "content", "problem"), UNREADABLE, ids=[case[0] for case in UNREADABLE])
+@pytest.mark.filterwarnings("error")
+def test_hostile_images_are_refused(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    store = FolderStore(tmp_path)
+    (record,) = store.examine()
+    assert record.problems[0].startswith(f"{name} {problem}")
+    for at_least in (None, (1, 1)):
+        with pytest.raises(UserError) as raised:
+            store.read_image(record.image, at_least)
+        assert str(raised.value).startswith(f"{tmp_path / name} {problem}")
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (os.mkfifo, "x.jpg is not a plain file"),
+        (Path.mkdir, "x.jpg is not a plain file"),
+        (lambda path: path.symlink_to("nowhere"), "x.jpg is a link to nothing"),
+        (lambda path: path.symlink_to(path), "x.jpg cannot be opened: Too many levels of symbolic links"),
+        (lambda path: path.symlink_to("/dev/zero"), "x.jpg is not a plain file"),
+    ],
+    ids=["fifo", "folder", "dangling", "loop", "device"],
+)
+def test_what_is_no_file_is_not_opened(tmp_path: Path, make: Callable[[Path], None], problem: str) -> None:
+    make(tmp_path / "x.jpg")
+    store = FolderStore(tmp_path)
+    assert _problems(store) == {"x": problem}
+    assert store.fingerprint()
+    for read in (store.read_image, store.size):
+        with pytest.raises(UserError, match=problem.removeprefix("x.jpg ")):
+            read("x")
+
+
+def test_a_tiny_image_is_legal_to_read_but_of_no_use(tmp_path: Path) -> None:
+    TINY.save(tmp_path / "tiny.png")
+    store = FolderStore(tmp_path)
+    assert store.read_image("tiny").tolist() == [[[200, 100, 50]]]
+    assert _problems(store) == {"tiny": "tiny.png is 1x1 pixels: at least 16 a side"}
+
+
+def test_a_large_photograph_is_read_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    Image.new("L", (9_500, 10_000)).save(tmp_path / "large.jpg")  # 95 million: Pillow warns from 89 on
+    assert FolderStore(tmp_path).size("large") == (10_000, 9_500)
+    assert not recwarn
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "late"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_and_masks_are_given_upright(pair: tuple[Path, Path], orientation: int, kind: str) -> None:
+    images, masks = pair
+    exif = _turned(orientation)
+    if kind == "late":
+        content = _png_with_late_tags(orientation)
+    else:
+        content = _encode(PICTURE, kind, exif=exif, **({} if kind == "TIFF" else {"quality": 95}))
+    (images / f"car.{'png' if kind == 'late' else kind.lower()}").write_bytes(content)
+    Image.fromarray(SHAPE * 255).save(masks / "car.png", exif=exif)
+    store = FolderStore(images, masks)
+
+    tagged = PICTURE.copy()
+    tagged.getexif()[ORIENTATION] = orientation
+    upright = np.array(ImageOps.exif_transpose(tagged))
+    image, mask = store.read_image("car"), store.read_mask("car")
+    (record,) = store.examine()
+    assert image.shape == upright.shape
+    assert np.abs(image.astype(int) - upright).mean() < 2
+    assert store.size("car") == (record.height, record.width) == mask.shape == upright.shape[:2]
+    assert np.array_equal(mask, _TURNS[orientation](SHAPE))
+    assert record.problems == []
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpg_comes_smaller_and_upright(tmp_path: Path, orientation: int, kind: str) -> None:
+    (tmp_path / f"car.{kind.lower()}").write_bytes(_encode(PICTURE, kind, exif=_turned(orientation)))
+    store = FolderStore(tmp_path)
+    whole = store.read_image("car")
+    height, width, _ = whole.shape
+    assert store.size("car") == (height, width)
+    # One pixel more along either side, as the picture is seen, and a half is not enough.
+    half = height // 2, width // 2
+    assert store.read_image("car", (half[0] + 1, half[1])).shape == whole.shape
+    assert store.read_image("car", (half[0], half[1] + 1)).shape == whole.shape
+    image = store.read_image("car", half)
+    if kind == "JPEG":
+        assert np.abs(image - whole.reshape(half[0], 2, half[1], 2, 3).mean((1, 3))).mean() < 2
+    else:
+        assert np.array_equal(image, whole)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "tif"])
+def test_a_mask_of_the_stored_picture_is_told_from_any_other(pair: tuple[Path, Path], ending: str) -> None:
+    images, masks = pair
+    for name in ("a", "b"):
+        PICTURE.rotate(90 * (name == "b")).save(images / f"{name}.{ending}", exif=_turned(6))
+    Image.fromarray(SHAPE * 255).save(masks / "a.png")
+    Image.new("L", (20, 20)).save(masks / "b.png")
+    assert _problems(FolderStore(images, masks)) == {
+        "a": "the mask is 64x40, like the image as it is stored, but upright the image is 40x64: "
+        "turn the mask as the camera says",
+        "b": "the mask is 20x20, the image 40x64",
+    }
+
+
+def _coloured(shape: np.ndarray, colours: list[tuple[int, int, int]], white: int = 1) -> Image.Image:
+    picture = Image.fromarray(shape * np.uint8(white))
+    picture.putpalette([value for colour in colours for value in colour])
+    return picture
+
+
+def _cutout(alpha: int = 255) -> Image.Image:
+    picture = PICTURE.convert("RGBA")
+    picture.putalpha(Image.fromarray(SHAPE * np.uint8(alpha)))
+    return picture
+
+
+def _soft(shape: np.ndarray = SHAPE) -> np.ndarray:
+    levels = shape * 255
+    levels[9, 8:40] = 90
+    return levels
+
+
+RED = np.dstack([SHAPE, SHAPE * 0, SHAPE * 0])
+SMOOTH = cv2.GaussianBlur(
+    cv2.resize(SHAPE * 255, (WIDTH * 8, HEIGHT * 8), interpolation=cv2.INTER_NEAREST), (5, 5), 0
+)
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+
+MASKS = [
+    ("one_bit.png", _encode(Image.fromarray(SHAPE * 255).convert("1"), "PNG"), SHAPE),
+    ("zero_one.png", _encode(Image.fromarray(SHAPE), "PNG"), SHAPE),
+    ("black_white.png", _encode(Image.fromarray(SHAPE * 255), "PNG"), SHAPE),
+    ("black_white.bmp", _encode(Image.fromarray(SHAPE * 255), "BMP"), SHAPE),
+    ("black_white.gif", _encode(Image.fromarray(SHAPE * 255), "GIF"), SHAPE),
+    ("black_white.tif", _encode(Image.fromarray(SHAPE * 255), "TIFF", compression="tiff_lzw"), SHAPE),
+    ("fax.tif", _encode(Image.fromarray(SHAPE * 255).convert("1"), "TIFF", compression="group4"), SHAPE),
+    ("black_white.webp", _encode(Image.fromarray(SHAPE * 255), "WEBP", lossless=True), SHAPE),
+    ("16_bit.png", _opencv(".png", SHAPE.astype(np.uint16) * 65535), SHAPE),
+    ("16_bit_255.tif", _opencv(".tif", SHAPE.astype(np.uint16) * 255), SHAPE),
+    ("float.tif", _opencv(".tif", SHAPE.astype(np.float32)), SHAPE),
+    ("indices_0_1.png", _encode(_coloured(SHAPE, [(90, 0, 0), (0, 10, 0)]), "PNG"), SHAPE),
+    ("indices_0_255.png", _encode(_coloured(SHAPE, [(9, 9, i) for i in range(256)], 255), "PNG"), SHAPE),
+    ("voc.png", _encode(_coloured(SHAPE, [BLACK, (128, 0, 0)]), "PNG"), SHAPE),
+    ("white_first.gif", _encode(_coloured(1 - SHAPE, [WHITE, BLACK]), "GIF", optimize=False), SHAPE),
+    ("indices_3_7.png", _encode(_coloured(SHAPE * 4 + 3, [BLACK] * 7 + [WHITE]), "PNG"), SHAPE),
+    ("red_on_black.png", _encode(Image.fromarray(RED * 255), "PNG"), SHAPE),
+    ("ones_in_rgb.png", _encode(Image.fromarray(RED), "PNG"), SHAPE),
+    ("cutout.png", _encode(_cutout(), "PNG"), SHAPE),
+    ("cutout.webp", _encode(_cutout(), "WEBP", lossless=True), SHAPE),
+    ("solid_rgba.png", _encode(Image.fromarray(RED * 255).convert("RGBA"), "PNG"), SHAPE),
+    ("soft.png", _encode(Image.fromarray(_soft()), "PNG"), SHAPE),
+    ("soft16.png", _opencv(".png", _soft().astype(np.uint16) * 257), SHAPE),
+    ("smooth.png", _encode(Image.fromarray(SMOOTH), "PNG"), (SMOOTH >= 128).astype(np.uint8)),
+    ("smooth.jpg", _encode(Image.fromarray(SMOOTH), "JPEG", quality=95), (SMOOTH >= 128).astype(np.uint8)),
+    ("all_0.png", _encode(Image.fromarray(SHAPE * 0), "PNG"), SHAPE * 0),
+    ("all_1.png", _encode(Image.fromarray(SHAPE * 0 + 1), "PNG"), SHAPE * 0 + 1),
+    ("all_255.png", _encode(Image.fromarray(SHAPE * 0 + 255), "PNG"), SHAPE * 0 + 1),
+]
+
+LABELS = SHAPE.copy()
+LABELS[:1, :3] = [1, 2, 3]
+BORDERED = np.zeros_like(SHAPE)
+BORDERED[4:10, 4:10] = 255
+BORDERED[5:9, 5:9] = 15
+
+NO_MASKS = [
+    ("gradient.png", PNG, "is not a mask: 100 % of its pixels are neither black nor white"),
+    (
+        "grey.png",
+        _encode(Image.fromarray(SHAPE * 128), "PNG"),
+        "is not a mask: 15 % of its pixels are neither",
+    ),
+    ("labels.png", _encode(Image.fromarray(LABELS), "PNG"), "is not a mask: 16 % of its pixels are neither"),
+    (
+        "few_labels.png",
+        _encode(Image.fromarray(LABELS * (LABELS > 1)), "PNG"),
+        "it has 2, 3, like a map of labels",
+    ),
+    (
+        "labels16.png",
+        _opencv(".png", (LABELS * (LABELS > 1)).astype(np.uint16)),
+        "it has 2, 3, like a map of labels",
+    ),
+    ("bordered_label.png", _encode(Image.fromarray(BORDERED), "PNG"), "it has 15, like a map of labels"),
+    ("photograph.jpg", JPEG, "% of its pixels are neither black nor white"),
+    ("half_alpha.png", _encode(_cutout(128), "PNG"), "is not a mask: 15 % of its pixels are neither"),
+    (
+        "animated.gif",
+        _encode(PICTURE, "GIF", save_all=True, append_images=[TINY.resize((64, 40))]),
+        "has 2 frames",
+    ),
+    ("cut.gif", _encode(Image.fromarray(GREY), "GIF")[:-400], "cannot be decoded"),
+    ("text.png", b"nothing", "is no image, whatever its name says"),
+    ("zero.bmp", b"", "is empty"),
+    ("bomb.png", _png_header(60_000, 60_000), f"is 60000x60000 pixels: {LIMITS}"),
+    ("float.tif", _opencv(".tif", GREY.astype(np.float32) / 255), "is not a mask: 100 %"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), MASKS, ids=[case[0] for case in MASKS])
+def test_masks_of_all_kinds_are_read(
+    pair: tuple[Path, Path],
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    content: bytes,
+    expected: np.ndarray,
+) -> None:
+    images, masks = pair
+    image_id = Path(name).stem
+    (masks / name).write_bytes(content)
+    PICTURE.resize(expected.shape[::-1]).save(images / f"{image_id}.png")
+    store = FolderStore(images, masks)
+    mask = store.read_mask(image_id)
+    (record,) = store.examine()
+    assert mask.dtype == np.uint8
+    assert mask.shape == expected.shape
+    assert (mask != expected).mean() < 1e-3
+    assert record.problems == []
+    assert record.mask_area == pytest.approx(mask.mean())
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("name", "content", "problem"), NO_MASKS, ids=[case[0] for case in NO_MASKS])
+def test_what_is_no_mask_is_refused(pair: tuple[Path, Path], name: str, content: bytes, problem: str) -> None:
+    images, masks = pair
+    (masks / name).write_bytes(content)
+    image_id = Path(name).stem
+    PICTURE.save(images / f"{image_id}.png")
+    store = FolderStore(images, masks)
+    (record,) = store.examine()
+    assert problem in "; ".join(record.problems)
+    assert np.isnan(record.mask_area)
+    with pytest.raises(UserError) as raised:
+        store.read_mask(image_id)
+    assert problem in str(raised.value)
+    assert str(raised.value).startswith(str(masks / name))
+
+
+def test_few_soft_pixels_are_cut_and_many_are_refused(pair: tuple[Path, Path]) -> None:
+    images, masks = pair
+    _fill(images, "a.png", "b.png")
+    for name, greys in (("a", 128), ("b", 129)):  # 5 % of 2560 pixels are 128
+        levels = np.zeros(HEIGHT * WIDTH, np.uint8)
+        levels[:1000] = 255
+        levels[1000 : 1000 + greys] = 100
+        Image.fromarray(levels.reshape(HEIGHT, WIDTH)).save(masks / f"{name}.png")
+    store = FolderStore(images, masks)
+    assert store.read_mask("a").sum() == 1000
+    with pytest.raises(UserError, match="6 % of its pixels"):
+        store.read_mask("b")
+
+
+def test_images_and_masks_are_paired(tmp_path: Path) -> None:
+    images = _fill(tmp_path / "images", "a.jpg", "b.png", "c.jpg", "c.png", "e.webp", "f.jpg")
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for number, name in enumerate(["a.gif", "c.png", "d.png", "e.png", "e.BMP", "f.tif"]):
+        Image.new("L", (WIDTH + number, HEIGHT)).save(masks / name)
+    store = FolderStore(images, masks)
+    assert store.ids() == ["a", "b", "e", "f"]
+    assert store.expected is None
+    assert _problems(store) == {
+        "b": "the mask is missing",
+        "c": "ambiguous: c.jpg and c.png",
+        "d": "the image is missing",
+        "e": "ambiguous: e.BMP and e.png",
+    }
+    assert (store.image_path("a"), store.mask_path("a")) == (images / "a.jpg", masks / "a.gif")
+    for read, image_id in ((store.image_path, "c"), (store.mask_path, "e")):
+        with pytest.raises(UserError, match=rf"{image_id}\.\w+ and {image_id}\.\w+ in .*there must be one"):
+            read(image_id)
+    with pytest.raises(UserError, match=r"Nothing in .*there must be one photograph d"):
+        store.read_image("d")
+    with pytest.raises(UserError, match=r"Nothing in .*there must be one mask of b"):
+        store.read_mask("b")
+    with pytest.raises(UserError, match="have no masks"):
+        FolderStore(images).read_mask("a")
+
+
+def test_a_suffix_tells_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = _fill(tmp_path / "images", "a.jpg", "b.jpg")
+    masks = _fill(
+        tmp_path / "masks", "a_mask.png", "b_mask.png", "b.png", "_mask.png", picture=Image.new("L", (1, 1))
+    )
+    store = FolderStore(images, masks, "_mask", "(.)")
+    assert _problems(store) == {}
+    assert store.mask_path("b") == masks / "b_mask.png"
+    (message,) = caplog.messages
+    assert (
+        message
+        == f"{masks}: the names of 2 masks do not end in '_mask', they are not matched: _mask.png, b.png"
+    )
+
+
+def test_one_folder_holds_both(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _fill(tmp_path, "a.jpg", "b.png")
+    _fill(tmp_path, "a_mask.gif", "b_mask.png", picture=Image.new("L", (1, 1)))
+    for masks in (tmp_path, tmp_path / ".." / tmp_path.name):
+        store = FolderStore(tmp_path, masks, "_mask", "(.)")
+        assert store.ids() == ["a", "b"]
+        assert _problems(store) == {}
+    assert caplog.messages == []
+    with pytest.raises(UserError, match=r"both lie in .*folder\.mask_suffix=_mask"):
+        FolderStore(tmp_path, tmp_path).ids()
+
+
+def test_masks_among_the_photographs_are_not_predicted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _fill(tmp_path, "a.jpg", "a_mask.png")
+    assert FolderStore(tmp_path, None, "_mask").ids() == ["a"]
+    assert "1 files are named like masks and not taken for images: a_mask.png" in caplog.text
+    assert FolderStore(tmp_path).ids() == ["a", "a_mask"]
+
+
+def test_what_is_left_out_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _fill(tmp_path, "a.jpg", "more/b.jpg")
+    for name in ("Thumbs.db", "notes.txt", "1.heic", "2.heic", "3.heic", "4.heic", ".DS_Store", "._a.jpg"):
+        (tmp_path / name).touch()
+    store = FolderStore(tmp_path)
+    assert [record.image for record in store.examine()] == store.ids() == ["a"]
+    assert caplog.messages == [
+        f"{tmp_path}: 1 subfolders are not looked into: more",
+        f"{tmp_path}: 6 files are no jpg, png, webp or tiff and are ignored: "
+        "1.heic, 2.heic, 3.heic, 4.heic, Thumbs.db, ...",
+    ]
+
+
+def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    full = _fill(tmp_path / "full", "a.jpg")
+    wrong = {
+        FolderStore(tmp_path / "gone"): r"gone cannot be opened as a folder.*folder\.images",
+        FolderStore(full / "a.jpg"): r"a\.jpg cannot be opened as a folder.*folder\.images",
+        FolderStore(tmp_path / "empty"): r"in .*empty\. Set folder\.images",
+        FolderStore(full, tmp_path / "gone"): r"gone cannot be opened as a folder.*folder\.masks",
+        FolderStore(full, tmp_path / "empty"): r"There is no mask in .*empty\. Look at folder\.masks",
+        FolderStore(
+            full, _fill(tmp_path / "m", "a.png"), "_m"
+        ): r"no mask with a name that ends in '_m' in .*m\.",
+    }
+    for store, message in wrong.items():
+        for ask in (store.ids, store.fingerprint, lambda: list(store.examine())):  # noqa: B023
+            with pytest.raises(UserError, match=message):
+                ask()
+
+
+@pytest.mark.parametrize(
+    ("group", "groups", "problems"),
+    [
+        (None, ["a_1", "a_2", "odd"], {}),
+        ("(.+)_[0-9]+", ["a", "a", "odd"], {"odd": "the name does not match folder.group = '(.+)_[0-9]+'"}),
+        ("[a-z]", ["a", "a", "o"], {}),
+        ("(a)?", ["a", "a", "odd"], {"odd": "the name does not match folder.group = '(a)?'"}),
+    ],
+)
+def test_groups_come_from_names(
+    pair: tuple[Path, Path],
+    caplog: pytest.LogCaptureFixture,
+    group: str | None,
+    groups: list[str],
+    problems: dict[str, str],
+) -> None:
+    images, masks = pair
+    for folder in pair:
+        _fill(folder, "a_1.png", "a_2.png", "odd.png", picture=Image.new("L", (1, 1)))
+    store = FolderStore(images, masks, group=group)
+    assert [record.car for record in store.examine()] == groups
+    assert _problems(store) == problems
+    hints = [message for message in caplog.messages if "--params folder.group='(.+)_[0-9]+'" in message]
+    assert len(hints) == (2 if group is None else 0)  # one an examination
+    caplog.clear()
+    list(FolderStore(images).examine())
+    assert caplog.messages == []
+
+
+def test_an_expression_that_is_none_is_found_at_once() -> None:
+    with pytest.raises(UserError, match=r"folder\.group = '\(\.\+' is no regular expression: missing \)"):
+        FolderStore(Path("nowhere"), group="(.+")
+
+
+def test_copies_are_named_where_they_could_be_split(pair: tuple[Path, Path]) -> None:
+    images, masks = pair
+    for name in ("a", "b", "c"):
+        (images / f"{name}.jpg").write_bytes(JPEG)
+        Image.fromarray(SHAPE).save(masks / f"{name}.png")
+    assert _problems(FolderStore(images, masks)) == dict.fromkeys("bc", "the same photograph as a")
+    assert _problems(FolderStore(images)) == {}
+
+
+def test_names_are_compared_as_people_read_them(pair: tuple[Path, Path]) -> None:
+    images, masks = pair
+    (images / "Bu\N{COMBINING DIAERESIS}s.jpg").write_bytes(JPEG)
+    (masks / "B\N{LATIN SMALL LETTER U WITH DIAERESIS}s.png").write_bytes(
+        _encode(Image.fromarray(SHAPE), "PNG")
+    )
+    store = FolderStore(images, masks)
+    assert store.ids() == ["B\N{LATIN SMALL LETTER U WITH DIAERESIS}s"]
+    assert _problems(store) == {}
+
+
+def test_a_name_that_is_no_text_breaks_nothing(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"")
+    store = FolderStore(tmp_path)
+    assert store.ids() == ["caf\N{REPLACEMENT CHARACTER}"]
+    assert _problems(store) == {"caf\N{REPLACEMENT CHARACTER}": "caf\N{REPLACEMENT CHARACTER}.jpg is empty"}
+    with pytest.raises(UserError) as raised:
+        store.read_image(store.ids()[0])
+    str(raised.value).encode()
+    assert store.fingerprint()
+
+
+def test_the_fingerprint_is_the_files(tmp_path: Path) -> None:
+    images = _fill(tmp_path / "images", "a.png", "b.png")
+    masks = _fill(tmp_path / "masks", "a.png", "b.png", picture=Image.new("L", (1, 1)))
+    before = FolderStore(images, masks).fingerprint()
+    (images / ".DS_Store").touch()
+    (images / "notes.txt").touch()
+    assert FolderStore(images, masks).fingerprint() == before
+    (masks / "b.png").unlink()
+    assert FolderStore(images, masks).fingerprint() != before
+
+
+def test_stores_go_to_other_processes_before_and_after_listing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FolderStore(_fill(tmp_path, "a.png", "more/b.png"), None, "_m", "(.)")
+    assert pickle.loads(pickle.dumps(store)) == store
+    store.ids()
+    caplog.clear()
+    other = pickle.loads(pickle.dumps(store))
+    assert other == store
+    assert np.array_equal(other.read_image("a"), store.read_image("a"))
+    assert caplog.messages == []
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_what_an_examination_passes_can_be_read_and_nothing_raises_out_of_it(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    tiff = _encode(PICTURE, "TIFF", exif=_turned(6))
+    kinds = {"jpg": JPEG, "png": PNG, "webp": _encode(PICTURE, "WEBP"), "tif": tiff}
+    for number in range(200):
+        ending, content = list(kinds.items())[number % 4]
+        damaged = bytearray(content)
+        for position in random.integers(0, min(len(content), 400), random.integers(1, 5)):
+            damaged[position] = random.integers(256)
+        (tmp_path / f"{number:03}.{ending}").write_bytes(damaged)
+    for length in range(1, len(JPEG), 29):
+        (tmp_path / f"cut at {length}.jpg").write_bytes(JPEG[:length])
+    store = FolderStore(tmp_path)
+    records = list(store.examine())
+    assert [record.image for record in records] == store.ids()
+    for record in records:
+        if record.problems:
+            continue
+        image = store.read_image(record.image)
+        assert image.shape[:2] == store.size(record.image) == (record.height, record.width)
+    assert all(record.problems for record in records if record.image.startswith("cut"))
+
+
+@given(st.integers(1, 8), st.integers(1, 9), st.integers(1, 9))
+def test_turns_are_pillows(orientation: int, height: int, width: int) -> None:
+    pixels = np.arange(height * width, dtype=np.uint8).reshape(height, width)
+    picture = Image.fromarray(pixels)
+    picture.getexif()[ORIENTATION] = orientation
+    assert np.array_equal(_TURNS[orientation](pixels), np.array(ImageOps.exif_transpose(picture)))

@@ -1,0 +1,350 @@
+"""Kaggle's client against a stand-in for Kaggle: real HTTP, every way a line or a server can fail."""
+
+import os
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.stores.kaggle.competition import KaggleCompetition
+from carvana_kedro.stores.kaggle.download import CHUNK, digest_of
+from standin_kaggle import COMPETITION, KEY, TOKEN, USERNAME, Fault, StandInKaggle, _Handler
+
+CONTENT = os.urandom(3_000_000)
+
+
+@pytest.fixture
+def kaggle(kaggle: StandInKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandInKaggle:
+    """The stand-in with two files, and no account in the environment."""
+    monkeypatch.delenv("KAGGLE_USERNAME")
+    monkeypatch.delenv("KAGGLE_KEY")
+    kaggle.folder = tmp_path
+    kaggle.content = {"train.zip": CONTENT, "train_masks.zip": b"masks"}
+    return kaggle
+
+
+@pytest.fixture
+def competition() -> KaggleCompetition:
+    return KaggleCompetition(COMPETITION, {"username": USERNAME, "key": KEY}, first_wait=0.01, timeout=0.5)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "here" / "train.zip"
+
+
+def _told(kaggle: StandInKaggle, competition: KaggleCompetition, target: Path) -> str:
+    with pytest.raises(UserError) as told:
+        competition.fetch("train.zip", target)
+    assert not target.exists()
+    assert KEY not in str(told.value)
+    assert "s3cret" not in str(told.value)
+    return str(told.value)
+
+
+def test_all_pages_of_files_are_read(kaggle: StandInKaggle, competition: KaggleCompetition) -> None:
+    assert competition.files() == {"train.zip": len(CONTENT), "train_masks.zip": 5}
+    assert kaggle.requests == ["ListDataFiles"] * 2
+
+
+def test_a_file_is_fetched_once(kaggle: StandInKaggle, competition: KaggleCompetition, target: Path) -> None:
+    competition.fetch("train.zip", target)
+    assert target.read_bytes() == CONTENT
+    assert kaggle.sent["train.zip"] == len(CONTENT)
+    assert {path.name for path in target.parent.iterdir()} == {
+        "train.zip",
+        "train.zip.json",
+        ".train.zip.lock",
+    }
+    asked = len(kaggle.requests)
+    competition.fetch("train.zip", target)
+    assert len(kaggle.requests) == asked
+
+
+def test_the_manifest_has_the_digest(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
+) -> None:
+    assert digest_of(target) is None
+    competition.fetch("train.zip", target)
+    assert digest_of(target) == sha256(CONTENT).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param([Fault(cut_after=1)], id="cut after the first byte"),
+        pytest.param([Fault(cut_after=1_000_000), Fault(cut_after=700_000)], id="cut twice"),
+        pytest.param([Fault(cut_after=len(CONTENT) - 1)], id="cut before the last byte"),
+        pytest.param([Fault(silent_after=1_000_000)], id="silent"),
+        pytest.param([Fault(500), Fault(502), Fault(503), Fault(504), Fault(429)], id="five bad answers"),
+        pytest.param([Fault(cut_after=1_000_000), Fault(503), Fault(503)], id="bad answers to the rest"),
+        # More failures than tries, but something comes through every time.
+        pytest.param([Fault(cut_after=100_000)] * 25, id="a bad line"),
+    ],
+)
+def test_what_fails_in_passing_is_tried_again(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path, faults: list[Fault]
+) -> None:
+    kaggle.fail("train.zip", *faults)
+    competition.fetch("train.zip", target)
+    assert target.read_bytes() == CONTENT
+    # No byte is written twice but those of the chunk that was not whole when the line broke.
+    again = kaggle.sent["train.zip"] - len(CONTENT)
+    assert again <= len(faults) * CHUNK
+
+
+@pytest.mark.parametrize("name", ["ListDataFiles", "DownloadDataFile", "train.zip"])
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_tries_are_bounded(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path, name: str, status: int
+) -> None:
+    kaggle.fail(name, *[Fault(status)] * 100)
+    if name == "ListDataFiles":
+        with pytest.raises(UserError, match=f"Kaggle is out of order: {status} .*, 6 times in a row"):
+            competition.files()
+    else:
+        assert f"Kaggle is out of order: {status}" in _told(kaggle, competition, target)
+    assert kaggle.asked(name) == 6
+
+
+def test_waits_grow_and_heed_retry_after(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 30))
+    kaggle.fail(
+        "DownloadDataFile",
+        Fault(503),
+        Fault(503),
+        Fault(429, {"Retry-After": "7"}),
+        Fault(429, {"Retry-After": date}),
+        Fault(500),
+    )
+    competition.fetch("train.zip", target)
+    assert waits == pytest.approx([0.01, 0.02, 7, 30, 0.16], abs=2)
+    assert waits[:2] == [0.01, 0.02]
+
+
+def test_a_long_wait_is_told_instead(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
+) -> None:
+    kaggle.fail("DownloadDataFile", Fault(429, {"Retry-After": "3600"}))
+    assert "Kaggle asks to come back in 60 minutes (429 Too Many Requests)" in _told(
+        kaggle, competition, target
+    )
+
+
+def test_what_was_fetched_is_kept_for_the_next_run(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
+) -> None:
+    kaggle.fail("train.zip", Fault(cut_after=2_000_000), *[Fault(503)] * 6)
+    assert "What has been fetched stays where it is" in _told(kaggle, competition, target)
+    kaggle.faults.clear()
+    KaggleCompetition(COMPETITION, {"token": TOKEN}).fetch("train.zip", target)
+    assert target.read_bytes() == CONTENT
+    assert kaggle.sent["train.zip"] - len(CONTENT) < CHUNK
+    assert kaggle.ranges[-1].startswith("bytes=1")
+
+
+def test_another_version_is_fetched_from_its_beginning(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
+) -> None:
+    kaggle.fail("train.zip", Fault(cut_after=2_000_000), *[Fault(503)] * 6)
+    _told(kaggle, competition, target)
+    kaggle.faults.clear()
+    # Shorter than what is there already, too: the server finds that range impossible.
+    for content in (os.urandom(2_500_000), os.urandom(10_000)):
+        kaggle.content["train.zip"] = content
+        competition.fetch("train.zip", target)
+        assert target.read_bytes() == content
+        target.unlink()
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"size": 5}', "[]"])
+def test_a_part_that_nothing_is_known_of_is_fetched_anew(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path, damage: str
+) -> None:
+    target.parent.mkdir()
+    target.with_name("train.zip.part").write_bytes(b"something else")
+    target.with_name("train.zip.part.json").write_text(damage)
+    competition.fetch("train.zip", target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_wrong_credentials_are_told(kaggle: StandInKaggle, target: Path) -> None:
+    competition = KaggleCompetition(COMPETITION, {"username": USERNAME, "key": "wrong"})
+    told = _told(kaggle, competition, target)
+    assert "Kaggle does not accept the credentials from credentials.yml (401)" in told
+    assert len(kaggle.requests) == 1
+
+
+def test_kaggles_own_reason_is_passed_on(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
+) -> None:
+    kaggle.fail("DownloadDataFile", Fault(400, reason="Your phone number is not verified."))
+    assert _told(kaggle, competition, target) == "Kaggle refuses: 400 Your phone number is not verified."
+
+
+def test_an_address_that_has_expired_is_asked_for_again(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
+) -> None:
+    kaggle.fail("train.zip", Fault(403), Fault(400))
+    competition.fetch("train.zip", target)
+    assert kaggle.asked("DownloadDataFile") == 3
+
+
+def test_rules_that_were_not_accepted_are_told_with_the_page(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
+) -> None:
+    kaggle.rules_accepted = False
+    told = _told(kaggle, competition, target)
+    assert f"https://www.kaggle.com/c/{COMPETITION}/rules" in told
+    assert len(kaggle.requests) == 1
+
+
+def test_an_unknown_competition_is_told(kaggle: StandInKaggle, target: Path) -> None:
+    competition = KaggleCompetition("carvana", {"token": TOKEN})
+    assert "Kaggle knows no competition carvana" in _told(kaggle, competition, target)
+
+
+def test_an_answer_that_is_none_of_kaggles_is_told(
+    kaggle: StandInKaggle, competition: KaggleCompetition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def login_page(handler: _Handler, request: object) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/html")
+        handler.send_header("Content-Length", "6")
+        handler.end_headers()
+        handler.wfile.write(b"<html>")
+
+    monkeypatch.setattr(_Handler, "_ListDataFiles", login_page)
+    with pytest.raises(UserError, match="Is there a proxy"):
+        competition.files()
+
+
+def test_an_unknown_environment_of_kaggles_is_told(
+    monkeypatch: pytest.MonkeyPatch, competition: KaggleCompetition
+) -> None:
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "test")
+    with pytest.raises(UserError, match="KAGGLE_API_ENVIRONMENT"):
+        competition.files()
+
+
+def test_a_place_that_cannot_be_written_is_told(
+    kaggle: StandInKaggle, competition: KaggleCompetition, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        competition.fetch("train.zip", tmp_path / "file" / "train.zip")
+
+
+def test_nobody_there_is_told(
+    monkeypatch: pytest.MonkeyPatch, competition: KaggleCompetition, target: Path
+) -> None:
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
+    with pytest.raises(UserError, match="Kaggle cannot be reached: Connection refused, 6 times in a row"):
+        competition.fetch("train.zip", target)
+
+
+def test_silence_is_told(kaggle: StandInKaggle, target: Path) -> None:
+    competition = KaggleCompetition(COMPETITION, {"token": TOKEN}, first_wait=0.01, timeout=0.1)
+    kaggle.fail("DownloadDataFile", *[Fault(silent_after=0)] * 6)
+    assert "no answer in time, 6 times in a row" in _told(kaggle, competition, target)
+
+
+def test_a_token_in_the_users_folder_does_not_take_the_place_of_what_was_given(
+    kaggle: StandInKaggle, competition: KaggleCompetition, tmp_path: Path
+) -> None:
+    (tmp_path / "home/.kaggle").mkdir(parents=True)
+    (tmp_path / "home/.kaggle/access_token").write_text("KGAT_somebody_else")
+    assert competition.files()
+
+
+def test_importing_the_client_prints_no_advice(tmp_path: Path) -> None:
+    # In a process of its own: only the first import signs in.
+    script = (
+        "from carvana_kedro.stores.kaggle.credentials import Credentials\n"
+        "from carvana_kedro.stores.kaggle.competition import _sign_in\n"
+        "_sign_in(Credentials('', token='KGAT_1'), 1)"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("KAGGLE_")}
+    for own in ({}, {"KAGGLE_API_TOKEN": "KGAT_2"}):
+        environment = {**clean, **own, "HOME": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_importing_the_client_asks_nobody(kaggle: StandInKaggle, tmp_path: Path) -> None:
+    script = (
+        "from kagglesdk import kaggle_env\n"
+        "kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = 'http://localhost:7777'\n"
+        "from carvana_kedro.stores.kaggle.credentials import Credentials\n"
+        "from carvana_kedro.stores.kaggle.competition import _sign_in\n"
+        "_sign_in(Credentials('', token='KGAT_1'), 1)"
+    )
+    # The client would ask about this token when it is imported.
+    environment = {**os.environ, "HOME": str(tmp_path), "KAGGLE_API_TOKEN": "KGAT_2"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    assert kaggle.requests == []
+
+
+@pytest.fixture
+def submission(tmp_path: Path) -> Path:
+    (tmp_path / "submit.csv.gz").write_bytes(b"masks" * 1000)
+    return tmp_path / "submit.csv.gz"
+
+
+def test_a_submission_is_uploaded(
+    kaggle: StandInKaggle, competition: KaggleCompetition, submission: Path
+) -> None:
+    reference = competition.submit(submission, "a message")
+    (listed,) = competition.submissions()
+    assert (listed.reference, listed.description, listed.status) == (reference, "a message", "pending")
+    assert kaggle.submissions[0]["content"] == submission.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["StartSubmissionUpload", "upload", "CreateSubmission"])
+def test_an_upload_is_tried_again(
+    kaggle: StandInKaggle, competition: KaggleCompetition, submission: Path, name: str
+) -> None:
+    kaggle.fail(name, Fault(503), Fault(503))
+    competition.submit(submission, "a message")
+    assert len(kaggle.submissions) == 1
+
+
+def test_an_upload_that_is_cut_or_meets_silence_is_tried_again(
+    kaggle: StandInKaggle, competition: KaggleCompetition, submission: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kaggle.fail("upload", Fault(), Fault(silent_after=0))
+    competition.submit(submission, "a message")
+    assert len(kaggle.submissions) == 1
+    assert "/upload/" not in caplog.text  # on Kaggle that address carries a signature
+
+
+def test_a_confirmation_that_was_lost_does_not_submit_twice(
+    kaggle: StandInKaggle, competition: KaggleCompetition, submission: Path
+) -> None:
+    kaggle.fail("confirmation", Fault())
+    kaggle.lists_late, kaggle.polls_until_scored = 2, 99
+    assert competition.submit(submission, "a message") == 1000
+    assert len(kaggle.submissions) == 1
+
+
+def test_a_submission_that_may_have_arrived_is_not_made_again(
+    kaggle: StandInKaggle, competition: KaggleCompetition, submission: Path
+) -> None:
+    kaggle.fail("confirmation", Fault())
+    kaggle.lists_late = 99
+    with pytest.raises(UserError, match="It may have arrived: see https"):
+        competition.submit(submission, "a message")
+    assert len(kaggle.submissions) == 1
+
+
+def test_a_source_that_is_no_competition_takes_nothing(submission: Path) -> None:
+    with pytest.raises(UserError, match="no competition on Kaggle"):
+        KaggleCompetition(None).submit(submission, "a message")

@@ -1,0 +1,191 @@
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.stores import pixel_cache
+from carvana_kedro.stores.pixel_cache import PixelCache, require_memory
+
+SHAPE = (5, 7)
+EXPECTED = np.arange(35, dtype=np.uint8).reshape(SHAPE)
+
+
+def _fill(rows: np.ndarray) -> None:
+    assert (rows.shape, rows.dtype) == (SHAPE, np.uint8)
+    rows[...] = EXPECTED
+
+
+def _never(rows: np.ndarray) -> None:
+    raise AssertionError("filled again")
+
+
+def test_rows_are_filled_once_and_kept(tmp_path: Path) -> None:
+    cache = PixelCache(tmp_path / "not yet" / "there")
+    for fill in (_fill, _never):
+        rows = cache.rows("source", "key", SHAPE, fill)
+        assert np.array_equal(rows[:], EXPECTED)
+        found = rows[np.array([3, 1]), 2:]
+        assert np.array_equal(found, EXPECTED[[3, 1], 2:])
+        assert found.flags.writeable
+        assert np.array_equal(pickle.loads(pickle.dumps(rows))[:], EXPECTED)
+
+
+@pytest.mark.parametrize(("source", "key"), [("other", "key"), ("source", "other")])
+def test_another_name_is_another_file(tmp_path: Path, source: str, key: str) -> None:
+    cache = PixelCache(tmp_path)
+    cache.rows("source", "key", SHAPE, _fill)
+    with pytest.raises(AssertionError, match="filled again"):
+        cache.rows(source, key, SHAPE, _never)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"nothing"),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: np.save(path, EXPECTED.T),
+        lambda path: np.save(path, EXPECTED.astype(np.int8)),
+    ],
+    ids=["empty", "other", "cut", "shape", "type"],
+)
+def test_a_file_that_does_not_fit_is_made_anew(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    cache = PixelCache(tmp_path)
+    cache.rows("source", "key", SHAPE, _fill)
+    spoil(tmp_path / "source-key.npy")
+    assert np.array_equal(cache.rows("source", "key", SHAPE, _fill)[:], EXPECTED)
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    def fail(rows: np.ndarray) -> None:
+        rows[:2] = 1
+        raise UserError("car_3.jpg is missing.")
+
+    cache = PixelCache(tmp_path)
+    with pytest.raises(UserError, match=r"car_3\.jpg is missing"):
+        cache.rows("source", "key", SHAPE, fail)
+    assert [path.name for path in tmp_path.iterdir()] == [".pixels.lock"]
+    assert np.array_equal(cache.rows("source", "key", SHAPE, _fill)[:], EXPECTED)
+
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+from carvana_kedro.stores.pixel_cache import PixelCache
+
+def fill(rows):
+    rows[:2] = 9
+    print("filling", flush=True)
+    sys.stdin.readline()
+    rows[...] = 3
+
+PixelCache(Path(sys.argv[1])).rows("source", "key", (5, 7), fill)
+print("built", flush=True)
+"""
+
+
+def _builder(folder: Path) -> subprocess.Popen[str]:
+    builder = subprocess.Popen(
+        [sys.executable, "-c", BUILDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert builder.stdout is not None
+    assert builder.stdout.readline() == "filling\n"
+    return builder
+
+
+def test_what_a_killed_build_left_is_not_used_and_removed(tmp_path: Path) -> None:
+    with _builder(tmp_path) as builder:
+        os.kill(builder.pid, signal.SIGKILL)
+    (left,) = tmp_path.glob("*.part")
+    PixelCache(tmp_path).rows("source", "another", SHAPE, _fill)
+    assert not left.exists()
+    assert np.array_equal(PixelCache(tmp_path).rows("source", "key", SHAPE, _fill)[:], EXPECTED)
+
+
+def test_two_runs_that_build_at_once_end_with_one_file(tmp_path: Path) -> None:
+    with _builder(tmp_path) as builder:
+        found = []
+        waiting = threading.Thread(
+            target=lambda: found.append(PixelCache(tmp_path).rows("source", "key", SHAPE, _never)[:])
+        )
+        waiting.start()
+        time.sleep(0.3)
+        assert found == []
+        assert len(list(tmp_path.glob("*.part"))) == 1
+        assert builder.communicate("go\n")[0] == "built\n"
+        waiting.join(10)
+    assert np.array_equal(found[0], np.full(SHAPE, 3, np.uint8))
+
+
+def test_a_finished_file_is_used_while_another_run_builds(tmp_path: Path) -> None:
+    PixelCache(tmp_path).rows("source", "finished", SHAPE, _fill)
+    with _builder(tmp_path) as builder:
+        assert np.array_equal(PixelCache(tmp_path).rows("source", "finished", SHAPE, _never)[:], EXPECTED)
+        builder.kill()
+
+
+def test_a_disk_without_room_is_found_beforehand(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Keeping images decoded needs 1000\.0 TB"):
+        PixelCache(tmp_path).rows("source", "key", (10**6, 10**9), _never)
+    assert list(tmp_path.glob("*.npy*")) == []
+
+
+def test_room_is_taken_before_it_is_written(tmp_path: Path) -> None:
+    shape = (64, 1 << 20)
+    allocated = []
+
+    def look(rows: np.ndarray) -> None:
+        (part,) = tmp_path.glob("*.part")
+        allocated.append(part.stat().st_blocks * 512)
+
+    PixelCache(tmp_path).rows("source", "key", shape, look)
+    assert allocated[0] >= 64 << 20
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "limit", "stat", "available"),
+    [
+        ("MemTotal: 99 kB\nMemAvailable:    8000 kB\n", None, None, "8.2 MB"),
+        ("MemAvailable: 8000 kB\n", "max\n", "anon 5\n", "8.2 MB"),
+        ("MemAvailable: 8000 kB\n", "7000000\n", "anon 1000000\nfile 9000000\n", "6.0 MB"),
+        ("MemAvailable: 8000 kB\n", "7000000\n", "anon 8000000\n", "0 B"),
+        ("MemFree: 1 kB\n", None, None, None),
+        (None, None, None, None),
+    ],
+)
+def test_memory_is_looked_for_where_the_system_tells(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    meminfo: str | None,
+    limit: str | None,
+    stat: str | None,
+    available: str | None,
+) -> None:
+    for name, content in (("meminfo", meminfo), ("memory.max", limit), ("memory.stat", stat)):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+    monkeypatch.setattr(pixel_cache, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(pixel_cache, "_CGROUP", tmp_path)
+    require_memory(0, "keeping the images in memory")
+    if available is None:
+        require_memory(1 << 60, "keeping the images in memory")
+        return
+    message = rf"^Keeping the images in memory needs 9\.0 MB; {available} of memory.*cache=memmap.*input_size"
+    with pytest.raises(UserError, match=message):
+        require_memory(9_000_000, "keeping the images in memory")
+
+
+def test_this_machine_tells() -> None:
+    require_memory(1000, "keeping the images in memory")
+    if sys.platform == "linux":
+        with pytest.raises(UserError, match=r"needs 1152921\.5 TB"):
+            require_memory(1 << 60, "keeping the images in memory")

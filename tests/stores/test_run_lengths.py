@@ -1,0 +1,103 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from carvana_kedro.stores import run_lengths
+
+masks = npst.arrays(
+    st.sampled_from([np.bool_, np.uint8]),
+    st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    elements=st.integers(0, 1),
+)
+
+
+def encode_pixel_by_pixel(mask):
+    pixels = [0, *mask.ravel().tolist(), 0]
+    starts = [i for i in range(1, len(pixels)) if pixels[i] and not pixels[i - 1]]
+    lengths = [next(i for i in range(start, len(pixels)) if not pixels[i]) - start for start in starts]
+    return " ".join(f"{start} {length}" for start, length in zip(starts, lengths, strict=True))
+
+
+@given(masks)
+def test_encode_agrees_with_reading_pixel_by_pixel(mask):
+    assert run_lengths.encode(mask) == encode_pixel_by_pixel(mask)
+
+
+@given(masks)
+def test_decode_undoes_encode(mask):
+    decoded = run_lengths.decode(run_lengths.encode(mask), *mask.shape)
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, mask)
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        ([[0, 0], [0, 0]], ""),
+        ([[1, 1], [1, 1]], "1 4"),
+        ([[1, 1], [0, 0]], "1 2"),
+        ([[0, 0], [1, 1]], "3 2"),
+        ([[1, 0], [0, 1]], "1 1 4 1"),
+        ([[0, 1], [1, 0]], "2 2"),  # a run goes on in the next row
+        ([[1]], "1 1"),
+        ([[0]], ""),
+    ],
+)
+def test_encode_at_the_corners(mask, expected):
+    assert run_lengths.encode(np.array(mask, dtype=np.uint8)) == expected
+
+
+def test_encode_reads_rows_whatever_the_memory_layout():
+    mask = np.array([[0, 1, 1], [0, 1, 0]], dtype=np.uint8)
+    assert run_lengths.encode(np.asfortranarray(mask)) == run_lengths.encode(mask) == "2 2 5 1"
+
+
+def test_a_mask_without_pixels_is_empty():
+    assert run_lengths.encode(np.zeros((0, 5), dtype=bool)) == ""
+    assert run_lengths.decode("", 0, 5).shape == (0, 5)
+
+
+@pytest.mark.parametrize(
+    "mask", [np.zeros(4, dtype=bool), np.zeros((2, 2)), np.zeros((2, 2, 1), dtype=np.uint8)]
+)
+def test_encode_refuses_what_is_no_mask(mask):
+    with pytest.raises(ValueError, match="A mask must be"):
+        run_lengths.encode(mask)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1", "has 1 numbers"),
+        ("1 x", "integers only"),
+        ("1.5 2", "integers only"),
+        ("0 1", "at least 1"),
+        ("-3 2", "at least 1"),
+        ("1 0", "at least 1"),
+        ("1 3 3 1", "has ended, at pixel 3"),
+        ("5 1 1 1", "has ended, at pixel 5"),
+        ("7 1", "outside an image of 2 x 3 = 6 pixels"),
+        ("6 2", "ends at pixel 7"),
+        ("1 99999999999999999999", "outside an image"),
+    ],
+)
+def test_decode_refuses_illegal_encodings(text, message):
+    with pytest.raises(ValueError, match=message):
+        run_lengths.decode(text, 2, 3)
+
+
+def test_check_returns_the_runs_and_accepts_runs_that_touch():
+    np.testing.assert_array_equal(run_lengths.check("1 2 3 1 6 1", 2, 3), [[1, 2], [3, 1], [6, 1]])
+    assert run_lengths.check("", 2, 3).shape == (0, 2)
+
+
+def test_torch_stays_out():
+    """Ingestion imports these modules, and torch takes seconds to import."""
+    code = "import sys, carvana_kedro.{0}; sys.exit('torch' in sys.modules)"
+    for module in ("stores.run_lengths", "segmentation.metrics.mask_scores"):
+        subprocess.run([sys.executable, "-c", code.format(module)], check=True)
