@@ -38,10 +38,10 @@ def race(contenders: Contenders, rounds: int) -> dict[str, Timing]:
     timings = {name: Timing() for name in contenders}
     for number in range(rounds + 1):
         for name, contender in contenders.items():
-            synchronise()
+            synchronize()
             began = time.perf_counter()
             timings[name].returned = contender()
-            synchronise()
+            synchronize()
             seconds = time.perf_counter() - began
             if number:
                 timings[name].seconds.append(seconds)
@@ -68,7 +68,7 @@ def compare(contenders: Contenders, rounds: int, images: Mapping[str, int] | int
     ]
 
 
-def synchronise() -> None:
+def synchronize() -> None:
     """Wait for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

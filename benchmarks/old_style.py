@@ -1,7 +1,7 @@
 """A training loop as it was commonly written, by which benchmarks/training.py measures ours.
 
 Everything is done the plain way, and none of it badly: a data set that decodes and resizes with Pillow and augments one
-sample after the other on the CPU, torch's default loader, memory layout and optimiser, float32, and numbers that are
+sample after the other on the CPU, torch's default loader, memory layout and optimizer, float32, and numbers that are
 asked for at every step. The network, its sizes, the loss and the ranges of the augmentation are ours.
 """
 

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks import old_style
-from benchmarks.measuring import Report, Row, device_name, find_photographs, synchronise
+from benchmarks.measuring import Report, Row, device_name, find_photographs, synchronize
 from carvana_kedro.segmentation.architectures import SegmentationNetwork, build
 from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor
@@ -109,10 +109,10 @@ def _ours(predictor: Predictor, store: ImageStore, folder: Path, image_ids: list
 
 
 def _seconds(run: Any, image_ids: list[str]) -> float:
-    synchronise()
+    synchronize()
     began = time.perf_counter()
     run(image_ids)
-    synchronise()
+    synchronize()
     return time.perf_counter() - began
 
 
@@ -123,7 +123,7 @@ def split(report: Report, predictor: Predictor, task: Task, store: ImageStore, i
 
     def ends(stage: str) -> None:
         nonlocal clock
-        synchronise()
+        synchronize()
         seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - clock
         clock = time.perf_counter()
 
@@ -254,7 +254,7 @@ def _isal() -> Any:
     return IGzipFile
 
 
-def gpu(report: Report, tasks: list[Task], store: ImageStore, image_ids: list[str], workers: int) -> None:
+def gpu(report: Report, tasks: list[Task], store: ImageStore, image_ids: list[str], num_workers: int) -> None:
     """From jpgs to rows on a GPU, and on it alone; and how long the competition's test images would take."""
     print(device_name(), file=sys.stderr)
     rows: list[Row] = []
@@ -264,7 +264,7 @@ def gpu(report: Report, tasks: list[Task], store: ImageStore, image_ids: list[st
             batch = torch.randint(256, (16, *predictor.geometry.output_size, 3), dtype=torch.uint8)
             alone = _alone(predictor, batch)
             with tempfile.TemporaryDirectory() as folder:
-                options = {"batch_size": 16, "workers": workers}
+                options = {"batch_size": 16, "num_workers": num_workers}
                 run = partial(predict, predictor, store, folder=Path(folder), **options)  # type: ignore[arg-type]
                 _seconds(lambda ids, run=run: run(image_ids=ids), image_ids[:64])
                 speed = len(image_ids) / _seconds(lambda ids, run=run: run(image_ids=ids), image_ids)
@@ -277,18 +277,18 @@ def gpu(report: Report, tasks: list[Task], store: ImageStore, image_ids: list[st
                     "100,064 images, min": TEST_IMAGES / speed / 60,
                 }
             )
-    report.add(f"From jpgs to rows with {workers} workers, {len(image_ids)} photographs", rows)
+    report.add(f"From jpgs to rows with {num_workers} workers, {len(image_ids)} photographs", rows)
 
 
 def _alone(predictor: Predictor, batch: torch.Tensor) -> float:
     batch = batch.to(predictor.hardware.device)
     predictor.logits(batch)
     rounds = 10 if batch.is_cuda else 1
-    synchronise()
+    synchronize()
     began = time.perf_counter()
     for _ in range(rounds):
         predictor.logits(batch)
-    synchronise()
+    synchronize()
     return rounds * len(batch) / (time.perf_counter() - began)
 
 
@@ -336,7 +336,7 @@ def main() -> None:
                 [small(task) if tiny else task for task in GPU_TASKS],
                 store,
                 many,
-                min(arguments.workers, 2 if tiny else 64),
+                min(arguments.num_workers, 2 if tiny else 64),
             )
         else:
             task = small(CLASSIC) if tiny else CLASSIC

@@ -40,13 +40,14 @@ from benchmarks.measuring import (
     device_name,
     find_photographs,
     race,
-    synchronise,
+    synchronize,
 )
 from carvana_kedro.segmentation.architectures import ARCHITECTURES, SegmentationNetwork
 from carvana_kedro.segmentation.architectures.unet import UNet, Widths
 from carvana_kedro.segmentation.data.augmentation import Augmentation
-from carvana_kedro.segmentation.data.batches import Batches, CachedSamples, Samples
+from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
+from carvana_kedro.segmentation.data.samples import CachedSamples, Samples
 from carvana_kedro.segmentation.hardware import Hardware, is_out_of_memory, measured_peak, training_flop
 from carvana_kedro.segmentation.training import loop
 from carvana_kedro.segmentation.training.losses import batch_dice, segmentation_loss
@@ -189,7 +190,7 @@ class OneBatch:
 
 
 @dataclass(frozen=True)
-class Photographs:
+class ImageSource:
     """Images and masks of a store, each of them `times` times an epoch."""
 
     store: ImageStore
@@ -205,14 +206,16 @@ class Photographs:
         """Ours, decoded every time."""
         return Samples(self.store, self.image_ids * self.times, task.geometry)
 
-    def ours(self, task: Task, samples: Samples | CachedSamples | None = None, workers: int = 0) -> Batches:
+    def ours(
+        self, task: Task, samples: Samples | CachedSamples | None = None, num_workers: int = 0
+    ) -> Batches:
         """Our batches."""
         pinned = torch.cuda.is_available()
         return Batches(
-            samples or self.samples(task), task.batch_size, seed=0, workers=workers, pin_memory=pinned
+            samples or self.samples(task), task.batch_size, seed=0, num_workers=num_workers, pin_memory=pinned
         )
 
-    def old_style(self, task: Task, workers: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
+    def old_style(self, task: Task, num_workers: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
         """The old style's."""
         assert self.store.masks is not None
         sizes = task.input_size, task.geometry.output_size
@@ -223,7 +226,7 @@ class Photographs:
             dataset,
             task.batch_size,
             shuffle=True,
-            num_workers=workers,
+            num_workers=num_workers,
             drop_last=True,
             pin_memory=torch.cuda.is_available(),
         )
@@ -253,7 +256,7 @@ def compare_steps(report: Report, task: Task, hardware: Hardware, rounds: int) -
 
 
 def compare_loaders(
-    report: Report, photographs: Photographs, task: Task, hardware: Hardware, rounds: int, folder: Path
+    report: Report, photographs: ImageSource, task: Task, hardware: Hardware, rounds: int, folder: Path
 ) -> None:
     """Batches, in one thread of one process."""
     threads = torch.get_num_threads(), cv2.getNumThreads()
@@ -288,21 +291,21 @@ def compare_loaders(
 
 
 def compare_epochs(
-    report: Report, photographs: Photographs, task: Task, hardware: Hardware, rounds: int, workers: int
+    report: Report, photographs: ImageSource, task: Task, hardware: Hardware, rounds: int, num_workers: int
 ) -> None:
     """Whole epochs, loading and all. What is cached in memory needs no worker."""
     old, ours = Old(task.network, hardware.device), Ours(task, hardware)
     cached = photographs.ours(task, CachedSamples(photographs.samples(task)))
     contenders: Contenders = {
-        "old style": partial(old.epoch, photographs.old_style(task, workers)),
-        "ours": partial(ours.epoch, photographs.ours(task, workers=workers)),
+        "old style": partial(old.epoch, photographs.old_style(task, num_workers)),
+        "ours": partial(ours.epoch, photographs.ours(task, num_workers=num_workers)),
         "ours, memory": partial(ours.epoch, cached),
     }
-    title = f"An epoch with {workers} workers: {task}, {cached.images} photographs"
+    title = f"An epoch with {num_workers} workers: {task}, {cached.images} photographs"
     report.add(title, compare(contenders, rounds, cached.images))
 
 
-def split_step(report: Report, photographs: Photographs, task: Task, hardware: Hardware, rounds: int) -> None:
+def split_step(report: Report, photographs: ImageSource, task: Task, hardware: Hardware, rounds: int) -> None:
     """The parts of our step, each waited for."""
     run, batches = Ours(task, hardware).run, photographs.ours(task)
     run.network.train()
@@ -311,7 +314,7 @@ def split_step(report: Report, photographs: Photographs, task: Task, hardware: H
 
     def ends(part: str) -> None:
         nonlocal clock
-        synchronise()
+        synchronize()
         seconds.setdefault(part, []).append(time.perf_counter() - clock)
         clock = time.perf_counter()
 
@@ -332,7 +335,7 @@ def split_step(report: Report, photographs: Photographs, task: Task, hardware: H
         loss.backward()
         ends("backward")
         loop._update(run, loss.detach(), dice, statistics)
-        ends("gradient norm, optimiser")
+        ends("gradient norm, optimizer")
     best = {part: min(times[1:]) for part, times in seconds.items()}
     rows: list[Row] = [
         {"part": part, "best, ms": 1000 * time, "share": time / sum(best.values())}
@@ -363,7 +366,11 @@ def switch_alone(report: Report, task: Task, hardware: Hardware, rounds: int, co
 
 
 def gpu(
-    report: Report, photographs: Photographs, tasks: Sequence[Task], batch_sizes: Sequence[int], workers: int
+    report: Report,
+    photographs: ImageSource,
+    tasks: Sequence[Task],
+    batch_sizes: Sequence[int],
+    num_workers: int,
 ) -> None:
     """Our loop against plain ones: on data that lies on the GPU, for each batch size, and with all that loads it."""
     hardware = Hardware.choose()
@@ -397,12 +404,12 @@ def gpu(
         many = replace(photographs, times=times)
         cached = many.ours(task, CachedSamples(many.samples(task)))
         epochs = {
-            "old style: float32, eager": (old(task, autocast=False), many.old_style(task, workers)),
-            "plain: bfloat16, eager": (old(task, autocast=True), many.old_style(task, workers)),
-            "ours": (partial(Ours, task, hardware), many.ours(task, workers=workers)),
+            "old style: float32, eager": (old(task, autocast=False), many.old_style(task, num_workers)),
+            "plain: bfloat16, eager": (old(task, autocast=True), many.old_style(task, num_workers)),
+            "ours": (partial(Ours, task, hardware), many.ours(task, num_workers=num_workers)),
             "ours, memory": (partial(Ours, task, hardware), cached),
         }
-        rows = _measured(epochs, cached.images, {"workers": workers}, deadline)
+        rows = _measured(epochs, cached.images, {"num_workers": num_workers}, deadline)
         report.add(f"End to end, {cached.images} photographs: {task}", rows)
     task = tasks[0]
     split_step(report, photographs, task, hardware, 5)
@@ -493,7 +500,7 @@ class MemoryWatch:
         self.proportional = max(self.proportional, sums["Pss:"])
 
 
-def watch_memory(report: Report, folder: Path, images: int, epochs: int, workers: int) -> None:
+def watch_memory(report: Report, folder: Path, images: int, epochs: int, num_workers: int) -> None:
     """Train and validate on many small images, and look at the most memory of every epoch."""
     random = np.random.default_rng(0)
     image_ids = [f"{number:012x}_01" for number in range(images)]
@@ -503,11 +510,11 @@ def watch_memory(report: Report, folder: Path, images: int, epochs: int, workers
         mask = Image.fromarray(random.integers(0, 2, (64, 96), np.uint8), "P")
         mask.putpalette((0, 0, 0, 255, 255, 255))
         mask.save(folder / f"{image_id}_mask.gif")
-    photographs = Photographs(ImageStore(folder, folder), image_ids)
+    photographs = ImageSource(ImageStore(folder, folder), image_ids)
     small = Task("unet_small", ARCHITECTURES["unet_small"], (64, 96), 32, width_multiplier=0.25)
     run = Ours(small, Hardware.choose("cpu")).run
-    batches = photographs.ours(small, workers=workers)
-    validation = Batches(photographs.samples(small), small.batch_size, workers=workers)
+    batches = photographs.ours(small, num_workers=num_workers)
+    validation = Batches(photographs.samples(small), small.batch_size, num_workers=num_workers)
     rows: list[Row] = []
     for epoch in range(1, epochs + 1):
         with MemoryWatch() as memory:
@@ -529,7 +536,7 @@ def watch_memory(report: Report, folder: Path, images: int, epochs: int, workers
                 "growth after 2": after[-1] / after[0] - 1,
             }
         )
-    report.add(f"Memory over {epochs} epochs of {images} images, {workers} workers", summary)
+    report.add(f"Memory over {epochs} epochs of {images} images, {num_workers} workers", summary)
     if report.as_json:
         report.add("Memory by epoch", rows)
 
@@ -564,15 +571,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if arguments.memory:
-            watch_memory(report, folder, 64 if tiny else 5088, arguments.epochs, workers=2)
+            watch_memory(report, folder, 64 if tiny else 5088, arguments.epochs, num_workers=2)
             report.end()
             return
         count = min(4, arguments.count) if tiny else arguments.count
-        photographs = Photographs(*find_photographs(arguments.images, arguments.masks, count, tiny, folder))
+        photographs = ImageSource(*find_photographs(arguments.images, arguments.masks, count, tiny, folder))
         if arguments.gpu:
             tasks = [task.tiny() if tiny else task for task in GPU_TASKS]
             sizes = [2] if tiny else arguments.batch_sizes
-            gpu(report, photographs, tasks, sizes, arguments.workers)
+            gpu(report, photographs, tasks, sizes, arguments.num_workers)
             report.end()
             return
         hardware = Hardware.choose("cpu")

@@ -33,14 +33,15 @@ from torch import Tensor
 from benchmarks.measuring import Report, Row
 from carvana_kedro.segmentation.architectures import build
 from carvana_kedro.segmentation.data.augmentation import Augmentation
-from carvana_kedro.segmentation.data.batches import Batches, Samples
+from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
+from carvana_kedro.segmentation.data.samples import Samples
 from carvana_kedro.segmentation.hardware import Hardware
 from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.training.loop import train_one_epoch
 from carvana_kedro.segmentation.training.losses import segmentation_loss
-from carvana_kedro.segmentation.training.optimizers import build_optimizer, build_schedule, weight_average
+from carvana_kedro.segmentation.training.optimizers import build_ema, build_optimizer, build_schedule
 from carvana_kedro.segmentation.training.state import Progress, Training
 from carvana_kedro.stores.images.competition import ImageStore
 
@@ -48,7 +49,7 @@ ONE_CYCLE = {"name": "one_cycle", "warmup": 0.2}
 ADAMW = {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.01}
 STUDIO = {"rotation": 0.0}  # our augmentation: shift, scale and flip
 STILL = {"shift": 0.0, "scale": 0.0, "rotation": 0.0, "flip_probability": 0.0}
-COLOURS = {"hue": 10.0, "saturation": 0.2, "value": 0.1, "brightness": 0.05, "contrast": 0.1}
+COLORS = {"hue": 10.0, "saturation": 0.2, "value": 0.1, "brightness": 0.05, "contrast": 0.1}
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ VALID_OURS = "unet_original, 380 -> 196, our geometry"
 OURS = Variant("ours", "")
 VARIANTS = (
     Variant("square input, 236 x 236", "geometry", input_size=(236, 236)),
-    Variant("nearest-neighbour targets", "geometry", target_filter="nearest"),
+    Variant("nearest-neighbor targets", "geometry", target_filter="nearest"),
     Variant("separate coins for image and mask, ±45°", "geometry", separate_coins=True, augmentation={}),
     Variant(
         "all of the old: square, Lanczos, nearest, separate coins, ±45°",
@@ -118,18 +119,18 @@ VARIANTS = (
     Variant("shift and scale", "augmentation", augmentation={**STUDIO, "flip_probability": 0.0}),
     Variant("flip, shift, scale, ±5°", "augmentation", augmentation={"rotation": 5.0}),
     Variant("flip, shift, scale, ±45° (the old ranges)", "augmentation", augmentation={}),
-    Variant("flip, shift, scale, colours", "augmentation", augmentation={**STUDIO, **COLOURS}),
-    Variant("AdamW, 0.001", "optimiser", optimizer={**ADAMW, "learning_rate": 0.001}),
-    Variant("Adam, 0.003", "optimiser", optimizer={"name": "adam", "learning_rate": 0.003}),
-    Variant("RMSprop, 0.0002", "optimiser", optimizer={"name": "rmsprop", "learning_rate": 0.0002}),
+    Variant("flip, shift, scale, colors", "augmentation", augmentation={**STUDIO, **COLORS}),
+    Variant("AdamW, 0.001", "optimizer", optimizer={**ADAMW, "learning_rate": 0.001}),
+    Variant("Adam, 0.003", "optimizer", optimizer={"name": "adam", "learning_rate": 0.003}),
+    Variant("RMSprop, 0.0002", "optimizer", optimizer={"name": "rmsprop", "learning_rate": 0.0002}),
     Variant(
         "SGD, 0.01, momentum 0.99",
-        "optimiser",
+        "optimizer",
         optimizer={"name": "sgd", "learning_rate": 0.01, "momentum": 0.99},
     ),
     Variant(
         "SGD, 0.1, momentum 0.9",
-        "optimiser",
+        "optimizer",
         optimizer={"name": "sgd", "learning_rate": 0.1, "momentum": 0.9},
     ),
     Variant("constant", "schedule", schedule={"name": "constant"}),
@@ -257,7 +258,7 @@ def run(
         seed=seed,
         epochs=epochs,
         description={},
-        average=weight_average(network, variant.ema_decay) if variant.ema_decay else None,
+        ema=build_ema(network, variant.ema_decay) if variant.ema_decay else None,
     )
     began = time.perf_counter()
     for epoch in range(1, epochs + 1):

@@ -5,7 +5,7 @@
 
 takes recipes of conf/base/parameters_model_training.yml, trains each on all photographs of the first two folders
 (called as Kaggle's) and scores it on those of the other two, at their own size, by the weights of the last epoch.
-`--old` trains with the geometry and augmentation of the system of 2017: a square input by Lanczos, nearest-neighbour
+`--old` trains with the geometry and augmentation of the system of 2017: a square input by Lanczos, nearest-neighbor
 targets, ±45°, and a coin each for whether an image and whether its mask is moved. `--epochs` shortens the training;
 `--steps` takes as few images as so many steps need, to see whether a recipe runs at its full size. Folds are left out.
 """
@@ -28,7 +28,7 @@ _TAKEN = {
     "architecture", "pretrained", "input_size", "augmentation", "loss", "optimizer", "schedule", "ema_decay",
     "batch_size", "epochs",
 }  # fmt: skip
-_ELSEWHERE = {"cache", "workers", "folds"}
+_ELSEWHERE = {"cache", "num_workers", "folds"}
 RECIPES = Path(__file__).parents[1] / "conf/base/parameters_model_training.yml"
 
 

@@ -23,7 +23,7 @@ SMALL = StudioSettings(training_cars=4, test_cars=1, views=4, width=240, height=
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The archives of a competition of 16 training and 4 test images of 240 x 160. Read only."""
     folder = tmp_path_factory.mktemp("archives")
-    render_competition(SMALL, folder, workers=1)
+    render_competition(SMALL, folder, num_workers=1)
     return folder
 
 

@@ -48,7 +48,7 @@ def test_kedro_run_and_each_pipeline_again(kedro: Kedro, tmp_path: Path) -> None
     assert list((data / "08_reporting/tensorboard/sample").glob("*/events.*"))
     score = json.loads((data / "08_reporting/sample/sample/submission_score.json").read_text())
     assert score["images"] == 4
-    # A tiny network, trained for seconds on three cars: it has learnt where a car is.
+    # A tiny network, trained for seconds on three cars: it has learned where a car is.
     assert score["dice"] > 0.5
     submission = (data / "07_model_output/sample/sample/submit.csv.gz").read_bytes()
     header, *rows = csv.reader(gzip.decompress(submission).decode().splitlines())
@@ -114,7 +114,7 @@ def test_archives_of_the_competition(kedro: Kedro, archives: Path, tmp_path: Pat
 
 
 def test_photographs_of_ones_own(kedro: Kedro, training_images: ImageStore, tmp_path: Path) -> None:
-    """Photographs of several sizes and formats, upright and turned, with masks of several kinds."""
+    """ImageSource of several sizes and formats, upright and turned, with masks of several kinds."""
     images, masks = tmp_path / "photographs", tmp_path / "masks"
     images.mkdir()
     masks.mkdir()
@@ -162,7 +162,7 @@ def test_every_recipe_trains(kedro: Kedro, tmp_path: Path) -> None:
     recipes = yaml.safe_load(conf.read_text())["recipes"]
     assert {recipe["architecture"] for recipe in recipes.values()} == set(ARCHITECTURE_NAMES)
     kedro("run", "--env", "test", "--pipeline", "data_ingestion")
-    small = {"epochs": 1, "width_multiplier": 0.05, "pretrained": "false", "workers": 0}
+    small = {"epochs": 1, "width_multiplier": 0.05, "pretrained": "false", "num_workers": 0}
     for name in recipes:
         size = 188 if name == "unet_original" else 64
         values = {**small, "input_size.width": size, "input_size.height": size}

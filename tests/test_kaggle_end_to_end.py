@@ -29,7 +29,7 @@ SMALL = ",".join(
         "model_training.input_size.width=96",
         "model_training.input_size.height=64",
         "model_training.epochs=10",
-        "inference.workers=0",
+        "inference.num_workers=0",
     ]
 )
 

@@ -124,7 +124,7 @@ def test_kaggle_is_the_classic_at_full_scale() -> None:
         ),
         (
             {"model_training": {"loss": {"bce_weight": 0, "dice_weight": 0}}},
-            r"with both weights 0 nothing is learnt",
+            r"with both weights 0 nothing is learned",
         ),
         (
             {"model_training": {"pretrained": True}},
@@ -237,3 +237,21 @@ def test_the_defaults_are_those_of_the_science(field: str, function: Any) -> Non
     assert shared
     for option in shared:
         assert model.model_fields[option].default == function.__kwdefaults__[option], option
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("model_training.parts", "model_training.accumulation_steps"),
+        ("model_training.workers", "model_training.num_workers"),
+        ("model_training.pictures", "model_training.logged_images"),
+        ("inference.workers", "inference.num_workers"),
+    ],
+)
+def test_an_old_name_is_answered_with_the_new_one(old: str, new: str) -> None:
+    pipeline, name = old.split(".")
+    with pytest.raises(UserError, match=rf"{old} has a new name: {new}$"):
+        _check(**{pipeline: {name: 1}})
+    for recipe in RECIPES:
+        with pytest.raises(UserError, match="has a new name"):
+            _check(recipe=recipe, **{pipeline: {name: 1}})

@@ -13,13 +13,14 @@ import pandas as pd
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.archives import read_rows
-from carvana_kedro.stores.images.competition import ImageRecord, ImageStore, Photographs
+from carvana_kedro.stores.images.competition import ImageStore
+from carvana_kedro.stores.images.source import ImageRecord, ImageSource
 from carvana_kedro.stores.tables import Row
 
 _COLUMNS = [column.name for column in fields(ImageRecord) if column.name != "digest"]
 
 
-def index_images(images: Photographs, mask_check_fraction: float = 0.0) -> pd.DataFrame:
+def index_images(images: ImageSource, mask_check_fraction: float = 0.0) -> pd.DataFrame:
     """List every image of a source, problems included.
 
     Args:
@@ -70,7 +71,7 @@ def usable_images(index: pd.DataFrame, on_problem: Literal["stop", "skip"], advi
 
 
 def _disagreements(
-    images: Photographs, records: Sequence[ImageRecord], fraction: float
+    images: ImageSource, records: Sequence[ImageRecord], fraction: float
 ) -> Iterator[tuple[str, str]]:
     """Yield (image id, problem) where a mask is not what `train_masks.csv` says; the masks are evenly spaced."""
     table = images.mask_runs if isinstance(images, ImageStore) else None
@@ -97,7 +98,7 @@ def _disagreements(
     yield from ((image_id, f"{table.name} has no row for it") for image_id in sorted(unseen))
 
 
-def check_source(index: pd.DataFrame, images: Photographs, pipeline: str) -> None:
+def check_source(index: pd.DataFrame, images: ImageSource, pipeline: str) -> None:
     """Make sure that an index was made from these images.
 
     Raises:

@@ -36,6 +36,15 @@ Switch = Literal["auto"] | Annotated[bool, Field(strict=True)]
 _TRIED = re.compile(r"(literal\[.*\]|constrained-\w+|bool|float|int|str)$")
 
 
+_RENAMED = {
+    "model_training.parts": "model_training.accumulation_steps",
+    "model_training.workers": "model_training.num_workers",
+    "model_training.pictures": "model_training.logged_images",
+    "inference.workers": "inference.num_workers",
+}
+"""Parameters of version 0.1 that have another name now. To be removed with version 0.3."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,14 +81,14 @@ class Loss(_Frozen):
     """Pixels of the output on either side of the edge."""
 
     @model_validator(mode="after")
-    def _something_is_learnt(self) -> Self:
+    def _something_is_learned(self) -> Self:
         if not self.bce_weight + self.dice_weight:
-            raise ValueError("with both weights 0 nothing is learnt")
+            raise ValueError("with both weights 0 nothing is learned")
         return self
 
 
 class Optimizer(_Frozen):
-    """One of torch's optimisers."""
+    """One of torch's optimizers."""
 
     name: Literal["sgd", "rmsprop", "adam", "adamw"]
     learning_rate: Positive
@@ -149,7 +158,7 @@ class Augmentation(_Frozen):
 
 
 class ModelTraining(_Frozen):
-    """A recipe: network, sizes, optimiser and all else that decides what is trained."""
+    """A recipe: network, sizes, optimizer and all else that decides what is trained."""
 
     architecture: ArchitectureName
     width_multiplier: Positive = 1.0
@@ -158,7 +167,7 @@ class ModelTraining(_Frozen):
     """ImageNet weights, where the architecture has them."""
     input_size: ImageSize
     batch_size: Count
-    parts: Count = 1
+    accumulation_steps: Count = 1
     """Parts that a batch is computed in, one after the other, to save memory."""
     epochs: Count
     folds: Annotated[int, Field(strict=True, ge=0)] = 0
@@ -184,7 +193,7 @@ class ModelTraining(_Frozen):
     channels_last: Switch = "auto"
     compile: Switch = "auto"
     fused: Switch = "auto"
-    workers: NotNegativeCount = 0
+    num_workers: NotNegativeCount = 0
     """Processes that read images; 0: this one."""
     cache: Literal["none", "memory", "memmap"] = "none"
     """Where the decoded and resized images are kept: nowhere, in memory, or in a file below `05_model_input`."""
@@ -192,7 +201,7 @@ class ModelTraining(_Frozen):
     """Between two checkpoints of one epoch; there is one after every epoch as well."""
     keep_checkpoints: Annotated[int, Field(strict=True, ge=2)] = 2
     """Of each kind; the second is there in case the first is damaged."""
-    pictures: NotNegativeCount = 2
+    logged_images: NotNegativeCount = 2
     """Validation images shown in TensorBoard."""
     callbacks: tuple[str | dict[str, Any], ...] = ()
     """The user's own: dotted paths of classes, or `type` with arguments."""
@@ -200,15 +209,16 @@ class ModelTraining(_Frozen):
     def decisive(self) -> dict[str, Any]:
         """Return what decides which model comes out; the rest decides how long that takes and what is seen of it."""
         rest = {
-            "workers", "cache", "checkpoint_minutes", "keep_checkpoints", "max_skipped_steps", "pictures", "callbacks",
+            "num_workers", "cache", "checkpoint_minutes", "keep_checkpoints", "max_skipped_steps",
+            "logged_images", "callbacks",
         }  # fmt: skip
         return self.model_dump(exclude=rest)
 
     @model_validator(mode="after")
     def _parts_are_equal(self) -> Self:
-        if self.batch_size % self.parts:
+        if self.batch_size % self.accumulation_steps:
             raise ValueError(
-                f"a batch_size of {self.batch_size} cannot be split into {self.parts} equal parts"
+                f"a batch_size of {self.batch_size} cannot be split into {self.accumulation_steps} equal parts"
             )
         return self
 
@@ -246,13 +256,13 @@ class Inference(_Frozen):
     overlays: Annotated[bool, Field(strict=True)] = False
     """Whether masks are painted over their photographs."""
     background: Annotated[str, Field(pattern="^(transparent|#[0-9a-fA-F]{6})$")] = "transparent"
-    """What cut-outs are set on: nothing, or a colour, as #ffffff."""
+    """What cut-outs are set on: nothing, or a color, as #ffffff."""
     on_bad_image: Literal["stop", "empty"] = "stop"
     """What to do about a photograph that is missing or cannot be read: stop, or leave its mask empty."""
     batch_size: Count = 8
     shard_size: Count = 512
     """Images in one file of predictions."""
-    workers: NotNegativeCount = 0
+    num_workers: NotNegativeCount = 0
     """Processes that read images; 0: this one."""
     device: Device = "auto"
     precision: Precision = "auto"
@@ -272,7 +282,7 @@ class Inference(_Frozen):
 
     def decisive(self) -> dict[str, Any]:
         """Return what decides the masks; the rest decides how long they take."""
-        return self.model_dump(exclude={"batch_size", "workers", "on_bad_image"})
+        return self.model_dump(exclude={"batch_size", "num_workers", "on_bad_image"})
 
 
 class Reporting(_Frozen):
@@ -436,7 +446,9 @@ def _spelled(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
     for details in chosen or errors:
         # Where a parameter may be of several types, the last part says which of them was tried.
         key = ".".join(str(part) for part in details["loc"] if not _TRIED.match(str(part)))
-        if details["type"] == "extra_forbidden":
+        if details["type"] == "extra_forbidden" and key in _RENAMED:
+            yield f"{key} has a new name: {_RENAMED[key]}"
+        elif details["type"] == "extra_forbidden":
             yield f"{key} = {details['input']!r}: there is no such parameter{_allowed(model, details)}"
         elif details["type"] == "missing":
             yield f"{key}: is missing"

@@ -17,14 +17,14 @@ from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.prediction.postprocessing import clean
 from carvana_kedro.segmentation.prediction.predictor import Predictor, best_threshold
-from carvana_kedro.stores.images.competition import Photographs
+from carvana_kedro.stores.images.source import ImageSource
 
 logger = logging.getLogger(__name__)
 
 
 def score_images(
     pairs: Sequence[tuple[dict[str, Any], pd.DataFrame]],
-    images: Photographs,
+    images: ImageSource,
     parameters: ModelTraining | Inference,
 ) -> tuple[pd.DataFrame, dict[str, float], pd.DataFrame]:
     """Score images with masks at their original size.
@@ -68,7 +68,7 @@ def _threshold(model: dict[str, Any], parameters: ModelTraining | Inference) -> 
 def _scored(
     model: dict[str, Any],
     index: pd.DataFrame,
-    images: Photographs,
+    images: ImageSource,
     parameters: ModelTraining | Inference,
     curve: ThresholdCurve,
 ) -> Iterator[dict[str, Any]]:
@@ -98,7 +98,7 @@ def _scored(
         images,
         index["image"].tolist(),
         batch_size=parameters.batch_size,
-        workers=usable_workers(parameters.workers),
+        num_workers=usable_workers(parameters.num_workers),
     )
     car_of = dict(zip(index["image"], index["car"], strict=True))
     for prediction in tqdm(predictions, "Evaluating", len(index), unit=" images", leave=False, disable=None):

@@ -16,8 +16,8 @@ from PIL import Image
 from carvana_kedro.datasets import (
     CheckpointsDataset,
     FolderDataset,
+    ImageDataset,
     ModelDataset,
-    PictureDataset,
     PredictionShardsDataset,
     ReceiptDataset,
     RecordDataset,
@@ -86,7 +86,7 @@ def test_a_record_is_saved_whole(tmp_path: Path) -> None:
 
 def test_a_picture_is_a_png(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8)
-    dataset = PictureDataset(str(tmp_path / "picture.png"))
+    dataset = ImageDataset(str(tmp_path / "picture.png"))
     dataset.save(picture)
     assert np.array_equal(dataset.load(), picture)
     shown = Image.open(io.BytesIO(base64.b64decode(dataset.preview())))

@@ -42,7 +42,7 @@ def test_what_runs_alone_takes_only_what_earlier_pipelines_leave() -> None:
         "checkpoints",
         "tensorboard",
         "prediction_shards",
-        "predicted_pictures",
+        "predicted_images",
         "sample_submission",
         "competition",
     }

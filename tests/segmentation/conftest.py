@@ -6,8 +6,9 @@ import torch
 
 from carvana_kedro.segmentation.architectures import build
 from carvana_kedro.segmentation.data.augmentation import Augmentation
-from carvana_kedro.segmentation.data.batches import Batches, CachedSamples, Samples
+from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.geometry import Geometry
+from carvana_kedro.segmentation.data.samples import CachedSamples, Samples
 from carvana_kedro.segmentation.hardware import Hardware
 from carvana_kedro.segmentation.training.losses import segmentation_loss
 from carvana_kedro.segmentation.training.optimizers import build_optimizer, build_schedule

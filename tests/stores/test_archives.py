@@ -30,7 +30,7 @@ from carvana_kedro.stores.archives import (
     read_table,
     unpack,
 )
-from carvana_kedro.stores.disk import locked
+from carvana_kedro.stores.locks import locked
 
 A, B = "00087a6bd4dc_01.jpg", "00087a6bd4dc_02.jpg"
 # A process that unpacks until an event (of Python's audit hooks) meets a path with an ending for the Nth time.

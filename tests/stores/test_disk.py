@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.disk import locked, require_space, spelled_size
+from carvana_kedro.stores.disk import require_space, spelled_size
+from carvana_kedro.stores.locks import locked
 
 # Says "held" once it has the lock, and ends when its input does.
 HOLDER = """
 import sys
 from pathlib import Path
-from carvana_kedro.stores.disk import locked
+from carvana_kedro.stores.locks import locked
 print("asking", flush=True)
 with locked(Path(sys.argv[1])):
     print("held", flush=True)

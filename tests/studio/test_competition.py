@@ -29,7 +29,7 @@ ARCHIVES = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("competition")
-    render_competition(SETTINGS, path, workers=1)
+    render_competition(SETTINGS, path, num_workers=1)
     return path
 
 
@@ -117,7 +117,7 @@ def test_metadata_has_a_row_a_car_in_an_order_that_tells_nothing(folder: Path) -
 def test_bytes_do_not_depend_on_the_number_of_workers(folder: Path, tmp_path: Path) -> None:
     progress: list[tuple[int, int]] = []
     render_competition(
-        SETTINGS, tmp_path, workers=2, on_image=lambda done, total: progress.append((done, total))
+        SETTINGS, tmp_path, num_workers=2, on_image=lambda done, total: progress.append((done, total))
     )
     assert progress == [(done, 9) for done in range(1, 10)]
     for name in ARCHIVES:
@@ -129,19 +129,19 @@ def test_an_interrupted_rendering_leaves_no_archive(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        render_competition(SETTINGS, tmp_path, workers=1, on_image=interrupt)
+        render_competition(SETTINGS, tmp_path, num_workers=1, on_image=interrupt)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_workers_must_be_positive(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="workers must be at least 1, not 0"):
-        render_competition(SETTINGS, tmp_path, workers=0)
+    with pytest.raises(ValueError, match="num_workers must be at least 1, not 0"):
+        render_competition(SETTINGS, tmp_path, num_workers=0)
 
 
 def test_rendering_alone_leaves_the_callers_threads(tmp_path: Path) -> None:
     before = cv2.getNumThreads()
     render_competition(
-        StudioSettings(training_cars=1, test_cars=1, views=1, width=96, height=64), tmp_path, workers=1
+        StudioSettings(training_cars=1, test_cars=1, views=1, width=96, height=64), tmp_path, num_workers=1
     )
     assert cv2.getNumThreads() == before
 

@@ -1,6 +1,6 @@
 """The sample must be as hard as the photographs: what works without learning must not work here.
 
-On the real training set the best threshold on one colour channel scores 0.56 mean Dice, the thresholded difference to
+On the real training set the best threshold on one color channel scores 0.56 mean Dice, the thresholded difference to
 the per-pixel median image 0.65 and the best constant mask 0.75. All 192 training images of the default settings are
 measured here, rendered at 480 x 320, which leaves their geometry and light as they are.
 """
@@ -36,7 +36,7 @@ def best(candidates: Iterable[Array], masks: Array) -> float:
 
 
 def channel_baseline(images: Array, masks: Array) -> float:
-    """Return the best score of a threshold on one colour channel, either way round."""
+    """Return the best score of a threshold on one color channel, either way round."""
     planes = [plane for channel in range(3) for plane in (images[..., channel], 255 - images[..., channel])]
     return best((plane < threshold for plane in planes for threshold in range(8, 250, 8)), masks)
 

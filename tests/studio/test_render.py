@@ -1,4 +1,4 @@
-"""Photographs and masks belong together and look like cars on a turntable."""
+"""ImageSource and masks belong together and look like cars on a turntable."""
 
 import cv2
 import numpy as np
@@ -53,7 +53,7 @@ def test_a_dozen_cars_show_every_style_and_the_common_paints() -> None:
     for seed in (1, 2017, 31):
         cars = [design_car(StudioSettings(seed=seed), car) for car in range(12)]
         assert {car.style for car in cars} == set(STYLES)
-        assert {"white", "silver", "black", "grey"} <= {car.paint_name for car in cars}
+        assert {"white", "silver", "black", "gray"} <= {car.paint_name for car in cars}
     assert sum(share for _, share, _, _ in PAINTS) == pytest.approx(1)
 
 

@@ -5,13 +5,13 @@ from .handles import (
     CheckpointsDataset,
     FolderDataset,
     PixelCacheDataset,
-    PredictedPicturesDataset,
+    PredictedImagesDataset,
     PredictionShardsDataset,
 )
+from .image import ImageDataset
 from .image_folder import ImageFolderDataset
 from .kaggle import KaggleCompetitionDataset, KaggleDataset
 from .model import ModelDataset
-from .picture import PictureDataset
 from .record import RecordDataset
 from .submission import ReceiptDataset, SubmissionDataset
 from .table import TableDataset
@@ -21,13 +21,13 @@ __all__ = [
     "ArchivesDataset",
     "CheckpointsDataset",
     "FolderDataset",
+    "ImageDataset",
     "ImageFolderDataset",
     "KaggleCompetitionDataset",
     "KaggleDataset",
     "ModelDataset",
-    "PictureDataset",
     "PixelCacheDataset",
-    "PredictedPicturesDataset",
+    "PredictedImagesDataset",
     "PredictionShardsDataset",
     "ReceiptDataset",
     "RecordDataset",

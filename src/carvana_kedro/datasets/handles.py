@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from kedro.io import AbstractDataset, DatasetError
 
 from carvana_kedro.stores.pixel_cache import PixelCache
-from carvana_kedro.stores.predictions import PredictedPictures, PredictionShards
+from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 
 if TYPE_CHECKING:
     from carvana_kedro.stores.checkpoints import CheckpointStore
@@ -57,12 +57,12 @@ class PredictionShardsDataset(HandleDataset[PredictionShards]):
         return PredictionShards(self._path)
 
 
-class PredictedPicturesDataset(HandleDataset[PredictedPictures]):
+class PredictedImagesDataset(HandleDataset[PredictedImages]):
     """Masks, cut-outs and overlays as pictures."""
 
-    def load(self) -> PredictedPictures:
+    def load(self) -> PredictedImages:
         """Return the store."""
-        return PredictedPictures(self._path)
+        return PredictedImages(self._path)
 
 
 class PixelCacheDataset(HandleDataset[PixelCache]):

@@ -8,10 +8,11 @@ from carvana_kedro.datasets.competition import Content, Side, SourceDataset
 from carvana_kedro.datasets.handles import HandleDataset
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.archives import DamagedArchive, check_table, finished, read_rows, unpack
-from carvana_kedro.stores.disk import locked, require_space
+from carvana_kedro.stores.disk import require_space
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.kaggle.competition import KaggleCompetition
 from carvana_kedro.stores.kaggle.download import digest_of, forget
+from carvana_kedro.stores.locks import locked
 
 Result = TypeVar("Result")
 
@@ -88,7 +89,7 @@ class KaggleDataset(SourceDataset[Content]):
                     f"The competition {self._competition.name} on Kaggle has no file {path.name}; it has: "
                     f"{', '.join(sorted(sizes)) or 'nothing'}."
                 )
-        # Photographs hardly shrink: unpacked they need as much again.
+        # ImageSource hardly shrink: unpacked they need as much again.
         needed = sum(sizes[path.name] * (2 if path in archives else 1) for path in missing)
         parts = [path.with_name(f"{path.name}.part") for path in missing]
         fetched = sum(part.stat().st_size for part in parts if part.is_file())

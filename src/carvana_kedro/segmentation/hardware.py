@@ -33,7 +33,7 @@ class Hardware:
         precision: dtype of the convolutions; weights, statistics and the loss are float32.
         channels_last: whether pictures lie in memory pixel by pixel, as convolutions on most hardware want them.
         compile: whether torch.compile makes kernels for the network.
-        fused: whether the optimiser takes its step in one kernel, if it has one.
+        fused: whether the optimizer takes its step in one kernel, if it has one.
     """
 
     device: torch.device
@@ -137,10 +137,10 @@ def mixed_precision(device: torch.device, precision: torch.dtype) -> AbstractCon
     return torch.autocast(device.type, dtype=precision if enabled else torch.bfloat16, enabled=enabled)
 
 
-def usable_workers(workers: int) -> int:
+def usable_workers(num_workers: int) -> int:
     """Return how many processes to read images in: no more than this one may use processors."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(workers, processors)
+    return min(num_workers, processors)
 
 
 def training_flop(network: nn.Module, input_size: tuple[int, int]) -> float:

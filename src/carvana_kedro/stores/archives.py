@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path
-from carvana_kedro.stores.disk import locked, require_space, spelled_size
+from carvana_kedro.stores.disk import require_space, spelled_size
 from carvana_kedro.stores.images.competition import IMAGE_ID
+from carvana_kedro.stores.locks import locked
 from carvana_kedro.stores.tables import Row, read_masks
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import torch
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path
-from carvana_kedro.stores.disk import locked
+from carvana_kedro.stores.locks import locked
 
 logger = logging.getLogger(__name__)
 

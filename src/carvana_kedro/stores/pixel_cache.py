@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path
-from carvana_kedro.stores.disk import locked, require_space, spelled_size
+from carvana_kedro.stores.disk import require_space, spelled_size
+from carvana_kedro.stores.locks import locked
 
 logger = logging.getLogger(__name__)
 

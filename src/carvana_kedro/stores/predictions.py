@@ -17,7 +17,7 @@ import numpy as np
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path
-from carvana_kedro.stores.disk import locked
+from carvana_kedro.stores.locks import locked
 from carvana_kedro.stores.tables import COLUMNS, Row, read_masks
 
 try:
@@ -116,7 +116,7 @@ Kind = Literal["masks", "cutouts", "overlays"]
 
 
 @dataclass(frozen=True)
-class PredictedPictures:
+class PredictedImages:
     """Pictures of what was predicted: `masks/NAME.png`, `cutouts/NAME.png` and `overlays/NAME.jpg`.
 
     Attributes:

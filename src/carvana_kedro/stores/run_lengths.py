@@ -47,7 +47,7 @@ def find_edges(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> NDArray[np.int64]
     pixels = mask.ravel()
     return np.concatenate(
         [
-            np.flatnonzero(pixels[:1]),  # comparing neighbours misses the edge in front of the first pixel
+            np.flatnonzero(pixels[:1]),  # comparing neighbors misses the edge in front of the first pixel
             np.flatnonzero(pixels[1:] != pixels[:-1]) + 1,
             np.flatnonzero(pixels[-1:]) + pixels.size,  # and the edge behind the last
         ]

@@ -1,6 +1,6 @@
 """What a car is: proportions of seven body styles, paints, and the smooth solid they describe.
 
-Car coordinates: x forward, y to the left, z up, in metres; the origin lies on the floor below the car's middle.
+Car coordinates: x forward, y to the left, z up, in meters; the origin lies on the floor below the car's middle.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Style:
-    """A body style: sizes in metres, places as fractions of the length from the nose and of the height.
+    """A body style: sizes in meters, places as fractions of the length from the nose and of the height.
 
     Attributes:
         size: Length, width and height.
@@ -91,7 +91,7 @@ STYLES = (
 PAINTS = (  # name, share of the fleet, sRGB, metallic
     ("white", 0.21, (226, 226, 222), 0.0),
     ("black", 0.20, (13, 13, 15), 0.2),
-    ("grey", 0.16, (82, 86, 90), 0.7),
+    ("gray", 0.16, (82, 86, 90), 0.7),
     ("silver", 0.155, (166, 169, 171), 0.85),
     ("blue", 0.09, (24, 47, 104), 0.5),
     ("red", 0.085, (138, 14, 18), 0.3),
@@ -104,7 +104,7 @@ PAINTS = (  # name, share of the fleet, sRGB, metallic
 
 @dataclass(frozen=True)
 class Car:
-    """One car: a style with its own proportions and paint, all lengths in metres.
+    """One car: a style with its own proportions and paint, all lengths in meters.
 
     Attributes:
         paint: Linear RGB, `(3,)` float32.
@@ -184,12 +184,12 @@ def _smooth_max(a: Array, b: Array, radius: float) -> Array:
 
 
 def to_linear(srgb: tuple[int, int, int]) -> Array:
-    """Return linear RGB `(3,)` float32 of an 8-bit sRGB colour."""
+    """Return linear RGB `(3,)` float32 of an 8-bit sRGB color."""
     return ((np.asarray(srgb, np.float32) / 255) ** 2.2).astype(np.float32)
 
 
 def design_car(settings: StudioSettings, car: int) -> Car:
-    """Return car number `car`, drawn so that a dozen neighbours show every style and every common paint."""
+    """Return car number `car`, drawn so that a dozen neighbors show every style and every common paint."""
     fleet, own = generator(settings), generator(settings, car)
     style = STYLES[fleet.permutation(len(STYLES))[car % len(STYLES)]]
     # Golden-ratio steps through the cumulative shares leave no gap as wide as a common paint.

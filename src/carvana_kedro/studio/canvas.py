@@ -1,4 +1,4 @@
-"""A flat drawing of one side of a car, in metres."""
+"""A flat drawing of one side of a car, in meters."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ import numpy as np
 from .rasterize import extent
 
 Array = np.ndarray
-SCALE = 250  # texels a metre
-CEILING = 2.1  # metres
+SCALE = 250  # texels a meter
+CEILING = 2.1  # meters
 BLACK = (0.012, 0.012, 0.013)
 
 
@@ -17,29 +17,29 @@ class Panel:
     """One side's drawing; all layers `(h, w)` float32 in [0, 1], z upwards from the last row.
 
     Attributes:
-        left: Where the first column lies, metres.
-        colour: `(h, w, 3)` linear RGB where `cover` is above zero.
-        cover: How much of the paint `colour` hides.
+        left: Where the first column lies, meters.
+        color: `(h, w, 3)` linear RGB where `cover` is above zero.
+        cover: How much of the paint `color` hides.
         glass, hole, metal: See-through glass, cut-out, mirror-like metal.
     """
 
     def __init__(self, left: float, width: float) -> None:
-        """Begin an empty panel `width` metres wide."""
+        """Begin an empty panel `width` meters wide."""
         self.left, shape = left, (round(CEILING * SCALE), round(width * SCALE))
-        self.colour = np.zeros((*shape, 3), np.float32)
+        self.color = np.zeros((*shape, 3), np.float32)
         self.cover, self.glass, self.hole, self.metal = (np.zeros(shape, np.float32) for _ in range(4))
         rows, columns = np.indices(shape, np.float32)
         self.across, self.up = self.left + (columns + 0.5) / SCALE, CEILING - (rows + 0.5) / SCALE
 
     def polygon(self, corners: list[tuple[float, float]], rounding: float = 0.0) -> Array:
-        """Return the coverage of a polygon with corners in metres, rounded by about `rounding` metres."""
+        """Return the coverage of a polygon with corners in meters, rounded by about `rounding` meters."""
         coverage = np.zeros(self.cover.shape, np.uint8)
         pixels = [((x - self.left) * SCALE - 0.5, (CEILING - z) * SCALE - 0.5) for x, z in corners]
         cv2.fillPoly(coverage, [np.round(np.array(pixels) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
         return rounded(coverage.astype(np.float32) / 255, rounding)
 
     def line(self, points: list[tuple[float, float]], width: float = 0.006) -> Array:
-        """Return the coverage of a polyline, metres."""
+        """Return the coverage of a polyline, meters."""
         coverage = np.zeros(self.cover.shape, np.uint8)
         pixels = [((x - self.left) * SCALE - 0.5, (CEILING - z) * SCALE - 0.5) for x, z in points]
         thickness = max(1, round(width * SCALE))
@@ -55,14 +55,14 @@ class Panel:
         return coverage.astype(np.float32) / 255
 
     def disc(self, x: float, z: float, radius: float) -> Array:
-        """Return the coverage of a disc, metres."""
+        """Return the coverage of a disc, meters."""
         return np.clip((radius - np.hypot(self.across - x, self.up - z)) * SCALE + 0.5, 0, 1)
 
-    def paint(self, coverage: Array, colour: Sequence[float], metal: float = 0.0) -> None:
-        """Lay an opaque colour over the panel."""
+    def paint(self, coverage: Array, color: Sequence[float], metal: float = 0.0) -> None:
+        """Lay an opaque color over the panel."""
         part = extent(coverage)
         coverage = coverage[part]
-        self.colour[part] += coverage[..., None] * (np.array(colour, np.float32) - self.colour[part])
+        self.color[part] += coverage[..., None] * (np.array(color, np.float32) - self.color[part])
         self.cover[part] = np.maximum(self.cover[part], coverage)
         self.metal[part] += coverage * (metal - self.metal[part])
         self.glass[part] *= 1 - coverage
@@ -75,7 +75,7 @@ class Panel:
 
 
 def rounded(coverage: Array, rounding: float) -> Array:
-    """Return the coverage with its corners rounded by about `rounding` metres."""
+    """Return the coverage with its corners rounded by about `rounding` meters."""
     if rounding <= 0:
         return coverage
     soft = cv2.GaussianBlur(coverage, (0, 0), rounding * SCALE)
@@ -83,6 +83,6 @@ def rounded(coverage: Array, rounding: float) -> Array:
 
 
 def grown(coverage: Array, by: float) -> Array:
-    """Return the coverage grown by `by` metres on all sides."""
+    """Return the coverage grown by `by` meters on all sides."""
     size = 2 * round(by * SCALE) + 1
     return cv2.dilate(coverage, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))

@@ -46,7 +46,7 @@ def render_competition(
     settings: StudioSettings,
     folder: Path,
     *,
-    workers: int | None = None,
+    num_workers: int | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> None:
     """Render every image of the competition and write Kaggle's archives into `folder`.
@@ -57,15 +57,15 @@ def render_competition(
     Args:
         settings: Which competition.
         folder: Created if missing; archives of the same names are replaced.
-        workers: Processes to render in; every core that this process may use if None, none besides this one if 1.
+        num_workers: Processes to render in; every core that this process may use if None, none besides this one if 1.
         on_image: Called with (images written, images in all).
 
     Raises:
-        ValueError: If `workers` is below 1.
+        ValueError: If `num_workers` is below 1.
     """
-    workers = _usable_cores() if workers is None else workers
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, not {workers}")
+    num_workers = _usable_cores() if num_workers is None else num_workers
+    if num_workers < 1:
+        raise ValueError(f"num_workers must be at least 1, not {num_workers}")
     folder.mkdir(parents=True, exist_ok=True)
     training = _shots(settings, range(settings.training_cars))
     test = _shots(settings, range(settings.training_cars, settings.cars))
@@ -77,7 +77,7 @@ def render_competition(
             stack.enter_context(_archive(folder / name))
             for name in ("train.zip", "train_masks.zip", "test.zip")
         )
-        developed = stack.enter_context(_developed(settings, training + test, workers))
+        developed = stack.enter_context(_developed(settings, training + test, num_workers))
         for (car, view), (jpeg, gif, runs) in zip(training + test, developed, strict=True):
             name = f"{car_id(settings, car)}_{view:02d}"
             if car < settings.training_cars:
@@ -103,15 +103,17 @@ def _shots(settings: StudioSettings, cars: Iterable[int]) -> list[Shot]:
 
 
 @contextmanager
-def _developed(settings: StudioSettings, shots: list[Shot], workers: int) -> Iterator[Iterable[Developed]]:
+def _developed(
+    settings: StudioSettings, shots: list[Shot], num_workers: int
+) -> Iterator[Iterable[Developed]]:
     """Yield the finished files of all shots in their order, made by as many processes as asked."""
     develop = functools.partial(_develop, settings)
-    if workers == 1:
+    if num_workers == 1:
         yield map(develop, shots)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
+        num_workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
         try:
             # A car's views stay in one process, which then builds that car once.

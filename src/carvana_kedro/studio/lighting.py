@@ -28,13 +28,13 @@ class Light:
 
 @functools.lru_cache(maxsize=1)
 def studio_light() -> Light:
-    """Return the light of the studio: soft boxes above and beside the camera, bright wall, grey floor."""
+    """Return the light of the studio: soft boxes above and beside the camera, bright wall, gray floor."""
     sharp, coarse = _radiance(_ball_directions(512)), 32
     # On a mirror ball equal areas are equal solid angles, so that a plain mean over its disc integrates.
     source = cv2.resize(sharp, (coarse, coarse), interpolation=cv2.INTER_AREA).ravel()
-    towards = _ball_directions(coarse).reshape(-1, 3)
+    toward = _ball_directions(coarse).reshape(-1, 3)
     disc = np.hypot(*np.mgrid[-1 : 1 : coarse * 1j, -1 : 1 : coarse * 1j]).ravel() <= 1
-    cosine = np.clip(towards @ towards[disc].T, 0, None)
+    cosine = np.clip(toward @ toward[disc].T, 0, None)
     diffuse, glossy = (
         ((lobe * source[disc]).sum(1) / lobe.sum(1)).reshape(coarse, coarse).astype(np.float32)
         for lobe in (cosine, cosine**28)
@@ -57,8 +57,8 @@ def _radiance(direction: Array) -> Array:
     up = np.maximum(z, 1e-3)
     across, along = 3.6 * x / up, 3.6 * y / up
     ceiling = np.full(x.shape, 0.24)
-    for centre in (-2.6, 0.0, 2.6):
-        ceiling[(np.abs(across - centre) < 0.85) & (np.abs(along + 0.3) < 3.4)] = 5.0
+    for center in (-2.6, 0.0, 2.6):
+        ceiling[(np.abs(across - center) < 0.85) & (np.abs(along + 0.3) < 3.4)] = 5.0
     flat = np.hypot(x, y) + 1e-6
     rise = z / flat
     wall = np.where(y > 0, 0.50, 0.20) + 0.10 * np.clip(rise, 0, 1)
@@ -89,23 +89,23 @@ _DISPLAY = _display_curve()
 
 
 def display(matt: Array, gloss: Array | float, albedo: Sequence[Array]) -> Array:
-    """Return display values `(h, w, 3)` uint8 of a surface's light and colour planes."""
-    light = cv2.merge([np.asarray(matt * colour + gloss, np.float32) for colour in albedo])
+    """Return display values `(h, w, 3)` uint8 of a surface's light and color planes."""
+    light = cv2.merge([np.asarray(matt * color + gloss, np.float32) for color in albedo])
     return np.take(_DISPLAY, np.minimum(light * 1023, len(_DISPLAY) - 1).astype(np.intp))
 
 
 def floor_shadow(car: Car) -> Array:
-    """Return how much light the floor keeps around the car, `(h, w)` float32 at 50 texels a metre, 2 m margin."""
+    """Return how much light the floor keeps around the car, `(h, w)` float32 at 50 texels a meter, 2 m margin."""
     scale, margin = 50, 1.2
     shape = (round((car.width + 2 * margin) * scale), round((car.length + 2 * margin) * scale))
     rows, columns = np.indices(shape, np.float32)
     x, y = (columns + 0.5) / scale - car.length / 2 - margin, (rows + 0.5) / scale - car.width / 2 - margin
     rounded = (np.abs(x) / (car.length / 2 - 0.12)) ** 5 + (np.abs(y) / (car.width / 2 - 0.04)) ** 5
     outline = (rounded < 1).astype(np.float32)
-    tyres = np.zeros(shape, np.float32)
+    tires = np.zeros(shape, np.float32)
     for axle in car.axles:
         for side in (-1, 1):
-            tyres[(np.abs(x - axle) < 0.16) & (np.abs(y - side * (car.width / 2 - 0.12)) < 0.11)] = 1
+            tires[(np.abs(x - axle) < 0.16) & (np.abs(y - side * (car.width / 2 - 0.12)) < 0.11)] = 1
     near, far = (cv2.GaussianBlur(outline, (0, 0), sigma * scale) for sigma in (0.10, 0.38))
-    contact = cv2.GaussianBlur(tyres, (0, 0), 0.06 * scale)
+    contact = cv2.GaussianBlur(tires, (0, 0), 0.06 * scale)
     return np.clip((1 - 0.62 * near) * (1 - 0.55 * far) * (1 - 0.8 * contact), 0.02, 1)

@@ -26,7 +26,7 @@ class Model:
     mirrors: tuple[Surface, Surface]
     seats: Surface
     panels: tuple[Array, Array]
-    tyres: tuple[Array, Array]
+    tires: tuple[Array, Array]
     shadow: Array
 
 
@@ -42,6 +42,6 @@ def build_model(settings: StudioSettings, number: int) -> Model:
         mirrors=(mirror(car, 1), mirror(car, -1)),
         seats=seats(car),
         panels=draw_panels(car, generator(settings, number, 0, 3)),
-        tyres=draw_wheel(car),
+        tires=draw_wheel(car),
         shadow=floor_shadow(car),
     )

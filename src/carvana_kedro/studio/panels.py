@@ -15,7 +15,7 @@ def draw_panels(car: Car, rng: np.random.Generator) -> tuple[Array, Array]:
     """Draw side, front and rear next to each other.
 
     Returns:
-        Colour and cover, then glass, hole, metal and an empty channel; both `(h, w, 4)` uint8. Colour is the
+        Color and cover, then glass, hole, metal and an empty channel; both `(h, w, 4)` uint8. Color is the
         square root of linear RGB, so that eight bits suffice.
     """
     tall = car.style.name in ("suv", "pickup", "minivan")
@@ -26,10 +26,10 @@ def draw_panels(car: Car, rng: np.random.Generator) -> tuple[Array, Array]:
     _draw_front(front, car, tall, lamp_top, rng)
     _draw_rear(rear, car, tall, rng)
     panels = (side, front, rear)
-    colour = np.concatenate([np.dstack((np.sqrt(panel.colour), panel.cover)) for panel in panels], 1)
+    color = np.concatenate([np.dstack((np.sqrt(panel.color), panel.cover)) for panel in panels], 1)
     rest = np.concatenate([np.dstack((panel.glass, panel.hole, panel.metal)) for panel in panels], 1)
     rest = np.pad(rest, ((0, 0), (0, 0), (0, 1)))
-    return (colour * 255 + 0.5).astype(np.uint8), (rest * 255 + 0.5).astype(np.uint8)
+    return (color * 255 + 0.5).astype(np.uint8), (rest * 255 + 0.5).astype(np.uint8)
 
 
 def _draw_side(panel: Panel, car: Car, tall: bool, lamp_top: float, rng: np.random.Generator) -> None:
@@ -219,8 +219,8 @@ def _lamp(panel: Panel, outline: list[tuple[float, float]], bulbs: tuple[float, 
     level = float(np.mean([z for _, z in outline])) - 0.005
     rings = ((0.068, 0.03, 0.2), (0.056, 0.75, 0.7), (0.026, 0.10, 0.3), (0.014, 0.9, 0.0))
     for x in bulbs:
-        for radius, grey, metal in rings:
-            panel.paint(lens * panel.disc(x, level, radius), (grey,) * 3, metal)
+        for radius, gray, metal in rings:
+            panel.paint(lens * panel.disc(x, level, radius), (gray,) * 3, metal)
 
 
 def _plate(panel: Panel, level: float, rng: np.random.Generator) -> None:
@@ -248,7 +248,7 @@ def _box(x: float, z: float, half_width: float, half_height: float) -> list[tupl
 
 
 def draw_wheel(car: Car) -> tuple[Array, Array]:
-    """Return the wheel's texture, rows along its profile and columns around: colour with cover, and metal."""
+    """Return the wheel's texture, rows along its profile and columns around: color with cover, and metal."""
     fine = 16
     row = np.arange(17 * fine, dtype=np.float32)[:, None] / fine
     angle = np.arange((COLUMNS + 1) * fine, dtype=np.float32)[None] / fine * (2 * np.pi / COLUMNS)
@@ -260,12 +260,12 @@ def draw_wheel(car: Car) -> tuple[Array, Array]:
     )
     hub = np.clip((0.075 - radius) * 80, 0, 1)
     disc = (radius > 0.22) * (radius < 0.5) * 0.10
-    tyre = (row >= 6.3).astype(np.float32)
-    shade = 0.006 + disc * (1 - tyre) + 0.014 * tyre
-    grey = rim * 0.42 + (1 - rim) * shade
-    grey = grey * (1 - 0.55 * np.clip(1 - np.abs(radius - 0.13) * 60, 0, 1) * rim) - 0.2 * hub * rim
+    tire = (row >= 6.3).astype(np.float32)
+    shade = 0.006 + disc * (1 - tire) + 0.014 * tire
+    gray = rim * 0.42 + (1 - rim) * shade
+    gray = gray * (1 - 0.55 * np.clip(1 - np.abs(radius - 0.13) * 60, 0, 1) * rim) - 0.2 * hub * rim
     groove = (row > 11.3) & (row < 14) & (np.mod(row * 3, 1) < 0.2)
-    grey = np.where(groove, 0.004, grey)
+    gray = np.where(groove, 0.004, gray)
     metal = rim * 0.75
-    colour = (np.sqrt(np.clip(np.broadcast_to(grey, metal.shape), 0, 1)) * 255).astype(np.uint8)
-    return cv2.merge((colour, colour, colour)), (metal * 255).astype(np.uint8)
+    color = (np.sqrt(np.clip(np.broadcast_to(gray, metal.shape), 0, 1)) * 255).astype(np.uint8)
+    return cv2.merge((color, color, color)), (metal * 255).astype(np.uint8)

@@ -9,7 +9,7 @@ from .surfaces import Surface
 
 Array = np.ndarray
 _SAMPLES = (
-    3  # a side; odd, so that the middle sample is the pixel's centre and coverage never ties at one half
+    3  # a side; odd, so that the middle sample is the pixel's center and coverage never ties at one half
 )
 _SHIFT = 4  # fractional bits of OpenCV's polygon corners
 
@@ -22,7 +22,7 @@ class Fragments:
         box: Rows and columns of the image.
         coverage: `(h, w)` float32 in [0, 1], share of the pixel inside the outline.
         row, column: `(h, w)` float32, place on the surface's grid; meaningful where coverage is positive.
-        points: Three planes `(h, w)` float32: x, y and z in car coordinates, metres.
+        points: Three planes `(h, w)` float32: x, y and z in car coordinates, meters.
         normals: Three planes `(h, w)` float32, car coordinates.
     """
 
@@ -91,8 +91,8 @@ def rasterize(
     nearest = cv2.dilate(seen, np.ones((_SAMPLES, _SAMPLES), np.uint8))[middle, middle]
     nearest = np.where(seen[middle, middle] > 0, seen[middle, middle], nearest)
 
-    # On each face the grid's coordinates are affine in the pixel's: down * s + across * t = pixel - centre.
-    centre = (a + b + c + d)[face] / 4
+    # On each face the grid's coordinates are affine in the pixel's: down * s + across * t = pixel - center.
+    center = (a + b + c + d)[face] / 4
     gradients = np.stack((across[face][:, ::-1], down[face][:, ::-1])) * np.array(((1, -1), (-1, 1)))[:, None]
     # Faces seen edge-on would throw the pixels beside them far across the grid.
     gradients = np.clip(gradients / area[face][:, None], -0.5, 0.5)
@@ -100,7 +100,7 @@ def rasterize(
     y, x = np.ogrid[: np.float32(height), : np.float32(width)]
     place = []
     for (by_x, by_y), corner, begin in zip(np.moveaxis(gradients, -1, 1), face, first, strict=True):
-        start = begin + stride * (corner + 0.5 - by_x * centre[:, 0] - by_y * centre[:, 1])
+        start = begin + stride * (corner + 0.5 - by_x * center[:, 0] - by_y * center[:, 1])
         terms = (
             np.append(0, term).astype(np.float32)[where] for term in (start, stride * by_x, stride * by_y)
         )

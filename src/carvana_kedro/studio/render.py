@@ -117,9 +117,9 @@ class Shot:
     def _add_wheels(self, surface: Surface) -> None:
         seen = rasterize(surface, self.to_image, self.size)
         if seen.coverage.size:
-            colour, rest = self.model.tyres
+            color, rest = self.model.tires
             place = seen.column * 16, np.mod(seen.row, 17) * 16
-            albedo = _linear(cv2.remap(colour, *place, cv2.INTER_LINEAR))
+            albedo = _linear(cv2.remap(color, *place, cv2.INTER_LINEAR))
             metal = cv2.remap(rest, *place, cv2.INTER_LINEAR).astype(np.float32) / 255
             matt, gloss = self._light(seen, 0.0, metal, coat=0.25)
             self._lay(seen.box, display(matt, gloss, albedo), seen.coverage)
@@ -153,8 +153,8 @@ class Shot:
         across = y + np.where(n_x > 0, begin + np.float32(1.15), begin + np.float32(3.45))
         across = np.where(side, x + np.float32(car.length / 2 + 0.1), across)
         u, v = across * SCALE - 0.5, (CEILING - z) * SCALE - 0.5
-        colour, rest = (cv2.remap(panel, u, v, cv2.INTER_LINEAR) for panel in self.model.panels)
-        *drawn, cover = (plane.astype(np.float32) / 255 for plane in cv2.split(colour))
+        color, rest = (cv2.remap(panel, u, v, cv2.INTER_LINEAR) for panel in self.model.panels)
+        *drawn, cover = (plane.astype(np.float32) / 255 for plane in cv2.split(color))
         glass, hole, metal, _ = (plane.astype(np.float32) / 255 for plane in cv2.split(rest))
         if car.style.name == "pickup":
             # A soft black cover over the bed.
@@ -181,8 +181,8 @@ class Shot:
         clear[there] *= 1 - near.coverage[own]
         view[there] += near.coverage[own] * (20 + 30 * near.normals[2][own].clip(0, 1) - view[there])
         view *= 1 - clear
-        colours = zip((0.93, 0.98, 0.95), cv2.split(behind), strict=True)
-        return cv2.merge([(view + clear * tint * plane) * (tint * colour) for colour, plane in colours])
+        colors = zip((0.93, 0.98, 0.95), cv2.split(behind), strict=True)
+        return cv2.merge([(view + clear * tint * plane) * (tint * color) for color, plane in colors])
 
     def _light(
         self, seen: Fragments, flakes: Array | float, metal: Array | float = 0.0, coat: Array | float = 1.0
@@ -190,7 +190,7 @@ class Shot:
         """Light the seen places: matt base, metallic flakes, mirror-like metal, and a clear coat over all.
 
         Returns:
-            Light that takes the surface's colour and light that does not, `(h, w)` float32 linear.
+            Light that takes the surface's color and light that does not, `(h, w)` float32 linear.
         """
         (cos, sin), (c_x, c_y, n_z) = self.rotation[:2, 0].astype(np.float32), seen.normals
         n_x, n_y, height = cos * c_x - sin * c_y, sin * c_x + cos * c_y, seen.points[2]
@@ -250,7 +250,7 @@ def _noise(size: tuple[int, int]) -> tuple[Array, int]:
 
 
 def _linear(stored: Array) -> tuple[Array, ...]:
-    """Decode panel colours `(h, w, c)` uint8 into linear planes."""
+    """Decode panel colors `(h, w, c)` uint8 into linear planes."""
     planes = [plane.astype(np.float32) / 255 for plane in cv2.split(stored)]
     return tuple(plane * plane for plane in planes)
 

@@ -1,6 +1,6 @@
 """The studio: camera, wall with lettering, floor with its turntable.
 
-World coordinates: x to the right, y away from the camera, z up, in metres; the origin is the turntable's middle.
+World coordinates: x to the right, y away from the camera, z up, in meters; the origin is the turntable's middle.
 """
 
 import functools
@@ -12,9 +12,9 @@ import numpy as np
 from .settings import StudioSettings, generator
 
 Array = np.ndarray
-WALL = 4.0  # metres behind the turntable's middle
-TURNTABLE = 3.15  # radius, metres
-_WALL_SCALE, _FLOOR_SCALE = 200, 150  # texels a metre
+WALL = 4.0  # meters behind the turntable's middle
+TURNTABLE = 3.15  # radius, meters
+_WALL_SCALE, _FLOOR_SCALE = 200, 150  # texels a meter
 _SIGN = "GYRODROME"
 _STROKES: dict[
     str, list[list[tuple[float, float]]]
@@ -34,8 +34,8 @@ class Camera:
     """A pinhole camera.
 
     Attributes:
-        matrix: `(3, 4)` float64, world metres to homogeneous pixels (pixel centres at whole numbers).
-        position: `(3,)` float64, metres.
+        matrix: `(3, 4)` float64, world meters to homogeneous pixels (pixel centers at whole numbers).
+        position: `(3,)` float64, meters.
         to_ray: `(3, 3)` float64, homogeneous pixels to a world direction.
     """
 
@@ -134,6 +134,6 @@ def photograph_background(settings: StudioSettings, car: int) -> Array:
 
 @functools.lru_cache(maxsize=1)
 def fall_off(settings: StudioSettings) -> Array:
-    """Return how much light the lens passes towards the corners, `(H, W)` float32, linear."""
+    """Return how much light the lens passes toward the corners, `(H, W)` float32, linear."""
     y, x = np.mgrid[-1 : 1 : settings.height * 1j, -1 : 1 : settings.width * 1j].astype(np.float32)
     return 1 - 0.10 * (x * x + y * y)

@@ -16,7 +16,7 @@ class Surface:
     """Grids of points stacked by rows, in car coordinates.
 
     Attributes:
-        points: `(R, C, 3)` float32, metres.
+        points: `(R, C, 3)` float32, meters.
         normals: `(R, C, 3)` float32, unit length, outward.
         seams: Rows that begin a new grid: no face joins them to the row before.
     """
@@ -26,7 +26,7 @@ class Surface:
     seams: tuple[int, ...] = ()
 
     def moved(self, offset: tuple[float, float, float], flip: bool = False) -> "Surface":
-        """Return the surface moved by `offset` metres, turned by half a turn about z first if `flip`."""
+        """Return the surface moved by `offset` meters, turned by half a turn about z first if `flip`."""
         turn = np.array((-1, -1, 1) if flip else (1, 1, 1), np.float32)
         return Surface(self.points * turn + np.array(offset, np.float32), self.normals * turn, self.seams)
 

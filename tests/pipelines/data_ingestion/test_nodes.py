@@ -54,7 +54,7 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
 
 
 def test_validation_is_stratified_by_mask_area() -> None:
-    # One of every five neighbours in size is drawn, so none of the four fifths is left out.
+    # One of every five neighbors in size is drawn, so none of the four fifths is left out.
     _, validation = split_cars(_index(20), DataIngestion(validation_fraction=0.2))
     drawn = sorted(int(car, 16) // 5 for car in validation["car"].unique())
     assert drawn == [0, 1, 2, 3]

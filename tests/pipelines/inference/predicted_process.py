@@ -14,7 +14,7 @@ from carvana_kedro.parameters import Inference
 from carvana_kedro.pipelines.inference.nodes import predict_masks
 from carvana_kedro.stores.checkpoints import load_checkpoint
 from carvana_kedro.stores.images.competition import ImageStore
-from carvana_kedro.stores.predictions import PredictedPictures, PredictionShards, write_submission
+from carvana_kedro.stores.predictions import PredictedImages, PredictionShards, write_submission
 from carvana_kedro.stores.tables import Row
 
 
@@ -29,9 +29,9 @@ if __name__ == "__main__":
     model, images, folder, workers = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     logging.basicConfig(level=logging.INFO, stream=sys.stdout)
     store, shards = ImageStore(images), TellShards(folder)
-    parameters = Inference(batch_size=2, shard_size=3, workers=workers)
+    parameters = Inference(batch_size=2, shard_size=3, num_workers=workers)
     predictions = predict_masks(
-        load_checkpoint(model), index_images(store), store, shards, PredictedPictures(folder), parameters
+        load_checkpoint(model), index_images(store), store, shards, PredictedImages(folder), parameters
     )
     write_submission(folder / "submit.csv.gz", shards.read(predictions["shards"]))
     print("done", flush=True)  # noqa: T201

@@ -34,8 +34,8 @@ def start(training_images: ImageStore, tmp_path_factory: pytest.TempPathFactory)
     save_checkpoint(folder.parent / "model.pt", {**model, "weights": weights, "run_id": "run"})
     processes = []
 
-    def begin(output: Path, workers: int) -> subprocess.Popen[str]:
-        arguments = [folder.parent / "model.pt", folder, output, workers]
+    def begin(output: Path, num_workers: int) -> subprocess.Popen[str]:
+        arguments = [folder.parent / "model.pt", folder, output, num_workers]
         process = subprocess.Popen(
             [sys.executable, SCRIPT, *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -60,12 +60,14 @@ def _predicted(lines: list[str]) -> list[str]:
     return [image_id for line in lines if line.startswith("shard") for image_id in line.split()[2:]]
 
 
-def _kill_again_and_again(start: Start, folder: Path, kills: int, workers: int) -> tuple[list[str], bytes]:
+def _kill_again_and_again(
+    start: Start, folder: Path, kills: int, num_workers: int
+) -> tuple[list[str], bytes]:
     """Kill the process `kills` times at random, then let it finish; print a line for each."""
-    moments = random.Random(kills + workers)
+    moments = random.Random(kills + num_workers)
     predicted: list[str] = []
     for number in range(kills):
-        process = start(folder, workers)
+        process = start(folder, num_workers)
         lines, wanted = [], 96 // SHARD // (kills + 1) * moments.choice((0, 1, 1, 2))
         for line in process.stdout or ():
             lines.append(line)
@@ -78,7 +80,7 @@ def _kill_again_and_again(start: Start, folder: Path, kills: int, workers: int) 
         rest, _ = process.communicate()
         predicted += _predicted([*lines, *rest.splitlines()])
         print(f"kill {number + 1}: {len(predicted)} of 96 images predicted")  # noqa: T201
-    last, submission = _finish(start(folder, workers), folder)
+    last, submission = _finish(start(folder, num_workers), folder)
     return predicted + last, submission
 
 
@@ -92,7 +94,7 @@ def whole(start: Start, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("workers", "kills"),
+    ("num_workers", "kills"),
     [
         (0, 2),
         (2, 1),
@@ -101,9 +103,9 @@ def whole(start: Start, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     ],
 )
 def test_killed_and_done_again_is_the_same_byte_for_byte(
-    start: Start, whole: bytes, tmp_path: Path, workers: int, kills: int
+    start: Start, whole: bytes, tmp_path: Path, num_workers: int, kills: int
 ) -> None:
-    predicted, submission = _kill_again_and_again(start, tmp_path, kills, workers)
+    predicted, submission = _kill_again_and_again(start, tmp_path, kills, num_workers)
     assert submission == whole
     # What was written is not predicted again. (A kill between writing and printing hides a shard, never doubles one.)
     assert max(Counter(predicted).values()) == 1

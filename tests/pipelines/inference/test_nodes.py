@@ -11,15 +11,15 @@ from carvana_kedro.parameters import Inference
 from carvana_kedro.pipelines.inference.nodes import (
     predict_masks,
     select_test_images,
-    summarise_predictions,
+    summarize_predictions,
     write_submission,
 )
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.competition import ImageStore
-from carvana_kedro.stores.predictions import PredictedPictures, PredictionShards
+from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 
-PICTURES = PredictedPictures(Path("nowhere"))
+PICTURES = PredictedImages(Path("nowhere"))
 
 
 def test_every_test_image_gets_its_row(
@@ -111,7 +111,7 @@ def test_nothing_is_predicted_twice_and_another_model_not_mixed_in(
     with monkeypatch.context() as patched, caplog.at_level("INFO"):
         patched.setattr(Predictor, "from_model", None)  # it would not be callable
         again = predict_masks(
-            model, index, test_images, shards, PICTURES, Inference(shard_size=3, batch_size=1, workers=1)
+            model, index, test_images, shards, PICTURES, Inference(shard_size=3, batch_size=1, num_workers=1)
         )
     assert again == first
     assert "2 of 2 shards are there already" in caplog.text
@@ -129,7 +129,7 @@ def test_pictures_are_written_and_made_again_when_they_are_gone(
     model: dict[str, Any], test_images: ImageStore, tmp_path: Path
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path / "shards")
-    pictures = PredictedPictures(tmp_path)
+    pictures = PredictedImages(tmp_path)
     parameters = Inference(masks=True, cutouts=True, overlays=True, threshold=0.48)
     predictions = predict_masks(model, index, test_images, shards, pictures, parameters)
     rows = dict(write_submission(predictions, shards))
@@ -162,12 +162,12 @@ def test_the_summary_says_what_was_found_in_every_image(
     store = ImageStore(broken / "test", expected=test_images.expected)
     lost, *others = store.ids()
     store.image_path(lost).unlink()
-    shards, pictures = PredictionShards(tmp_path / "shards"), PredictedPictures(tmp_path)
+    shards, pictures = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
     parameters = Inference(on_bad_image="empty", masks=True, shard_size=3, threshold=0.48)
     index = select_test_images(index_images(store), parameters)
     predictions = predict_masks(model, index, store, shards, pictures, parameters)
     with caplog.at_level("INFO"):
-        summary = summarise_predictions(predictions, index, shards, pictures, parameters).set_index("image")
+        summary = summarize_predictions(predictions, index, shards, pictures, parameters).set_index("image")
     assert sorted(summary.index) == sorted([lost, *others])
     assert summary.loc[lost, ["covered", "runs", "problems"]].tolist() == [0, 0, "the image is missing"]
     for image_id in others:

@@ -7,13 +7,13 @@ import torch
 from carvana_kedro.segmentation.data.augmentation import DRAWS, Augmentation
 
 STILL = {"shift": 0.0, "scale": 0.0, "rotation": 0.0, "flip_probability": 0.0}
-COLOURS = ("hue", "saturation", "value", "brightness", "contrast")
+COLORS = ("hue", "saturation", "value", "brightness", "contrast")
 LEAST, MIDDLE, MOST = 0.0, 0.5, 1.0  # draws that give the least, no and the greatest change
 
 
 def draws_of(**numbers):
     """The draws of one image; what is not named changes nothing."""
-    names = ("flip", "rotated", "angle", "scale", "right", "down", *COLOURS)
+    names = ("flip", "rotated", "angle", "scale", "right", "down", *COLORS)
     values = dict.fromkeys(names, MIDDLE) | {"flip": 1.0, "rotated": 1.0} | numbers
     return torch.tensor([[values[name] for name in names]])
 
@@ -106,7 +106,7 @@ def test_shift_goes_right_and_down_by_a_share_of_the_picture():
 
 
 @pytest.mark.parametrize(("draw", "factor"), [(LEAST, 0.75), (MOST, 1.25)])
-def test_scale_is_about_the_centre(draw, factor):
+def test_scale_is_about_the_center(draw, factor):
     mask = disc(80, 120, 30, 75, 10)
     augmentation = Augmentation(**STILL | {"scale": 0.25})
     _, scaled = augmentation.apply(as_images(mask), mask, draws_of(scale=draw))
@@ -151,22 +151,22 @@ def test_everything_stays_in_range():
         assert after.max() <= 1
 
 
-@pytest.mark.parametrize("colour", COLOURS)
-def test_colours_change_the_image_only(masks, colour):
+@pytest.mark.parametrize("color", COLORS)
+def test_colors_change_the_image_only(masks, color):
     images = torch.rand(6, 3, 20, 31)
-    augmentation = Augmentation(**STILL, **{colour: 0.5 if colour != "hue" else 60.0})
+    augmentation = Augmentation(**STILL, **{color: 0.5 if color != "hue" else 60.0})
     changed, same = augmentation.apply(images, masks, augmentation.draw(0, 0, range(6)))
     assert torch.equal(same, masks)
     assert not torch.allclose(changed, images)
 
 
-def test_colours():
+def test_colors():
     red = torch.tensor([0.9, 0.3, 0.3])[None, :, None, None].expand(1, 3, 2, 2)
-    grey = torch.full((1, 3, 2, 2), 0.4)
+    gray = torch.full((1, 3, 2, 2), 0.4)
 
-    def change(image, colour, greatest, draw):
-        augmentation = Augmentation(**STILL, **{colour: greatest})
-        return augmentation.apply(image, torch.zeros(1, 2, 2), draws_of(**{colour: draw}))[0][
+    def change(image, color, greatest, draw):
+        augmentation = Augmentation(**STILL, **{color: greatest})
+        return augmentation.apply(image, torch.zeros(1, 2, 2), draws_of(**{color: draw}))[0][
             0, :, 0, 0
         ].tolist()
 
@@ -176,8 +176,8 @@ def test_colours():
     assert change(red, "value", 0.5, LEAST) == pytest.approx([0.45, 0.15, 0.15])
     assert change(red, "brightness", 0.1, MOST) == pytest.approx([1.0, 0.4, 0.4])
     assert change(red, "contrast", 0.5, LEAST) == pytest.approx([0.7, 0.4, 0.4])
-    for colour in ("hue", "saturation", "contrast"):
-        assert change(grey, colour, 0.7, MOST) == pytest.approx([0.4] * 3)
+    for color in ("hue", "saturation", "contrast"):
+        assert change(gray, color, 0.7, MOST) == pytest.approx([0.4] * 3)
 
 
 def test_mixed_precision_leaves_the_geometry_alone(masks):

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation.data.batches import Batch, Batches, CachedSamples, Samples
+from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.geometry import Geometry
+from carvana_kedro.segmentation.data.samples import Batch, CachedSamples, Samples
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.pixel_cache import PixelCache
 
@@ -27,7 +28,7 @@ IDS = [f"car_{number:02}" for number in range(12)]
 
 @dataclass
 class Drawn:
-    """Images of a size of their own, each of one colour; `before[image_id]()` is called before it is read."""
+    """Images of a size of their own, each of one color; `before[image_id]()` is called before it is read."""
 
     before: dict[str, Callable[[], object]] = field(default_factory=dict)
 
@@ -116,22 +117,22 @@ def test_training_leaves_an_incomplete_batch_out_unless_it_is_the_only_one(sampl
         assert len(list(batches.epoch(1))) == len(batches)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_goes_on_in_its_middle(workers: int) -> None:
-    batches = Batches(_drawn(), 3, seed=1, workers=workers)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_epoch_goes_on_in_its_middle(num_workers: int) -> None:
+    batches = Batches(_drawn(), 3, seed=1, num_workers=num_workers)
     whole = list(batches.epoch(5))
-    _assert_same(whole[2:], list(Batches(_drawn(), 3, seed=1, workers=workers).epoch(5, start=2)))
+    _assert_same(whole[2:], list(Batches(_drawn(), 3, seed=1, num_workers=num_workers).epoch(5, start=2)))
     assert list(batches.epoch(5, start=len(batches))) == []
 
 
 def test_workers_read_the_same(samples: Samples) -> None:
-    alone, helped = Batches(samples, 4, seed=1), Batches(samples, 4, seed=1, workers=2)
+    alone, helped = Batches(samples, 4, seed=1), Batches(samples, 4, seed=1, num_workers=2)
     for epoch in (1, 2):
         _assert_same(list(alone.epoch(epoch)), list(helped.epoch(epoch)))
 
 
 def test_workers_stay_for_later_epochs_and_another_may_be_begun_before_one_ends() -> None:
-    batches = Batches(_drawn(), 2, seed=1, workers=2)
+    batches = Batches(_drawn(), 2, seed=1, num_workers=2)
     arriving = batches.epoch(1)
     next(arriving)
     workers = {child.pid for child in multiprocessing.active_children()}
@@ -146,7 +147,7 @@ def test_workers_stay_for_later_epochs_and_another_may_be_begun_before_one_ends(
 def test_reading_draws_no_random_number() -> None:
     before = torch.get_rng_state()
     for workers in (0, 1):
-        list(Batches(_drawn(), 4, seed=1, workers=workers).epoch(1))
+        list(Batches(_drawn(), 4, seed=1, num_workers=workers).epoch(1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -157,14 +158,14 @@ def test_the_ids_are_one_array() -> None:
     assert isinstance(Batches(samples, 2).image_ids, np.ndarray)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_image_that_cannot_be_read_is_named(workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_image_that_cannot_be_read_is_named(num_workers: int) -> None:
     before = {
         "car_05": _fail(UserError("car_05.jpg is missing.")),
         "car_06": _fail(ValueError("odd")),
         "car_07": _fail(MemoryError()),
     }
-    batches = Batches(_drawn(before), 1, workers=workers)
+    batches = Batches(_drawn(before), 1, num_workers=num_workers)
     messages = [
         "car_05.jpg is missing.",
         "car_06 cannot be read: ValueError: odd",
@@ -179,15 +180,15 @@ def test_an_image_that_cannot_be_read_is_named(workers: int) -> None:
 
 
 def test_a_worker_that_is_killed_is_told_with_its_image() -> None:
-    batches = Batches(_drawn({"car_04": _die}), 2, workers=2)
-    with pytest.raises(UserError, match=r"killed or crashed \(at car_04\).*memory.*`workers`") as raised:
+    batches = Batches(_drawn({"car_04": _die}), 2, num_workers=2)
+    with pytest.raises(UserError, match=r"killed or crashed \(at car_04\).*memory.*`num_workers`") as raised:
         list(batches.epoch(1))
     assert raised.value.__traceback__ is not None
     assert multiprocessing.active_children() == []  # though the error is still held
 
 
 def test_a_worker_that_dies_while_others_compute_disturbs_nobody_before_the_next_batch() -> None:
-    batches = Batches(_drawn(), 3, workers=1)
+    batches = Batches(_drawn(), 3, num_workers=1)
     arriving = batches.epoch(1)
     next(arriving)
     (worker,) = multiprocessing.active_children()
@@ -210,7 +211,7 @@ def test_workers_leave_ctrl_c_to_the_parent_and_end_by_sigterm(tmp_path: Path) -
 
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        batches = Batches(_drawn({"car_00": partial(look, "car_00")}), 4, workers=1)
+        batches = Batches(_drawn({"car_00": partial(look, "car_00")}), 4, num_workers=1)
         assert _positions(batches, 1) == list(range(12))
         assert (tmp_path / "car_00").read_text() == "True"
         (worker,) = multiprocessing.active_children()
@@ -224,7 +225,8 @@ def test_workers_leave_ctrl_c_to_the_parent_and_end_by_sigterm(tmp_path: Path) -
 PARENT = """
 import multiprocessing, sys, time
 import cv2, numpy as np
-from carvana_kedro.segmentation.data.batches import Batches, Samples
+from carvana_kedro.segmentation.data.batches import Batches
+from carvana_kedro.segmentation.data.samples import Samples
 from carvana_kedro.segmentation.data.geometry import Geometry
 
 class Source:
@@ -238,7 +240,7 @@ class Source:
 # OpenCV's threads run before the fork.
 cv2.setNumThreads(4)
 Source().read_image("")
-batches = Batches(Samples(Source(), ["a"] * 500, Geometry((8, 8), (8, 8))), 2, seed=1, workers=2)
+batches = Batches(Samples(Source(), ["a"] * 500, Geometry((8, 8), (8, 8))), 2, seed=1, num_workers=2)
 arriving = batches.epoch(1)
 next(arriving)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
@@ -267,7 +269,7 @@ def _runs(pid: int) -> bool:
 
 
 def test_memory_is_given_back_after_every_batch() -> None:
-    batches = Batches(_drawn(), 2, seed=1, workers=2)
+    batches = Batches(_drawn(), 2, seed=1, num_workers=2)
     list(batches.epoch(1))
     descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for epoch in range(2, 12):
@@ -276,17 +278,19 @@ def test_memory_is_given_back_after_every_batch() -> None:
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 2  # noqa: PTH208
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("where", ["memory", "file"])
-def test_a_cache_gives_the_same_batches(samples: Samples, tmp_path: Path, where: str, workers: int) -> None:
+def test_a_cache_gives_the_same_batches(
+    samples: Samples, tmp_path: Path, where: str, num_workers: int
+) -> None:
     cache = PixelCache(tmp_path)
     cached = (
         CachedSamples(samples, partial(cache.rows, "source")) if where == "file" else CachedSamples(samples)
     )
-    batches = Batches(cached, 4, seed=1, workers=workers)
+    batches = Batches(cached, 4, seed=1, num_workers=num_workers)
     _assert_same(list(Batches(samples, 4, seed=1).epoch(1)), list(batches.epoch(1)))
     # Memory is not copied to other processes only to be copied back.
-    assert len(multiprocessing.active_children()) == (workers if where == "file" else 0)
+    assert len(multiprocessing.active_children()) == (num_workers if where == "file" else 0)
     (_, images, targets), *_ = batches.epoch(1)
     assert images.is_contiguous()
     assert targets.is_contiguous()

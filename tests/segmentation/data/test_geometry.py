@@ -16,16 +16,16 @@ def geometry_of(name, input_size):
         return Geometry.of(build(name), input_size)
 
 
-def disc(size, centre, radius):
+def disc(size, center, radius):
     rows, columns = np.ogrid[: size[0], : size[1]]
-    return ((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2).astype(np.uint8)
+    return ((rows - center[0]) ** 2 + (columns - center[1]) ** 2 <= radius**2).astype(np.uint8)
 
 
 def centroid(mask):
     return np.argwhere(mask).mean(axis=0)
 
 
-def crop_to_centre(images, size):
+def crop_to_center(images, size):
     top, left = (images.shape[-2] - size[0]) // 2, (images.shape[-1] - size[1]) // 2
     return images[..., top : top + size[0], left : left + size[1]]
 
@@ -33,14 +33,14 @@ def crop_to_centre(images, size):
 @pytest.mark.parametrize("photograph", PHOTOGRAPHS)
 @pytest.mark.parametrize(("name", "input_size"), NETWORKS)
 def test_image_target_and_restored_logits_line_up(name, input_size, photograph):
-    """A perfect network, which marks what is bright in the centre of its input, finds a disc where it is."""
+    """A perfect network, which marks what is bright in the center of its input, finds a disc where it is."""
     geometry = geometry_of(name, input_size)
     height, width = photograph
-    true = disc(photograph, centre=(0.35 * height, 0.7 * width), radius=0.15 * height)
+    true = disc(photograph, center=(0.35 * height, 0.7 * width), radius=0.15 * height)
 
     image = geometry.fit_image(np.repeat(true[..., None] * 255, 3, axis=2))
     images = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    seen = crop_to_centre(geometry.pad(images), geometry.output_size)[:, 0]
+    seen = crop_to_center(geometry.pad(images), geometry.output_size)[:, 0]
     target = torch.from_numpy(geometry.fit_mask(true))[None].float() / 255
     torch.testing.assert_close(seen, target, rtol=0, atol=1 / 255)
 
@@ -99,13 +99,13 @@ def test_a_target_is_the_share_of_each_pixel_that_is_covered():
 
 def test_an_image_shrinks_along_one_axis_by_averaging_while_the_other_grows():
     image = np.zeros((2, 8, 3), dtype=np.uint8)
-    image[:, ::2] = 200  # stripes, which nearest or linear sampling would take for a plain colour
+    image[:, ::2] = 200  # stripes, which nearest or linear sampling would take for a plain color
     fitted = Geometry((4, 2), (4, 2)).fit_image(image)
     assert fitted.shape == (4, 2, 3)
     assert (fitted == 100).all()
 
 
-def test_restore_interpolates_between_the_centres_of_pixels():
+def test_restore_interpolates_between_the_centers_of_pixels():
     logits = torch.tensor([[[0.0, 4.0]]])
     restored = Geometry((1, 2), (1, 2)).restore(logits, (1, 4))
     torch.testing.assert_close(restored, torch.tensor([[[0.0, 1.0, 3.0, 4.0]]]))

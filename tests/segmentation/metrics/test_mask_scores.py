@@ -92,7 +92,7 @@ def test_masks_are_left_as_they_were():
 @given(*[arrays(np.bool_, (7, 9))] * 2)
 def test_the_boundary_error_is_the_mean_distance_between_the_edges(one, other):
     def edge(mask):
-        """Pixels with a neighbour inside of the picture that is not of the mask."""
+        """Pixels with a neighbor inside of the picture that is not of the mask."""
         return [
             (row, column)
             for row, column in zip(*np.nonzero(mask), strict=True)

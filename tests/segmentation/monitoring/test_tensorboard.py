@@ -13,12 +13,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 
-from carvana_kedro.segmentation.data.batches import Batches, Samples
+from carvana_kedro.segmentation.data.batches import Batches
+from carvana_kedro.segmentation.data.samples import Samples
 from carvana_kedro.segmentation.monitoring.tensorboard import (
     TensorBoardCurves,
     TensorBoardGraph,
     TensorBoardHparams,
-    TensorBoardPictures,
+    TensorBoardImages,
     TensorBoardScalars,
 )
 from carvana_kedro.segmentation.training.loop import train
@@ -65,7 +66,7 @@ def test_what_is_no_number_is_left_out_where_it_is_none(setup: Setup, tmp_path: 
 def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(setup: Setup, tmp_path: Path) -> None:
     def callbacks(writer: SummaryWriter) -> list[Any]:
         kinds = (TensorBoardGraph, TensorBoardScalars, TensorBoardCurves, TensorBoardHparams)
-        return [TensorBoardPictures(writer, 1), *(kind(writer) for kind in kinds)]
+        return [TensorBoardImages(writer, 1), *(kind(writer) for kind in kinds)]
 
     run, *batches = setup(epochs=2)
     with SummaryWriter(tmp_path, purge_step=run.epoch) as writer:
@@ -98,7 +99,7 @@ def test_pictures_show_image_agreement_and_both_masks(
     samples = Samples(training_images, training_images.ids()[12:], run.geometry)
     validation_batches = Batches(samples, 3 if shown == 1 else 4)
     with SummaryWriter(tmp_path) as writer:
-        train(run, train_batches, validation_batches, [TensorBoardPictures(writer, count=2)])
+        train(run, train_batches, validation_batches, [TensorBoardImages(writer, count=2)])
     events = _events(tmp_path)
     assert events.Tags()["images"] == [f"validation/image_{n}" for n in range(1, shown + 1)]
     assert _steps(events.Images("validation/image_1")) == [1, 2]

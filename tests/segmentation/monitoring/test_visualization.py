@@ -7,7 +7,7 @@ PREDICTION, TARGET = np.zeros((40, 60), bool), np.zeros((40, 60), bool)
 PREDICTION[10:30, 10:30] = TARGET[10:30, 20:40] = True
 
 
-def test_agreement_has_a_colour_for_each_case() -> None:
+def test_agreement_has_a_color_for_each_case() -> None:
     picture = visualization.agreement(PREDICTION, TARGET)
     assert tuple(picture[20, 25]) == visualization.HIT
     assert tuple(picture[20, 35]) == visualization.MISS
@@ -44,12 +44,12 @@ def test_a_threshold_curve_marks_the_best_and_the_used_one() -> None:
     picture = visualization.threshold_curve(thresholds, dice, best=0.3, used=0.7)
     assert picture.shape == (640, 960, 3)
     places = {}
-    for name, colour in (
+    for name, color in (
         ("best", visualization.CAR),
         ("used", visualization.MISS),
         ("curve", visualization.FALSE_ALARM),
     ):
-        rows, columns = np.nonzero((picture[130:520] == colour).all(2))
+        rows, columns = np.nonzero((picture[130:520] == color).all(2))
         places[name] = np.median(rows), np.median(columns)
         assert len(rows) > 800, name
     # 800 pixels of width for [0, 1]

@@ -43,7 +43,7 @@ def test_no_halo_of_the_studio_goes_along() -> None:
     seen = picture[..., 3] > 0
     assert np.abs(picture[seen][:, :3] - car).max() <= 2
     assert (picture[~seen] == 0).all()
-    # On another colour there is nothing but mixtures of the two.
+    # On another color there is nothing but mixtures of the two.
     black = cut_out(image, alpha, (0, 0, 0))
     assert np.abs(black - alpha[..., None] * car).max() <= 2
     assert (black[0, 0] == 0).all()

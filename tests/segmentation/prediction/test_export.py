@@ -100,7 +100,7 @@ def test_files_say_what_the_network_says(architecture: str, picture: np.ndarray,
 def test_what_the_metadata_says_leads_to_the_predictors_mask(picture: np.ndarray, tmp_path: Path) -> None:
     model = _model("unet_original", best_threshold=0.41)
     predictor = Predictor.from_model(model, device="cpu", precision="float32")
-    model["threshold"] = float(np.median(predictor.look_at(picture).probabilities()))
+    model["threshold"] = float(np.median(predictor.predict_one(picture).probabilities()))
     to_onnx(ExportableModel(model, "digest"), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     facts = session.get_modelmeta().custom_metadata_map

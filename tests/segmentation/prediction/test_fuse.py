@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from carvana_kedro.segmentation.architectures import ARCHITECTURES, build
-from carvana_kedro.segmentation.prediction.fuse import fold_batch_norm
+from carvana_kedro.segmentation.prediction.fuse import fuse_batch_norm
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -21,7 +21,7 @@ def test_the_logits_stay_and_no_norm_does(name: str) -> None:
                 nn.init.uniform_(values, low, high)
     images = torch.rand(2, 3, 220, 236 if name == "unet_original" else 230)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    folded = fold_batch_norm(network)
+    folded = fuse_batch_norm(network)
     with torch.no_grad():
         expected, found = network.eval()(images), folded(images)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))

@@ -42,9 +42,9 @@ def test_the_engine_is_chosen_by_name(flip: bool) -> None:
         Predictor(networks, (188, 204), device="cpu", precision="float32", flip=flip, engine=engine)
         for engine in ("torch", "onnxruntime")
     )
-    expected = by_torch.look_at(photograph).probabilities()
+    expected = by_torch.predict_one(photograph).probabilities()
     assert expected.std() > 5e-5
-    assert by_onnx.look_at(photograph).probabilities() == pytest.approx(expected, abs=1e-6)
+    assert by_onnx.predict_one(photograph).probabilities() == pytest.approx(expected, abs=1e-6)
 
 
 def test_what_the_engine_does_not_do_is_refused(segmenter: Segmenter) -> None:

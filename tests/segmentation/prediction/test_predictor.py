@@ -85,11 +85,11 @@ def test_masks_are_of_the_photographs_own_size_though_it_is_decoded_smaller(
     assert mask.shape == training_images.size(image_id) == (160, 240)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_read_is_named(training_images: ImageStore, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named(training_images: ImageStore, num_workers: int) -> None:
     first, *_ = training_images.ids()
     predictor = Predictor([Red()], (32, 48), device="cpu")
-    found = predictor.predict(training_images, [first, "gone"], batch_size=1, workers=workers)
+    found = predictor.predict(training_images, [first, "gone"], batch_size=1, num_workers=num_workers)
     assert next(found).image_id == first
     with pytest.raises(UserError, match=r"gone\.jpg is missing\.$"):
         next(found)
@@ -130,7 +130,7 @@ def test_networks_are_averaged_as_probabilities() -> None:
             return torch.full((len(images), *images.shape[2:]), self.logit)
 
     predictor = Predictor([Sure(10.0), Sure(-1.0), Sure(-1.0)], (8, 16), device="cpu")
-    prediction = predictor.look_at(np.zeros((20, 30, 3), np.uint8))
+    prediction = predictor.predict_one(np.zeros((20, 30, 3), np.uint8))
     expected = (1 / (1 + math.exp(-10)) + 2 / (1 + math.e)) / 3  # above a half, though the mean logit is, too
     assert prediction.probabilities().shape == (20, 30)
     assert prediction.probabilities() == pytest.approx(expected, abs=1e-5)
@@ -145,14 +145,14 @@ def test_checkpoints_of_all_kinds_are_predicted_with(setup: Setup, tmp_path: Pat
     state = run.state()
     contents = {"model": state["model"], "best-000000003": {"model": state["model"]}, "last-000000003": state}
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
-    expected = Predictor.from_model(state["model"], device="cpu").look_at(image).probabilities()
+    expected = Predictor.from_model(state["model"], device="cpu").predict_one(image).probabilities()
     for name, content in contents.items():
         save_checkpoint(tmp_path / f"{name}.pt", content)
         predictor = Predictor.from_checkpoint(tmp_path / f"{name}.pt", device="cpu")
-        assert np.array_equal(predictor.look_at(image).probabilities(), expected)
+        assert np.array_equal(predictor.predict_one(image).probabilities(), expected)
     # The mean of a model and itself is the model.
     twice = Predictor.from_checkpoint(*[tmp_path / f"{name}.pt" for name in contents], device="cpu")
-    assert twice.look_at(image).probabilities() == pytest.approx(expected, abs=1e-6)
+    assert twice.predict_one(image).probabilities() == pytest.approx(expected, abs=1e-6)
     assert best_threshold(state["model"]) == run.history[-1]["best_threshold"]
     with pytest.raises(UserError, match="There is no checkpoint"):
         Predictor.from_checkpoint(tmp_path / "nowhere.pt")
@@ -191,9 +191,9 @@ def test_a_batch_that_memory_has_no_room_for_is_halved(caplog: pytest.LogCapture
         Predictor([Insatiable()], (8, 16), device="cpu").logits(images)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("num_workers", [0, 1])
 def test_what_cannot_be_read_is_left_empty_if_that_is_wanted(
-    training_images: ImageStore, workers: int
+    training_images: ImageStore, num_workers: int
 ) -> None:
     class Everything(Red):
         def forward(self, images: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ def test_what_cannot_be_read_is_left_empty_if_that_is_wanted(
     first, second, *_ = training_images.ids()
     predictor = Predictor([Everything()], (32, 48), device="cpu")
     ids = [first, "gone", second]
-    found = list(predictor.predict(training_images, ids, workers=workers, on_bad_image="empty"))
+    found = list(predictor.predict(training_images, ids, num_workers=num_workers, on_bad_image="empty"))
     assert [prediction.image_id for prediction in found] == ids
     assert [prediction.mask(0.5).all() for prediction in found] == [True, False, True]
     assert [prediction.mask(0.01).any() for prediction in found] == [True, False, True]

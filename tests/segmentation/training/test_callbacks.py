@@ -11,12 +11,9 @@ import torch
 from torch import Tensor
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation.training.callbacks import (
-    Callback,
-    CheckpointSaver,
-    ProgressBar,
-    load_callback,
-)
+from carvana_kedro.segmentation.monitoring.checkpoint_saver import CheckpointSaver
+from carvana_kedro.segmentation.monitoring.progress import ProgressBar
+from carvana_kedro.segmentation.training.callbacks import Callback, load_callback
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.segmentation.training.losses import segmentation_loss
@@ -141,7 +138,7 @@ def test_minutes_are_counted_from_the_last_checkpoint(setup: Setup, monkeypatch:
     run, *batches = setup(epochs=2)
     # Half a minute passes with every step.
     monkeypatch.setattr(
-        "carvana_kedro.segmentation.training.callbacks.time.monotonic", lambda: 30.0 * run.steps
+        "carvana_kedro.segmentation.monitoring.checkpoint_saver.time.monotonic", lambda: 30.0 * run.steps
     )
     saved = Saved()
     train(run, *batches, [CheckpointSaver(saved, minutes=1)])

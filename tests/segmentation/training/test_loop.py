@@ -20,7 +20,7 @@ from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.training.loop import evaluate, train, train_one_epoch
 from carvana_kedro.segmentation.training.losses import batch_dice, segmentation_loss
-from carvana_kedro.segmentation.training.optimizers import build_optimizer, build_schedule, weight_average
+from carvana_kedro.segmentation.training.optimizers import build_ema, build_optimizer, build_schedule
 from carvana_kedro.segmentation.training.state import Progress, Step, Training
 
 Setup = Callable[..., tuple]
@@ -94,7 +94,7 @@ def test_the_same_seed_trains_the_same_network(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_one_batch_is_learnt_by_heart(name: str) -> None:
+def test_one_batch_is_learned_by_heart(name: str) -> None:
     torch.manual_seed(0)
     network = build(name, width_multiplier={"unet_small": 0.5, "unet_512": 1 / 4}.get(name, 1 / 16))
     size = (220, 220) if name == "unet_original" else (64, 96)
@@ -180,7 +180,7 @@ def test_callbacks_are_called_in_order(setup: Setup) -> None:
 def test_a_restored_run_becomes_what_it_would_have_become(setup: Setup, stop: int, schedule: str) -> None:
     def fresh() -> tuple:
         run, *batches = setup(epochs=3)
-        run.average = weight_average(run.network, 0.9)
+        run.ema = build_ema(run.network, 0.9)
         run.schedule = build_schedule(run.optimizer, name=schedule, total_steps=9)
         return run, *batches
 
@@ -210,7 +210,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = 0.0
                 module.forward = lambda x, m=module: x * m.weight[:, None, None] + m.bias[:, None, None]
-        run = _run(network, (64, 96), parts=parts)
+        run = _run(network, (64, 96), accumulation_steps=parts)
         optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
         run = replace(
             run, optimizer=optimizer, schedule=build_schedule(optimizer, name="constant", total_steps=9)
@@ -245,7 +245,7 @@ def test_a_step_that_is_no_number_changes_nothing(
     setup: Setup, poison: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run, train_batches, validation_batches = setup(epochs=1)
-    run.average = weight_average(run.network, 0.9)
+    run.ema = build_ema(run.network, 0.9)
     seen: list[Step] = []
 
     class Poisonous:
@@ -266,7 +266,7 @@ def test_a_step_that_is_no_number_changes_nothing(
     class Watch(Callback):
         def on_step_end(self, run: Training, step: Step) -> None:
             seen.append(step)
-            now = {**run.network.state_dict(), **run.average.state_dict()}
+            now = {**run.network.state_dict(), **run.ema.state_dict()}
             states.append({name: value.clone() for name, value in now.items()})
 
     states: list[dict[str, Tensor]] = []
@@ -345,29 +345,34 @@ class Greedy(torch.nn.Module):
 def test_memory_that_runs_out_is_told_with_what_fits() -> None:
     run = _run(Greedy(3), (64, 96))  # type: ignore[arg-type]
     batch = OneBatch(*_discs(8, 64, 96))
-    advice = r"train on 8 images of 64 x 96 .*at once\. 2 fit: .*batch_size=2,.*model_training\.parts=4"
+    advice = r"train on 8 images of 64 x 96 .*at once\. 2 fit: .*batch_size=2,.*model_training\.accumulation_steps=4"
     with pytest.raises(UserError, match=advice):
         train(run, batch, batch)  # type: ignore[arg-type]
-    run.parts = 4
+    run.accumulation_steps = 4
     train(run, batch, OneBatch(*_discs(2, 64, 96)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("batch_size", "parts"), [(8, 1), (7, 1), (5, 1), (12, 2), (6, 3), (30, 6)])
 def test_what_is_advised_when_memory_runs_out_is_allowed(batch_size: int, parts: int) -> None:
-    run = _run(Greedy(1), (64, 96), parts=parts)  # type: ignore[arg-type]
+    run = _run(Greedy(1), (64, 96), accumulation_steps=parts)  # type: ignore[arg-type]
     with pytest.raises(UserError) as caught:
         train(run, OneBatch(*_discs(batch_size, 64, 96)), OneBatch(*_discs(1, 64, 96)))  # type: ignore[arg-type]
     advised = {
         name: int(value) for name, value in re.findall(r"model_training\.(\w+)=(\d+)", str(caught.value))
     }
-    less = re.search(r"batch_size=(\d+),model_training\.parts=1", str(caught.value))
+    less = re.search(r"batch_size=(\d+),model_training\.accumulation_steps=1", str(caught.value))
     assert less and int(less[1]) == 1
     recipe = {"architecture": "unet_small", "input_size": {"width": 96, "height": 64}, "epochs": 1}
     optimizer = {"name": "sgd", "learning_rate": 0.1}
     ModelTraining.model_validate(
-        {**recipe, "optimizer": optimizer, "batch_size": batch_size, "parts": advised["parts"]}
+        {
+            **recipe,
+            "optimizer": optimizer,
+            "batch_size": batch_size,
+            "accumulation_steps": advised["accumulation_steps"],
+        }
     )
-    assert batch_size // advised["parts"] == 1
+    assert batch_size // advised["accumulation_steps"] == 1
 
 
 def test_float16_s_search_for_a_scale_is_neither_counted_nor_averaged(setup: Setup) -> None:
@@ -394,7 +399,7 @@ def test_clipping_and_the_loss_scale_agree(setup: Setup) -> None:
     for scale in (0, 2.0**10):
         run, train_batches, _ = setup()
         run.clip_gradient_norm = 0.1
-        run.parts = 2
+        run.accumulation_steps = 2
         if scale:
             run.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         train_one_epoch(run, train_batches)

@@ -13,9 +13,9 @@ from carvana_kedro.segmentation.training.optimizers import (
     OPTIMIZERS,
     SCHEDULES,
     WITH_FUSED,
+    build_ema,
     build_optimizer,
     build_schedule,
-    weight_average,
 )
 
 
@@ -277,7 +277,7 @@ def disturb(network):
 
 
 def test_the_average_agrees_with_numpy(network):
-    average = weight_average(network, decay=0.3)
+    average = build_ema(network, decay=0.3)
     expected = {}
     for update in range(8):
         disturb(network)
@@ -295,7 +295,7 @@ def test_the_average_agrees_with_numpy(network):
 
 
 def test_a_stored_average_goes_on_bit_for_bit(network):
-    average, resumed = weight_average(network, decay=0.9), weight_average(network, decay=0.9)
+    average, resumed = build_ema(network, decay=0.9), build_ema(network, decay=0.9)
     for _ in range(3):
         disturb(network)
         average.update_parameters(network)
@@ -310,7 +310,7 @@ def test_a_stored_average_goes_on_bit_for_bit(network):
 
 
 def test_the_average_keeps_the_memory_format_and_leaves_the_network_alone(network):
-    average = weight_average(network, decay=0.9)
+    average = build_ema(network, decay=0.9)
     disturb(network)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     average.update_parameters(network)

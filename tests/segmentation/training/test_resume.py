@@ -27,8 +27,8 @@ def start(training_images: ImageStore) -> Iterator[Start]:
     """`start(folder, workers, epochs)` begins the process, or goes on with it."""
     processes = []
 
-    def begin(folder: Path, workers: int, epochs: int) -> subprocess.Popen[str]:
-        arguments = [training_images.images, training_images.masks, folder, workers, epochs]
+    def begin(folder: Path, num_workers: int, epochs: int) -> subprocess.Popen[str]:
+        arguments = [training_images.images, training_images.masks, folder, num_workers, epochs]
         process = subprocess.Popen(
             [sys.executable, SCRIPT, *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -79,13 +79,13 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _kill_again_and_again(
-    start: Start, folder: Path, kills: int, workers: int, epochs: int
+    start: Start, folder: Path, kills: int, num_workers: int, epochs: int
 ) -> list[tuple[str, int]]:
     """Kill a training `kills` times, every other time while it writes; return the moments, and let it finish."""
     moments = random.Random(kills)
     table = []
     for number in range(kills):
-        process = start(folder, workers, epochs)
+        process = start(folder, num_workers, epochs)
         step = 0
         for line in process.stdout or ():
             if line.startswith("step "):
@@ -103,26 +103,26 @@ def _kill_again_and_again(
         process.send_signal(signal.SIGKILL)
         process.wait()
         table.append(("while writing" if writing else "anywhere", step))
-    _finish(start(folder, workers, epochs))
+    _finish(start(folder, num_workers, epochs))
     return table
 
 
-@pytest.mark.parametrize(("workers", "kills"), [(0, 2), (2, 1)])
+@pytest.mark.parametrize(("num_workers", "kills"), [(0, 2), (2, 1)])
 def test_killed_and_gone_on_with_is_the_same_bit_for_bit(
-    start: Start, whole: Path, tmp_path: Path, workers: int, kills: int
+    start: Start, whole: Path, tmp_path: Path, num_workers: int, kills: int
 ) -> None:
-    _kill_again_and_again(start, tmp_path, kills, workers, 5)
+    _kill_again_and_again(start, tmp_path, kills, num_workers, 5)
     assert _same(_left(whole), _left(tmp_path))
     assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_twenty_times(start: Start, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_killed_twenty_times(start: Start, tmp_path: Path, num_workers: int) -> None:
     _finish(start(tmp_path / "whole", 0, 12))
-    table = _kill_again_and_again(start, tmp_path / "killed", 20, workers, 12)
+    table = _kill_again_and_again(start, tmp_path / "killed", 20, num_workers, 12)
     same = _same(_left(tmp_path / "whole"), _left(tmp_path / "killed"))
-    print(f"\n{workers} workers: {table}\nthe same bit for bit: {same}")  # noqa: T201
+    print(f"\n{num_workers} workers: {table}\nthe same bit for bit: {same}")  # noqa: T201
     assert same
 
 

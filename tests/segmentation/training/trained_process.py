@@ -12,14 +12,16 @@ import torch
 
 from carvana_kedro.segmentation.architectures import build
 from carvana_kedro.segmentation.data.augmentation import Augmentation
-from carvana_kedro.segmentation.data.batches import Batches, Samples
+from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.geometry import Geometry
+from carvana_kedro.segmentation.data.samples import Samples
 from carvana_kedro.segmentation.hardware import Hardware
-from carvana_kedro.segmentation.training.callbacks import Callback, CheckpointSaver
+from carvana_kedro.segmentation.monitoring.checkpoint_saver import CheckpointSaver
+from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.interrupts import Interrupts
 from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.segmentation.training.losses import segmentation_loss
-from carvana_kedro.segmentation.training.optimizers import build_optimizer, build_schedule, weight_average
+from carvana_kedro.segmentation.training.optimizers import build_ema, build_optimizer, build_schedule
 from carvana_kedro.segmentation.training.state import Step, Training
 from carvana_kedro.stores.checkpoints import CheckpointStore
 from carvana_kedro.stores.images.competition import ImageStore
@@ -30,7 +32,7 @@ class TellSteps(Callback):
         print(f"step {run.steps}", flush=True)  # noqa: T201
 
 
-def main(images: Path, masks: Path, folder: Path, workers: int, epochs: int) -> None:
+def main(images: Path, masks: Path, folder: Path, num_workers: int, epochs: int) -> None:
     logging.basicConfig(level="INFO")
     torch.set_num_threads(1)  # a network this small gains nothing from more, and loses where cores are shared
     torch.manual_seed(0)
@@ -38,8 +40,8 @@ def main(images: Path, masks: Path, folder: Path, workers: int, epochs: int) -> 
     network = build("unet_small", width_multiplier=0.5)
     geometry = Geometry.of(network, (64, 96))
     ids = store.ids()
-    train_batches = Batches(Samples(store, ids[:12], geometry), 2, seed=3, workers=workers)
-    validation_batches = Batches(Samples(store, ids[12:], geometry), 3, workers=workers)
+    train_batches = Batches(Samples(store, ids[:12], geometry), 2, seed=3, num_workers=num_workers)
+    validation_batches = Batches(Samples(store, ids[12:], geometry), 3, num_workers=num_workers)
     hardware = Hardware.choose("cpu")
     network = hardware.place(network)
     optimizer = build_optimizer(
@@ -58,7 +60,7 @@ def main(images: Path, masks: Path, folder: Path, workers: int, epochs: int) -> 
         seed=3,
         epochs=epochs,
         description={},
-        average=weight_average(network, 0.99),
+        ema=build_ema(network, 0.99),
         clip_gradient_norm=1.0,
     )
     checkpoints = CheckpointStore(folder).run("run")

@@ -60,8 +60,8 @@ def test_a_photograph_comes_smaller_where_enough_is_left(
     tmp_path: Path, size: tuple[int, int], at_least: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     rows, columns = np.mgrid[: size[0], : size[1]]
-    colours = np.stack([rows, columns, 250 - columns], axis=2).astype(np.uint8)
-    Image.fromarray(colours).save(tmp_path / "car.jpg", quality=95)
+    colors = np.stack([rows, columns, 250 - columns], axis=2).astype(np.uint8)
+    Image.fromarray(colors).save(tmp_path / "car.jpg", quality=95)
     store = ImageStore(tmp_path)
     image = store.read_image("car", at_least)
     assert image.shape[:2] == expected
@@ -69,7 +69,7 @@ def test_a_photograph_comes_smaller_where_enough_is_left(
     assert whole.shape[:2] == size == store.size("car")
     height, width = expected
     averaged = whole.reshape(height, size[0] // height, width, size[1] // width, 3).mean((1, 3))
-    assert np.abs(image - averaged).mean() < 1  # the colours in their order, and no shift
+    assert np.abs(image - averaged).mean() < 1  # the colors in their order, and no shift
 
 
 def test_a_good_source_has_no_problems(training_images: ImageStore, test_images: ImageStore) -> None:

@@ -23,9 +23,9 @@ LIMITS = "at most 32768 a side and 100 million in all"
 
 # Smooth, so that jpg keeps it, and other in every corner, so that no turn goes unnoticed.
 _ROWS, _COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH]
-COLOURS = np.stack([3 * _COLUMNS + 40, 4 * _ROWS + 50, 120 + _COLUMNS - _ROWS], axis=2).astype(np.uint8)
-PICTURE = Image.fromarray(COLOURS)
-GREY = np.array(PICTURE.convert("L"))
+COLORS = np.stack([3 * _COLUMNS + 40, 4 * _ROWS + 50, 120 + _COLUMNS - _ROWS], axis=2).astype(np.uint8)
+PICTURE = Image.fromarray(COLORS)
+GRAY = np.array(PICTURE.convert("L"))
 SHAPE = np.zeros((HEIGHT, WIDTH), np.uint8)
 SHAPE[10:22, 8:40] = 1
 
@@ -94,40 +94,40 @@ PNG = _encode(PICTURE, "PNG")
 INDEXED = PICTURE.quantize(64)
 TINY = Image.new("RGB", (1, 1), (200, 100, 50))
 FRAMES = [Image.new("RGB", PICTURE.size, (20 * number, 0, 0)) for number in range(11)]
-ALL_GREY = np.repeat(GREY[..., None], 3, axis=2)
+ALL_GRAY = np.repeat(GRAY[..., None], 3, axis=2)
 
 # File name, content, what read_image returns.
 READABLE = [
-    ("plain.jpg", JPEG, COLOURS),
-    ("UPPER.JPG", JPEG, COLOURS),
-    ("progressive.jpeg", _encode(PICTURE, "JPEG", quality=95, progressive=True), COLOURS),
-    ("grey.jpg", _encode(PICTURE.convert("L"), "JPEG", quality=95), ALL_GREY),
-    ("cmyk.jpg", _cmyk(adobe=False), COLOURS),
-    ("cmyk_adobe.jpg", _cmyk(adobe=True), COLOURS),
-    ("preview_behind.jpg", _encode(PICTURE, "MPO", quality=95, save_all=True, append_images=[TINY]), COLOURS),
-    ("junk_behind.jpg", JPEG + b"junk" * 99, COLOURS),
-    ("damaged_tags.jpg", _damaged_tags(), COLOURS),
-    ("really_a_png.jpg", PNG, COLOURS),
-    ("a name with spaces, Ünïcode 車.png", PNG, COLOURS),
-    ("grey16.png", _opencv(".png", GREY.astype(np.uint16) * 257), ALL_GREY),
-    ("rgb16.png", _opencv(".png", COLOURS[..., ::-1].astype(np.uint16) * 257), COLOURS),
+    ("plain.jpg", JPEG, COLORS),
+    ("UPPER.JPG", JPEG, COLORS),
+    ("progressive.jpeg", _encode(PICTURE, "JPEG", quality=95, progressive=True), COLORS),
+    ("gray.jpg", _encode(PICTURE.convert("L"), "JPEG", quality=95), ALL_GRAY),
+    ("cmyk.jpg", _cmyk(adobe=False), COLORS),
+    ("cmyk_adobe.jpg", _cmyk(adobe=True), COLORS),
+    ("preview_behind.jpg", _encode(PICTURE, "MPO", quality=95, save_all=True, append_images=[TINY]), COLORS),
+    ("junk_behind.jpg", JPEG + b"junk" * 99, COLORS),
+    ("damaged_tags.jpg", _damaged_tags(), COLORS),
+    ("really_a_png.jpg", PNG, COLORS),
+    ("a name with spaces, Ünïcode 車.png", PNG, COLORS),
+    ("gray16.png", _opencv(".png", GRAY.astype(np.uint16) * 257), ALL_GRAY),
+    ("rgb16.png", _opencv(".png", COLORS[..., ::-1].astype(np.uint16) * 257), COLORS),
     ("palette.png", _encode(INDEXED, "PNG"), np.array(INDEXED.convert("RGB"))),
     (
         "palette_alpha.png",
         _encode(INDEXED, "PNG", transparency=bytes(range(64))),
         np.array(INDEXED.convert("RGB")),
     ),
-    ("rgba.png", _encode(PICTURE.convert("RGBA"), "PNG"), COLOURS),
-    ("grey_alpha.png", _encode(PICTURE.convert("LA"), "PNG"), ALL_GREY),
+    ("rgba.png", _encode(PICTURE.convert("RGBA"), "PNG"), COLORS),
+    ("gray_alpha.png", _encode(PICTURE.convert("LA"), "PNG"), ALL_GRAY),
     ("one_bit.png", _encode(Image.fromarray(SHAPE * 255).convert("1"), "PNG"), np.dstack([SHAPE * 255] * 3)),
-    ("grey16.tif", _opencv(".tif", GREY.astype(np.uint16) * 257), ALL_GREY),
-    ("rgb16.tiff", _opencv(".tif", COLOURS[..., ::-1].astype(np.uint16) * 257), COLOURS),
-    ("lzw.tif", _encode(PICTURE, "TIFF", compression="tiff_lzw"), COLOURS),
-    ("deflate.TIFF", _encode(PICTURE, "TIFF", compression="tiff_deflate"), COLOURS),
-    ("cmyk.tif", _encode(PICTURE.convert("CMYK"), "TIFF"), COLOURS),
-    ("lossless.webp", _encode(PICTURE, "WEBP", lossless=True), COLOURS),
-    ("lossy.webp", _encode(PICTURE, "WEBP", quality=95), COLOURS),
-    ("alpha.webp", _encode(PICTURE.convert("RGBA"), "WEBP", lossless=True), COLOURS),
+    ("gray16.tif", _opencv(".tif", GRAY.astype(np.uint16) * 257), ALL_GRAY),
+    ("rgb16.tiff", _opencv(".tif", COLORS[..., ::-1].astype(np.uint16) * 257), COLORS),
+    ("lzw.tif", _encode(PICTURE, "TIFF", compression="tiff_lzw"), COLORS),
+    ("deflate.TIFF", _encode(PICTURE, "TIFF", compression="tiff_deflate"), COLORS),
+    ("cmyk.tif", _encode(PICTURE.convert("CMYK"), "TIFF"), COLORS),
+    ("lossless.webp", _encode(PICTURE, "WEBP", lossless=True), COLORS),
+    ("lossy.webp", _encode(PICTURE, "WEBP", quality=95), COLORS),
+    ("alpha.webp", _encode(PICTURE.convert("RGBA"), "WEBP", lossless=True), COLORS),
 ]
 
 # File name, content, what is wrong with it.
@@ -161,7 +161,7 @@ UNREADABLE = [
     ("bomb.png", _png_header(30_000, 30_000), f"is 30000x30000 pixels: {LIMITS}"),
     ("bomb.jpg", _jpeg_header(11_000, 11_000), f"is 11000x11000 pixels: {LIMITS}"),
     ("bomb.webp", _webp_header(1 << 24, 200), f"has too many pixels: {LIMITS}"),
-    ("float.tif", _opencv(".tif", GREY.astype(np.float32) / 255), "has 32 bits a pixel"),
+    ("float.tif", _opencv(".tif", GRAY.astype(np.float32) / 255), "has 32 bits a pixel"),
 ]
 
 
@@ -310,9 +310,9 @@ def test_a_mask_of_the_stored_picture_is_told_from_any_other(pair: tuple[Path, P
     }
 
 
-def _coloured(shape: np.ndarray, colours: list[tuple[int, int, int]], white: int = 1) -> Image.Image:
+def _colored(shape: np.ndarray, colors: list[tuple[int, int, int]], white: int = 1) -> Image.Image:
     picture = Image.fromarray(shape * np.uint8(white))
-    picture.putpalette([value for colour in colours for value in colour])
+    picture.putpalette([value for color in colors for value in color])
     return picture
 
 
@@ -346,11 +346,11 @@ MASKS = [
     ("16_bit.png", _opencv(".png", SHAPE.astype(np.uint16) * 65535), SHAPE),
     ("16_bit_255.tif", _opencv(".tif", SHAPE.astype(np.uint16) * 255), SHAPE),
     ("float.tif", _opencv(".tif", SHAPE.astype(np.float32)), SHAPE),
-    ("indices_0_1.png", _encode(_coloured(SHAPE, [(90, 0, 0), (0, 10, 0)]), "PNG"), SHAPE),
-    ("indices_0_255.png", _encode(_coloured(SHAPE, [(9, 9, i) for i in range(256)], 255), "PNG"), SHAPE),
-    ("voc.png", _encode(_coloured(SHAPE, [BLACK, (128, 0, 0)]), "PNG"), SHAPE),
-    ("white_first.gif", _encode(_coloured(1 - SHAPE, [WHITE, BLACK]), "GIF", optimize=False), SHAPE),
-    ("indices_3_7.png", _encode(_coloured(SHAPE * 4 + 3, [BLACK] * 7 + [WHITE]), "PNG"), SHAPE),
+    ("indices_0_1.png", _encode(_colored(SHAPE, [(90, 0, 0), (0, 10, 0)]), "PNG"), SHAPE),
+    ("indices_0_255.png", _encode(_colored(SHAPE, [(9, 9, i) for i in range(256)], 255), "PNG"), SHAPE),
+    ("voc.png", _encode(_colored(SHAPE, [BLACK, (128, 0, 0)]), "PNG"), SHAPE),
+    ("white_first.gif", _encode(_colored(1 - SHAPE, [WHITE, BLACK]), "GIF", optimize=False), SHAPE),
+    ("indices_3_7.png", _encode(_colored(SHAPE * 4 + 3, [BLACK] * 7 + [WHITE]), "PNG"), SHAPE),
     ("red_on_black.png", _encode(Image.fromarray(RED * 255), "PNG"), SHAPE),
     ("ones_in_rgb.png", _encode(Image.fromarray(RED), "PNG"), SHAPE),
     ("cutout.png", _encode(_cutout(), "PNG"), SHAPE),
@@ -374,7 +374,7 @@ BORDERED[5:9, 5:9] = 15
 NO_MASKS = [
     ("gradient.png", PNG, "is not a mask: 100 % of its pixels are neither black nor white"),
     (
-        "grey.png",
+        "gray.png",
         _encode(Image.fromarray(SHAPE * 128), "PNG"),
         "is not a mask: 15 % of its pixels are neither",
     ),
@@ -397,11 +397,11 @@ NO_MASKS = [
         _encode(PICTURE, "GIF", save_all=True, append_images=[TINY.resize((64, 40))]),
         "has 2 frames",
     ),
-    ("cut.gif", _encode(Image.fromarray(GREY), "GIF")[:-400], "cannot be decoded"),
+    ("cut.gif", _encode(Image.fromarray(GRAY), "GIF")[:-400], "cannot be decoded"),
     ("text.png", b"nothing", "is no image, whatever its name says"),
     ("zero.bmp", b"", "is empty"),
     ("bomb.png", _png_header(60_000, 60_000), f"is 60000x60000 pixels: {LIMITS}"),
-    ("float.tif", _opencv(".tif", GREY.astype(np.float32) / 255), "is not a mask: 100 %"),
+    ("float.tif", _opencv(".tif", GRAY.astype(np.float32) / 255), "is not a mask: 100 %"),
 ]
 
 
@@ -447,10 +447,10 @@ def test_what_is_no_mask_is_refused(pair: tuple[Path, Path], name: str, content:
 def test_few_soft_pixels_are_cut_and_many_are_refused(pair: tuple[Path, Path]) -> None:
     images, masks = pair
     _fill(images, "a.png", "b.png")
-    for name, greys in (("a", 128), ("b", 129)):  # 5 % of 2560 pixels are 128
+    for name, grays in (("a", 128), ("b", 129)):  # 5 % of 2560 pixels are 128
         levels = np.zeros(HEIGHT * WIDTH, np.uint8)
         levels[:1000] = 255
-        levels[1000 : 1000 + greys] = 100
+        levels[1000 : 1000 + grays] = 100
         Image.fromarray(levels.reshape(HEIGHT, WIDTH)).save(masks / f"{name}.png")
     store = FolderStore(images, masks)
     assert store.read_mask("a").sum() == 1000

@@ -8,12 +8,12 @@ import pandas as pd
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images, usable_images
 from carvana_kedro.parameters import DataIngestion
-from carvana_kedro.stores.images.competition import Photographs
+from carvana_kedro.stores.images.source import ImageSource
 
 logger = logging.getLogger(__name__)
 
 
-def index_training_images(training_images: Photographs, parameters: DataIngestion) -> pd.DataFrame:
+def index_training_images(training_images: ImageSource, parameters: DataIngestion) -> pd.DataFrame:
     """List every training image with its size, mask area and problems.
 
     Args:

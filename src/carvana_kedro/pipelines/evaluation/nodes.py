@@ -9,12 +9,12 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images, usable_images
 from carvana_kedro.parameters import Inference
 from carvana_kedro.scoring import score_images
-from carvana_kedro.stores.images.competition import Photographs
+from carvana_kedro.stores.images.source import ImageSource
 
 logger = logging.getLogger(__name__)
 
 
-def select_unseen_images(training_images: Photographs, model: dict[str, Any]) -> pd.DataFrame:
+def select_unseen_images(training_images: ImageSource, model: dict[str, Any]) -> pd.DataFrame:
     """List the images with masks that a model was not trained on: all, if it was trained on another source.
 
     Args:
@@ -41,7 +41,7 @@ def select_unseen_images(training_images: Photographs, model: dict[str, Any]) ->
 def score_model(
     model: dict[str, Any],
     evaluation_index: pd.DataFrame,
-    training_images: Photographs,
+    training_images: ImageSource,
     parameters: Inference,
 ) -> tuple[pd.DataFrame, dict[str, float], pd.DataFrame]:
     """Score images at their original size, as training scores its validation images: see `score_images`."""

@@ -18,14 +18,14 @@ from carvana_kedro.segmentation.prediction.cutouts import alpha_of, cut_out
 from carvana_kedro.segmentation.prediction.postprocessing import clean
 from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor, best_threshold
 from carvana_kedro.stores import run_lengths
-from carvana_kedro.stores.images.competition import Photographs
-from carvana_kedro.stores.predictions import Kind, PredictedPictures, PredictionShards, ShardRows
+from carvana_kedro.stores.images.source import ImageSource
+from carvana_kedro.stores.predictions import Kind, PredictedImages, PredictionShards, ShardRows
 from carvana_kedro.stores.tables import Row
 
 logger = logging.getLogger(__name__)
 
 
-def index_test_images(test_images: Photographs) -> pd.DataFrame:
+def index_test_images(test_images: ImageSource) -> pd.DataFrame:
     """List every test image and every one that should be there, in the order of the sample submission."""
     return index_images(test_images)
 
@@ -52,9 +52,9 @@ def select_test_images(test_image_index: pd.DataFrame, parameters: Inference) ->
 def predict_masks(
     model: dict[str, Any],
     test_index: pd.DataFrame,
-    test_images: Photographs,
+    test_images: ImageSource,
     prediction_shards: PredictionShards,
-    predicted_pictures: PredictedPictures,
+    predicted_images: PredictedImages,
     parameters: Inference,
 ) -> dict[str, Any]:
     """Predict the mask of every test image at its original size, and write them away shard by shard.
@@ -87,14 +87,14 @@ def predict_masks(
         names = {
             number: name
             for number, name in prediction_shards.find(key).items()
-            if predicted_pictures.has(kinds, shards[number])
+            if predicted_images.has(kinds, shards[number])
         }
         left = {number: ids for number, ids in shards.items() if number not in names}
         if names:
             logger.info("%d of %d shards are there already", len(shards) - len(left), len(shards))
         if left:
             write = partial(prediction_shards.write, key)
-            names |= _predict_shards(model, left, test_images, write, predicted_pictures, parameters)
+            names |= _predict_shards(model, left, test_images, write, predicted_images, parameters)
     return {
         **origin,
         "images": len(image_ids),
@@ -105,9 +105,9 @@ def predict_masks(
 def _predict_shards(
     model: dict[str, Any],
     shards: Mapping[int, Sequence[str]],
-    images: Photographs,
+    images: ImageSource,
     write: Callable[[int, Sequence[Row]], str],
-    pictures: PredictedPictures,
+    pictures: PredictedImages,
     parameters: Inference,
 ) -> dict[int, str]:
     """Predict and write some shards, their pictures first; return their names by number."""
@@ -130,7 +130,7 @@ def _predict_shards(
         images,
         image_ids,
         batch_size=parameters.batch_size,
-        workers=usable_workers(parameters.workers),
+        num_workers=usable_workers(parameters.num_workers),
         shard_size=parameters.shard_size,
         on_bad_image=parameters.on_bad_image,
     )
@@ -178,9 +178,9 @@ def _picture(
     if kind == "overlays":
         return visualization.overlay(image, mask)
     alpha = alpha_of(prediction.probabilities(), mask, threshold)
-    colour = parameters.background.removeprefix("#")
-    red, green, blue = bytes.fromhex(colour) if colour != "transparent" else (0, 0, 0)
-    return cut_out(image, alpha, None if colour == "transparent" else (red, green, blue))
+    color = parameters.background.removeprefix("#")
+    red, green, blue = bytes.fromhex(color) if color != "transparent" else (0, 0, 0)
+    return cut_out(image, alpha, None if color == "transparent" else (red, green, blue))
 
 
 def write_submission(predictions: dict[str, Any], prediction_shards: PredictionShards) -> ShardRows:
@@ -188,11 +188,11 @@ def write_submission(predictions: dict[str, Any], prediction_shards: PredictionS
     return prediction_shards.read(predictions["shards"])
 
 
-def summarise_predictions(
+def summarize_predictions(
     predictions: dict[str, Any],
     test_index: pd.DataFrame,
     prediction_shards: PredictionShards,
-    predicted_pictures: PredictedPictures,
+    predicted_images: PredictedImages,
     parameters: Inference,
 ) -> pd.DataFrame:
     """Say what was found in every image: a mask that is empty, or covers far more than the others, is worth a look.
@@ -217,6 +217,6 @@ def summarise_predictions(
             f"({shares.idxmin()}) to {shares.max():.1%} ({shares.idxmax()})"
         )
     if kinds := _kinds(parameters):
-        lines.append(f"{', '.join(kinds)} are in {predicted_pictures.folder}")
+        lines.append(f"{', '.join(kinds)} are in {predicted_images.folder}")
     logger.info("Predicted: %s", "\n  ".join(lines))
     return summary[["image", "width", "height", "covered", "runs", "problems"]]

@@ -6,7 +6,7 @@ from .nodes import (
     index_test_images,
     predict_masks,
     select_test_images,
-    summarise_predictions,
+    summarize_predictions,
     write_submission,
 )
 
@@ -34,7 +34,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "test_index",
                     "test_images",
                     "prediction_shards",
-                    "predicted_pictures",
+                    "predicted_images",
                     "params:inference",
                 ],
                 outputs="predictions",
@@ -47,16 +47,16 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 name="write_submission",
             ),
             Node(
-                summarise_predictions,
+                summarize_predictions,
                 inputs=[
                     "predictions",
                     "test_index",
                     "prediction_shards",
-                    "predicted_pictures",
+                    "predicted_images",
                     "params:inference",
                 ],
                 outputs="prediction_summary",
-                name="summarise_predictions",
+                name="summarize_predictions",
             ),
         ],
         namespace="inference",

@@ -18,7 +18,7 @@ from carvana_kedro.segmentation.architectures import build
 from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingInterruptedError
 from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.stores.checkpoints import CheckpointStore, ensemble
-from carvana_kedro.stores.images.competition import Photographs
+from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.pixel_cache import PixelCache
 
 from .recipe import build_callbacks, build_run
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 def train_model(
     train_index: pd.DataFrame,
     validation_index: pd.DataFrame,
-    training_images: Photographs,
+    training_images: ImageSource,
     checkpoints: CheckpointStore,
     tensorboard: Path,
     pixel_cache: PixelCache,
@@ -75,7 +75,7 @@ def train_model(
 
 def _train_run(
     indices: Sides,
-    training_images: Photographs,
+    training_images: ImageSource,
     checkpoints: CheckpointStore,
     tensorboard: Path,
     pixel_cache: PixelCache,
@@ -157,7 +157,7 @@ def evaluate_model(
     model: dict[str, Any],
     train_index: pd.DataFrame,
     validation_index: pd.DataFrame,
-    training_images: Photographs,
+    training_images: ImageSource,
     parameters: ModelTraining,
 ) -> tuple[pd.DataFrame, dict[str, float], pd.DataFrame]:
     """Score every validation image at its original size: see `score_images`.

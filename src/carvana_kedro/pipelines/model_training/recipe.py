@@ -12,32 +12,30 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.segmentation.architectures import build
 from carvana_kedro.segmentation.data.augmentation import Augmentation
-from carvana_kedro.segmentation.data.batches import Batches, CachedSamples, Samples, in_memory
+from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.geometry import Geometry
+from carvana_kedro.segmentation.data.samples import CachedSamples, Samples, in_memory
 from carvana_kedro.segmentation.hardware import (
     Hardware,
     measured_peak,
     training_flop,
     usable_workers,
 )
+from carvana_kedro.segmentation.monitoring.checkpoint_saver import CheckpointSaver
+from carvana_kedro.segmentation.monitoring.progress import ProgressBar
 from carvana_kedro.segmentation.monitoring.tensorboard import (
     TensorBoardCurves,
     TensorBoardGraph,
     TensorBoardHparams,
-    TensorBoardPictures,
+    TensorBoardImages,
     TensorBoardScalars,
 )
-from carvana_kedro.segmentation.training.callbacks import (
-    Callback,
-    CheckpointSaver,
-    ProgressBar,
-    load_callback,
-)
+from carvana_kedro.segmentation.training.callbacks import Callback, load_callback
 from carvana_kedro.segmentation.training.losses import segmentation_loss
-from carvana_kedro.segmentation.training.optimizers import build_optimizer, build_schedule, weight_average
+from carvana_kedro.segmentation.training.optimizers import build_ema, build_optimizer, build_schedule
 from carvana_kedro.segmentation.training.state import Training
 from carvana_kedro.stores.checkpoints import RunCheckpoints
-from carvana_kedro.stores.images.competition import Photographs
+from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.pixel_cache import PixelCache, require_memory
 
 
@@ -51,7 +49,7 @@ def check_recipe(parameters: ModelTraining) -> None:
     for callback in parameters.callbacks:
         load_callback(callback)
     size = (parameters.input_size.height, parameters.input_size.width)
-    part = parameters.batch_size // parameters.parts
+    part = parameters.batch_size // parameters.accumulation_steps
     with torch.device("meta"):
         network = build(parameters.architecture, width_multiplier=parameters.width_multiplier)
         network.output_size(size)
@@ -78,7 +76,7 @@ def choose_hardware(parameters: ModelTraining) -> Hardware:
 
 def build_run(
     parameters: ModelTraining,
-    images: Photographs,
+    images: ImageSource,
     sides: Sequence[Sequence[str]],
     pixel_cache: PixelCache,
     origin: Mapping[str, Any],
@@ -106,7 +104,7 @@ def build_run(
 
     flop = training_flop(network, geometry.input_size)
     network = hardware.place(network)
-    average = weight_average(network, parameters.ema_decay) if parameters.ema_decay else None
+    average = build_ema(network, parameters.ema_decay) if parameters.ema_decay else None
     if average is not None:
         hardware.place(average.module)  # the copy of a compiled network is not compiled
     optimizer = build_optimizer(
@@ -144,8 +142,8 @@ def build_run(
             "versions": provenance.versions(),
         },
         threshold=parameters.threshold,
-        average=average,
-        parts=parameters.parts,
+        ema=average,
+        accumulation_steps=parameters.accumulation_steps,
         clip_gradient_norm=parameters.clip_gradient_norm,
         best_by=parameters.best_by,
         patience=parameters.early_stopping,
@@ -164,7 +162,7 @@ def build_callbacks(
         ProgressBar(),
         TensorBoardGraph(events),
         TensorBoardScalars(events),
-        TensorBoardPictures(events, parameters.pictures),
+        TensorBoardImages(events, parameters.logged_images),
         TensorBoardCurves(events),
         TensorBoardHparams(events),
         # After ours, so that what is saved is what they were told of; before the user's, which may fail.
@@ -175,7 +173,7 @@ def build_callbacks(
 
 def _build_batches(
     parameters: ModelTraining,
-    images: Photographs,
+    images: ImageSource,
     sides: Sequence[Sequence[str]],
     pixel_cache: PixelCache,
     geometry: Geometry,
@@ -193,9 +191,9 @@ def _build_batches(
         keep = kept if parameters.cache == "memmap" else in_memory
         cached = CachedSamples(both, keep)
         sets = [cached.subset(image_ids) for image_ids in sides]
-    sizes = parameters.batch_size, parameters.batch_size // parameters.parts
-    workers = usable_workers(parameters.workers)
+    sizes = parameters.batch_size, parameters.batch_size // parameters.accumulation_steps
+    workers = usable_workers(parameters.num_workers)
     return [
-        Batches(side, size, seed=seed, workers=workers, pin_memory=pin_memory)
+        Batches(side, size, seed=seed, num_workers=workers, pin_memory=pin_memory)
         for side, size, seed in zip(sets, sizes, (parameters.seed, None), strict=True)
     ]

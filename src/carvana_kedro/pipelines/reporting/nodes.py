@@ -17,7 +17,7 @@ from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.monitoring import visualization
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import run_lengths
-from carvana_kedro.stores.images.competition import Photographs
+from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.tables import Row
 
 logger = logging.getLogger(__name__)
@@ -28,17 +28,17 @@ _THUMBNAIL_WIDTH = 400
 def plot_learning_curves(training_history: pd.DataFrame) -> go.Figure:
     """Plot loss and Dice coefficient over the epochs, training beside validation; of folds a line each."""
     figure = make_subplots(rows=1, cols=2, subplot_titles=("Loss", "Dice coefficient"))
-    colours = {"train": "#0072b2", "val": "#d55e00"}
+    colors = {"train": "#0072b2", "val": "#d55e00"}
     folds = training_history.get("fold", pd.Series(0, index=training_history.index))
     for column, quantity in enumerate(("loss", "dice_coeff"), start=1):
-        for (side, colour), fold in product(colours.items(), folds.unique()):
+        for (side, color), fold in product(colors.items(), folds.unique()):
             history = training_history[folds == fold]
             figure.add_trace(
                 go.Scatter(
                     x=history["epoch"],
                     y=history[f"{side}_{quantity}"],
                     name={"train": "training", "val": "validation"}[side],
-                    line={"color": colour},
+                    line={"color": color},
                     mode="lines+markers",
                     legendgroup=side,
                     showlegend=bool(column == 1 and fold == folds.iloc[0]),
@@ -52,7 +52,7 @@ def plot_learning_curves(training_history: pd.DataFrame) -> go.Figure:
 
 
 def tabulate_scores(validation_scores: pd.DataFrame) -> pd.DataFrame:
-    """Summarise the scores: mean, median, lowest and highest of every measure over the validation images."""
+    """Summarize the scores: mean, median, lowest and highest of every measure over the validation images."""
     scores = validation_scores.drop(columns=["image", "car"])
     table = scores.agg(["mean", "median", "min", "max"]).T.round(5)
     return table.rename_axis("measure").reset_index()
@@ -61,7 +61,7 @@ def tabulate_scores(validation_scores: pd.DataFrame) -> pd.DataFrame:
 def draw_gallery(
     model: dict[str, Any],
     validation_scores: pd.DataFrame,
-    training_images: Photographs,
+    training_images: ImageSource,
     model_training: ModelTraining,
     reporting: Reporting,
 ) -> np.ndarray:
@@ -99,7 +99,7 @@ def draw_gallery(
 
 
 def preview_submission(
-    submission: Iterable[Row], predictions: dict[str, Any], test_images: Photographs, parameters: Reporting
+    submission: Iterable[Row], predictions: dict[str, Any], test_images: ImageSource, parameters: Reporting
 ) -> np.ndarray:
     """Draw rows from all over the submission over their photographs, read back from the file itself."""
     wanted = set(np.linspace(0, predictions["images"] - 1, parameters.preview_size).astype(int).tolist())
@@ -114,7 +114,7 @@ def preview_submission(
 
 
 def score_submission(
-    submission: Iterable[Row], solution: list[Row], test_images: Photographs
+    submission: Iterable[Row], solution: list[Row], test_images: ImageSource
 ) -> dict[str, float | None]:
     """Score a finished submission as the competition does: the mean Dice coefficient over the images.
 

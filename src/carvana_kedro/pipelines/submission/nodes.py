@@ -12,8 +12,8 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import first_few
 from carvana_kedro.parameters import Submission
 from carvana_kedro.stores import run_lengths
-from carvana_kedro.stores.disk import locked
 from carvana_kedro.stores.kaggle.competition import KaggleCompetition, Listed
+from carvana_kedro.stores.locks import locked
 from carvana_kedro.stores.predictions import MAKE_ANEW, SubmissionFile
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""A U-Net on a ResNet-34 that may have learnt to see on ImageNet."""
+"""A U-Net on a ResNet-34 that may have learned to see on ImageNet."""
 
 import logging
 from http.client import HTTPException
@@ -25,7 +25,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class UNetResNet34(SegmentationNetwork):
     """U-Net (Ronneberger et al. 2015) whose encoder is a ResNet-34 (He et al. 2016).
 
-    Images come in [0, 1] as for every network here; they are standardised inside, as ImageNet weights expect.
+    Images come in [0, 1] as for every network here; they are standardized inside, as ImageNet weights expect.
     """
 
     stride = 32

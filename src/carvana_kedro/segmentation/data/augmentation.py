@@ -1,4 +1,4 @@
-"""Random changes of shape and colour, for a whole batch on its device, the same for an image and its mask."""
+"""Random changes of shape and color, for a whole batch on its device, the same for an image and its mask."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class Augmentation:
         rotation: Greatest angle in degrees, either way.
         rotation_probability: Share of the images that are rotated.
         flip_probability: Share of the images that are mirrored, left to right.
-        hue: Greatest turn of the colours about the grey axis, in degrees, either way.
-        saturation: The distance of colours from grey is multiplied by 1 ± saturation.
+        hue: Greatest turn of the colors about the gray axis, in degrees, either way.
+        saturation: The distance of colors from gray is multiplied by 1 ± saturation.
         value: The image is multiplied by 1 ± value.
         brightness: The image is raised by ± brightness, where 1 is the whole range.
         contrast: The distance of pixels from the image's mean is multiplied by 1 ± contrast.
@@ -60,7 +60,7 @@ class Augmentation:
         return torch.from_numpy(np.reshape(draws, (-1, DRAWS)).astype(np.float32))
 
     def apply(self, images: Tensor, masks: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Change a batch: images and masks alike in shape, and then the images in colour.
+        """Change a batch: images and masks alike in shape, and then the images in color.
 
         What comes into view from beyond an image's border repeats the border.
 
@@ -74,7 +74,7 @@ class Augmentation:
         """
         draws = draws.to(images.device)
         images, masks = self._warp(images, masks, draws[:, :6])
-        return self._recolour(images, draws[:, 6:]), masks
+        return self._recolor(images, draws[:, 6:]), masks
 
     def _warp(self, images: Tensor, masks: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         turns = self.rotation * self.rotation_probability or self.flip_probability
@@ -85,13 +85,13 @@ class Augmentation:
         radians = torch.deg2rad(_between(angle, self.rotation)) * (rotated < self.rotation_probability)
         factor = 1 + _between(scale, self.scale)
         cos, sin = radians.cos() / factor, radians.sin() / factor
-        # Where each new pixel comes from, in pixels from the centre: unlike grid_sample's own coordinates,
+        # Where each new pixel comes from, in pixels from the center: unlike grid_sample's own coordinates,
         # which run from -1 to 1 along either axis, these do not shear an image that is not square. Written
         # out, because affine_grid's matrix product runs in TF32 or bfloat16 where those are allowed, and is
         # then pixels off.
         height, width = masks.shape[1:]
-        x = _centred(width, masks.device) - width * _between(right, self.shift)  # (N, 1, w)
-        y = _centred(height, masks.device)[:, None] - height * _between(down, self.shift)  # (N, h, 1)
+        x = _centered(width, masks.device) - width * _between(right, self.shift)  # (N, 1, w)
+        y = _centered(height, masks.device)[:, None] - height * _between(down, self.shift)  # (N, h, 1)
         source_x = mirror * (cos * x + sin * y)  # (N, h, w)
         source_y = cos * y - sin * x  # (N, h, w)
         # The border goes on, as a studio's wall and floor do: clamped by hand, since not every device knows
@@ -106,18 +106,18 @@ class Augmentation:
         warped.clamp_(0, 1)  # the four weights add up to 1 only within rounding
         return warped[:, :3], warped[:, 3]
 
-    def _recolour(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Linear changes of colour, in the order of hue, saturation, contrast, value and brightness."""
+    def _recolor(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Linear changes of color, in the order of hue, saturation, contrast, value and brightness."""
         if not (self.hue or self.saturation or self.value or self.brightness or self.contrast):
             return images
         hue, saturation, value, brightness, contrast = draws[..., None, None, None].unbind(1)  # (N, 1, 1, 1)
         angle = torch.deg2rad(_between(hue, self.hue))
-        grey = images.mean(1, keepdim=True)  # (N, 1, h, w)
-        colour = images - grey
-        quarter_turn = (colour.roll(1, dims=1) - colour.roll(-1, dims=1)) / 3**0.5  # about the grey axis
-        colour = angle.cos() * colour + angle.sin() * quarter_turn
-        images = grey + (1 + _between(saturation, self.saturation)) * colour
-        mean = grey.mean((2, 3), keepdim=True)
+        gray = images.mean(1, keepdim=True)  # (N, 1, h, w)
+        color = images - gray
+        quarter_turn = (color.roll(1, dims=1) - color.roll(-1, dims=1)) / 3**0.5  # about the gray axis
+        color = angle.cos() * color + angle.sin() * quarter_turn
+        images = gray + (1 + _between(saturation, self.saturation)) * color
+        mean = gray.mean((2, 3), keepdim=True)
         images = mean + (1 + _between(contrast, self.contrast)) * (images - mean)
         images = (1 + _between(value, self.value)) * images + _between(brightness, self.brightness)
         return images.clamp(0, 1)
@@ -128,6 +128,6 @@ def _between(draws: Tensor, greatest: float) -> Tensor:
     return (2 * draws - 1) * greatest
 
 
-def _centred(length: int, device: torch.device) -> Tensor:
-    """Centres of the pixels of an axis, in pixels from its middle."""
+def _centered(length: int, device: torch.device) -> Tensor:
+    """Centers of the pixels of an axis, in pixels from its middle."""
     return torch.arange(length, dtype=torch.float32, device=device) - (length - 1) / 2

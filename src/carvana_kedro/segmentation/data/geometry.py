@@ -88,7 +88,7 @@ class Geometry:
             images: (N, C, h, w) of any dtype. Unlike in torch's own padding, the margin may exceed the image.
 
         Returns:
-            (N, C, H, W), `images` in the centre; `images` itself if there is no margin.
+            (N, C, H, W), `images` in the center; `images` itself if there is no margin.
         """
         if self.input_size == self.output_size:
             return images
@@ -122,7 +122,7 @@ def _resize(picture: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
 
 
 def _mirrored(inner: int, outer: int, device: torch.device) -> Tensor:
-    """Index into an axis of `inner` pixels for each of `outer`, e.g. 3 in 7: 2 1 0 1 2 1 0, centred."""
+    """Index into an axis of `inner` pixels for each of `outer`, e.g. 3 in 7: 2 1 0 1 2 1 0, centered."""
     period = max(2 * (inner - 1), 1)
     positions = (torch.arange(outer, device=device) - (outer - inner) // 2) % period
     return torch.where(positions < inner, positions, period - positions)

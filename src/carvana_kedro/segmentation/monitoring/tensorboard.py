@@ -44,7 +44,7 @@ class TensorBoardScalars(_TensorBoard):
         self._write("data", record, epoch)
 
 
-class TensorBoardPictures(_TensorBoard):
+class TensorBoardImages(_TensorBoard):
     """The first images of the last validation batch, expected and predicted, after every epoch."""
 
     def __init__(self, events: SummaryWriter, count: int) -> None:

@@ -7,18 +7,18 @@ import cv2
 import numpy as np
 
 CAR = (0, 158, 115)
-"""Colours that people with any colour vision tell apart (Okabe & Ito 2008)."""
+"""Colors that people with any color vision tell apart (Okabe & Ito 2008)."""
 HIT, MISS, FALSE_ALARM = (240, 240, 240), (230, 159, 0), (0, 114, 178)
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = CAR) -> np.ndarray:
+def overlay(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int] = CAR) -> np.ndarray:
     """Tint the masked part of an image and draw the mask's outline."""
     inside = mask.astype(bool)
     tinted = image.copy()
-    tinted[inside] = (0.6 * image[inside] + 0.4 * np.array(colour)).astype(np.uint8)
+    tinted[inside] = (0.6 * image[inside] + 0.4 * np.array(color)).astype(np.uint8)
     outlines, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     thickness = max(1, round(max(image.shape) / 600))
-    return cv2.drawContours(tinted, outlines, -1, colour, thickness)
+    return cv2.drawContours(tinted, outlines, -1, color, thickness)
 
 
 def agreement(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -83,7 +83,7 @@ def threshold_curve(thresholds: np.ndarray, dice: np.ndarray, best: float, used:
     ticks = _ticks(float(dice.min()), float(dice.max()))
     digits = max(1, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
     picture = np.full((height, width, 3), 255, np.uint8)
-    grey, light = (60, 60, 60), (220, 220, 220)
+    gray, light = (60, 60, 60), (220, 220, 220)
 
     def x(threshold: float) -> int:
         return round(left + threshold * (right - left))
@@ -91,23 +91,23 @@ def threshold_curve(thresholds: np.ndarray, dice: np.ndarray, best: float, used:
     def y(value: float) -> int:
         return round(bottom - (value - ticks[0]) / (ticks[-1] - ticks[0]) * (bottom - top))
 
-    def write(text: str, x: int, y: int, colour: tuple[int, int, int] = grey, align: float = 0.0) -> None:
+    def write(text: str, x: int, y: int, color: tuple[int, int, int] = gray, align: float = 0.0) -> None:
         (length, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1, 2)
         place = (round(x - align * length), y)
-        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 1, colour, 2, cv2.LINE_AA)
+        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 1, color, 2, cv2.LINE_AA)
 
     for tick in ticks:
         cv2.line(picture, (left, y(tick)), (right, y(tick)), light, 3)
         write(f"{tick:.{digits}f}", left - 16, y(tick) + 10, align=1)
     for tenths in range(0, 11, 2):
-        cv2.line(picture, (x(tenths / 10), bottom), (x(tenths / 10), bottom + 12), grey, 3)
+        cv2.line(picture, (x(tenths / 10), bottom), (x(tenths / 10), bottom + 12), gray, 3)
         write(f"{tenths / 10:.1f}", x(tenths / 10), bottom + 44, align=0.5)
-    cv2.rectangle(picture, (left, top), (right, bottom), grey, 3)
-    for name, threshold, colour, column in (("used", used, MISS, left), ("best", best, CAR, left + 420)):
+    cv2.rectangle(picture, (left, top), (right, bottom), gray, 3)
+    for name, threshold, color, column in (("used", used, MISS, left), ("best", best, CAR, left + 420)):
         value = float(np.interp(threshold, thresholds, dice))
-        cv2.line(picture, (x(threshold), top), (x(threshold), bottom), colour, 4)
-        cv2.circle(picture, (x(threshold), y(value)), 12, colour, cv2.FILLED, cv2.LINE_AA)
-        write(f"{name}: {value:.4f} at {threshold:.2f}", column, top - 24, colour)
+        cv2.line(picture, (x(threshold), top), (x(threshold), bottom), color, 4)
+        cv2.circle(picture, (x(threshold), y(value)), 12, color, cv2.FILLED, cv2.LINE_AA)
+        write(f"{name}: {value:.4f} at {threshold:.2f}", column, top - 24, color)
     points = [(x(threshold), y(value)) for threshold, value in zip(thresholds, dice, strict=True)]
     cv2.polylines(picture, [np.array(points)], False, FALSE_ALARM, 4, cv2.LINE_AA)
     write("Mean Dice coefficient of the validation images", left, 44)

@@ -2,7 +2,7 @@
 
     photograph --resize--> images (uint8) --file--> logits --enlarge, compare--> mask
 
-What differs from network to network is inside of the file: the range of the colours, the mirrored margin. What any
+What differs from network to network is inside of the file: the range of the colors, the mirrored margin. What any
 image library does is left to who uses it, and is described in the file's metadata.
 """
 
@@ -30,7 +30,7 @@ METADATA_FILE = "metadata.json"
 _PREPROCESSING = (
     "Turn the photograph upright and resize the whole of it to {height} x {width} (height x width), whatever its "
     "proportions: by area averaging (OpenCV: INTER_AREA), and bilinearly (INTER_LINEAR) along an axis that grows. "
-    "Colours are RGB, uint8 from 0 to 255; scaling and padding them is done inside."
+    "Colors are RGB, uint8 from 0 to 255; scaling and padding them is done inside."
 )
 _POSTPROCESSING = (
     "Enlarge the logits bilinearly to the photograph's size (OpenCV: INTER_LINEAR; PyTorch: bilinear, "
@@ -67,7 +67,7 @@ class ExportableModel(Segmenter):
             "input": f"images: (N, {height}, {width}, 3) uint8",
             "height": str(height),
             "width": str(width),
-            "colour_order": "RGB",
+            "color_order": "RGB",
             "range": "0 to 255",
             "preprocessing": _PREPROCESSING.format(height=height, width=width),
             "output": f"logits: (N, {height}, {width}) float32",

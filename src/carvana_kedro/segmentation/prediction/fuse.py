@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def fold_batch_norm(network: Network) -> Network:
+def fuse_batch_norm(network: Network) -> Network:
     """Return a copy of a network in which convolutions do what the BatchNorm behind them did.
 
     In evaluation BatchNorm multiplies and adds constants, which can as well be part of the convolution's weights
@@ -26,7 +26,7 @@ def fold_batch_norm(network: Network) -> Network:
         A copy in evaluation mode, uncompiled; it cannot be trained.
 
     >>> from torch import nn
-    >>> fold_batch_norm(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
+    >>> fuse_batch_norm(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
     Sequential(
       (0): Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
       (1): Identity()

@@ -81,7 +81,7 @@ class OnnxSegmenter:
     """
 
     def __init__(self, model: Path | bytes, device: str = "cpu") -> None:
-        """Let ONNX Runtime optimise the network."""
+        """Let ONNX Runtime optimize the network."""
         device = choose_device(device)
         provider = _PROVIDERS[device]
         import onnxruntime

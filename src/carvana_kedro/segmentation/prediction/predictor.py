@@ -15,8 +15,9 @@ from torch import Tensor
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import SegmentationNetwork, build
-from carvana_kedro.segmentation.data.batches import ImageSource, Reader, naming
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
+from carvana_kedro.segmentation.data.reader import Reader
+from carvana_kedro.segmentation.data.samples import ImageReader, naming
 from carvana_kedro.segmentation.hardware import Hardware, is_out_of_memory
 from carvana_kedro.segmentation.prediction import onnx
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
@@ -190,9 +191,9 @@ class Predictor:
 
     def __call__(self, image: np.ndarray, threshold: float | None = None) -> NDArray[np.bool_]:
         """Return the mask, (H, W) bool, of an image (H, W, 3) uint8 RGB of any size."""
-        return self.look_at(image).mask(self.threshold if threshold is None else threshold)
+        return self.predict_one(image).mask(self.threshold if threshold is None else threshold)
 
-    def look_at(self, image: np.ndarray) -> Prediction:
+    def predict_one(self, image: np.ndarray) -> Prediction:
         """Return what is to be said of an image (H, W, 3) uint8 RGB of any size."""
         logits = self.logits(torch.from_numpy(self.geometry.fit_image(image))[None])
         return Prediction("", (image.shape[0], image.shape[1]), logits[0], self.geometry)
@@ -249,11 +250,11 @@ class Predictor:
 
     def predict(
         self,
-        source: ImageSource,
+        source: ImageReader,
         image_ids: Sequence[str],
         *,
         batch_size: int = 8,
-        workers: int = 0,
+        num_workers: int = 0,
         shard_size: int | None = None,
         on_bad_image: Literal["stop", "empty"] = "stop",
     ) -> Iterator[Prediction]:
@@ -263,16 +264,16 @@ class Predictor:
             source: where photographs are read.
             image_ids: which.
             batch_size: images that go through the networks at once.
-            workers: processes that read; 0 reads in this one.
+            num_workers: processes that read; 0 reads in this one.
             shard_size: no batch reaches across a multiple of it, so that who begins again at one gets the same batches.
             on_bad_image: what to do about one that cannot be read.
 
         Raises:
             UserError: an image cannot be read, a worker was killed, or memory has no room for an image.
         """
-        photographs = _Photographs(source, image_ids, self.geometry, on_bad_image == "empty")
+        photographs = _FittedImages(source, image_ids, self.geometry, on_bad_image == "empty")
         on_gpu = self.hardware.device.type == "cuda"
-        read = Reader(photographs.read, photographs.image_ids, workers, pin_memory=on_gpu)
+        read = Reader(photographs.read, photographs.image_ids, num_workers, pin_memory=on_gpu)
         count, shard = len(image_ids), shard_size or len(image_ids)
         batches = [
             np.arange(start, min(start + batch_size, end, count))
@@ -342,11 +343,11 @@ class _Read(NamedTuple):
     problems: list[str]
 
 
-class _Photographs:
+class _FittedImages:
     """Images fitted to the output size, and their own sizes."""
 
     def __init__(
-        self, source: ImageSource, image_ids: Sequence[str], geometry: Geometry, goes_on: bool
+        self, source: ImageReader, image_ids: Sequence[str], geometry: Geometry, goes_on: bool
     ) -> None:
         self.source = source
         self.image_ids = np.array(image_ids, dtype=np.str_)

@@ -4,11 +4,11 @@ from torch import Tensor, nn
 
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
 from carvana_kedro.segmentation.data.geometry import Geometry
-from carvana_kedro.segmentation.prediction.fuse import fold_batch_norm
+from carvana_kedro.segmentation.prediction.fuse import fuse_batch_norm
 
 
 class Segmenter(nn.Module):
-    """Fitted pictures in, logits out: the range of the colours and the mirrored margin are inside.
+    """Fitted pictures in, logits out: the range of the colors and the mirrored margin are inside.
 
     Logits, not probabilities: enlarged to the photograph's size, they keep the edge between the network's pixels.
 
@@ -27,7 +27,7 @@ class Segmenter(nn.Module):
     def __init__(self, network: SegmentationNetwork, geometry: Geometry) -> None:
         """Copy the network."""
         super().__init__()
-        self.network = fold_batch_norm(network).requires_grad_(False)
+        self.network = fuse_batch_norm(network).requires_grad_(False)
         self.geometry = geometry
         self.eval()
 

@@ -15,7 +15,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation.data.batches import Batch, Batches
+from carvana_kedro.segmentation.data.batches import Batches
+from carvana_kedro.segmentation.data.samples import Batch
 from carvana_kedro.segmentation.hardware import is_out_of_memory
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
@@ -106,7 +107,9 @@ def _forward_backward(run: Training, images: Tensor, targets: Tensor) -> tuple[T
     """Leave the gradient of the batch with the weights; return mean loss and Dice coefficient, on the device."""
     run.optimizer.zero_grad(set_to_none=True)
     losses, scores = [], []
-    for part, part_targets in zip(images.chunk(run.parts), targets.chunk(run.parts), strict=True):
+    for part, part_targets in zip(
+        images.chunk(run.accumulation_steps), targets.chunk(run.accumulation_steps), strict=True
+    ):
         logits = run.predict(run.network, part)
         loss = run.loss(logits, part_targets) * (len(part) / len(images))
         run.scaler.scale(loss).backward()
@@ -134,8 +137,8 @@ def _update(
         if run.clip_gradient_norm:
             clip_grads_with_norm_(weights, run.clip_gradient_norm, norm)
         run.scaler.step(run.optimizer)
-        if run.average is not None:
-            run.average.update_parameters(run.network)
+        if run.ema is not None:
+            run.ema.update_parameters(run.network)
     else:
         _restore(run, statistics)
     run.scaler.update()
@@ -235,16 +238,16 @@ def _advice_when_out_of_memory(run: Training, batch_size: int) -> Iterator[None]
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that did not fit
         height, width = run.geometry.input_size
-        part = batch_size // run.parts
+        part = batch_size // run.accumulation_steps
         fits = _fitting_batch(run, part // 2)
         if fits:
             parts = min(
                 n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= fits
             )
             advice = (
-                f"{fits} fit: --params model_training.batch_size={fits},model_training.parts=1, perhaps with a smaller "
-                f"learning rate; or model_training.parts={parts}, which keeps the batch and computes it in parts (the "
-                "means of BatchNorm are then over a part)."
+                f"{fits} fit: --params model_training.batch_size={fits},model_training.accumulation_steps=1, perhaps "
+                f"with a smaller learning rate; or model_training.accumulation_steps={parts}, which keeps the batch "
+                "and computes it in parts (the means of BatchNorm are then over a part)."
             )
         else:
             advice = "Not even one fits: take a smaller model_training.input_size or width_multiplier."
@@ -259,7 +262,7 @@ def _fitting_batch(run: Training, largest: int) -> int:
     run.optimizer.zero_grad(set_to_none=True)
     while largest:
         try:
-            # A batch and the next one, and what most optimisers keep from their first step on.
+            # A batch and the next one, and what most optimizers keep from their first step on.
             images = torch.zeros(2 * largest, 3, *run.geometry.output_size, device=run.hardware.device)
             state = (
                 [] if run.optimizer.state else [torch.zeros_like(w) for w in 2 * [*run.network.parameters()]]

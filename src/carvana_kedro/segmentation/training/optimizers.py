@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules by name, and the average of the weights, all torch's own."""
+"""Optimizers and learning-rate schedules by name, and the average of the weights, all torch's own."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -37,10 +37,10 @@ def build_optimizer(
     momentum: float = 0.0,
     fused: bool = False,
 ) -> Optimizer:
-    """Build an optimiser.
+    """Build an optimizer.
 
     Args:
-        parameters: What to optimise.
+        parameters: What to optimize.
         name: One of `OPTIMIZERS`.
         learning_rate: The rate that a schedule scales.
         weight_decay: An L2 penalty; decoupled from the gradient in adamw.
@@ -49,7 +49,7 @@ def build_optimizer(
             device that has such a kernel (CPU and CUDA do); rmsprop has none anywhere and goes without.
 
     Raises:
-        UserError: The name is unknown, or the optimiser takes no momentum.
+        UserError: The name is unknown, or the optimizer takes no momentum.
     """
     if name not in OPTIMIZERS:
         raise UserError(f"There is no optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}.")
@@ -78,13 +78,13 @@ def build_schedule(
     patience: int = 3,
     mode: Literal["min", "max"] = "max",
 ) -> LRScheduler:
-    """Build a learning-rate schedule that is stepped after every step of the optimiser.
+    """Build a learning-rate schedule that is stepped after every step of the optimizer.
 
     Plateau alone is not: a `ReduceLROnPlateau` is stepped after every epoch, with the watched metric.
 
     | name | after the warm-up |
     |---|---|
-    | constant | stays at the optimiser's rate |
+    | constant | stays at the optimizer's rate |
     | step | is multiplied by `factor` at each of the `milestones` |
     | cosine | falls to 0 along half a cosine (Loshchilov & Hutter 2017, SGDR, without restarts) |
     | one_cycle | as cosine; the rise is a cosine too, 30 % of the steps if not told (Smith & Topin 2018) |
@@ -94,8 +94,8 @@ def build_schedule(
     Args:
         optimizer: Its current rate is the schedule's highest.
         name: One of `SCHEDULES`.
-        total_steps: Steps of the optimiser in the whole training, warm-up included.
-        warmup_steps: Steps below the optimiser's rate at the beginning, in which it rises to it. Not for plateau.
+        total_steps: Steps of the optimizer in the whole training, warm-up included.
+        warmup_steps: Steps below the optimizer's rate at the beginning, in which it rises to it. Not for plateau.
         milestones: For step: shares of `total_steps`, in (0, 1). One inside the warm-up counts at its end.
         factor: For step and plateau, in (0, 1).
         power: For polynomial, above 0.
@@ -146,10 +146,10 @@ def build_schedule(
     return SequentialLR(optimizer, [warmup, schedule], milestones=[warmup_steps])
 
 
-def weight_average(network: Module, decay: float) -> AveragedModel:
+def build_ema(network: Module, decay: float) -> AveragedModel:
     """Build the exponential moving average of a network's weights (Polyak & Juditsky 1992).
 
-    After the optimiser's n-th step, n from 0, `average.update_parameters(network)` makes it
+    After the optimizer's n-th step, n from 0, `average.update_parameters(network)` makes it
     `d * average + (1 - d) * network` with `d = min(decay, (1 + n) / (10 + n))`, as TensorFlow's
     ExponentialMovingAverage does: a fixed decay would hold a short run back by its random beginning. The
     first update copies. The floats among the buffers (BatchNorm's statistics) are averaged too, its counts copied.

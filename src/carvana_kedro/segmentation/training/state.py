@@ -31,7 +31,7 @@ class Step:
         loss: mean over the batch.
         dice_coeff: mean over the batch's images.
         gradient_norm: over all weights, before clipping.
-        skipped: whether loss or gradient was no finite number, so that nothing was learnt.
+        skipped: whether loss or gradient was no finite number, so that nothing was learned.
         rescaled: whether it was skipped only because float16's loss scale was too large, which is how it is found.
         image_ids: of the batch.
         images: (N, 3, h, w) float32, as the network saw them, on the device.
@@ -90,7 +90,7 @@ class Training:
         network: on the device.
         geometry: of the network at its input size.
         optimizer: steps the network's weights.
-        schedule: stepped after every step of the optimiser; ReduceLROnPlateau after every epoch.
+        schedule: stepped after every step of the optimizer; ReduceLROnPlateau after every epoch.
         loss: (logits (N, h, w), targets (N, h, w) in [0, 1]) to a scalar.
         augmentation: of the training images.
         hardware: what to compute on, and how.
@@ -99,8 +99,8 @@ class Training:
         description: architecture and origin, stored with the weights.
         about: plain values that every checkpoint holds: parameters, versions.
         threshold: on the probability, for the Dice coefficient.
-        average: of the weights (EMA), which is then what is validated and stored as the model.
-        parts: how many parts a batch is split into, one after the other, to save memory.
+        ema: of the weights (EMA), which is then what is validated and stored as the model.
+        accumulation_steps: how many parts a batch is split into, one after the other, to save memory.
         clip_gradient_norm: the norm that the gradient is scaled down to; 0: never.
         best_by: the number of the epochs' records that says which is best; of losses the lowest, else the highest.
         patience: epochs without a better one after which the run ends; 0: never.
@@ -111,7 +111,7 @@ class Training:
         history: a record an epoch: epoch, train_loss, train_dice_coeff, val_loss, val_dice_coeff, best_threshold,
             learning_rate, gradient_norm, skipped_steps, images_per_second, data_wait_share, share_of_peak, seconds.
         progress: of the epoch under way.
-        steps: of the optimiser in all epochs, skipped ones included.
+        steps: of the optimizer in all epochs, skipped ones included.
         skipped: how many steps were skipped, those apart that found float16's loss scale.
         last_batch: images, targets and logits of the last validation batch, for pictures.
         curve: of the last validation, by threshold.
@@ -129,8 +129,8 @@ class Training:
     description: Mapping[str, Any]
     about: Mapping[str, Any] = field(default_factory=dict)
     threshold: float = 0.5
-    average: AveragedModel | None = None
-    parts: int = 1
+    ema: AveragedModel | None = None
+    accumulation_steps: int = 1
     clip_gradient_norm: float = 0.0
     best_by: str = "val_dice_coeff"
     patience: int = 0
@@ -174,7 +174,7 @@ class Training:
     @property
     def model(self) -> torch.nn.Module:
         """The network that is validated and stored: the average of the weights where there is one."""
-        return self.network if self.average is None else self.average.module
+        return self.network if self.ema is None else self.ema.module
 
     def predict(self, network: torch.nn.Module, images: Tensor) -> Tensor:
         """Return the logits (N, h, w) of images (N, 3, h, w) fitted to the output size."""
@@ -233,7 +233,7 @@ class Training:
                 "weights": self.model.state_dict(),
             },
             "network": self.network.state_dict(),
-            "average": self.average and self.average.state_dict(),
+            "ema": self.ema and self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -249,8 +249,8 @@ class Training:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up the run where `state()` was asked for."""
         self.network.load_state_dict(state["network"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

@@ -1,13 +1,13 @@
-"""Photographs and masks, read one at a time when asked."""
+"""ImageSource and masks, read one at a time when asked."""
 
 import hashlib
 import re
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.images import decoding
+from carvana_kedro.stores.images.source import ImageRecord
 
 IMAGE_ID = "([0-9a-f]{12})_(0[1-9]|1[0-6])"
 """An image of the competition: its car, and one of its 16 views."""
@@ -23,60 +24,6 @@ _NAME = re.compile(IMAGE_ID)
 # What Pillow raises for damaged files.
 _UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 _JPEG_END = b"\xff\xd9"
-
-
-@dataclass(frozen=True)
-class ImageRecord:
-    """What an index says of one image.
-
-    `mask_area` is the mask's share of the picture's pixels, NaN where there is no readable mask; `problems`
-    is empty for an image that can be used.
-    """
-
-    image: str
-    car: str
-    view: int
-    width: int = 0
-    height: int = 0
-    mask_area: float = float("nan")
-    problems: list[str] = field(default_factory=list)
-    digest: str = ""
-
-
-class Photographs(Protocol):
-    """What every source gives: photographs by id, and their masks where it has them."""
-
-    one_size: ClassVar[bool]
-    """Whether images that have masks are all of one size."""
-
-    @property
-    def images(self) -> Path:
-        """The folder of images."""
-
-    @property
-    def masks(self) -> Path | None:
-        """The folder of masks."""
-
-    def ids(self) -> list[str]:
-        """Return the ids of the images that are there, sorted."""
-
-    def fingerprint(self) -> str:
-        """Return a short hash of the names and sizes of all images and masks."""
-
-    def size(self, image_id: str) -> tuple[int, int]:
-        """Return the photograph's own (height, width), without decoding it."""
-
-    def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
-        """Return the photograph, (H, W, 3) uint8 RGB.
-
-        With `at_least`, the (height, width) that it is needed at, it may come smaller, in less time.
-        """
-
-    def read_mask(self, image_id: str) -> np.ndarray:
-        """Return the mask, (H, W) uint8 of 0 and 1."""
-
-    def examine(self) -> Iterator[ImageRecord]:
-        """Yield a record for every image that is there or should be, problems included."""
 
 
 @dataclass(frozen=True)
@@ -155,32 +102,32 @@ class ImageStore:
         """Return the mask, (H, W) uint8 of 0 and 1.
 
         Raises:
-            UserError: the file is missing, cannot be decoded, or has colours besides black and white.
+            UserError: the file is missing, cannot be decoded, or has colors besides black and white.
         """
         path = self.mask_path(image_id)
         try:
             with Image.open(path) as picture:
                 if picture.mode == "P":  # as Kaggle's are: by way of the palette, in half of the time
-                    colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+                    colors = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
                     pixels = np.asarray(picture)
                 else:
-                    colours = np.arange(256, dtype=np.uint8)[:, None]
+                    colors = np.arange(256, dtype=np.uint8)[:, None]
                     pixels = np.asarray(picture.convert("L"))
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing.") from error
         except _UNREADABLE as error:
             raise UserError(f"{path} cannot be decoded as a mask ({error}). Fetch it again.") from error
-        levels = np.full(256, 2, np.uint8)  # 2 for all colours but black and white
-        levels[: len(colours)] = np.select([(colours == 0).all(1), (colours == 255).all(1)], [0, 1], 2)
+        levels = np.full(256, 2, np.uint8)  # 2 for all colors but black and white
+        levels[: len(colors)] = np.select([(colors == 0).all(1), (colors == 255).all(1)], [0, 1], 2)
         mask = cv2.LUT(pixels, levels)
         if mask.max(initial=0) > 1:
-            raise UserError(f"{path} is not a mask: it has colours besides black and white.")
+            raise UserError(f"{path} is not a mask: it has colors besides black and white.")
         return np.asarray(mask, np.uint8)
 
     def examine(self) -> Iterator[ImageRecord]:
         """Yield a record for every image that is there or should be, in order, problems included.
 
-        Photographs are not decoded (their header and end are looked at), masks are. The files are looked at
+        ImageSource are not decoded (their header and end are looked at), masks are. The files are looked at
         in threads, a window at a time, so that memory does not grow with their number.
         """
         present = self.ids()

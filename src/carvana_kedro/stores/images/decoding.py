@@ -22,7 +22,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 _LARGEST_SIDE = 32_768
 _MOST_PIXELS = 100_000_000
 _LIMITS = f"at most {_LARGEST_SIDE} a side and {_MOST_PIXELS // 10**6} million in all"
-_MOST_GREY = 0.05
+_MOST_GRAY = 0.05
 
 # `Image.open` raises on large headers before it tells their size, and takes the previews that phones put behind a
 # photograph (MPO) for frames. The readers themselves do neither.
@@ -35,7 +35,7 @@ _READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
     (re.compile(rb"BM"), BmpImageFile),
 )
 
-# "Grayscale" is but a name where a colour is asked for as well; with the flags for colour the order is BGR.
+# "Grayscale" is but a name where a color is asked for as well; with the flags for color the order is BGR.
 _REDUCTIONS = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
@@ -210,7 +210,7 @@ def _reduction(size: tuple[int, int], at_least: tuple[int, int]) -> int:
 
     The cosine transform leaves other pixels than averaging does, the more so the larger n, the less so the more they
     are averaged afterwards: n / 2 times what is needed must be left. Fitted photographs then differ by less than half
-    a grey level, as measured on the competition's. And n must divide both sides, or the whole picture shifts.
+    a gray level, as measured on the competition's. And n must divide both sides, or the whole picture shifts.
     """
     for n, flag in _REDUCTIONS.items():
         if all(
@@ -231,12 +231,12 @@ def _read_pixels(path: Path, picture: ImageFile, at_least: tuple[int, int] | Non
             raise UnfitError("cannot be decoded: it is damaged or of a rare kind")
         return pixels
     if picture.mode.startswith("I;16"):
-        grey = np.array(picture) // 257
-        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
-    return _read_colours(picture)
+        gray = np.array(picture) // 257
+        return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
+    return _read_colors(picture)
 
 
-def _read_colours(picture: Image.Image) -> np.ndarray:
+def _read_colors(picture: Image.Image) -> np.ndarray:
     """Return (H, W, 3) uint8 RGB, from Pillow."""
     if isinstance(picture, JpegImageFile) and picture.mode == "CMYK" and "adobe" not in picture.info:
         # Adobe's files hold what is left white. Pillow takes all files for theirs.
@@ -259,24 +259,24 @@ def _read_levels(picture: ImageFile) -> np.ndarray:
         alpha = np.array(picture.convert("RGBA").getchannel("A"))
         if (alpha != 255).any():
             return alpha
-    return _read_colours(picture).max(axis=2)
+    return _read_colors(picture).max(axis=2)
 
 
 def _read_indices(picture: ImageFile) -> np.ndarray | None:
     """Return the mask of a picture with a palette, or None if it is neither black and white nor has two indices."""
     used = [index for index, count in enumerate(picture.histogram()) if count]
     flat = picture.getpalette("RGB") or []
-    colours = [tuple(flat[3 * index : 3 * index + 3]) for index in used]
+    colors = [tuple(flat[3 * index : 3 * index + 3]) for index in used]
     # Some programs put white first, so what can be seen goes before the numbers.
-    if len(set(colours)) == len(used) and {*colours} <= {(0, 0, 0), (255, 255, 255)}:
-        return np.isin(np.array(picture), [i for i, colour in zip(used, colours, strict=True) if any(colour)])
+    if len(set(colors)) == len(used) and {*colors} <= {(0, 0, 0), (255, 255, 255)}:
+        return np.isin(np.array(picture), [i for i, color in zip(used, colors, strict=True) if any(color)])
     return np.array(picture) if {*used} <= {0, 1} or {*used} <= {0, 255} else None
 
 
 def _cut(levels: np.ndarray) -> np.ndarray:
     """Return uint8 of 0 and 1.
 
-    A few greys are the soft edge of a white object, and are cut in the middle. They are not where there is nothing
+    A few grays are the soft edge of a white object, and are cut in the middle. They are not where there is nothing
     white or all of them are dark: labels are numbered from 1.
 
     Raises:
@@ -286,14 +286,14 @@ def _cut(levels: np.ndarray) -> np.ndarray:
         if ((levels == 0) | (levels == white)).all():
             return (levels == white).astype(np.uint8)
     white = 255 if levels.max() <= 255 else 65535
-    grey = (levels != 0) & (levels != white)
-    share = float(grey.mean())
-    if share > _MOST_GREY:
+    gray = (levels != 0) & (levels != white)
+    share = float(gray.mean())
+    if share > _MOST_GRAY:
         raise UnfitError(
             f"is not a mask: {math.ceil(100 * share)} % of its pixels are neither black nor white"
         )
-    greys = levels[grey]
-    if greys.max() < white // 4 or not (levels == white).any():
-        values = ", ".join(f"{value:g}" for value in np.unique(greys)[:5])
+    grays = levels[gray]
+    if grays.max() < white // 4 or not (levels == white).any():
+        values = ", ".join(f"{value:g}" for value in np.unique(grays)[:5])
         raise UnfitError(f"is not a mask: besides black and white it has {values}, like a map of labels")
     return (levels >= (white + 1) // 2).astype(np.uint8)

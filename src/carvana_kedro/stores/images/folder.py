@@ -1,4 +1,4 @@
-"""Photographs and masks in folders of the user's own, in whatever formats and sizes they come."""
+"""ImageSource and masks in folders of the user's own, in whatever formats and sizes they come."""
 
 import hashlib
 import logging
@@ -16,7 +16,7 @@ import numpy as np
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.images import decoding
-from carvana_kedro.stores.images.competition import ImageRecord
+from carvana_kedro.stores.images.source import ImageRecord
 
 logger = logging.getLogger(__name__)
 

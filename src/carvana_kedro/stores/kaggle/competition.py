@@ -18,9 +18,10 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.disk import locked, spelled_size
+from carvana_kedro.stores.disk import spelled_size
 from carvana_kedro.stores.kaggle.credentials import SETTINGS_PAGE, Credentials, find_credentials
 from carvana_kedro.stores.kaggle.download import CHUNK, Download
+from carvana_kedro.stores.locks import locked
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi

@@ -12,7 +12,7 @@ from PIL import Image
 from carvana_kedro.stores.atomic import atomic_path
 
 
-class PictureDataset(AbstractDataset[np.ndarray, np.ndarray]):
+class ImageDataset(AbstractDataset[np.ndarray, np.ndarray]):
     """An RGB picture, (H, W, 3) uint8, in a png file that Kedro-Viz shows.
 
     Args:
