@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from carvana_kedro.segmentation.architectures import ARCHITECTURES, build
+from carvana_kedro.segmentation.architectures import ARCHITECTURES, build_network
 
 INPUT_SIZES = {  # (height, width) for which each network was made
     "unet_original": (572, 572),
@@ -47,7 +47,7 @@ def measure(name: str) -> Measurement:
     """Count the parameters and operations of an architecture at the size that it was made for."""
     height, width = INPUT_SIZES[name]
     with torch.device("meta"):
-        network = build(name).eval()
+        network = build_network(name).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             logits = network(torch.empty(1, 3, height, width))
     return Measurement(

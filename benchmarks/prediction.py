@@ -30,8 +30,9 @@ import torch
 
 from benchmarks import old_style
 from benchmarks.measuring import Report, Row, device_name, find_photographs, synchronize
-from carvana_kedro.segmentation.architectures import SegmentationNetwork, build
+from carvana_kedro.segmentation.architectures import SegmentationNetwork, build_network
 from carvana_kedro.segmentation.metrics import mask_scores
+from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor
 from carvana_kedro.stores import predictions as stored
 from carvana_kedro.stores import run_lengths
@@ -55,7 +56,7 @@ class Task:
     def network(self) -> SegmentationNetwork:
         """Return a new one, always the same."""
         torch.manual_seed(0)
-        return build(self.architecture, width_multiplier=self.width_multiplier)
+        return build_network(self.architecture, width_multiplier=self.width_multiplier)
 
     def __str__(self) -> str:
         """Spell it."""
@@ -154,12 +155,9 @@ def split(report: Report, predictor: Predictor, task: Task, store: ImageStore, i
     report.add(f"The stages: {task} ({predictor.hardware})", table)
 
 
-def agree(report: Report, model: dict[str, Any], store: ImageStore, image_ids: list[str]) -> None:
+def agree(report: Report, model: TrainedModel, store: ImageStore, image_ids: list[str]) -> None:
     """Compare the masks of both, with the same input and with each one's own, and score them."""
-    height, width = model["input_size"]
-    size = (height, width)
-    network = build(model["architecture"], width_multiplier=model["width_multiplier"])
-    network.load_state_dict(model["weights"])
+    size, (network,) = model.input_size, model.build_networks()
     predictors = {
         name: Predictor([network], size, device="cpu", precision=precision)  # type: ignore[arg-type]
         for name, precision in (("ours", "auto"), ("ours in float32", "float32"))
@@ -186,7 +184,7 @@ def agree(report: Report, model: dict[str, Any], store: ImageStore, image_ids: l
                 "Dice with the truth": f"{np.mean(scores):.5f}",
             }
         )
-    report.add(f"Agreement: {model['architecture']}, {len(image_ids)} photographs", rows)
+    report.add(f"Agreement: {model.members[0].architecture}, {len(image_ids)} photographs", rows)
 
 
 @torch.no_grad()
@@ -328,7 +326,7 @@ def main() -> None:
         if arguments.submission:
             write_rows(report, store, image_ids, 2000 if tiny else TEST_IMAGES, folder)
         elif arguments.agreement:
-            agree(report, load_checkpoint(arguments.model), store, image_ids)
+            agree(report, TrainedModel.from_dict(load_checkpoint(arguments.model)), store, image_ids)
         elif arguments.gpu:
             many = image_ids * (1 if tiny else -(-2048 // len(image_ids)))
             gpu(

@@ -451,7 +451,7 @@ def _measured(
 
 
 def _peer() -> nn.Module:
-    import segmentation_models_pytorch  # type: ignore[import-not-found]
+    import segmentation_models_pytorch
 
     network: nn.Module = segmentation_models_pytorch.Unet("resnet34", encoder_weights=None)
     return network

@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.measuring import Report, Row
-from carvana_kedro.segmentation.architectures import build
+from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.data.augmentation import Augmentation
 from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
@@ -229,7 +229,7 @@ def run(
     cv2.setNumThreads(1)
     torch.manual_seed(seed)
     hardware = Hardware.choose()
-    network = build(
+    network = build_network(
         variant.architecture, width_multiplier=variant.width_multiplier, pretrained=variant.pretrained
     )
     sizes = Geometry.of(network, variant.input_size)

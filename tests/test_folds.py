@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.folds import by_fold, split_folds
+from carvana_kedro.segmentation.model import Member, TrainedModel
 
 
 def _index(areas: list[float]) -> pd.DataFrame:
@@ -64,15 +67,12 @@ def test_no_folds_are_the_two_sides() -> None:
 
 def test_members_get_what_they_have_not_seen() -> None:
     index = _index([0.1, 0.2, 0.3])
-    members = [{"validation_cars": ["000"]}, {"validation_cars": ["001", "002"]}]
-    pairs = by_fold({"members": members}, index)
-    assert [
-        (member is expected, len(rows)) for (member, rows), expected in zip(pairs, members, strict=True)
-    ] == [
-        (True, 2),
-        (True, 4),
-    ]
-    assert [member for member, _ in by_fold({"members": members}, index[:2])] == members[:1]
-    for wrong in ({"members": members[:1]}, {"members": [*members, members[0]]}, members[1]):
-        with pytest.raises(UserError, match="not of folds of these cars"):
-            by_fold(wrong, index)
+    common = {"architecture": "unet_small", "width_multiplier": 1.0, "input_size": (32, 48), "threshold": 0.5}
+    first = Member(**common, weights={}, run_id="first", validation_cars=("000",))
+    second = replace(first, run_id="second", validation_cars=("001", "002"))
+    pairs = by_fold(TrainedModel((first, second)), index)
+    assert [(model.run_id, len(rows)) for model, rows in pairs] == [("first", 2), ("second", 4)]
+    assert [model.run_id for model, _ in by_fold(TrainedModel((first, second)), index[:2])] == ["first"]
+    for wrong in ((first,), (first, second, first), (second,)):
+        with pytest.raises(UserError, match="folds do not fit these cars"):
+            by_fold(TrainedModel(wrong), index)

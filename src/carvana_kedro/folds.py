@@ -1,11 +1,15 @@
-"""Car folds: as many models as folds, each validated on the cars that the others have seen."""
+"""Car folds: one model per fold, trained without a part of the cars and validated on that part."""
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from carvana_kedro.errors import UserError
+
+if TYPE_CHECKING:
+    from carvana_kedro.segmentation.model import TrainedModel
 
 Sides = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -13,18 +17,18 @@ Sides = tuple[pd.DataFrame, pd.DataFrame]
 def split_folds(
     train_index: pd.DataFrame, validation_index: pd.DataFrame, folds: int, seed: int
 ) -> list[Sides]:
-    """Return what each model is trained and validated on.
+    """Return the training and validation images of each model.
 
-    All cars are put in order of their mean mask area, and of every `folds` that follow one another each fold gets one.
+    The cars are sorted by mean mask area and cut into groups of `folds`; each fold gets one car of each group.
 
     Args:
-        train_index: images to train on.
-        validation_index: images to validate on; among the folds they are as good as the others.
-        folds: how many; 0 keeps the two sides as they are, for one model.
-        seed: of the split.
+        train_index: Images to train on.
+        validation_index: Images to validate on; the folds treat them like the others.
+        folds: Number of folds; 0 keeps the two sides as they are, for one model.
+        seed: Of the split.
 
     Raises:
-        UserError: there are fewer cars than folds.
+        UserError: There are fewer cars than folds.
     """
     if not folds:
         return [(train_index, validation_index)]
@@ -40,21 +44,24 @@ def split_folds(
     return [(index[fold != number], index[fold == number]) for number in range(folds)]
 
 
-def by_fold(model: dict[str, Any], index: pd.DataFrame) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Return each fold's model with the images of the cars that it alone has not seen.
+def by_fold(model: "TrainedModel", index: pd.DataFrame) -> list[tuple["TrainedModel", pd.DataFrame]]:
+    """Pair each fold's model with the images of the cars that only this model was not trained on.
 
     Args:
-        model: of folds, as its `members`.
-        index: images, with their cars.
+        model: Of folds.
+        index: Images, with their cars.
+
+    Returns:
+        Models of one member, each with its rows of the index; models without rows are left out.
 
     Raises:
-        UserError: not every car is one that exactly one of them has not seen.
+        UserError: For some car, not exactly one member was trained without it.
     """
-    members = model.get("members", [model])
-    parts = [index[index["car"].isin(member["validation_cars"])] for member in members]
+    members = [replace(model, members=(member,)) for member in model.members]
+    parts = [index[index["car"].isin(member.members[0].validation_cars)] for member in members]
     if sorted(image for part in parts for image in part["image"]) != sorted(index["image"]):
         raise UserError(
-            "The model is not of folds of these cars: some were unseen by none of its members, or by several. Train it "
-            "anew, with the same options: kedro run --pipelines model_training"
+            "The model's folds do not fit these cars: exactly one member must have been trained without each car. "
+            "Train it again, with the same options: kedro run --pipelines model_training"
         )
     return [(member, part) for member, part in zip(members, parts, strict=True) if len(part)]

@@ -33,9 +33,9 @@ class CheckParametersHook:
         nodes = {node.func.__name__ for node in pipeline.nodes}
         # Imported here: the pipelines that need no PyTorch should not wait for it.
         if "train_model" in nodes:
-            from carvana_kedro.pipelines.model_training.recipe import check_recipe
+            from carvana_kedro.segmentation.training.build import check_recipe
 
-            check_recipe(catalog.load("params:model_training"))
+            check_recipe(catalog.load("params:model_training").to_recipe())
         if "predict_masks" in nodes:
             from carvana_kedro.segmentation.hardware import choose_device
 

@@ -7,12 +7,22 @@ from and go to lies in `globals.yml`, and can be said on the command line all th
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.training.recipe import Recipe
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
@@ -25,15 +35,15 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 NotNegativeCount = Annotated[int, Field(strict=True, ge=0)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
-ArchitectureName = Literal[
-    "unet_original", "unet_small", "unet_128", "unet_256", "unet_512", "unet_1024", "unet_resnet34"
-]
+DottedPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)+$")]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bfloat16", "float16", "tf32", "float32"]
 Switch = Literal["auto"] | Annotated[bool, Field(strict=True)]
 
 
-_TRIED = re.compile(r"(literal\[.*\]|constrained-\w+|bool|float|int|str)$")
+_TRIED = re.compile(
+    r"(literal\[.*\]|constrained-\w+|bool|float|int|str|Loss|Custom|Optimizer|CustomOptimizer)$"
+)
 
 
 _RENAMED = {
@@ -70,6 +80,14 @@ class ImageSize(_Frozen):
     height: Count
 
 
+class Custom(BaseModel):
+    """A class or function that is named by its dotted path, with its arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: DottedPath
+
+
 class Loss(_Frozen):
     """Weights of the two parts of the loss, and of the mask's edge."""
 
@@ -85,6 +103,15 @@ class Loss(_Frozen):
         if not self.bce_weight + self.dice_weight:
             raise ValueError("with both weights 0 nothing is learned")
         return self
+
+
+class CustomOptimizer(BaseModel):
+    """An optimizer that is named by its dotted path, with its other arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: DottedPath
+    learning_rate: Positive
 
 
 class Optimizer(_Frozen):
@@ -142,6 +169,17 @@ class Schedule(_Frozen):
         return self
 
 
+def _loss_kind(value: Any) -> str:
+    return (
+        "Custom" if isinstance(value, Custom) or (isinstance(value, Mapping) and "type" in value) else "Loss"
+    )
+
+
+def _optimizer_kind(value: Any) -> str:
+    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+    return "CustomOptimizer" if isinstance(name, str) and "." in name else "Optimizer"
+
+
 class Augmentation(_Frozen):
     """Ranges of the random changes; one draw serves image and mask."""
 
@@ -160,7 +198,8 @@ class Augmentation(_Frozen):
 class ModelTraining(_Frozen):
     """A recipe: network, sizes, optimizer and all else that decides what is trained."""
 
-    architecture: ArchitectureName
+    architecture: str | Custom
+    """A name, or the dotted path of a class, alone or as `type` beside its arguments: see `build_network`."""
     width_multiplier: Positive = 1.0
     """Scales every layer's channels."""
     pretrained: bool = False
@@ -174,8 +213,15 @@ class ModelTraining(_Frozen):
     """Car folds: so many models are trained, each without a part of the cars, and averaged; 0: one model."""
     seed: Seed = 2017
     threshold: Probability = 0.5
-    loss: Loss = Loss()
-    optimizer: Optimizer
+    loss: Annotated[
+        Annotated[Loss, Tag("Loss")] | Annotated[Custom, Tag("Custom")], Discriminator(_loss_kind)
+    ] = Loss()
+    """Weights of this package's loss, or another one by its dotted path: see `build_loss`."""
+    optimizer: Annotated[
+        Annotated[Optimizer, Tag("Optimizer")] | Annotated[CustomOptimizer, Tag("CustomOptimizer")],
+        Discriminator(_optimizer_kind),
+    ]
+    """One of torch's by name, or another one by its dotted path: see `build_optimizer`."""
     schedule: Schedule = Schedule()
     clip_gradient_norm: NotNegative = 0.0
     """The norm that the gradient is scaled down to; 0: never."""
@@ -206,8 +252,17 @@ class ModelTraining(_Frozen):
     callbacks: tuple[str | dict[str, Any], ...] = ()
     """The user's own: dotted paths of classes, or `type` with arguments."""
 
+    def to_recipe(self) -> Recipe:
+        """Return the recipe as plain values."""
+        return Recipe.from_dict(self.model_dump())
+
+    def trusted(self) -> tuple[str, ...]:
+        """Return the dotted path of the architecture, which may be imported when a model file names it too."""
+        path = self.architecture if isinstance(self.architecture, str) else self.architecture.type
+        return (path,)
+
     def decisive(self) -> dict[str, Any]:
-        """Return what decides which model comes out; the rest decides how long that takes and what is seen of it."""
+        """Return the parameters that decide the resulting model, without those of speed, safety and display."""
         rest = {
             "num_workers", "cache", "checkpoint_minutes", "keep_checkpoints", "max_skipped_steps",
             "logged_images", "callbacks",
@@ -228,14 +283,6 @@ class ModelTraining(_Frozen):
         if folds == 1:
             raise ValueError("a single fold would leave no car to train on: 0 for one model, or 2 and more")
         return folds
-
-    @model_validator(mode="after")
-    def _pretrained_weights_fit(self) -> Self:
-        if self.pretrained and (self.architecture != "unet_resnet34" or self.width_multiplier != 1):
-            raise ValueError(
-                "pretrained weights are there for unet_resnet34 with a width_multiplier of 1 only"
-            )
-        return self
 
 
 class Inference(_Frozen):
@@ -461,6 +508,9 @@ def _spelled(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
 def _allowed(model: Any, details: ErrorDetails) -> str:
     *parents, last = details["loc"]
     for part in parents:
+        if part in ("Loss", "Optimizer"):  # which of a union's models was tried
+            model = {"Loss": Loss, "Optimizer": Optimizer}[str(part)]
+            continue
         field = model.model_fields.get(part)
         # Not a field: a recipe's name among `recipes`.
         model = field.annotation if field and isinstance(field.annotation, type) else ModelTraining
@@ -472,6 +522,3 @@ def _allowed(model: Any, details: ErrorDetails) -> str:
 def _lower_first(message: str) -> str:
     message = message.removeprefix("Input ")
     return message[:1].lower() + message[1:]
-
-
-ARCHITECTURE_NAMES: tuple[str, ...] = get_args(ArchitectureName)

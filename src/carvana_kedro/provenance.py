@@ -21,7 +21,10 @@ _LIBRARIES = ("kedro", "numpy", "opencv-python-headless", "pandas", "pillow", "t
 
 
 def run_facts(
-    parameters: Mapping[str, Any], image_ids: Sequence[Sequence[str]], source: str
+    parameters: Mapping[str, Any],
+    image_ids: Sequence[Sequence[str]],
+    source: str,
+    extensions: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what decides a training run's result: parameters, images, package version and code, as plain values.
 
@@ -73,7 +76,7 @@ def images_digest(*sides: Sequence[str]) -> str:
     return _digest(*(image_id for side in sides for image_id in (*side, "")))
 
 
-def predicting_digest() -> str:
+def predicting_digest(extensions: Sequence[str] = ()) -> str:
     """Return a short hash of what decides which masks a model predicts: package version and code."""
     return _digest(__version__, *_sources(*_DECODING, *_PREDICTION))
 
@@ -87,21 +90,6 @@ def _sources(*places: str) -> list[str]:
     """Return the text of every module of these folders."""
     files = (file for place in places for file in sorted(_HERE.joinpath(place).glob("**/*.py")))
     return [file.read_text() for file in files]
-
-
-def model_digest(model: Mapping[str, Any]) -> str:
-    """Return a short hash of a model's weights and of what they are used with, or of its members'."""
-    digest = hashlib.sha256()
-    for member in model.get("members", [model]):
-        digest.update(
-            repr(
-                [(name, member[name]) for name in ("architecture", "width_multiplier", "input_size")]
-            ).encode()
-        )
-        for name, weights in member["weights"].items():
-            digest.update(name.encode())
-            digest.update(weights.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

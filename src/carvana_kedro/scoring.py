@@ -1,7 +1,7 @@
-"""How good a model is, at the photographs' own size."""
+"""Scores of a model at the images' original size."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,85 +15,85 @@ from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.segmentation.hardware import usable_workers
 from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
+from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.postprocessing import clean
-from carvana_kedro.segmentation.prediction.predictor import Predictor, best_threshold
+from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores.images.source import ImageSource
 
 logger = logging.getLogger(__name__)
 
 
 def score_images(
-    pairs: Sequence[tuple[dict[str, Any], pd.DataFrame]],
+    pairs: Sequence[tuple[TrainedModel, pd.DataFrame]],
     images: ImageSource,
     parameters: ModelTraining | Inference,
+    trusted: Iterable[str] = (),
 ) -> tuple[pd.DataFrame, dict[str, float], pd.DataFrame]:
     """Score images with masks at their original size.
 
     Args:
-        pairs: models, or several as the `members` of one; each with an index of images that it has not seen.
-        images: their source.
-        parameters: threshold, hardware and batches; those of inference mend masks and mirror images besides.
+        pairs: Models, each with an index of images that it was not trained on.
+        images: The source of these images.
+        parameters: Threshold, hardware and batches; those of inference post-process masks and flip images as well.
+        trusted: Dotted paths of networks that may be imported: see `Member.build_network`.
 
     Returns:
-        A row an image, worst first (image, car, dice, iou, pixel_accuracy, boundary_dice of a rim of 3 pixels,
-        boundary_error in pixels); the threshold (of several the mean) and the means over the images, with the lowest
-        Dice coefficient; and the mean Dice coefficient at every hundredth as the threshold.
+        One row per image, worst first (image, car, dice, iou, pixel_accuracy, boundary_dice of a band of 3 pixels,
+        boundary_error in pixels); the threshold (the mean, of several models) and the means over the images, with the
+        lowest Dice coefficient; and the mean Dice coefficient at thresholds 0.00, 0.01, ..., 0.99.
 
     Raises:
-        UserError: an index belongs to another source, or a model was trained on some of its images.
+        UserError: An index belongs to another source, or a model was trained on some of its images.
     """
     rows: list[dict[str, Any]] = []
     curve = ThresholdCurve()
     for model, index in pairs:
-        rows += _scored(model, index, images, parameters, curve)
+        rows += _score_model(model, index, images, parameters, curve, trusted)
     scores = pd.DataFrame(rows).sort_values("dice", kind="stable")
     means = {name: float(scores[name].mean()) for name in scores.columns.drop(["image", "car"])}
     logger.info(
-        "Dice at original size: %.4f (%d images); lowest %.4f; the outline is %.1f pixels off",
+        "Dice at original size: %.4f (%d images); lowest %.4f; boundary error %.1f pixels",
         means["dice"], len(scores), scores["dice"].min(), means["boundary_error"],
     )  # fmt: skip
     summary = {
         "images": len(scores),
-        "threshold": float(np.mean([_threshold(model, parameters) for model, _ in pairs])),
+        "threshold": float(np.mean([model.threshold(parameters.threshold) for model, _ in pairs])),
         **means,
         "lowest_dice": float(scores["dice"].min()),
     }
     return scores, summary, pd.DataFrame({"threshold": curve.thresholds, "dice": curve.dice()})
 
 
-def _threshold(model: dict[str, Any], parameters: ModelTraining | Inference) -> float:
-    return best_threshold(model) if parameters.threshold == "auto" else parameters.threshold
-
-
-def _scored(
-    model: dict[str, Any],
+def _score_model(
+    model: TrainedModel,
     index: pd.DataFrame,
     images: ImageSource,
     parameters: ModelTraining | Inference,
     curve: ThresholdCurve,
+    trusted: Iterable[str],
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row an image, and add it to the curve."""
+    """Yield one row per image, and add the image to the curve."""
     check_source(index, images, "data_ingestion")
-    members = model.get("members", [model])
     cars = sorted(index["car"].unique())
     if any(
-        member["source"] == images.fingerprint() and not {*cars} <= {*member["validation_cars"]}
-        for member in members
+        member.source == images.fingerprint() and not {*cars} <= {*member.validation_cars}
+        for member in model.members
     ):
         raise UserError(
-            "The model was trained with another split: some of these validation cars may be among those it has seen. "
-            "Train it anew, with the same options: kedro run --pipelines model_training"
+            "The model was trained with another split: it may have been trained on some of these validation cars. "
+            "Train it again, with the same options: kedro run --pipelines model_training"
         )
     inference = parameters if isinstance(parameters, Inference) else Inference()
     predictor = Predictor.from_model(
         model,
+        trusted=trusted,
         flip=inference.flip,
         device=parameters.device,
         precision=parameters.precision,
         compile=inference.compile,
         engine=inference.engine,
     )
-    threshold = _threshold(model, parameters)
+    threshold = model.threshold(parameters.threshold)
     predictions = predictor.predict(
         images,
         index["image"].tolist(),

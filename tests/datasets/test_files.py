@@ -25,6 +25,7 @@ from carvana_kedro.datasets import (
     TableDataset,
 )
 from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.checkpoints import CheckpointStore, save_checkpoint
 from carvana_kedro.stores.predictions import PredictionShards
 
@@ -68,10 +69,20 @@ def test_a_model_is_shown_without_its_weights(tmp_path: Path) -> None:
         dataset.load()
     assert isinstance(told.value.__cause__, UserError)
     assert "kedro run --pipelines model_training" in str(told.value.__cause__)
-    dataset.save({"architecture": "unet_small", "weights": {"a": torch.ones(2)}})
+    facts = {
+        "architecture": "unet_small",
+        "width_multiplier": 1.0,
+        "input_size": [32, 48],
+        "threshold": 0.5,
+        "run_id": "a",
+        "source": "0123",
+        "validation_cars": ["x"],
+        "best_threshold": 0.4,
+    }
+    dataset.save(TrainedModel.from_dict({**facts, "weights": {"a": torch.ones(2)}}))
     assert dataset.exists()
-    assert torch.equal(dataset.load()["weights"]["a"], torch.ones(2))
-    assert json.loads(dataset.preview()) == {"architecture": "unet_small"}
+    assert torch.equal(dataset.load().members[0].weights["a"], torch.ones(2))
+    assert json.loads(dataset.preview()) == facts
 
 
 def test_a_record_is_saved_whole(tmp_path: Path) -> None:
@@ -124,27 +135,28 @@ def test_a_checkpoint_takes_the_models_place_until_there_is_a_new_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def member(name: str) -> dict[str, Any]:
-        return {"architecture": "unet_small", "weights": {}, "run_id": name}
+        sizes = {"width_multiplier": 1.0, "input_size": [32, 48], "threshold": 0.5}
+        return {"architecture": "unet_small", **sizes, "weights": {}, "run_id": name}
 
     save_checkpoint(tmp_path / "folds" / "best-1.pt", {"model": member("a"), "history": []})
     save_checkpoint(tmp_path / "folds" / "model.pt", member("b"))
     for path, run_ids in ((tmp_path / "folds", ["a", "b"]), (tmp_path / "folds" / "best-1.pt", ["a"])):
         model = ModelDataset(str(tmp_path / "model.pt"), str(path)).load()
-        assert [found["run_id"] for found in model.get("members", [model])] == run_ids
-        assert model["run_id"] == "+".join(run_ids)
+        assert [member.run_id for member in model.members] == run_ids
+        assert model.run_id == "+".join(run_ids)
     dataset = ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "folds"))
     assert dataset.exists()
-    dataset.save(member("c"))
-    assert dataset.load()["run_id"] == "c"
-    assert "folds is not used, since this run has a model of its own" in caplog.text
+    dataset.save(TrainedModel.from_dict(member("c")))
+    assert dataset.load().run_id == "c"
+    assert "folds is not used: this run has trained a model of its own" in caplog.text
 
     save_checkpoint(tmp_path / "folds" / "other.pt", {"state_dict": {}})
     with pytest.raises(
-        DatasetError, match=r"other\.pt is not a model of ours: it lacks architecture, run_id, weights"
+        DatasetError, match=r"other\.pt is not a carvana-kedro model: it lacks architecture, "
     ):
         ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "folds")).load()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match="there is no checkpoint"):
+    with pytest.raises(DatasetError, match="the folder holds no checkpoint"):
         ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "empty")).load()
     with pytest.raises(DatasetError, match="There is no checkpoint"):
         ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "nowhere.pt")).load()

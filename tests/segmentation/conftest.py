@@ -1,55 +1,45 @@
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 import torch
 
-from carvana_kedro.segmentation.architectures import build
-from carvana_kedro.segmentation.data.augmentation import Augmentation
+from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.data.samples import CachedSamples, Samples
-from carvana_kedro.segmentation.hardware import Hardware
-from carvana_kedro.segmentation.training.losses import segmentation_loss
-from carvana_kedro.segmentation.training.optimizers import build_optimizer, build_schedule
-from carvana_kedro.segmentation.training.state import Training
+from carvana_kedro.segmentation.training.build import Run, build_training, choose_hardware
+from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.stores.images.competition import ImageStore
-
-Setup = tuple[Training, Batches, Batches]
 
 
 @pytest.fixture
-def setup(training_images: ImageStore) -> Callable[..., Setup]:
+def setup(training_images: ImageStore) -> Callable[..., Run]:
     """`setup(epochs=2, learning_rate=...)` gives a small run with its training and validation batches."""
 
-    def make(epochs: int = 2, learning_rate: float = 0.003, seed: int = 1) -> Setup:
-        torch.manual_seed(seed)
-        hardware = Hardware.choose(device="cpu", precision="float32")
-        network = hardware.place(build("unet_small", width_multiplier=0.5))
-        geometry = Geometry.of(network, (32, 48))
-        ids = training_images.ids()
-        samples = CachedSamples(Samples(training_images, ids[:12], geometry))
-        train_batches = Batches(samples, 4, seed=seed)
-        validation_batches = Batches(Samples(training_images, ids[12:], geometry), 3)
-        optimizer = build_optimizer(network.parameters(), name="adamw", learning_rate=learning_rate)
-        run = Training(
-            network=network,
-            geometry=geometry,
-            optimizer=optimizer,
-            schedule=build_schedule(optimizer, name="constant", total_steps=epochs * len(train_batches)),
-            loss=partial(segmentation_loss, bce_weight=1.0, dice_weight=1.0),
-            augmentation=Augmentation(rotation=10.0),
-            hardware=hardware,
-            threshold=0.5,
-            seed=seed,
+    def make(epochs: int = 2, learning_rate: float = 0.003, seed: int = 1) -> Run:
+        recipe = Recipe(
+            architecture="unet_small",
+            width_multiplier=0.5,
+            input_size=(32, 48),
+            batch_size=4,
             epochs=epochs,
-            description={
-                "architecture": "unet_small",
-                "width_multiplier": 0.5,
-                "input_size": [32, 48],
-                "threshold": 0.5,
-            },
+            seed=seed,
+            optimizer={"name": "adamw", "learning_rate": learning_rate},
+            augmentation={"rotation": 10.0},
+            device="cpu",
+            precision="float32",
+            fused=False,
         )
-        return run, train_batches, validation_batches
+        torch.manual_seed(seed)
+        network = build_network(recipe.architecture, width_multiplier=recipe.width_multiplier)
+        geometry = Geometry.of(network, recipe.input_size)
+        ids = training_images.ids()
+        train_batches = Batches(CachedSamples(Samples(training_images, ids[:12], geometry)), 4, seed=seed)
+        validation_batches = Batches(Samples(training_images, ids[12:], geometry), 3)
+        hardware = choose_hardware(recipe)
+        steps = len(train_batches)
+        origin = {"run_id": "run"}
+        training = build_training(recipe, network, geometry, hardware, steps_per_epoch=steps, origin=origin)
+        return Run(training, train_batches, validation_batches)
 
     return make

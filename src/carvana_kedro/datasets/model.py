@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractDataset
 
@@ -11,15 +11,18 @@ from kedro_datasets._typing import JSONPreview
 
 from carvana_kedro.errors import UserError
 
+if TYPE_CHECKING:
+    from carvana_kedro.segmentation.model import TrainedModel
 
-class ModelDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
-    """Weights with what is needed to use them: architecture, input size, and where they come from.
+
+class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel"]):
+    """A trained model in one file: weights, and all that is needed to use them.
 
     Args:
-        filepath: the file.
-        checkpoint: what is loaded in its place, as long as nothing is saved: a checkpoint of any run (`model.pt`,
-            `best-*.pt`, `last-*.pt`), or a folder of some, whose probabilities are averaged.
-        metadata: Kedro-Viz's.
+        filepath: The file.
+        checkpoint: What is loaded instead, as long as nothing is saved: a checkpoint of any run (`model.pt`,
+            `best-*.pt`, `last-*.pt`), or a folder of checkpoints, whose probabilities are averaged.
+        metadata: For Kedro-Viz.
     """
 
     def __init__(
@@ -29,48 +32,44 @@ class ModelDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
         self._checkpoint = Path(checkpoint) if checkpoint else None
         self.metadata = metadata
 
-    def load(self) -> dict[str, Any]:
-        """Return the model's dictionary; of several, one that has them as its `members`.
+    def load(self) -> "TrainedModel":
+        """Return the model.
 
         Raises:
-            UserError: there is no model yet, or a file is damaged or not one of ours.
+            UserError: There is no model yet, or a file is damaged or not a carvana-kedro model.
         """
         if self._checkpoint is None and not self._filepath.is_file():
             raise UserError(
                 f"There is no trained model at {self._filepath}. Train it first, with the same options: "
                 "kedro run --pipelines model_training"
             )
-        from carvana_kedro.stores.checkpoints import ensemble, load_checkpoint
+        # Imported here: data_ingestion reads the catalog, and should not wait for torch.
+        from carvana_kedro.segmentation.model import TrainedModel
+        from carvana_kedro.stores.checkpoints import load_checkpoint
 
-        if self._checkpoint is None:
-            return load_checkpoint(self._filepath)
-        is_folder = self._checkpoint.is_dir()
-        paths = sorted(self._checkpoint.glob("*.pt")) if is_folder else [self._checkpoint]
+        paths = [self._filepath]
+        if self._checkpoint is not None:
+            is_folder = self._checkpoint.is_dir()
+            paths = sorted(self._checkpoint.glob("*.pt")) if is_folder else [self._checkpoint]
         if not paths:
-            raise UserError(f"checkpoint={self._checkpoint}: there is no checkpoint, *.pt, in this folder.")
-        models = []
-        for path in paths:
-            content = load_checkpoint(path)
-            model = content.get("model", content)
-            if missing := {"architecture", "weights", "run_id"} - model.keys():
-                raise UserError(f"{path} is not a model of ours: it lacks {', '.join(sorted(missing))}.")
-            models.append(model)
-        return ensemble(models)
+            raise UserError(f"checkpoint={self._checkpoint}: the folder holds no checkpoint (*.pt).")
+        return TrainedModel.join([TrainedModel.from_dict(load_checkpoint(path), str(path)) for path in paths])
 
-    def save(self, data: dict[str, Any]) -> None:
+    def save(self, data: "TrainedModel") -> None:
         """Write the model, whole or not at all."""
         from carvana_kedro.stores.checkpoints import save_checkpoint
 
-        save_checkpoint(self._filepath, data)
+        save_checkpoint(self._filepath, data.to_dict())
         if self._checkpoint is not None:
             self._logger.warning(
-                "checkpoint=%s is not used, since this run has a model of its own", self._checkpoint
+                "checkpoint=%s is not used: this run has trained a model of its own", self._checkpoint
             )
             self._checkpoint = None
 
     def preview(self) -> JSONPreview:
-        """Return all but the weights."""
-        shown = {key: value for key, value in self.load().items() if key not in ("weights", "members")}
+        """Return everything but the weights."""
+        content = self.load().to_dict()
+        shown = {key: value for key, value in content.items() if key not in ("weights", "members")}
         return JSONPreview(json.dumps(shown, indent=2))
 
     def _describe(self) -> dict[str, Any]:

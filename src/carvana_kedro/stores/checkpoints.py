@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,21 +76,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a checkpoint of ours: it holds a {type(content).__name__}.")
     return content
-
-
-def ensemble(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Put models together as one, which has them as its `members`: their probabilities are to be averaged.
-
-    Args:
-        models: what training stored as `model`, or ensembles of such.
-
-    Returns:
-        The model itself, if there is only one.
-    """
-    members = [member for model in models for member in model.get("members", [model])]
-    if len(members) == 1:
-        return dict(members[0])
-    return {**members[0], "run_id": "+".join(member["run_id"] for member in members), "members": members}
 
 
 class _Digesting:

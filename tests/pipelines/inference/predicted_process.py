@@ -12,10 +12,12 @@ from pathlib import Path
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
 from carvana_kedro.pipelines.inference.nodes import predict_masks
+from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.checkpoints import load_checkpoint
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards, write_submission
 from carvana_kedro.stores.tables import Row
+from models import RECIPE
 
 
 class TellShards(PredictionShards):
@@ -31,7 +33,13 @@ if __name__ == "__main__":
     store, shards = ImageStore(images), TellShards(folder)
     parameters = Inference(batch_size=2, shard_size=3, num_workers=workers)
     predictions = predict_masks(
-        load_checkpoint(model), index_images(store), store, shards, PredictedImages(folder), parameters
+        TrainedModel.from_dict(load_checkpoint(model)),
+        index_images(store),
+        store,
+        shards,
+        PredictedImages(folder),
+        parameters,
+        RECIPE,
     )
     write_submission(folder / "submit.csv.gz", shards.read(predictions["shards"]))
     print("done", flush=True)  # noqa: T201

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from carvana_kedro.segmentation.architectures import build
+from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.stores.checkpoints import save_checkpoint
 from carvana_kedro.stores.images.competition import ImageStore
 
@@ -30,7 +30,7 @@ def start(training_images: ImageStore, tmp_path_factory: pytest.TempPathFactory)
         (folder / f"{number:012x}_01.jpg").hardlink_to(training_images.image_path(image_id))
     torch.manual_seed(0)
     model = {"architecture": "unet_small", "width_multiplier": 0.5, "input_size": [96, 144], "threshold": 0.5}
-    weights = build("unet_small", width_multiplier=0.5).state_dict()
+    weights = build_network("unet_small", width_multiplier=0.5).state_dict()
     save_checkpoint(folder.parent / "model.pt", {**model, "weights": weights, "run_id": "run"})
     processes = []
 

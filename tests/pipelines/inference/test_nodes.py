@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,20 +13,22 @@ from carvana_kedro.pipelines.inference.nodes import (
     summarize_predictions,
     write_submission,
 )
+from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
+from models import RECIPE, changed
 
 PICTURES = PredictedImages(Path("nowhere"))
 
 
-def test_every_test_image_gets_its_row(
-    model: dict[str, Any], test_images: ImageStore, tmp_path: Path
-) -> None:
+def test_every_test_image_gets_its_row(model: TrainedModel, test_images: ImageStore, tmp_path: Path) -> None:
     shards = PredictionShards(tmp_path)
     parameters = Inference(batch_size=3, shard_size=3)
-    predictions = predict_masks(model, index_images(test_images), test_images, shards, PICTURES, parameters)
+    predictions = predict_masks(
+        model, index_images(test_images), test_images, shards, PICTURES, parameters, RECIPE
+    )
     assert predictions["images"] == 4
     assert len(predictions["shards"]) == 2
     rows = list(write_submission(predictions, shards))
@@ -40,11 +41,11 @@ def test_every_test_image_gets_its_row(
 
 
 def test_other_parameters_do_not_mix_with_old_shards(
-    model: dict[str, Any], test_images: ImageStore, tmp_path: Path
+    model: TrainedModel, test_images: ImageStore, tmp_path: Path
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path)
     first, second = (
-        predict_masks(model, index, test_images, shards, PICTURES, Inference(threshold=threshold))
+        predict_masks(model, index, test_images, shards, PICTURES, Inference(threshold=threshold), RECIPE)
         for threshold in (0.5, 0.6)
     )
     assert not set(first["shards"]) & set(second["shards"])
@@ -67,7 +68,7 @@ def test_every_good_test_image_is_selected_whatever_its_size(broken: Path) -> No
 def test_an_empty_mask_stands_for_an_image_that_cannot_be_read(
     broken: Path,
     test_images: ImageStore,
-    model: dict[str, Any],
+    model: TrainedModel,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -78,7 +79,7 @@ def test_an_empty_mask_stands_for_an_image_that_cannot_be_read(
     parameters = Inference(on_bad_image="empty", threshold=0.01)
     index = select_test_images(index_images(store), parameters)
     assert f"2 masks will be empty:\n  {lost}: the image is missing" in caplog.text
-    predictions = predict_masks(model, index, store, PredictionShards(tmp_path), PICTURES, parameters)
+    predictions = predict_masks(model, index, store, PredictionShards(tmp_path), PICTURES, parameters, RECIPE)
     rows = dict(write_submission(predictions, PredictionShards(tmp_path)))
     assert list(rows) == list(test_images.expected or ())
     assert [image_id for image_id, runs in rows.items() if not runs] == [lost, cut]
@@ -87,51 +88,57 @@ def test_an_empty_mask_stands_for_an_image_that_cannot_be_read(
 
 
 def test_the_threshold_may_be_the_best_of_the_validation(
-    model: dict[str, Any], test_images: ImageStore, tmp_path: Path
+    model: TrainedModel, test_images: ImageStore, tmp_path: Path
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path)
-    with pytest.raises(UserError, match="This model was never validated"):
-        predict_masks(model, index, test_images, shards, PICTURES, Inference(threshold="auto"))
+    with pytest.raises(UserError, match="this model has not been validated"):
+        predict_masks(model, index, test_images, shards, PICTURES, Inference(threshold="auto"), RECIPE)
     named, best = (
-        predict_masks(of, index, test_images, shards, PICTURES, Inference(threshold=threshold))
-        for of, threshold in ((model, 0.4), ({**model, "best_threshold": 0.4}, "auto"))
+        predict_masks(of, index, test_images, shards, PICTURES, Inference(threshold=threshold), RECIPE)
+        for of, threshold in ((model, 0.4), (changed(model, best_threshold=0.4), "auto"))
     )
     assert list(shards.read(named["shards"])) == list(shards.read(best["shards"]))
 
 
 def test_nothing_is_predicted_twice_and_another_model_not_mixed_in(
-    model: dict[str, Any],
+    model: TrainedModel,
     test_images: ImageStore,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path)
-    first = predict_masks(model, index, test_images, shards, PICTURES, Inference(shard_size=3))
+    first = predict_masks(model, index, test_images, shards, PICTURES, Inference(shard_size=3), RECIPE)
     with monkeypatch.context() as patched, caplog.at_level("INFO"):
         patched.setattr(Predictor, "from_model", None)  # it would not be callable
         again = predict_masks(
-            model, index, test_images, shards, PICTURES, Inference(shard_size=3, batch_size=1, num_workers=1)
+            model,
+            index,
+            test_images,
+            shards,
+            PICTURES,
+            Inference(shard_size=3, batch_size=1, num_workers=1),
+            RECIPE,
         )
     assert again == first
     assert "2 of 2 shards are there already" in caplog.text
     trained = {
         name: weight + 0.01 if weight.is_floating_point() else weight
-        for name, weight in model["weights"].items()
+        for name, weight in model.members[0].weights.items()
     }
-    for other in ({**model, "weights": trained}, model):
+    for other in (changed(model, weights=trained), model):
         parameters = Inference(shard_size=3, keep_largest=other is model)
-        found = predict_masks(other, index, test_images, shards, PICTURES, parameters)
+        found = predict_masks(other, index, test_images, shards, PICTURES, parameters, RECIPE)
         assert not set(found["shards"]) & set(first["shards"])
 
 
 def test_pictures_are_written_and_made_again_when_they_are_gone(
-    model: dict[str, Any], test_images: ImageStore, tmp_path: Path
+    model: TrainedModel, test_images: ImageStore, tmp_path: Path
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path / "shards")
     pictures = PredictedImages(tmp_path)
     parameters = Inference(masks=True, cutouts=True, overlays=True, threshold=0.48)
-    predictions = predict_masks(model, index, test_images, shards, pictures, parameters)
+    predictions = predict_masks(model, index, test_images, shards, pictures, parameters, RECIPE)
     rows = dict(write_submission(predictions, shards))
     for image_id, runs in rows.items():
         image = test_images.read_image(image_id)
@@ -145,17 +152,17 @@ def test_pictures_are_written_and_made_again_when_they_are_gone(
     lost = tmp_path / "cutouts" / f"{image_id}.png"
     content = lost.read_bytes()
     lost.unlink()
-    predict_masks(model, index, test_images, shards, pictures, parameters)
+    predict_masks(model, index, test_images, shards, pictures, parameters, RECIPE)
     assert lost.read_bytes() == content
     on_white = parameters.model_copy(update={"background": "#ffffff", "masks": False})
-    predict_masks(model, index, test_images, shards, pictures, on_white)
+    predict_masks(model, index, test_images, shards, pictures, on_white, RECIPE)
     assert np.array(Image.open(lost)).shape == image.shape
 
 
 def test_the_summary_says_what_was_found_in_every_image(
     broken: Path,
     test_images: ImageStore,
-    model: dict[str, Any],
+    model: TrainedModel,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -165,7 +172,7 @@ def test_the_summary_says_what_was_found_in_every_image(
     shards, pictures = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
     parameters = Inference(on_bad_image="empty", masks=True, shard_size=3, threshold=0.48)
     index = select_test_images(index_images(store), parameters)
-    predictions = predict_masks(model, index, store, shards, pictures, parameters)
+    predictions = predict_masks(model, index, store, shards, pictures, parameters, RECIPE)
     with caplog.at_level("INFO"):
         summary = summarize_predictions(predictions, index, shards, pictures, parameters).set_index("image")
     assert sorted(summary.index) == sorted([lost, *others])
@@ -187,13 +194,13 @@ def test_the_summary_says_what_was_found_in_every_image(
 
 
 def test_onnx_runtime_predicts_the_same_masks_and_other_shards(
-    model: dict[str, Any], test_images: ImageStore, tmp_path: Path
+    model: TrainedModel, test_images: ImageStore, tmp_path: Path
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path)
     masks, names = [], []
     for engine in ("torch", "onnxruntime"):
         parameters = Inference(engine=engine, precision="float32", threshold=0.48)
-        predictions = predict_masks(model, index, test_images, shards, PICTURES, parameters)
+        predictions = predict_masks(model, index, test_images, shards, PICTURES, parameters, RECIPE)
         names.append(predictions["shards"])
         masks.append(
             [run_lengths.decode(runs, *test_images.size(name)) for name, runs in shards.read(names[-1])]

@@ -1,6 +1,5 @@
 import time
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,26 +12,17 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.pipelines.model_training.nodes import describe_run, evaluate_model, train_model
-from carvana_kedro.pipelines.model_training.recipe import check_recipe
 from carvana_kedro.segmentation.metrics import mask_scores
+from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
+from carvana_kedro.segmentation.training.build import check_recipe
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.training.state import Step, Training
 from carvana_kedro.stores.checkpoints import CheckpointStore
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.pixel_cache import PixelCache
-
-RECIPE = ModelTraining.model_validate(
-    {
-        "architecture": "unet_small",
-        "width_multiplier": 0.25,
-        "input_size": {"width": 48, "height": 32},
-        "batch_size": 4,
-        "epochs": 2,
-        "optimizer": {"name": "adamw", "learning_rate": 0.003},
-    }
-)
+from models import RECIPE
 
 
 def _train(
@@ -40,7 +30,7 @@ def _train(
     images: ImageStore,
     folder: Path,
     recipe: ModelTraining = RECIPE,
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> tuple[TrainedModel, pd.DataFrame]:
     checkpoints = CheckpointStore(folder / "checkpoints")
     return train_model(
         *indices, images, checkpoints, folder / "events", PixelCache(folder / "pixels"), recipe
@@ -62,8 +52,8 @@ def test_training_leaves_model_history_checkpoints_and_events(
 ) -> None:
     model, history = _train(indices, training_images, tmp_path)
     assert history["epoch"].tolist() == [1, 2]
-    assert model["architecture"] == "unet_small"
-    run_id = model["run_id"]
+    assert model.members[0].architecture == "unet_small"
+    run_id = model.run_id
     run = CheckpointStore(tmp_path / "checkpoints").run(run_id)
     assert {path.name for path in run.folder.glob("last-*")} == {"last-000000003.pt", "last-000000006.pt"}
     assert list((tmp_path / "events" / run_id).glob("events.*"))
@@ -107,35 +97,35 @@ def test_folds_are_averaged_and_scored_on_the_cars_they_have_not_seen(
     recipe = RECIPE.model_copy(update={"folds": 2})
     model, history = _train(indices, training_images, tmp_path, recipe)
     assert history[["fold", "epoch"]].to_numpy().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
-    first, second = model["members"]
-    assert _runs(tmp_path) == {first["run_id"], second["run_id"]}
+    first, second = model.members
+    assert _runs(tmp_path) == {first.run_id, second.run_id}
     cars = {*indices[0]["car"], *indices[1]["car"]}
-    assert sorted(first["validation_cars"] + second["validation_cars"]) == sorted(cars)
+    assert sorted(first.validation_cars + second.validation_cars) == sorted(cars)
 
     # Trained for a moment, both may find nothing: one that finds the car everywhere can be told from the other.
-    second["weights"]["head.bias"] += 100
+    second.weights["head.bias"] += 100
     scores, means, _ = evaluate_model(model, *indices, training_images, recipe)
     assert means["images"] == len(scores) == 16
     by_image = scores.set_index("image")
     for member, other in ((first, second), (second, first)):
-        rows = by_image[by_image["car"].isin(member["validation_cars"])]
+        rows = by_image[by_image["car"].isin(member.validation_cars)]
         dice, of_other = (
             [
                 mask_scores.dice(predictor(training_images.read_image(name)), training_images.read_mask(name))
                 for name in rows.index
             ]
-            for predictor in map(Predictor.from_model, (member, other))
+            for predictor in (Predictor.from_model(TrainedModel((one,))) for one in (member, other))
         )
         assert rows["dice"].tolist() == pytest.approx(dice, abs=1e-6)
         assert dice != pytest.approx(of_other, abs=1e-4)
-    with pytest.raises(UserError, match="not of folds of these cars"):
-        evaluate_model(first, *indices, training_images, recipe)
+    with pytest.raises(UserError, match="folds do not fit these cars"):
+        evaluate_model(TrainedModel((first,)), *indices, training_images, recipe)
 
     manifest = describe_run(model, *indices, history, means, "small", recipe)
     assert manifest["train_cars"] == manifest["validation_cars"] == sorted(cars)
     assert manifest["train_images"] == manifest["validation_images"] == 16
-    assert [made["run_id"] for made in manifest["models"]] == [first["run_id"], second["run_id"]]
-    assert manifest["models"][0]["validation_cars"] == first["validation_cars"]
+    assert [made["run_id"] for made in manifest["models"]] == [first.run_id, second.run_id]
+    assert manifest["models"][0]["validation_cars"] == list(first.validation_cars)
 
     # The file that is written is the ensemble, for the catalog and for the library.
     dataset = ModelDataset(str(tmp_path / "model.pt"))
@@ -144,7 +134,7 @@ def test_folds_are_averaged_and_scored_on_the_cars_they_have_not_seen(
     expected = Predictor.from_model(model)(image)
     assert (Predictor.from_checkpoint(tmp_path / "model.pt")(image) == expected).all()
     given = ModelDataset(str(tmp_path / "none.pt"), checkpoint=str(tmp_path / "model.pt")).load()
-    assert given["run_id"] == f"{first['run_id']}+{second['run_id']}"
+    assert given.run_id == f"{first.run_id}+{second.run_id}"
     assert (Predictor.from_model(given)(image) == expected).all()
 
 
@@ -174,13 +164,13 @@ def test_an_interrupted_run_goes_on_and_tensorboard_shows_it_once(
     time.sleep(1.1)  # TensorBoard puts files in order by the second they were begun in
     with caplog.at_level("INFO"):
         model, history = _train(indices, training_images, tmp_path, recipe)
-    assert "goes on in epoch 2 of 3, after step 1 of 3: unet_small on cpu" in caplog.text
+    assert "resumes in epoch 2 of 3, after step 1 of 3: unet_small on cpu" in caplog.text
     clocks = ["seconds", "images_per_second", "data_wait_share", "share_of_peak"]
     pd.testing.assert_frame_equal(history.drop(columns=clocks), expected.drop(columns=clocks))
-    assert model["run_id"] == whole["run_id"]
-    for name, weight in whole["weights"].items():
-        assert torch.equal(weight, model["weights"][name])
-    events = EventAccumulator(str(tmp_path / "events" / model["run_id"]))
+    assert model.run_id == whole.run_id
+    for name, weight in whole.members[0].weights.items():
+        assert torch.equal(weight, model.members[0].weights[name])
+    events = EventAccumulator(str(tmp_path / "events" / model.run_id))
     events.Reload()
     scalars = events.Scalars("data/train_loss")
     assert [scalar.step for scalar in scalars] == [1, 2, 3]
@@ -200,11 +190,9 @@ def test_a_finished_run_is_not_trained_again(
     )  # it would not be callable
     with caplog.at_level("INFO"):
         again, same = _train(indices, training_images, tmp_path)
-    assert (
-        f"Run {model['run_id']} is finished, and nothing that decides its result has changed" in caplog.text
-    )
+    assert f"Run {model.run_id} is finished, and nothing that decides its result has changed" in caplog.text
     pd.testing.assert_frame_equal(history, same)
-    assert again["weights"].keys() == model["weights"].keys()
+    assert again.members[0].weights.keys() == model.members[0].weights.keys()
 
 
 def test_what_differs_is_told_and_nothing_is_deleted(
@@ -216,14 +204,12 @@ def test_what_differs_is_told_and_nothing_is_deleted(
     first, _ = _train(indices, training_images, tmp_path)
     with caplog.at_level("INFO"):
         second, _ = _train(indices, training_images, tmp_path, RECIPE.model_copy(update={"seed": 1}))
-    assert f"This run differs from run {first['run_id']} in parameters.seed: 2017 -> 1" in caplog.text
+    assert f"This run differs from run {first.run_id} in parameters.seed: 2017 -> 1" in caplog.text
     caplog.clear()
     with caplog.at_level("INFO"):
         third, _ = _train((indices[0][:8], indices[1]), training_images, tmp_path)
-    assert (
-        f"This run differs from run {second['run_id']} in parameters.seed: 1 -> 2017; images: " in caplog.text
-    )
-    assert _runs(tmp_path) == {first["run_id"], second["run_id"], third["run_id"]}
+    assert f"This run differs from run {second.run_id} in parameters.seed: 1 -> 2017; images: " in caplog.text
+    assert _runs(tmp_path) == {first.run_id, second.run_id, third.run_id}
     assert len(_runs(tmp_path)) == 3
 
 
@@ -242,8 +228,8 @@ def test_a_cache_changes_nothing(
 ) -> None:
     expected, _ = _train(indices, training_images, tmp_path / "none")
     model, _ = _train(indices, training_images, tmp_path / cache, RECIPE.model_copy(update={"cache": cache}))
-    for name, weight in expected["weights"].items():
-        assert torch.equal(weight, model["weights"][name])
+    for name, weight in expected.members[0].weights.items():
+        assert torch.equal(weight, model.members[0].weights[name])
     assert bool(list((tmp_path / cache / "pixels").glob("*"))) == (cache == "memmap")
 
 
@@ -259,10 +245,10 @@ def test_a_lost_best_model_is_told_and_the_next_best_thing_taken(
         path.write_bytes(b"")
     model, _ = _train(indices, training_images, tmp_path)
     assert f"The model of the best epoch, {best}, is lost" in caplog.text
-    assert "That of epoch 2 is taken" in caplog.text
-    last = CheckpointStore(tmp_path / "checkpoints").run(model["run_id"]).newest("last")
+    assert "The model of epoch 2 is used" in caplog.text
+    last = CheckpointStore(tmp_path / "checkpoints").run(model.run_id).newest("last")
     for name, weight in last["model"]["weights"].items():
-        assert torch.equal(weight, model["weights"][name])
+        assert torch.equal(weight, model.members[0].weights[name])
 
 
 class StopAtTheEnd(Callback):
@@ -296,7 +282,7 @@ def test_other_surroundings_are_told(
     monkeypatch.setattr(provenance, "versions", lambda: {**before, "torch": "9.9"})
     _train(indices, training_images, tmp_path)
     assert (
-        f"in other surroundings than it was left in: versions.torch: {before['torch']} -> 9.9" in caplog.text
+        f"resumes in other surroundings than before: versions.torch: {before['torch']} -> 9.9" in caplog.text
     )
 
 
@@ -307,7 +293,7 @@ def test_sizes_that_do_not_fit_the_network_are_told(
     with pytest.raises(UserError, match="32"):
         _train(indices, training_images, tmp_path, recipe)
     with pytest.raises(UserError, match="32"):
-        check_recipe(recipe)
+        check_recipe(recipe.to_recipe())
 
 
 def test_an_index_of_another_source_is_refused(

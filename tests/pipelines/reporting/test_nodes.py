@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,8 +14,10 @@ from carvana_kedro.pipelines.reporting.nodes import (
     score_submission,
     tabulate_scores,
 )
-from carvana_kedro.segmentation.architectures import build
+from carvana_kedro.segmentation.architectures import build_network
+from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.images.competition import ImageStore
+from models import blind, changed
 
 
 def test_learning_curves_are_the_history() -> None:
@@ -47,14 +48,16 @@ def test_the_score_table_has_a_row_a_measure() -> None:
 
 def test_the_gallery_shows_worst_and_best(training_images: ImageStore) -> None:
     torch.manual_seed(0)
-    model: dict[str, Any] = {
+    content = {
         "architecture": "unet_small",
         "width_multiplier": 0.25,
         "input_size": [32, 48],
         "threshold": 0.5,
         "source": training_images.fingerprint(),
-        "weights": build("unet_small", width_multiplier=0.25).state_dict(),
+        "weights": build_network("unet_small", width_multiplier=0.25).state_dict(),
+        "run_id": "run",
     }
+    model = TrainedModel.from_dict(content)
     recipe = ModelTraining.model_validate(
         {
             "architecture": "unet_small",
@@ -66,7 +69,7 @@ def test_the_gallery_shows_worst_and_best(training_images: ImageStore) -> None:
     )
     ids = training_images.ids()
     cars = [image_id.partition("_")[0] for image_id in ids]
-    model["validation_cars"] = [*{*cars}]
+    model = changed(model, validation_cars=tuple({*cars}))
     scores = pd.DataFrame({"image": ids, "car": cars, "dice": [n / len(ids) for n in range(len(ids))]})
     picture = draw_gallery(model, scores, training_images, recipe, Reporting(gallery_size=2))
     row = draw_gallery(model, scores[:1], training_images, recipe, Reporting(gallery_size=2))
@@ -74,16 +77,15 @@ def test_the_gallery_shows_worst_and_best(training_images: ImageStore) -> None:
     assert picture.shape == (28 + 4 * (row.shape[0] - 28), row.shape[1], 3)
     assert (picture[: row.shape[0]] == row).all()
     # Of folds each image is looked at by the model that has not seen its car.
-    blind = {**model, "weights": {**model["weights"], "head.bias": model["weights"]["head.bias"] - 100}}
     in_folds = recipe.model_copy(update={"folds": 2})
-    folds = {**model, "members": [blind, {**model, "validation_cars": []}]}
+    folds = TrainedModel.join([blind(model), changed(model, validation_cars=())])
     assert (draw_gallery(folds, scores[:1], training_images, in_folds, Reporting()) != row).any()
-    folds = {**model, "members": [{**blind, "validation_cars": []}, model]}
+    folds = TrainedModel.join([changed(blind(model), validation_cars=()), model])
     assert (draw_gallery(folds, scores[:1], training_images, in_folds, Reporting()) == row).all()
-    with pytest.raises(UserError, match="not of folds of these cars"):
-        draw_gallery({**model, "validation_cars": []}, scores, training_images, in_folds, Reporting())
+    with pytest.raises(UserError, match="folds do not fit these cars"):
+        draw_gallery(changed(model, validation_cars=()), scores, training_images, in_folds, Reporting())
     with pytest.raises(UserError, match="trained on other files"):
-        draw_gallery({**model, "source": "another"}, scores, training_images, recipe, Reporting())
+        draw_gallery(changed(model, source="another"), scores, training_images, recipe, Reporting())
 
 
 def test_the_solution_scores_itself_perfectly(archives: Path, test_images: ImageStore) -> None:

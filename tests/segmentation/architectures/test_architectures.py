@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation.architectures import ARCHITECTURES, build
+from carvana_kedro.segmentation.architectures import ARCHITECTURES, build_network
 from carvana_kedro.segmentation.architectures.base import SegmentationNetwork
 from carvana_kedro.segmentation.architectures.unet_original import UNetOriginal
 
@@ -30,7 +30,7 @@ def name(request):
 @pytest.fixture
 def network(name):
     torch.manual_seed(0)
-    return build(name, width_multiplier=1 / 32)
+    return build_network(name, width_multiplier=1 / 32)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def images(name):
 
 def on_meta(name):
     with torch.device("meta"):
-        return build(name)
+        return build_network(name)
 
 
 def test_parameter_count(name):
@@ -83,7 +83,7 @@ def test_autocast_trains_with_finite_gradients(network, images):
 
 
 def test_weights_survive_saving_and_loading(name, network, images):
-    other = build(name, width_multiplier=1 / 32)
+    other = build_network(name, width_multiplier=1 / 32)
     other.load_state_dict(network.state_dict())
     with torch.no_grad():
         assert torch.equal(other.eval()(images), network.eval()(images))
@@ -163,8 +163,10 @@ class TestSizesOfValidConvolutions:
 
 
 def test_build_refuses_unknown_names_with_the_choices():
-    with pytest.raises(UserError, match=r"'unet_2048': choose one of unet_original, .*unet_resnet34"):
-        build("unet_2048")
+    with pytest.raises(
+        UserError, match=r"'unet_2048': unknown architecture. Available: unet_original, .*unet_resnet34"
+    ):
+        build_network("unet_2048")
 
 
 def test_every_network_is_a_segmentation_network(network):
@@ -172,7 +174,7 @@ def test_every_network_is_a_segmentation_network(network):
 
 
 def test_the_narrowest_network_still_has_channels(name, images):
-    assert build(name, width_multiplier=1e-6)(images).isfinite().all()
+    assert build_network(name, width_multiplier=1e-6)(images).isfinite().all()
 
 
 class TestPretrained:
@@ -187,7 +189,7 @@ class TestPretrained:
         from torchvision.models.resnet import ResNet34_Weights
 
         monkeypatch.setattr(ResNet34_Weights, "get_state_dict", lambda *args, **kwargs: weights.state_dict())
-        encoder = build("unet_resnet34", pretrained=True).encoder.eval()
+        encoder = build_network("unet_resnet34", pretrained=True).encoder.eval()
         images = torch.rand(1, 3, 64, 64)
         with torch.no_grad():
             x = weights.maxpool(weights.relu(weights.bn1(weights.conv1(images))))
@@ -202,16 +204,16 @@ class TestPretrained:
 
         monkeypatch.setattr(ResNet34_Weights, "get_state_dict", fail)
         with caplog.at_level(logging.WARNING):
-            network = build("unet_resnet34", pretrained=True)
+            network = build_network("unet_resnet34", pretrained=True)
         assert "random weights" in caplog.text
         assert "Name or service not known" in caplog.text
         assert network.encoder.conv1.weight.std() > 0
 
     def test_needs_full_width(self):
         with pytest.raises(UserError, match="width multiplier of 1"):
-            build("unet_resnet34", width_multiplier=0.5, pretrained=True)
+            build_network("unet_resnet34", width_multiplier=0.5, pretrained=True)
 
     @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "unet_resnet34"])
     def test_is_refused_where_there_is_nothing(self, name):
         with pytest.raises(UserError, match="no pretrained weights"):
-            build(name, width_multiplier=1 / 32, pretrained=True)
+            build_network(name, width_multiplier=1 / 32, pretrained=True)

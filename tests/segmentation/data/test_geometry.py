@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carvana_kedro.segmentation.architectures import build
+from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.data.geometry import Geometry
 
 PHOTOGRAPHS = [(1280, 1918), (640, 959), (600, 400)]
@@ -13,7 +13,7 @@ NETWORKS = [("unet_original", (572, 572)), ("unet_original", (444, 572)), ("unet
 
 def geometry_of(name, input_size):
     with torch.device("meta"):
-        return Geometry.of(build(name), input_size)
+        return Geometry.of(build_network(name), input_size)
 
 
 def disc(size, center, radius):
@@ -52,7 +52,7 @@ def test_image_target_and_restored_logits_line_up(name, input_size, photograph):
 def test_a_network_of_valid_convolutions_sees_what_its_target_shows():
     """The logit of a pixel depends on the image around that very pixel: the gradient says where."""
     torch.manual_seed(0)
-    network = build("unet_original", width_multiplier=1 / 32).eval()
+    network = build_network("unet_original", width_multiplier=1 / 32).eval()
     geometry = Geometry.of(network, (220, 252))
     images = torch.rand(1, 3, *geometry.output_size, requires_grad=True)
     row, column = 14, 40

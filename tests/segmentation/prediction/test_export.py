@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation.architectures import ARCHITECTURES, build
+from carvana_kedro.segmentation.architectures import ARCHITECTURES, build_network
+from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction import export
 from carvana_kedro.segmentation.prediction.export import ExportableModel, check_export, to_onnx, to_program
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores.images.competition import ImageStore
+from models import changed
 
 TOLERANCE = 1e-4
 """Of a logit, whose sizes here are as in trained networks: what float32 leaves of forty convolutions."""
@@ -25,10 +27,10 @@ QUICK = ("unet_original", "unet_small", "unet_resnet34")
 EVERY = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
 
 
-def _model(architecture: str, input_size: Sequence[int] = (65, 91), **more: Any) -> dict[str, Any]:
+def _model(architecture: str, input_size: Sequence[int] = (65, 91), **more: Any) -> TrainedModel:
     """A model with statistics and logits as training leaves them."""
     torch.manual_seed(0)
-    network = build(architecture, width_multiplier=1 / 8)
+    network = build_network(architecture, width_multiplier=1 / 8)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             for values, low, high in (
@@ -46,7 +48,7 @@ def _model(architecture: str, input_size: Sequence[int] = (65, 91), **more: Any)
         assert head.bias is not None
         head.weight *= 3 / logits.std()
         head.bias.copy_((head.bias - logits.mean()) * 3 / logits.std())
-    return {
+    content = {
         "architecture": architecture,
         "width_multiplier": 1 / 8,
         "input_size": list(size),
@@ -55,6 +57,7 @@ def _model(architecture: str, input_size: Sequence[int] = (65, 91), **more: Any)
         "run_id": "a run",
         **more,
     }
+    return TrainedModel.from_dict(content)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,15 +103,16 @@ def test_files_say_what_the_network_says(architecture: str, picture: np.ndarray,
 def test_what_the_metadata_says_leads_to_the_predictors_mask(picture: np.ndarray, tmp_path: Path) -> None:
     model = _model("unet_original", best_threshold=0.41)
     predictor = Predictor.from_model(model, device="cpu", precision="float32")
-    model["threshold"] = float(np.median(predictor.predict_one(picture).probabilities()))
-    to_onnx(ExportableModel(model, "digest"), tmp_path / "model.onnx")
+    median = float(np.median(predictor.predict_one(picture).probabilities()))
+    model = changed(model, threshold=median)
+    to_onnx(ExportableModel(model), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     facts = session.get_modelmeta().custom_metadata_map
     assert "INTER_AREA" in facts["preprocessing"]
     assert "4 x 20 (height x width)" in facts["preprocessing"]
     assert "log(threshold / (1 - threshold))" in facts["postprocessing"]
     found = {key: facts[key] for key in ("architecture", "run_id", "model_digest", "best_threshold")}
-    assert list(found.values()) == ["unet_original", "a run", "digest", "0.41"]
+    assert list(found.values()) == ["unet_original", "a run", model.digest(), "0.41"]
 
     image = cv2.resize(picture, (int(facts["width"]), int(facts["height"])), interpolation=cv2.INTER_AREA)
     (logits,) = session.run(["logits"], {"images": image[None]})
@@ -148,12 +152,12 @@ def test_no_folder_of_this_machine_is_in_a_file(name: str, exported: tuple[Expor
 def test_several_models_are_refused() -> None:
     model = _model("unet_small")
     with pytest.raises(UserError, match="one by one, --params checkpoint=FILE"):
-        ExportableModel({**model, "members": [model, model]}, "digest")
-    assert ExportableModel({**model, "members": [model]}, "digest").metadata["run_id"] == "a run"
+        ExportableModel(TrainedModel.join([model, model]))
+    assert ExportableModel(TrainedModel.join([model])).metadata["run_id"] == "a run"
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "model.pt2").mkdir()
     with pytest.raises(UserError, match=r"model\.pt2 cannot be written"):
-        to_program(ExportableModel(_model("unet_small", (32, 32)), "digest"), tmp_path / "model.pt2")
+        to_program(ExportableModel(_model("unet_small", (32, 32))), tmp_path / "model.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]

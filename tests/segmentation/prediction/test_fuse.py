@@ -2,14 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from carvana_kedro.segmentation.architectures import ARCHITECTURES, build
+from carvana_kedro.segmentation.architectures import ARCHITECTURES, build_network
 from carvana_kedro.segmentation.prediction.fuse import fuse_batch_norm
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_logits_stay_and_no_norm_does(name: str) -> None:
     torch.manual_seed(0)
-    network = build(name, width_multiplier=1 / 8)
+    network = build_network(name, width_multiplier=1 / 8)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):  # as training leaves them
             for values, low, high in (

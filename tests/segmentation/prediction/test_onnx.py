@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation.architectures import build
+from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.prediction import onnx
 from carvana_kedro.segmentation.prediction.predictor import Predictor
@@ -16,7 +16,7 @@ from carvana_kedro.segmentation.prediction.segmenter import Segmenter
 @pytest.fixture(scope="module")
 def segmenter() -> Segmenter:
     torch.manual_seed(0)
-    network = build("unet_small", width_multiplier=1 / 8)
+    network = build_network("unet_small", width_multiplier=1 / 8)
     return Segmenter(network, Geometry.of(network, (33, 47)))
 
 
@@ -36,7 +36,7 @@ def test_onnx_runtime_says_what_the_network_says(segmenter: Segmenter, tmp_path:
 def test_the_engine_is_chosen_by_name(flip: bool) -> None:
     torch.manual_seed(0)
     # One of them with a mirrored margin, and two of them averaged.
-    networks = [build("unet_original", width_multiplier=0.05) for _ in range(2)]
+    networks = [build_network("unet_original", width_multiplier=0.05) for _ in range(2)]
     photograph = np.random.default_rng(0).integers(256, size=(50, 70, 3), dtype=np.uint8)
     by_torch, by_onnx = (
         Predictor(networks, (188, 204), device="cpu", precision="float32", flip=flip, engine=engine)
@@ -48,7 +48,7 @@ def test_the_engine_is_chosen_by_name(flip: bool) -> None:
 
 
 def test_what_the_engine_does_not_do_is_refused(segmenter: Segmenter) -> None:
-    network = build("unet_small", width_multiplier=1 / 8)
+    network = build_network("unet_small", width_multiplier=1 / 8)
     for options in ({"compile": True}, {"precision": "bfloat16"}, {"precision": "float16"}):
         with pytest.raises(UserError, match="computes in float32 and compiles nothing"):
             Predictor([network], (33, 47), device="cpu", engine="onnxruntime", **options)
@@ -60,7 +60,7 @@ def test_what_the_engine_does_not_do_is_refused(segmenter: Segmenter) -> None:
 def test_a_batch_that_memory_has_no_room_for_is_halved(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = build("unet_small", width_multiplier=1 / 8)
+    network = build_network("unet_small", width_multiplier=1 / 8)
     predictor = Predictor([network], (33, 47), device="cpu", engine="onnxruntime")
     images = torch.randint(256, (4, 33, 47, 3), dtype=torch.uint8)
     expected = predictor.logits(images)

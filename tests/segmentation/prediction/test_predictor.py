@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation.architectures import SegmentationNetwork, build
-from carvana_kedro.segmentation.prediction.predictor import Predictor, best_threshold
+from carvana_kedro.segmentation.architectures import SegmentationNetwork, build_network
+from carvana_kedro.segmentation.model import TrainedModel
+from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
 from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.stores.checkpoints import save_checkpoint
 from carvana_kedro.stores.images.competition import ImageStore
+from models import changed
 
 Setup = Callable[..., tuple]
 
@@ -98,7 +100,7 @@ def test_an_image_that_cannot_be_read_is_named(training_images: ImageStore, num_
 def test_a_trained_model_predicts_what_the_training_saw(setup: Setup, training_images: ImageStore) -> None:
     run, train_batches, validation_batches = setup(epochs=1)
     train(run, train_batches, validation_batches)
-    predictor = Predictor.from_model(run.state()["model"], device="cpu", precision="float32")
+    predictor = Predictor.from_model(TrainedModel.from_dict(run.state()), device="cpu", precision="float32")
     _, images, _ = next(iter(validation_batches.epoch(1)))
     with torch.no_grad():
         expected = run.predict(run.model, images.permute(0, 3, 1, 2).float() / 255)
@@ -136,7 +138,7 @@ def test_networks_are_averaged_as_probabilities() -> None:
     assert prediction.probabilities() == pytest.approx(expected, abs=1e-5)
     assert prediction.mask(0.5).all() and not prediction.mask(0.6).any()
     with pytest.raises(UserError, match="one output size"):
-        Predictor([Red(), build("unet_original", width_multiplier=0.03)], (188, 204), device="cpu")
+        Predictor([Red(), build_network("unet_original", width_multiplier=0.03)], (188, 204), device="cpu")
 
 
 def test_checkpoints_of_all_kinds_are_predicted_with(setup: Setup, tmp_path: Path) -> None:
@@ -145,7 +147,9 @@ def test_checkpoints_of_all_kinds_are_predicted_with(setup: Setup, tmp_path: Pat
     state = run.state()
     contents = {"model": state["model"], "best-000000003": {"model": state["model"]}, "last-000000003": state}
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
-    expected = Predictor.from_model(state["model"], device="cpu").predict_one(image).probabilities()
+    expected = (
+        Predictor.from_model(TrainedModel.from_dict(state), device="cpu").predict_one(image).probabilities()
+    )
     for name, content in contents.items():
         save_checkpoint(tmp_path / f"{name}.pt", content)
         predictor = Predictor.from_checkpoint(tmp_path / f"{name}.pt", device="cpu")
@@ -153,15 +157,16 @@ def test_checkpoints_of_all_kinds_are_predicted_with(setup: Setup, tmp_path: Pat
     # The mean of a model and itself is the model.
     twice = Predictor.from_checkpoint(*[tmp_path / f"{name}.pt" for name in contents], device="cpu")
     assert twice.predict_one(image).probabilities() == pytest.approx(expected, abs=1e-6)
-    assert best_threshold(state["model"]) == run.history[-1]["best_threshold"]
+    assert TrainedModel.from_dict(state).threshold("auto") == run.history[-1]["best_threshold"]
     with pytest.raises(UserError, match="There is no checkpoint"):
         Predictor.from_checkpoint(tmp_path / "nowhere.pt")
     torch.save({"epoch": 1, "state_dict": {}}, tmp_path / "foreign.pt")
     with pytest.raises(UserError, match=r"foreign\.pt is cut short, or is not a checkpoint of ours"):
         Predictor.from_checkpoint(tmp_path / "foreign.pt")
-    other = {**state["model"], "input_size": [64, 96]}
+    model = TrainedModel.from_dict(state)
+    pair = TrainedModel.join([model, changed(model, input_size=(64, 96))])
     with pytest.raises(UserError, match="must have one input size, not 32 x 48, 64 x 96"):
-        Predictor.from_model({"members": [state["model"], other]})
+        Predictor.from_model(pair)
 
 
 def test_a_batch_that_memory_has_no_room_for_is_halved(caplog: pytest.LogCaptureFixture) -> None:
@@ -232,7 +237,7 @@ def test_batches_do_not_reach_across_shards(training_images: ImageStore) -> None
 @pytest.mark.parametrize("architecture", ["unet_small", "unet_resnet34"])
 def test_weights_rounded_once_predict_what_weights_rounded_for_every_batch_do(architecture: str) -> None:
     torch.manual_seed(0)
-    network = build(architecture, width_multiplier=0.25)
+    network = build_network(architecture, width_multiplier=0.25)
     images = torch.randint(256, (2, 64, 96, 3), dtype=torch.uint8)
     predictor = Predictor([network], (64, 96), device="cpu", precision="bfloat16")
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -245,7 +250,7 @@ def test_weights_rounded_once_predict_what_weights_rounded_for_every_batch_do(ar
 @pytest.mark.slow  # compiling for the CPU takes half a minute
 def test_a_compiled_network_is_compiled_once_and_says_the_same(training_images: ImageStore) -> None:
     torch.manual_seed(0)
-    network, ids = build("unet_small", width_multiplier=0.25), training_images.ids()[:5]
+    network, ids = build_network("unet_small", width_multiplier=0.25), training_images.ids()[:5]
     options = {"device": "cpu", "precision": "float32"}
     plain, compiled = (
         list(
@@ -262,20 +267,6 @@ def test_a_compiled_network_is_compiled_once_and_says_the_same(training_images: 
 
 
 def test_the_valid_network_predicts_the_whole_image() -> None:
-    predictor = Predictor([build("unet_original", width_multiplier=0.03)], (188, 204), device="cpu")
+    predictor = Predictor([build_network("unet_original", width_multiplier=0.03)], (188, 204), device="cpu")
     assert predictor.geometry.output_size == (4, 20)
     assert predictor(np.zeros((50, 70, 3), np.uint8)).shape == (50, 70)
-
-
-def test_weights_of_another_network_are_refused() -> None:
-    model = {
-        "architecture": "unet_small",
-        "width_multiplier": 0.5,
-        "input_size": [32, 48],
-        "threshold": 0.5,
-        "weights": build("unet_small", width_multiplier=0.25).state_dict(),
-    }
-    with pytest.raises(UserError, match="The weights do not fit unet_small"):
-        Predictor.from_model(model)
-    with pytest.raises(UserError, match=r"not a model of ours: it lacks architecture, .*weights"):
-        Predictor.from_model(model["weights"])

@@ -12,20 +12,20 @@ from torch import Tensor
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import ModelTraining
-from carvana_kedro.segmentation.architectures import ARCHITECTURES, build
-from carvana_kedro.segmentation.data.augmentation import Augmentation
+from carvana_kedro.segmentation.architectures import ARCHITECTURES, build_network
 from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.hardware import Hardware
+from carvana_kedro.segmentation.training.build import build_training
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.training.loop import evaluate, train, train_one_epoch
 from carvana_kedro.segmentation.training.losses import batch_dice, segmentation_loss
-from carvana_kedro.segmentation.training.optimizers import build_ema, build_optimizer, build_schedule
+from carvana_kedro.segmentation.training.optimizers import build_ema, build_schedule
+from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Progress, Step, Training
 
 Setup = Callable[..., tuple]
 CLOCKS = ("seconds", "images_per_second", "data_wait_share", "share_of_peak")
-UNCHANGED = Augmentation(0, 0, 0, 0, 0)
 CPU = Hardware.choose("cpu", "float32")
 
 
@@ -67,22 +67,20 @@ def _discs(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
 def _run(
     network: torch.nn.Module, size: tuple[int, int], hardware: Hardware = CPU, **changes: Any
 ) -> Training:
+    recipe = Recipe(
+        architecture="unet_small",  # the network is given
+        input_size=size,
+        batch_size=1,
+        epochs=1,
+        seed=0,
+        optimizer={"name": "adamw", "learning_rate": 0.01},
+        augmentation=dict.fromkeys(
+            ("shift", "scale", "rotation", "rotation_probability", "flip_probability"), 0.0
+        ),
+        **changes,
+    )
     geometry = Geometry.of(network, size)
-    network = hardware.place(network)
-    optimizer = build_optimizer(network.parameters(), name="adamw", learning_rate=0.01)
-    values: dict[str, Any] = {
-        "network": network,
-        "geometry": geometry,
-        "optimizer": optimizer,
-        "schedule": build_schedule(optimizer, name="constant", total_steps=1000),
-        "loss": segmentation_loss,
-        "augmentation": UNCHANGED,
-        "hardware": hardware,
-        "seed": 0,
-        "epochs": 1,
-        "description": {},
-    }
-    return Training(**{**values, **changes})
+    return build_training(recipe, network, geometry, replace(hardware, fused=False), steps_per_epoch=1000)
 
 
 def test_the_same_seed_trains_the_same_network(setup: Setup) -> None:
@@ -96,7 +94,7 @@ def test_the_same_seed_trains_the_same_network(setup: Setup) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_one_batch_is_learned_by_heart(name: str) -> None:
     torch.manual_seed(0)
-    network = build(name, width_multiplier={"unet_small": 0.5, "unet_512": 1 / 4}.get(name, 1 / 16))
+    network = build_network(name, width_multiplier={"unet_small": 0.5, "unet_512": 1 / 4}.get(name, 1 / 16))
     size = (220, 220) if name == "unet_original" else (64, 96)
     run = _run(network, size)
     batch = OneBatch(*_discs(4, *run.geometry.output_size), steps=20)
@@ -205,7 +203,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
     gradients = []
     for parts in (1, 2, 4):
         torch.manual_seed(0)
-        network = build("unet_small", width_multiplier=0.25)
+        network = build_network("unet_small", width_multiplier=0.25)
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = 0.0
@@ -226,7 +224,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
 def test_gradients_are_clipped() -> None:
     images, targets = _discs(2, 64, 96)
     torch.manual_seed(0)
-    network = build("unet_small", width_multiplier=0.25)
+    network = build_network("unet_small", width_multiplier=0.25)
     run = _run(network, (64, 96), clip_gradient_norm=1e-3)
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     run = replace(

@@ -5,23 +5,16 @@ It goes on wherever the checkpoints say, and prints a line a step. Nothing of Ke
 
 import logging
 import sys
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from carvana_kedro.segmentation.architectures import build
-from carvana_kedro.segmentation.data.augmentation import Augmentation
-from carvana_kedro.segmentation.data.batches import Batches
-from carvana_kedro.segmentation.data.geometry import Geometry
-from carvana_kedro.segmentation.data.samples import Samples
-from carvana_kedro.segmentation.hardware import Hardware
 from carvana_kedro.segmentation.monitoring.checkpoint_saver import CheckpointSaver
+from carvana_kedro.segmentation.training.build import build_run
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.interrupts import Interrupts
 from carvana_kedro.segmentation.training.loop import train
-from carvana_kedro.segmentation.training.losses import segmentation_loss
-from carvana_kedro.segmentation.training.optimizers import build_ema, build_optimizer, build_schedule
+from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Step, Training
 from carvana_kedro.stores.checkpoints import CheckpointStore
 from carvana_kedro.stores.images.competition import ImageStore
@@ -35,33 +28,26 @@ class TellSteps(Callback):
 def main(images: Path, masks: Path, folder: Path, num_workers: int, epochs: int) -> None:
     logging.basicConfig(level="INFO")
     torch.set_num_threads(1)  # a network this small gains nothing from more, and loses where cores are shared
-    torch.manual_seed(0)
     store = ImageStore(images, masks)
-    network = build("unet_small", width_multiplier=0.5)
-    geometry = Geometry.of(network, (64, 96))
-    ids = store.ids()
-    train_batches = Batches(Samples(store, ids[:12], geometry), 2, seed=3, num_workers=num_workers)
-    validation_batches = Batches(Samples(store, ids[12:], geometry), 3, num_workers=num_workers)
-    hardware = Hardware.choose("cpu")
-    network = hardware.place(network)
-    optimizer = build_optimizer(
-        network.parameters(), name="adamw", learning_rate=0.01, weight_decay=0.01, fused=True
-    )
-    run = Training(
-        network=network,
-        geometry=geometry,
-        optimizer=optimizer,
-        schedule=build_schedule(
-            optimizer, name="one_cycle", total_steps=epochs * len(train_batches), warmup_steps=10
-        ),
-        loss=partial(segmentation_loss, border_weight=1.0),
-        augmentation=Augmentation(hue=10.0, brightness=0.1),
-        hardware=hardware,
-        seed=3,
+    recipe = Recipe(
+        architecture="unet_small",
+        width_multiplier=0.5,
+        input_size=(64, 96),
+        batch_size=2,
         epochs=epochs,
-        description={},
-        ema=build_ema(network, 0.99),
+        seed=3,
+        optimizer={"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.01},
+        schedule={"name": "one_cycle", "warmup_fraction": 0.2},
+        loss={"border_weight": 1.0},
+        augmentation={"hue": 10.0, "brightness": 0.1},
+        ema_decay=0.99,
         clip_gradient_norm=1.0,
+        num_workers=num_workers,
+        device="cpu",
+    )
+    ids = store.ids()
+    run, train_batches, validation_batches = build_run(
+        recipe, store, [ids[:12], ids[12:]], origin={}, about={}
     )
     checkpoints = CheckpointStore(folder).run("run")
     with checkpoints.locked(), Interrupts() as run.interrupted:

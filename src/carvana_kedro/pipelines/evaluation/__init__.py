@@ -1,4 +1,4 @@
-"""Any model's scores on any photographs with masks."""
+"""Scores of any model on any images with masks."""
 
 from .pipeline import create_pipeline
 

@@ -17,7 +17,13 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 score_model,
-                inputs=["model", "evaluation_index", "training_images", "params:inference"],
+                inputs=[
+                    "model",
+                    "evaluation_index",
+                    "training_images",
+                    "params:inference",
+                    "params:model_training",
+                ],
                 outputs=["evaluation_scores", "evaluation_metrics", "evaluation_threshold_curve"],
                 name="score_model",
             ),

@@ -6,28 +6,30 @@ from typing import Any
 
 import pandas as pd
 
-from carvana_kedro import provenance
-from carvana_kedro.parameters import Export
+from carvana_kedro.parameters import Export, ModelTraining
+from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction import export
 from carvana_kedro.studio import StudioSettings, render_view
 
 logger = logging.getLogger(__name__)
 
 _STUDIO = StudioSettings(width=960, height=640)
-_TOLERATED = 1e-3
-"""Difference of logits, as a share of the largest: rounding in float32 leaves a tenth of it at most."""
+_TOLERANCE = 1e-3
+"""Difference of logits, as a share of the largest: ten times what rounding in float32 leaves."""
 
 
-def export_model(model: dict[str, Any], export_folder: Path, parameters: Export) -> dict[str, Any]:
-    """Write a model in every format asked for: `model.onnx`, `model.pt2`.
+def export_model(
+    model: TrainedModel, export_folder: Path, parameters: Export, model_training: ModelTraining
+) -> dict[str, Any]:
+    """Write a model in every format that the parameters name: `model.onnx`, `model.pt2`.
 
     Returns:
         The manifest: the names of the files, and the metadata that each of them holds.
 
     Raises:
-        UserError: several models were given, packages are missing, or a file cannot be written.
+        UserError: Several models were given, packages are missing, or a file cannot be written.
     """
-    exportable = export.ExportableModel(model, provenance.model_digest(model))
+    exportable = export.ExportableModel(model, model_training.trusted())
     files = []
     for name in parameters.formats:
         file, write = export.FORMATS[name]
@@ -38,25 +40,30 @@ def export_model(model: dict[str, Any], export_folder: Path, parameters: Export)
     return {"files": files, **exportable.metadata}
 
 
-def check_export(model: dict[str, Any], export_folder: Path, export_manifest: dict[str, Any]) -> pd.DataFrame:
-    """Hold the exported files against the network itself: see `segmentation.export.check_export`.
+def check_export(
+    model: TrainedModel,
+    export_folder: Path,
+    export_manifest: dict[str, Any],
+    model_training: ModelTraining,
+) -> pd.DataFrame:
+    """Compare the exported files with the network itself: see `segmentation.prediction.export.check_export`.
 
     Returns:
-        A row for each file and batch of pictures.
+        One row per file and batch of images.
 
     Raises:
         UserError: onnxruntime is not installed.
     """
-    picture, _ = render_view(_STUDIO, 0, 3)
+    image, _ = render_view(_STUDIO, 0, 3)
     paths = [export_folder / file for file in export_manifest["files"]]
-    table = pd.DataFrame(export.check_export(model, paths, picture))
+    table = pd.DataFrame(export.check_export(model, paths, image, model_training.trusted()))
     difference, share, largest = table[["largest_difference", "differing_pixels", "largest_logit"]].max(
         skipna=False
     )
-    agree = difference <= _TOLERATED * max(1, largest)  # not if one of them is NaN
+    agree = difference <= _TOLERANCE * max(1, largest)  # False if one of them is NaN
     logger.log(
         logging.INFO if agree else logging.WARNING,
-        "Exported logits are off by %.1e at most; masks differ on %.4f %% of the pixels at most",
+        "Exported logits differ by %.1e at most; masks differ on %.4f %% of the pixels at most",
         difference, 100 * share,
     )  # fmt: skip
     return table

@@ -11,13 +11,13 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         [
             Node(
                 export_model,
-                inputs=["model", "export_folder", "params:export"],
+                inputs=["model", "export_folder", "params:export", "params:model_training"],
                 outputs="export_manifest",
                 name="export_model",
             ),
             Node(
                 check_export,
-                inputs=["model", "export_folder", "export_manifest"],
+                inputs=["model", "export_folder", "export_manifest", "params:model_training"],
                 outputs="export_check",
                 name="check_export",
             ),

@@ -11,12 +11,13 @@ from tqdm import tqdm
 
 from carvana_kedro import provenance
 from carvana_kedro.image_index import check_source, first_few, index_images, usable_images
-from carvana_kedro.parameters import Inference
+from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.segmentation.hardware import usable_workers
+from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.monitoring import visualization
 from carvana_kedro.segmentation.prediction.cutouts import alpha_of, cut_out
 from carvana_kedro.segmentation.prediction.postprocessing import clean
-from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor, best_threshold
+from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import Kind, PredictedImages, PredictionShards, ShardRows
@@ -50,12 +51,13 @@ def select_test_images(test_image_index: pd.DataFrame, parameters: Inference) ->
 
 
 def predict_masks(
-    model: dict[str, Any],
+    model: TrainedModel,
     test_index: pd.DataFrame,
     test_images: ImageSource,
     prediction_shards: PredictionShards,
     predicted_images: PredictedImages,
     parameters: Inference,
+    model_training: ModelTraining,
 ) -> dict[str, Any]:
     """Predict the mask of every test image at its original size, and write them away shard by shard.
 
@@ -70,13 +72,14 @@ def predict_masks(
     """
     check_source(test_index, test_images, "inference")
     image_ids, size = test_index["image"].tolist(), parameters.shard_size
+    trusted = model_training.trusted()
     origin = {
-        "run_id": model["run_id"],
-        "model": provenance.model_digest(model),
+        "run_id": model.run_id,
+        "model": model.digest(),
         "source": test_images.fingerprint(),
         "image_ids": provenance.images_digest(image_ids),
         "parameters": parameters.decisive(),
-        "code": provenance.predicting_digest(),
+        "code": provenance.predicting_digest(model.extensions(trusted)),
     }
     key = provenance.run_id(origin)
     shards = {
@@ -94,7 +97,7 @@ def predict_masks(
             logger.info("%d of %d shards are there already", len(shards) - len(left), len(shards))
         if left:
             write = partial(prediction_shards.write, key)
-            names |= _predict_shards(model, left, test_images, write, predicted_images, parameters)
+            names |= _predict_shards(model, left, test_images, write, predicted_images, parameters, trusted)
     return {
         **origin,
         "images": len(image_ids),
@@ -103,23 +106,25 @@ def predict_masks(
 
 
 def _predict_shards(
-    model: dict[str, Any],
+    model: TrainedModel,
     shards: Mapping[int, Sequence[str]],
     images: ImageSource,
     write: Callable[[int, Sequence[Row]], str],
     pictures: PredictedImages,
     parameters: Inference,
+    trusted: Sequence[str],
 ) -> dict[int, str]:
     """Predict and write some shards, their pictures first; return their names by number."""
     predictor = Predictor.from_model(
         model,
+        trusted=trusted,
         flip=parameters.flip,
         device=parameters.device,
         precision=parameters.precision,
         compile=parameters.compile,
         engine=parameters.engine,
     )
-    threshold = best_threshold(model) if parameters.threshold == "auto" else parameters.threshold
+    threshold = model.threshold(parameters.threshold)
     how = (
         predictor.hardware if parameters.engine == "torch" else f"{predictor.hardware.device} in ONNX Runtime"
     )

@@ -36,6 +36,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "prediction_shards",
                     "predicted_images",
                     "params:inference",
+                    "params:model_training",
                 ],
                 outputs="predictions",
                 name="predict_masks",

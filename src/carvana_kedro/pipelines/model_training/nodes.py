@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from carvana_kedro import provenance
@@ -14,14 +14,16 @@ from carvana_kedro.folds import Sides, by_fold, split_folds
 from carvana_kedro.image_index import check_source
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.scoring import score_images
-from carvana_kedro.segmentation.architectures import build
+from carvana_kedro.segmentation.model import TrainedModel
+from carvana_kedro.segmentation.monitoring.callbacks import build_callbacks
+from carvana_kedro.segmentation.training.build import Run, build_run, output_size
 from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingInterruptedError
 from carvana_kedro.segmentation.training.loop import train
-from carvana_kedro.stores.checkpoints import CheckpointStore, ensemble
+from carvana_kedro.segmentation.training.recipe import Recipe
+from carvana_kedro.segmentation.training.state import Record
+from carvana_kedro.stores.checkpoints import CheckpointStore, RunCheckpoints
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.pixel_cache import PixelCache
-
-from .recipe import build_callbacks, build_run
 
 logger = logging.getLogger(__name__)
 
@@ -34,28 +36,26 @@ def train_model(
     tensorboard: Path,
     pixel_cache: PixelCache,
     parameters: ModelTraining,
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Train a network as the recipe says, or go on with it; a run that is finished is not trained again.
+) -> tuple[TrainedModel, pd.DataFrame]:
+    """Train a network as the recipe says, or resume its run; a finished run is not trained again.
 
-    What makes a run this run is what decides its result: the recipe, the images, this package and its code. Anything
-    else is another run, with a folder of its own. With `folds` there are as many runs, one after the other, and the
-    model is their average.
+    The recipe, the images, and the code that decides the result identify a run. If one of them changes, a new run
+    starts, in a folder of its own. With `folds`, one run per fold follows the other, and the model is their average.
 
     Args:
-        train_index: images to train on.
-        validation_index: images that choose the best epoch.
-        training_images: the source that both indices were made from.
-        checkpoints: of the recipe's runs.
-        tensorboard: where events are written, in the run's own folder.
-        pixel_cache: where resized images are kept, if the recipe says so.
+        train_index: Images to train on.
+        validation_index: Images that choose the best epoch.
+        training_images: The source that both indices were made from.
+        checkpoints: Of the recipe's runs.
+        tensorboard: Folder of the events; each run has a subfolder.
+        pixel_cache: Keeps decoded images if the recipe's cache is `memmap`.
         parameters: `model_training`, the recipe.
 
     Returns:
-        The model of the best epoch (weights with architecture, input size and origin), or those of all folds as its
-        `members`; and a row an epoch, of all folds.
+        The model of the best epoch, or those of all folds; and the history, one row per epoch.
 
     Raises:
-        UserError: the indices belong to another source; the recipe does not fit the network or the machine; training
+        UserError: The indices belong to another source; the recipe does not fit the network or the machine; training
             was interrupted, or had to stop.
     """
     check_source(train_index, training_images, "data_ingestion")
@@ -64,13 +64,13 @@ def train_model(
     for number, sides in enumerate(splits, start=1):
         if parameters.folds:
             cars = [index["car"].nunique() for index in sides]
-            logger.info("Fold %d of %d: %d cars to train on, %d to validate on", number, len(splits), *cars)
+            logger.info("Fold %d of %d: %d training cars, %d validation cars", number, len(splits), *cars)
         model, history = _train_run(sides, training_images, checkpoints, tensorboard, pixel_cache, parameters)
         models.append(model)
         histories.append(
             pd.DataFrame(history).assign(fold=number) if parameters.folds else pd.DataFrame(history)
         )
-    return ensemble(models), pd.concat(histories, ignore_index=True)
+    return TrainedModel.join(models), pd.concat(histories, ignore_index=True)
 
 
 def _train_run(
@@ -80,81 +80,102 @@ def _train_run(
     tensorboard: Path,
     pixel_cache: PixelCache,
     parameters: ModelTraining,
-) -> tuple[dict[str, Any], list[dict[str, float]]]:
-    """Train one network on one split, or go on with it; return the model of its best epoch and its history."""
-    train_index, validation_index = indices
-    sides = [train_index["image"].tolist(), validation_index["image"].tolist()]
+) -> tuple[TrainedModel, list[Record]]:
+    """Train one network on one split, or resume it; return the model of its best epoch and its history."""
+    recipe = parameters.to_recipe()
+    sides = [index["image"].tolist() for index in indices]
     source = training_images.fingerprint()
-    facts = provenance.run_facts(parameters.decisive(), sides, source)
+    facts = provenance.run_facts(parameters.decisive(), sides, source, recipe.extensions())
     run_id = provenance.run_id(facts)
-    ours = checkpoints.run(run_id, keep=parameters.keep_checkpoints)
-    origin = {
-        "source": source,
-        "run_id": run_id,
-        "validation_cars": sorted(validation_index["car"].unique().tolist()),
-    }
+    ours = checkpoints.run(run_id, keep=recipe.keep_checkpoints)
     with ours.locked():
-        state = ours.newest("last")
+        state: Mapping[str, Any] | None = ours.newest("last")
         if state and state["finished"]:
             logger.info(
-                "Run %s is finished, and nothing that decides its result has changed: its model is taken. To train "
-                "anew, choose another model_training.seed, or remove %s.", run_id, ours.folder,
+                "Run %s is finished, and nothing that decides its result has changed: its model is used. To train "
+                "again, choose another model_training.seed, or remove %s.", run_id, ours.folder,
             )  # fmt: skip
-            history = state["history"]
         else:
             if ours.facts is None:
-                _tell_differences(checkpoints, facts)
+                _log_differences(checkpoints, facts)
                 ours.begin(facts)
-            run, train_batches, validation_batches = build_run(
-                parameters, training_images, sides, pixel_cache, origin
+            validation_cars = sorted(indices[1]["car"].unique().tolist())
+            run = build_run(
+                recipe,
+                training_images,
+                sides,
+                origin={"source": source, "run_id": run_id, "validation_cars": validation_cars},
+                about={
+                    "parameters": parameters.model_dump(mode="json"),
+                    "versions": provenance.versions(),
+                },
+                keep_in_file=partial(pixel_cache.rows, f"{source}-{provenance.decoding_digest()}"),
             )
-            if state:
-                _tell_other_surroundings(state["about"], run.about)
-                run.restore(state)
-            # Killed after it and before the state that knows of it was saved: on a GPU it may not come about again.
-            ours.put_aside("best", after=run.steps)
-            logger.info(
-                "Run %s %s epoch %d of %d, after step %d of %d: %s on %s", run_id, "goes on in" if state else "begins:",
-                run.epoch, run.epochs, run.progress.steps, len(train_batches), parameters.architecture, run.hardware,
-            )  # fmt: skip
-            # What an earlier attempt has written of this epoch and later ones is taken back.
-            with (
-                SummaryWriter(tensorboard / run_id, purge_step=run.epoch) as events,
-                Interrupts() as run.interrupted,
-            ):
-                callbacks = build_callbacks(parameters, ours, events)
-                history = train(run, train_batches, validation_batches, callbacks)
-                if run.interrupted():
-                    raise TrainingInterruptedError(
-                        "Training is finished and saved; what comes after it was interrupted: the same command goes on."
-                    )
-                state = run.state()
-        best = ours.newest("best")
-        if best is None or len(best["history"]) != state["best_epoch"]:
-            logger.warning(
-                "The model of the best epoch, %d, is lost: the files best-*.pt in %s are gone or damaged. That of "
-                "epoch %d is taken.", state["best_epoch"], ours.folder, len((best or state)["history"]),
-            )  # fmt: skip
-    return (best or state)["model"], history
+            _restore(run, state, ours)
+            state = _train(run, recipe, ours, tensorboard / run_id)
+        return _best_model(state, ours), state["history"]
 
 
-def _tell_other_surroundings(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Warn if a run goes on elsewhere than it was begun: it will not become what it would have become there."""
+def _restore(run: Run, state: Mapping[str, Any] | None, checkpoints: RunCheckpoints) -> None:
+    """Restore a run from its last checkpoint, if there is one."""
+    training = run.training
+    if state:
+        _warn_if_surroundings_changed(state["about"], training.about)
+        training.restore(state)
+    # A best model that is newer than the last state: the process was killed between saving the two. On a GPU the same
+    # model may not come out again.
+    checkpoints.put_aside("best", after=training.steps)
+    logger.info(
+        "Run %s %s epoch %d of %d, after step %d of %d: %s on %s",
+        checkpoints.folder.name, "resumes in" if state else "starts:", training.epoch, training.epochs,
+        training.progress.steps, len(run.train_batches), training.description["architecture"], training.hardware,
+    )  # fmt: skip
+
+
+def _train(run: Run, recipe: Recipe, checkpoints: RunCheckpoints, events_folder: Path) -> Mapping[str, Any]:
+    """Train to the end, and return the final state."""
+    training = run.training
+    # Events that an earlier attempt has written of this epoch and later ones are purged.
+    with (
+        SummaryWriter(events_folder, purge_step=training.epoch) as events,
+        Interrupts() as training.interrupted,
+    ):
+        train(*run, build_callbacks(recipe, checkpoints, events))
+        if training.interrupted():
+            raise TrainingInterruptedError(
+                "Training is finished and saved, but the run was interrupted after it. The same command resumes it."
+            )
+        return training.state()
+
+
+def _best_model(state: Mapping[str, Any], checkpoints: RunCheckpoints) -> TrainedModel:
+    """Return the model of the best epoch, or the last one with a warning if that is lost."""
+    best = checkpoints.newest("best")
+    if best is None or len(best["history"]) != state["best_epoch"]:
+        logger.warning(
+            "The model of the best epoch, %d, is lost: the files best-*.pt in %s are missing or damaged. The model of "
+            "epoch %d is used.", state["best_epoch"], checkpoints.folder, len((best or state)["history"]),
+        )  # fmt: skip
+    return TrainedModel.from_dict(best or state)
+
+
+def _warn_if_surroundings_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Warn if a run resumes on other hardware or libraries: the result may differ from an uninterrupted run's."""
     then, here = ({part: about[part] for part in ("hardware", "versions")} for about in (before, now))
     if changes := provenance.differences(then, here):
-        logger.warning("The run goes on in other surroundings than it was left in: %s", "; ".join(changes))
+        logger.warning("The run resumes in other surroundings than before: %s", "; ".join(changes))
 
 
-def _tell_differences(checkpoints: CheckpointStore, facts: dict[str, Any]) -> None:
-    """Say in what a new run differs from the one begun last."""
-    for before in checkpoints.runs():
+def _log_differences(checkpoints: CheckpointStore, facts: dict[str, Any]) -> None:
+    """Log how a new run differs from the run that was started last."""
+    before = next(checkpoints.runs(), None)
+    if before is not None:
         changes = provenance.differences(before.facts or {}, facts)
         logger.info("This run differs from run %s in %s", before.folder.name, "; ".join(changes))
-        return
 
 
 def evaluate_model(
-    model: dict[str, Any],
+    model: TrainedModel,
     train_index: pd.DataFrame,
     validation_index: pd.DataFrame,
     training_images: ImageSource,
@@ -162,16 +183,16 @@ def evaluate_model(
 ) -> tuple[pd.DataFrame, dict[str, float], pd.DataFrame]:
     """Score every validation image at its original size: see `score_images`.
 
-    With folds that is every image, each scored by the one model that was not trained on its car (out of fold).
+    With folds these are all images, each scored by the one model that was not trained on its car (out of fold).
     """
     pairs = [(model, validation_index)]
     if parameters.folds:
         pairs = by_fold(model, pd.concat([train_index, validation_index]))
-    return score_images(pairs, training_images, parameters)
+    return score_images(pairs, training_images, parameters, parameters.trusted())
 
 
 def describe_run(
-    model: dict[str, Any],
+    model: TrainedModel,
     train_index: pd.DataFrame,
     validation_index: pd.DataFrame,
     training_history: pd.DataFrame,
@@ -179,33 +200,25 @@ def describe_run(
     recipe: str,
     parameters: ModelTraining,
 ) -> dict[str, Any]:
-    """Write down where a model comes from: parameters, source, split, versions, commit, machine, scores.
+    """Record where a model comes from: parameters, source, split, versions, commit, machine, scores.
 
-    With folds every car is one to train on and one to validate on; `models` says which of them is which fold's.
+    With folds every car is a training car and a validation car; `models` lists the validation cars of each fold.
     """
-    members = model.get("members", [model])
     index = pd.concat([train_index, validation_index])
-    validated = index["car"].isin([car for member in members for car in member["validation_cars"]])
+    validated = index["car"].isin([car for member in model.members for car in member.validation_cars])
     trained = index if parameters.folds else train_index
-    sizes = index.value_counts(["width", "height"])  # the commonest first
-    size = (parameters.input_size.height, parameters.input_size.width)
-    with torch.device("meta"):
-        height, width = build(parameters.architecture).output_size(size)
     return {
-        "run_id": model["run_id"],
+        "run_id": model.run_id,
         "recipe": recipe,
-        "source": model["source"],
-        # The cars themselves, not the parameters of ingestion, which may have changed since the split was made.
-        "train_cars": sorted(trained["car"].unique().tolist()),
-        "train_images": len(trained),
-        "validation_cars": sorted(index[validated]["car"].unique().tolist()),
-        "validation_images": int(validated.sum()),
-        "models": [{name: member[name] for name in ("run_id", "validation_cars")} for member in members],
-        "photograph_size": {
-            name: int(pixels) for name, pixels in zip(sizes.index.names, sizes.index[0], strict=True)
-        },
-        "photograph_sizes": len(sizes),
-        "output_size": {"width": width, "height": height},
+        "source": model.source,
+        # The cars themselves, not the parameters of data_ingestion, which may have changed since the split.
+        **_describe_cars("train", trained),
+        **_describe_cars("validation", index[validated]),
+        "models": [
+            {"run_id": member.run_id, "validation_cars": list(member.validation_cars)}
+            for member in model.members
+        ],
+        **_describe_sizes(index, parameters.to_recipe()),
         "parameters": parameters.model_dump(mode="json"),
         "epochs": len(training_history),
         "training_seconds": round(float(training_history["seconds"].sum()), 1),
@@ -213,4 +226,21 @@ def describe_run(
         "versions": provenance.versions(),
         "git_commit": provenance.git_commit(),
         "machine": provenance.machine(),
+    }
+
+
+def _describe_cars(side: str, index: pd.DataFrame) -> dict[str, Any]:
+    cars = sorted(index["car"].unique().tolist())
+    return {f"{side}_cars": cars, f"{side}_images": len(index)}
+
+
+def _describe_sizes(index: pd.DataFrame, recipe: Recipe) -> dict[str, Any]:
+    """Return the most common size of the photographs, the number of their sizes, and the size of the output."""
+    sizes = index.value_counts(["width", "height"])  # the most common first
+    width, height = map(int, sizes.index[0])
+    output_height, output_width = output_size(recipe)
+    return {
+        "photograph_size": {"width": width, "height": height},
+        "photograph_sizes": len(sizes),
+        "output_size": {"width": output_width, "height": output_height},
     }

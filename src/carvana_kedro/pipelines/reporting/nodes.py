@@ -14,6 +14,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.folds import by_fold
 from carvana_kedro.parameters import ModelTraining, Reporting
 from carvana_kedro.segmentation.metrics import mask_scores
+from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.monitoring import visualization
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import run_lengths
@@ -59,7 +60,7 @@ def tabulate_scores(validation_scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_gallery(
-    model: dict[str, Any],
+    model: TrainedModel,
     validation_scores: pd.DataFrame,
     training_images: ImageSource,
     model_training: ModelTraining,
@@ -74,7 +75,7 @@ def draw_gallery(
     Raises:
         UserError: the model was trained on another source, or its folds on other cars.
     """
-    if model["source"] != training_images.fingerprint():
+    if model.source != training_images.fingerprint():
         raise UserError(
             f"The model was trained on other files than those in {training_images.images}. Train it on these, or "
             "report on its own source: --params source=..."
@@ -87,7 +88,10 @@ def draw_gallery(
     pictures = {}
     for member, images in by_fold(model, chosen) if model_training.folds else [(model, chosen)]:
         predictor = Predictor.from_model(
-            member, device=model_training.device, precision=model_training.precision
+            member,
+            trusted=model_training.trusted(),
+            device=model_training.device,
+            precision=model_training.precision,
         )
         for image_id, dice in zip(images["image"], images["dice"], strict=True):
             image = training_images.read_image(image_id)

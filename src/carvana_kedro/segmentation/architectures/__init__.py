@@ -1,42 +1,66 @@
-"""The networks, by name."""
+"""The networks: those of this package by name, others by dotted path."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures.base import SegmentationNetwork
-from carvana_kedro.segmentation.architectures.unet import WIDTHS, UNet
+from carvana_kedro.segmentation.architectures.smp import PREFIX, SmpNetwork
+from carvana_kedro.segmentation.architectures.unet import UNet
 from carvana_kedro.segmentation.architectures.unet_original import UNetOriginal
 from carvana_kedro.segmentation.architectures.unet_resnet34 import UNetResNet34
+from carvana_kedro.segmentation.extensions import Spec, is_dotted_path, make_object, split_spec
 
-__all__ = ["ARCHITECTURES", "SegmentationNetwork", "build"]
+__all__ = ["ARCHITECTURES", "SegmentationNetwork", "build_network"]
 
-ARCHITECTURES: Mapping[str, Callable[[float], SegmentationNetwork]] = {
-    "unet_original": UNetOriginal,
-    **{name: partial(UNet, widths) for name, widths in WIDTHS.items()},
-    "unet_resnet34": UNetResNet34,
+ARCHITECTURES: Mapping[str, type[SegmentationNetwork]] = {
+    name: network for network in (UNetOriginal, UNet, UNetResNet34) for name in network.names
 }
-"""A function from the width multiplier to a network with random weights, for each name."""
+"""The class of each name."""
 
 
-def build(name: str, *, width_multiplier: float = 1.0, pretrained: bool = False) -> SegmentationNetwork:
+def build_network(
+    architecture: Spec, *, width_multiplier: float = 1.0, pretrained: bool = False
+) -> SegmentationNetwork:
     """Build a network.
 
     Args:
-        name: One of `ARCHITECTURES`.
-        width_multiplier: Scales the channels of every layer; below 1 for tests and small machines.
-        pretrained: Start from ImageNet weights where the architecture has some. If they cannot be had, a
-            warning is logged and the weights are random.
+        architecture: One of `ARCHITECTURES`; a name of segmentation-models-pytorch, such as `smp:Unet/resnet34`; or the
+            dotted path of a `SegmentationNetwork`, alone or as `type` beside its arguments. A dotted path is imported:
+            it must come from the run's own parameters.
+        width_multiplier: Scales the channels of every layer of this package's networks; below 1 for tests and small
+            machines.
+        pretrained: Start from ImageNet weights, if the network has some. If they cannot be downloaded, a warning is
+            logged and the weights are random.
 
     Raises:
-        UserError: The name is unknown, or there are no pretrained weights for the architecture or its width.
+        UserError: The name is unknown, the object cannot be imported or is no network, the network has no pretrained
+            weights, or it takes no `width_multiplier`.
 
-    >>> sum(parameter.numel() for parameter in build("unet_small").parameters())
+    >>> sum(parameter.numel() for parameter in build_network("unet_small").parameters())
     1184649
     """
-    if name not in ARCHITECTURES:
-        raise UserError(f"There is no architecture {name!r}: choose one of {', '.join(ARCHITECTURES)}.")
-    network = ARCHITECTURES[name](width_multiplier)
+    name, arguments = split_spec("architecture", architecture)
+    network: SegmentationNetwork
+    if name in ARCHITECTURES and not arguments:
+        network = ARCHITECTURES[name].from_name(name, width_multiplier)
+    elif width_multiplier != 1 and (is_dotted_path(name) or name.startswith(PREFIX)):
+        raise UserError(
+            f"The architecture {name} takes no width_multiplier: leave model_training.width_multiplier at 1."
+        )
+    elif is_dotted_path(name):
+        network = make_object("architecture", architecture, SegmentationNetwork)
+    elif name.startswith(PREFIX) and not arguments:
+        network = SmpNetwork.from_name(name, width_multiplier)
+    elif arguments and (name in ARCHITECTURES or name.startswith(PREFIX)):
+        raise UserError(
+            f"The architecture {name} takes no arguments, but {', '.join(arguments)} was given. Write "
+            f"model_training.architecture: {name}."
+        )
+    else:
+        raise UserError(
+            f"model_training.architecture = {name!r}: unknown architecture. Available: {', '.join(ARCHITECTURES)}, "
+            f"{PREFIX}NAME/ENCODER of segmentation-models-pytorch, or the dotted path of a class of your own."
+        )
     if pretrained:
         network.load_pretrained()
     return network

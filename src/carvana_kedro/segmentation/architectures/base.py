@@ -1,23 +1,46 @@
-"""What all networks share: the contract, and the block they are built of."""
+"""What all networks share: the contract, and the blocks they are built of."""
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from carvana_kedro.errors import UserError
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 class SegmentationNetwork(nn.Module, ABC):
-    """A network that finds one kind of object in an image.
+    """A network for binary segmentation: one logit per pixel, object against background.
 
-    This base is for networks whose convolutions are padded: they take any size from `stride` on and keep it.
+    Derive your own network from this class, set `stride`, and write `forward`. The defaults describe a network with
+    padded convolutions: it takes any size from `stride` on and keeps it. A network with other legal sizes overrides
+    `output_size`; one with pretrained weights overrides `check_pretrained` and `load_pretrained`.
 
     Attributes:
-        stride: Pixels of the input for each pixel of the network's coarsest features.
+        stride: Input pixels per pixel of the coarsest feature map.
+        names: The names that the parameters know the class by; none for a class that is named by its dotted path.
+        has_fusible_batch_norm: Whether each BatchNorm2d that follows a Conv2d among the children of a module also
+            follows it in `forward`. Prediction then fuses the two. Leave it False if you are not sure: the results
+            are the same, a little slower.
     """
 
     stride: int
+    names: ClassVar[tuple[str, ...]] = ()
+    has_fusible_batch_norm: ClassVar[bool] = False
+
+    @classmethod
+    def from_name(cls, name: str, width_multiplier: float) -> "SegmentationNetwork":
+        """Build the network that one of `names` stands for, with random weights.
+
+        Args:
+            name: One of `names`.
+            width_multiplier: Scales the channels of every layer.
+        """
+        return cls(width_multiplier)
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -27,40 +50,48 @@ class SegmentationNetwork(nn.Module, ABC):
             images: (N, 3, H, W) floats in [0, 1], RGB.
 
         Returns:
-            (N, h, w) logits, (h, w) being `output_size((H, W))`.
+            (N, h, w) logits, where (h, w) is `output_size((H, W))`.
         """
 
     def output_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
-        """Size of the logits for images of a size, both (height, width).
+        """Return the size of the logits for an input size, both (height, width).
 
         Raises:
-            UserError: The network cannot take images of this size; the message names the nearest that it can.
+            UserError: The network does not take images of this size. The message names the nearest size that it takes.
         """
         height, width = input_size
         if min(input_size) < self.stride:
             raise UserError(
                 f"Images of {height} x {width} (height x width) are too small for this network, which needs "
-                f"{self.stride} pixels either way: the nearest legal size is "
+                f"{self.stride} pixels per side: the nearest legal size is "
                 f"{max(height, self.stride)} x {max(width, self.stride)}."
             )
         return height, width
 
+    def check_pretrained(self) -> None:
+        """Check that pretrained weights exist for this network, without loading them.
+
+        Raises:
+            UserError: There are none.
+        """
+        raise UserError(
+            f"{type(self).__name__} has no pretrained weights: set model_training.pretrained to false, or choose "
+            "unet_resnet34."
+        )
+
     def load_pretrained(self) -> None:
-        """Replace random weights by pretrained ones.
+        """Replace the random weights by pretrained ones; log a warning if they cannot be downloaded.
 
         Raises:
             UserError: There are none for this network.
         """
-        raise UserError(
-            f"There are no pretrained weights for {type(self).__name__}: set pretrained to false, or choose "
-            "unet_resnet34."
-        )
+        self.check_pretrained()
 
 
 def convolution_block(
     channels_in: int, channels_out: int, *, padding: int, bias: bool, eps: float
 ) -> nn.Sequential:
-    """A 3x3 convolution, BatchNorm (Ioffe & Szegedy 2015) and ReLU."""
+    """Build a 3x3 convolution, BatchNorm (Ioffe & Szegedy 2015) and ReLU."""
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=padding, bias=bias),
         nn.BatchNorm2d(channels_out, eps=eps),
@@ -68,8 +99,19 @@ def convolution_block(
     )
 
 
+def convolution_blocks(*widths: int, padding: int, bias: bool, eps: float) -> nn.Sequential:
+    """Build one `convolution_block` per pair of neighboring widths.
+
+    >>> len(convolution_blocks(3, 16, 16, padding=1, bias=False, eps=1e-5))
+    2
+    """
+    return nn.Sequential(
+        *(convolution_block(a, b, padding=padding, bias=bias, eps=eps) for a, b in pairwise(widths))
+    )
+
+
 def scaled(widths: tuple[int, ...], multiplier: float) -> tuple[int, ...]:
-    """Channels of each layer, times the multiplier, at least one.
+    """Multiply the channels of each layer; at least one channel is left.
 
     >>> scaled((24, 64, 128), 0.02)
     (1, 1, 3)
@@ -78,5 +120,5 @@ def scaled(widths: tuple[int, ...], multiplier: float) -> tuple[int, ...]:
 
 
 def upsample(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (N, C, h, w) features to (N, C, *size) bilinearly, by the pixels' outer edges."""
+    """Resize (N, C, h, w) features to (N, C, *size) bilinearly (`align_corners=False`)."""
     return interpolate(features, size, mode="bilinear", align_corners=False)

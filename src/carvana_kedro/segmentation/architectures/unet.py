@@ -10,7 +10,7 @@ from torch.nn.functional import max_pool2d
 
 from carvana_kedro.segmentation.architectures.base import (
     SegmentationNetwork,
-    convolution_block,
+    convolution_blocks,
     scaled,
     upsample,
 )
@@ -21,10 +21,10 @@ class Widths:
     """Channels of a padded U-Net.
 
     Attributes:
-        encoder: Of each stage of two blocks, from the finest; every stage halves the picture after it.
-        centre: Of each block between encoder and decoder.
-        decoder: Of each stage, from the coarsest; as many stages as the encoder has.
-        decoder_blocks: Blocks in a stage of the decoder.
+        encoder: Channels of each encoder stage, from the finest. A stage has two blocks and then halves the size.
+        centre: Channels of each block between encoder and decoder.
+        decoder: Channels of each decoder stage, from the coarsest; as many stages as the encoder has.
+        decoder_blocks: Blocks per decoder stage.
     """
 
     encoder: tuple[int, ...]
@@ -34,7 +34,7 @@ class Widths:
 
 
 WIDTHS: Mapping[str, Widths] = {
-    # Five halvings let each logit see most of a 384 x 256 picture; a lean decoder keeps it quick on a CPU.
+    # Five halvings give each logit a receptive field of most of a 384 x 256 image. A lean decoder is fast on a CPU.
     "unet_small": Widths((16, 32, 64, 128, 128), (256,), (64, 32, 16, 16, 8), decoder_blocks=1),
     "unet_128": Widths((128, 256, 512, 1024), (1024,), (512, 256, 128, 64)),
     "unet_256": Widths((32, 64, 128, 256, 512), (1024, 1024), (512, 256, 128, 64, 32)),
@@ -49,14 +49,28 @@ class UNet(SegmentationNetwork):
     The logits have the size of the input, which need not be a multiple of anything.
     """
 
+    names = tuple(WIDTHS)
+    has_fusible_batch_norm = True
+
+    @classmethod
+    def from_name(cls, name: str, width_multiplier: float) -> "UNet":
+        """Build the network with the widths of that name."""
+        return cls(WIDTHS[name], width_multiplier)
+
     def __init__(self, widths: Widths, width_multiplier: float = 1.0) -> None:
-        """Random weights; `width_multiplier` scales the channels of every layer."""
+        """Build the network with random weights.
+
+        Args:
+            widths: Channels of the layers.
+            width_multiplier: Scales the channels of every layer.
+        """
         super().__init__()
         encoder = scaled(widths.encoder, width_multiplier)
         centre = scaled(widths.centre, width_multiplier)
         decoder = scaled(widths.decoder, width_multiplier)
         self.stride = 2 ** len(encoder)
         self.encoder = nn.ModuleList(_blocks(below, width, width) for below, width in pairwise((3, *encoder)))
+        # The names of these attributes are part of every weights file.
         self.centre = _blocks(encoder[-1], *centre)
         self.decoder = nn.ModuleList(
             _blocks(below + skip, *[width] * widths.decoder_blocks)
@@ -82,6 +96,4 @@ class UNet(SegmentationNetwork):
 
 
 def _blocks(*widths: int) -> nn.Sequential:
-    return nn.Sequential(
-        *(convolution_block(a, b, padding=1, bias=False, eps=1e-4) for a, b in pairwise(widths))
-    )
+    return convolution_blocks(*widths, padding=1, bias=False, eps=1e-4)

@@ -1,4 +1,6 @@
-"""The U-Net of the paper: convolutions without padding, so that no output pixel has seen an invented one."""
+"""The U-Net of the paper: convolutions without padding, so that no output pixel depends on padding."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,36 +10,44 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures.base import (
     SegmentationNetwork,
     convolution_block,
+    convolution_blocks,
     scaled,
     upsample,
 )
 
 SMALLEST_INPUT = 188
-MARGIN = 184  # input minus output: what the valid convolutions eat, both sides together
+MARGIN = 184  # input size minus output size: the valid convolutions remove half of it on each side
+
+_VALID: Any = {"padding": 0, "bias": True, "eps": 1e-5}
 
 
 class UNetOriginal(SegmentationNetwork):
     """U-Net with valid convolutions (Ronneberger et al. 2015), BatchNorm added and bilinear up-sampling.
 
-    Heights and widths of the input are 188 + 16 k and of the output 184 less, the centre: 572 gives 388.
+    Input heights and widths are 188 + 16 k. The output is the center of the input, 184 pixels smaller: 572 gives 388.
     """
 
+    names = ("unet_original",)
+    has_fusible_batch_norm = True
     stride = 16
 
     def __init__(self, width_multiplier: float = 1.0) -> None:
-        """Random weights; `width_multiplier` scales the channels of every layer."""
+        """Build the network with random weights; `width_multiplier` scales the channels of every layer."""
         super().__init__()
         widths = scaled((64, 128, 256, 512, 1024), width_multiplier)
         *encoder, centre = zip((3, *widths[:-1]), widths, strict=True)
         decoder = list(zip(widths[:0:-1], widths[-2::-1], strict=True))  # (1024, 512), (512, 256), ...
-        self.encoder = nn.ModuleList(_two_blocks(*channels) for channels in encoder)
-        self.centre = _two_blocks(*centre)
-        self.narrow = nn.ModuleList(_block(below, width) for below, width in decoder)
-        self.merge = nn.ModuleList(_block(2 * width, width) for _, width in decoder)
+        self.encoder = nn.ModuleList(
+            convolution_blocks(*channels, channels[1], **_VALID) for channels in encoder
+        )
+        # The names of these attributes are part of every weights file.
+        self.centre = convolution_blocks(*centre, centre[1], **_VALID)
+        self.narrow = nn.ModuleList(convolution_block(below, width, **_VALID) for below, width in decoder)
+        self.merge = nn.ModuleList(convolution_block(2 * width, width, **_VALID) for _, width in decoder)
         self.head = nn.Conv2d(widths[0], 1, kernel_size=1)
 
     def forward(self, images: Tensor) -> Tensor:  # sizes of the paper
-        """Predict logits for the centre of the images: (N, 3, H, W) to (N, H - 184, W - 184).
+        """Predict logits for the center of the images: (N, 3, H, W) to (N, H - 184, W - 184).
 
         Raises:
             UserError: The images' size is not legal.
@@ -53,33 +63,33 @@ class UNetOriginal(SegmentationNetwork):
         for narrow, merge, skip in zip(self.narrow, self.merge, reversed(skips), strict=True):
             height, width = features.shape[2:]
             features = narrow(upsample(features, (2 * height, 2 * width)))  # (N, 512, 54, 54), ...
-            features = torch.cat([features, _centre(skip, features)], dim=1)  # (N, 1024, 54, 54), ...
+            features = torch.cat([features, _center_crop(skip, features)], dim=1)  # (N, 1024, 54, 54), ...
             features = merge(features)  # (N, 512, 52, 52), ..., (N, 64, 388, 388)
         logits: Tensor = self.head(features)  # (N, 1, 388, 388)
         return logits.squeeze(1)
 
     def output_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
-        """Size of the logits for images of a size, both (height, width): 184 pixels less.
+        """Return the size of the logits for an input size, both (height, width): 184 pixels less.
 
         Raises:
-            UserError: A side is not 188 + 16 k; the message names the nearest that are.
+            UserError: A side is not 188 + 16 k. The message names the nearest legal sides.
         """
         height, width = input_size
         heights, widths = _nearest_legal(height), _nearest_legal(width)
         if heights != [height] or widths != [width]:
             raise UserError(
                 f"Images of {height} x {width} (height x width) do not fit unet_original, whose valid "
-                f"convolutions need 188 + 16 k pixels either way: the nearest legal heights are "
+                f"convolutions need 188 + 16 k pixels per side: the nearest legal heights are "
                 f"{_listed(heights)}, the nearest legal widths {_listed(widths)}."
             )
         return height - MARGIN, width - MARGIN
 
 
 def _nearest_legal(length: int) -> list[int]:
-    """The legal lengths next to one, below and above; the length alone if it is legal.
+    """Return the nearest legal lengths below and above; the length alone if it is legal.
 
-    Four times, two 3x3 convolutions take 4 pixels and the rest must be even to be halved, so legal lengths
-    lie 16 apart; from the least length that leaves an output, 4 pixels, the way back leads to 188.
+    Four times, two 3x3 convolutions remove 4 pixels and the rest must be even to be halved. So legal lengths are 16
+    apart. The smallest output, 4 pixels, belongs to an input of 188.
     """
     below = max(SMALLEST_INPUT, length - (length - SMALLEST_INPUT) % 16)
     return [below] if length <= below else [below, below + 16]
@@ -89,16 +99,8 @@ def _listed(lengths: list[int]) -> str:
     return " and ".join(map(str, lengths))
 
 
-def _centre(features: Tensor, like: Tensor) -> Tensor:
-    """The centre of (N, C, H, W) features, as high and wide as `like`."""
+def _center_crop(features: Tensor, like: Tensor) -> Tensor:
+    """Crop (N, C, H, W) features at their center to the height and width of `like`."""
     height, width = like.shape[2:]
     top, left = (features.shape[2] - height) // 2, (features.shape[3] - width) // 2
     return features[:, :, top : top + height, left : left + width]
-
-
-def _block(channels_in: int, channels_out: int) -> nn.Sequential:
-    return convolution_block(channels_in, channels_out, padding=0, bias=True, eps=1e-5)
-
-
-def _two_blocks(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(_block(channels_in, channels_out), _block(channels_out, channels_out))

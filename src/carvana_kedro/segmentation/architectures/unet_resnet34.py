@@ -1,4 +1,4 @@
-"""A U-Net on a ResNet-34 that may have learned to see on ImageNet."""
+"""A U-Net with a ResNet-34 encoder, with ImageNet weights if they are asked for."""
 
 import logging
 from http.client import HTTPException
@@ -10,35 +10,36 @@ from torch.nn.functional import max_pool2d, relu
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures.base import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     SegmentationNetwork,
-    convolution_block,
+    convolution_blocks,
     scaled,
     upsample,
 )
 
 logger = logging.getLogger(__name__)
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 class UNetResNet34(SegmentationNetwork):
     """U-Net (Ronneberger et al. 2015) whose encoder is a ResNet-34 (He et al. 2016).
 
-    Images come in [0, 1] as for every network here; they are standardized inside, as ImageNet weights expect.
+    Images are in [0, 1], as for every network here. The network standardizes them as ImageNet weights expect.
     """
 
+    names = ("unet_resnet34",)
+    has_fusible_batch_norm = True
     stride = 32
 
     def __init__(self, width_multiplier: float = 1.0) -> None:
-        """Random weights; `width_multiplier` scales the channels of every layer."""
+        """Build the network with random weights; `width_multiplier` scales the channels of every layer."""
         super().__init__()
         encoder = scaled((64, 64, 128, 256, 512), width_multiplier)
         decoder = scaled((256, 128, 64, 32, 16), width_multiplier)
         self.encoder = ResNet34Encoder(encoder)
-        skips = (*encoder[-2::-1], 0)  # the finest stage of the decoder has no skip connection
+        skips = (*encoder[-2::-1], 0)  # the finest decoder stage has no skip connection
         self.decoder = nn.ModuleList(
-            _two_blocks(below + skip, width)
+            convolution_blocks(below + skip, width, width, padding=1, bias=False, eps=1e-5)
             for (below, width), skip in zip(pairwise((encoder[-1], *decoder)), skips, strict=True)
         )
         self.head = nn.Conv2d(decoder[-1], 1, kernel_size=1)
@@ -59,30 +60,48 @@ class UNetResNet34(SegmentationNetwork):
         logits: Tensor = self.head(features)  # (N, 1, H, W)
         return logits.squeeze(1)
 
-    def load_pretrained(self) -> None:
-        """Load torchvision's ImageNet weights into the encoder, or warn that they cannot be had.
+    def check_pretrained(self) -> None:
+        """Check that ImageNet weights fit the encoder.
 
         Raises:
             UserError: The width multiplier is not 1.
         """
         if self.encoder.conv1.out_channels != 64:
-            raise UserError("The ImageNet weights of unet_resnet34 need a width multiplier of 1.")
+            raise UserError(
+                "The ImageNet weights of unet_resnet34 need a width multiplier of 1: leave "
+                "model_training.width_multiplier at 1, or set model_training.pretrained to false."
+            )
+
+    def load_pretrained(self) -> None:
+        """Load torchvision's ImageNet weights into the encoder; log a warning if they cannot be downloaded.
+
+        Raises:
+            UserError: The width multiplier is not 1.
+        """
+        self.check_pretrained()
         from torchvision.models.resnet import ResNet34_Weights
 
         try:
             weights = dict(ResNet34_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True))
-        except (OSError, HTTPException, RuntimeError) as error:  # no network, a broken download, a wrong hash
-            logger.warning("The encoder starts from random weights, as ImageNet's cannot be had: %s", error)
+        except (
+            OSError,
+            HTTPException,
+            RuntimeError,
+        ) as error:  # no connection, a broken download, a wrong hash
+            logger.warning(
+                "The encoder starts from random weights: its ImageNet weights cannot be downloaded (%s)",
+                error,
+            )
             return
         del weights["fc.weight"], weights["fc.bias"]
         self.encoder.load_state_dict(weights)
 
 
 class ResNet34Encoder(nn.Module):
-    """ResNet-34 without its classifier. Its parameters' names are torchvision's, so that weights fit."""
+    """ResNet-34 without its classifier. Its parameters have torchvision's names, so that weights fit."""
 
     def __init__(self, widths: tuple[int, ...]) -> None:
-        """`widths`: channels of the stem and of the four stages."""
+        """Build it with random weights; `widths` are the channels of the stem and of the four stages."""
         super().__init__()
         stem, *stages = widths
         self.conv1 = nn.Conv2d(3, stem, kernel_size=7, stride=2, padding=3, bias=False)
@@ -96,7 +115,7 @@ class ResNet34Encoder(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Features of five sizes, from the finest."""
+        """Return features of five sizes, from the finest."""
         features = [relu(self.bn1(self.conv1(images)))]  # (N, 64, H/2, W/2)
         features.append(self.layer1(max_pool2d(features[-1], 3, stride=2, padding=1)))  # (N, 64, H/4, W/4)
         features.append(self.layer2(features[-1]))  # (N, 128, H/8, W/8)
@@ -106,7 +125,7 @@ class ResNet34Encoder(nn.Module):
 
 
 def _residual_stage(channels_in: int, channels_out: int, *, blocks: int, stride: int) -> nn.Sequential:
-    # Imported here because torchvision takes as long to import as torch, and only this network needs it.
+    # Imported here: torchvision takes as long to import as torch, and only this network needs it.
     from torchvision.models.resnet import BasicBlock
 
     shortcut = None
@@ -117,10 +136,3 @@ def _residual_stage(channels_in: int, channels_out: int, *, blocks: int, stride:
         )
     first = BasicBlock(channels_in, channels_out, stride, shortcut)
     return nn.Sequential(first, *(BasicBlock(channels_out, channels_out) for _ in range(blocks - 1)))
-
-
-def _two_blocks(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        convolution_block(channels_in, channels_out, padding=1, bias=False, eps=1e-5),
-        convolution_block(channels_out, channels_out, padding=1, bias=False, eps=1e-5),
-    )

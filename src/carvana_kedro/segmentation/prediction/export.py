@@ -8,7 +8,7 @@ image library does is left to who uses it, and is described in the file's metada
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.data.geometry import Geometry
+from carvana_kedro.segmentation.model import Member, TrainedModel
 from carvana_kedro.segmentation.prediction import onnx
-from carvana_kedro.segmentation.prediction.predictor import network_of
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
 from carvana_kedro.stores.atomic import atomic_path
 
@@ -46,24 +46,24 @@ class ExportableModel(Segmenter):
         metadata: how to use the model and where it comes from, as plain text.
     """
 
-    def __init__(self, model: Mapping[str, Any], model_digest: str) -> None:
-        """Build it from what training stored as `model`.
+    def __init__(self, model: TrainedModel, trusted: Iterable[str] = ()) -> None:
+        """Build it from a trained model.
 
         Args:
-            model: weights and all that is needed to use them.
-            model_digest: short hash of the model, for the metadata.
+            model: With one member.
+            trusted: Dotted paths of networks that may be imported: see `Member.build_network`.
 
         Raises:
-            UserError: it is no such thing, or several models at once.
+            UserError: The network cannot be built from the model, or the model has several members.
         """
-        model = _only_member(model)
-        network = network_of(model)
-        super().__init__(network, Geometry.of(network, tuple(model["input_size"])))
+        member = _only_member(model)
+        network = member.build_network(trusted)
+        super().__init__(network, Geometry.of(network, member.input_size))
         height, width = self.geometry.output_size
         self.metadata = {
-            "architecture": str(model["architecture"]),
-            "run_id": str(model["run_id"]),
-            "model_digest": model_digest,
+            "architecture": str(member.architecture),
+            "run_id": member.run_id,
+            "model_digest": model.digest(),
             "input": f"images: (N, {height}, {width}, 3) uint8",
             "height": str(height),
             "width": str(width),
@@ -72,10 +72,10 @@ class ExportableModel(Segmenter):
             "preprocessing": _PREPROCESSING.format(height=height, width=width),
             "output": f"logits: (N, {height}, {width}) float32",
             "postprocessing": _POSTPROCESSING,
-            "threshold": str(model["threshold"]),
+            "threshold": str(member.threshold),
         }
-        if model.get("best_threshold") is not None:
-            self.metadata["best_threshold"] = str(model["best_threshold"])
+        if member.best_threshold is not None:
+            self.metadata["best_threshold"] = str(member.best_threshold)
 
 
 def to_onnx(model: ExportableModel, path: Path) -> None:
@@ -112,7 +112,7 @@ FORMATS: Mapping[str, tuple[str, Callable[[ExportableModel, Path], None]]] = {
 
 
 def check_export(
-    model: Mapping[str, Any], paths: Sequence[Path], picture: NDArray[np.uint8]
+    model: TrainedModel, paths: Sequence[Path], picture: NDArray[np.uint8], trusted: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
     """Compare exported files with the network itself: in evaluation, on the CPU in float32, its BatchNorm not folded.
 
@@ -130,9 +130,9 @@ def check_export(
     Raises:
         UserError: onnxruntime is not installed.
     """
-    model = _only_member(model)
-    network = network_of(model).eval()
-    geometry = Geometry.of(network, tuple(model["input_size"]))
+    member = _only_member(model)
+    network = member.build_network(trusted).eval()
+    geometry = Geometry.of(network, member.input_size)
     fitted = geometry.fit_image(picture)
     noise = np.random.default_rng(0).integers(256, size=fitted.shape, dtype=np.uint8)
     batches = {
@@ -142,7 +142,7 @@ def check_export(
         "white": [np.full_like(fitted, 255)],
         "picture, mirrored, noise": [fitted, fitted[:, ::-1], noise],
     }
-    limit = np.log(model["threshold"] / (1 - model["threshold"]))
+    limit = np.log(member.threshold / (1 - member.threshold))
     running = {path: _running(path) for path in paths}
     rows = []
     for name, pictures in batches.items():
@@ -165,14 +165,13 @@ def check_export(
     return sorted(rows, key=lambda row: row["file"])
 
 
-def _only_member(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    members = model.get("members", [model])
-    if len(members) > 1:
+def _only_member(model: TrainedModel) -> Member:
+    if len(model.members) > 1:
         raise UserError(
-            f"{len(members)} models were given, and a file holds one: export them one by one, --params checkpoint=FILE"
+            f"{len(model.members)} models were given, and an exported file holds one: export them one by one, "
+            "--params checkpoint=FILE"
         )
-    only: Mapping[str, Any] = members[0]
-    return only
+    return model.members[0]
 
 
 def _running(path: Path) -> Callable[[Tensor], Tensor]:

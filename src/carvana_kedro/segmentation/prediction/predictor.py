@@ -3,7 +3,7 @@
 import logging
 import math
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -14,19 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation.architectures import SegmentationNetwork, build
+from carvana_kedro.segmentation.architectures import SegmentationNetwork
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.data.reader import Reader
 from carvana_kedro.segmentation.data.samples import ImageReader, naming
 from carvana_kedro.segmentation.hardware import Hardware, is_out_of_memory
+from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction import onnx
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.checkpoints import load_checkpoint
 
 logger = logging.getLogger(__name__)
-
-_PARTS = ("architecture", "width_multiplier", "input_size", "threshold", "weights")
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,8 @@ class Predictor:
 
     BatchNorm is folded into the convolutions, and the hardware used as training does.
 
-    >>> from carvana_kedro.segmentation.architectures import build
-    >>> predictor = Predictor([build("unet_small")], (64, 96), device="cpu")
+    >>> from carvana_kedro.segmentation.architectures import build_network
+    >>> predictor = Predictor([build_network("unet_small")], (64, 96), device="cpu")
     >>> predictor(np.zeros((100, 150, 3), np.uint8)).shape
     (100, 150)
     """
@@ -145,30 +144,28 @@ class Predictor:
         self._most = 0  # images that fit into memory at once; 0: not found out yet
 
     @classmethod
-    def from_model(cls, model: Mapping[str, Any], *, threshold: float | None = None, **options: Any) -> Self:
-        """Build a predictor from what training stored as `model`.
+    def from_model(
+        cls,
+        model: TrainedModel,
+        *,
+        threshold: float | None = None,
+        trusted: Iterable[str] = (),
+        **options: Any,
+    ) -> Self:
+        """Build a predictor from a trained model. The probabilities of several members are averaged.
 
         Args:
-            model: or several as its `members`, which are then averaged.
-            threshold: None takes the model's.
-            options: those of the constructor.
+            model: What training returned, or `TrainedModel.from_dict` read.
+            threshold: On the probability; None takes the model's own.
+            trusted: Dotted paths of networks that may be imported: see `Member.build_network`.
+            options: Those of the constructor.
 
         Raises:
-            UserError: it is no such thing, the weights do not fit the architecture they are said to be of, or several
-                do not fit together.
+            UserError: A network cannot be built from the model, or its members do not fit together.
         """
-        members = model.get("members", [model])
-        networks = [network_of(member) for member in members]
-        sizes = {tuple(member["input_size"]) for member in members}
-        if len(sizes) > 1:
-            spelled = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
-            raise UserError(
-                f"Models that are averaged must have one input size, not {spelled} (height x width)."
-            )
-        ((height, width),) = sizes
-        if threshold is None:
-            threshold = float(np.mean([member["threshold"] for member in members]))
-        return cls(networks, (height, width), threshold=threshold, **options)
+        return cls(
+            model.build_networks(trusted), model.input_size, threshold=model.threshold(threshold), **options
+        )
 
     @classmethod
     def from_checkpoint(cls, *paths: str | Path, **options: Any) -> Self:
@@ -178,16 +175,14 @@ class Predictor:
             mask = predictor(np.asarray(Image.open("car.jpg")))
 
         Args:
-            paths: of one checkpoint, or of several that are averaged.
-            options: those of `from_model`.
+            paths: One checkpoint, or several whose probabilities are averaged.
+            options: Those of `from_model`.
 
         Raises:
-            UserError: a file is missing, damaged or of another program.
+            UserError: A file is missing, damaged or not a carvana-kedro model.
         """
-        contents = [load_checkpoint(Path(path)) for path in paths]
-        models = [content.get("model", content) for content in contents]
-        members = [member for model in models for member in model.get("members", [model])]
-        return cls.from_model({"members": members}, **options)
+        models = [TrainedModel.from_dict(load_checkpoint(Path(path)), str(path)) for path in paths]
+        return cls.from_model(TrainedModel.join(models), **options)
 
     def __call__(self, image: np.ndarray, threshold: float | None = None) -> NDArray[np.bool_]:
         """Return the mask, (H, W) bool, of an image (H, W, 3) uint8 RGB of any size."""
@@ -303,37 +298,6 @@ class Predictor:
             waiting = batch
         if on_gpu:
             yield from waiting
-
-
-def best_threshold(model: Mapping[str, Any]) -> float:
-    """Return the threshold that was best on the validation images of a model, or on the mean of its members'.
-
-    Raises:
-        UserError: nothing was validated.
-    """
-    found = [member.get("best_threshold") for member in model.get("members", [model])]
-    if None in found:
-        raise UserError(
-            "This model was never validated, so no threshold is known to be best for it: name one."
-        )
-    return float(np.mean(found))
-
-
-def network_of(model: Mapping[str, Any]) -> SegmentationNetwork:
-    """Build the network of what training stored as `model`, with its weights.
-
-    Raises:
-        UserError: it is no such thing, or the weights do not fit the architecture they are said to be of.
-    """
-    missing = set(_PARTS) - model.keys()
-    if missing:
-        raise UserError(f"This is not a model of ours: it lacks {', '.join(sorted(missing))}.")
-    network = build(model["architecture"], width_multiplier=model["width_multiplier"])
-    try:
-        network.load_state_dict(model["weights"])
-    except RuntimeError as error:
-        raise UserError(f"The weights do not fit {model['architecture']}: {error}") from error
-    return network
 
 
 class _Read(NamedTuple):

@@ -1,5 +1,7 @@
 """A network that only predicts, with what it needs around it: what runs anywhere, and is exported."""
 
+import copy
+
 from torch import Tensor, nn
 
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
@@ -17,8 +19,8 @@ class Segmenter(nn.Module):
         geometry: of the network at its input size.
 
     >>> import torch
-    >>> from carvana_kedro.segmentation.architectures import build
-    >>> network = build("unet_small")
+    >>> from carvana_kedro.segmentation.architectures import build_network
+    >>> network = build_network("unet_small")
     >>> segmenter = Segmenter(network, Geometry.of(network, (64, 96)))
     >>> segmenter(torch.zeros(2, 64, 96, 3, dtype=torch.uint8)).shape
     torch.Size([2, 64, 96])
@@ -27,7 +29,8 @@ class Segmenter(nn.Module):
     def __init__(self, network: SegmentationNetwork, geometry: Geometry) -> None:
         """Copy the network."""
         super().__init__()
-        self.network = fuse_batch_norm(network).requires_grad_(False)
+        fused = fuse_batch_norm(network) if network.has_fusible_batch_norm else copy.deepcopy(network)
+        self.network = fused.requires_grad_(False)
         self.geometry = geometry
         self.eval()
 

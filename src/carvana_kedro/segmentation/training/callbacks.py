@@ -1,11 +1,6 @@
 """What happens around the training loop without being part of it."""
 
-import importlib
-import inspect
-from collections.abc import Mapping
-from typing import Any
-
-from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.extensions import Spec, make_object
 from carvana_kedro.segmentation.training.state import Step, Training
 
 
@@ -45,52 +40,19 @@ class Callback:
         """Before the run is left early; save what must not be lost."""
 
 
-def load_callback(spec: str | Mapping[str, Any]) -> Callback:
-    """Return a callback that is named in the parameters.
+def load_callback(spec: Spec) -> Callback:
+    """Build a callback that the parameters name.
 
     Args:
-        spec: the dotted path of a class, or of a function that returns a `Callback`; or a mapping with the path as
-            `type`, and arguments.
+        spec: Dotted path of a class, or of a function that returns a `Callback`; or a mapping with the path as `type`,
+            and arguments.
 
     Raises:
-        UserError: there is none of this path, or it cannot be made with these arguments.
+        UserError: There is none of this path, or it cannot be made with these arguments.
 
     >>> path = "carvana_kedro.segmentation.monitoring.progress.ProgressBar"
     >>> type(load_callback({"type": path, "seconds": 10})).__name__
     'ProgressBar'
     """
-    arguments = {"type": spec} if isinstance(spec, str) else dict(spec)
-    path = arguments.pop("type", None)
-    if not isinstance(path, str):
-        raise UserError(
-            f"The callback {spec!r} needs a type: the dotted path of a class, my_package.MyCallback."
-        )
-    make = _imported(path)
-    try:
-        inspect.signature(make).bind(**arguments)
-    except TypeError as error:
-        raise UserError(
-            f"The callback {path} cannot be made with {arguments or 'no arguments'}: {error}."
-        ) from error
-    callback = make(**arguments)
-    if not isinstance(callback, Callback):
-        raise UserError(
-            f"{path} makes a {type(callback).__name__}, which is no callback: derive it from {__name__}.Callback."
-        )
+    callback: Callback = make_object("callback", spec, Callback)
     return callback
-
-
-def _imported(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except Exception as error:  # the user's module may raise anything
-        if not module or (
-            isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
-        ):
-            why = f"there is no module {module or path}. It must be where Python finds it, such as in src/"
-        elif isinstance(error, AttributeError) and error.name == name and inspect.ismodule(error.obj):
-            why = f"there is no {name} in the module {module}"
-        else:
-            why = f"importing {module} raised {type(error).__name__}: {error}"
-        raise UserError(f"The callback {path} cannot be loaded: {why}.") from error

@@ -77,6 +77,7 @@ def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callba
     while batch is not None:
         positions, images, targets = batch
         statistics = [buffer.clone() for buffer in run.network.buffers()]  # BatchNorm's
+        run.seed_step()
         loss, dice = _forward_backward(run, images, targets)
         try:
             batch = next_batch()  # while a GPU computes, the next one is fetched

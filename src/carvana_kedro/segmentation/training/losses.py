@@ -1,10 +1,46 @@
-"""The training loss, and the Dice coefficient of a batch for the training log."""
+"""The training loss, and the Dice coefficient of a batch for the training log.
 
+A loss is a function `loss(logits, targets, **arguments)`: from (N, H, W) logits and (N, H, W) targets in [0, 1] to a
+scalar, the mean over the N images. A class whose instances take `(logits, targets)` serves as well. The mean matters
+because a batch may be computed in parts (`accumulation_steps`): the losses of the parts are added, weighted by their
+share of the images.
+"""
+
+import inspect
 import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, max_pool2d
+
+from carvana_kedro.segmentation.extensions import check_arguments, import_object, split_spec
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(logits (N, H, W), targets (N, H, W) in [0, 1]) to a scalar."""
+
+
+def build_loss(spec: Mapping[str, Any]) -> Loss:
+    """Build the loss that a recipe names.
+
+    Args:
+        spec: Arguments of `segmentation_loss`; or `type`, the dotted path of a function or class, and its arguments. A
+            dotted path is imported: it must come from the run's own parameters.
+
+    Raises:
+        UserError: There is none of this path, or it does not take the arguments.
+    """
+    if "type" not in spec:
+        return partial(segmentation_loss, **spec)
+    path, arguments = split_spec("loss", spec)
+    found = import_object("loss", path)
+    if inspect.isclass(found):
+        check_arguments("loss", path, found, **arguments)
+        return cast(Loss, found(**arguments))
+    check_arguments("loss", path, found, None, None, **arguments)
+    return partial(found, **arguments)
 
 
 def segmentation_loss(
@@ -21,14 +57,14 @@ def segmentation_loss(
     `bce_weight * BCE(sigmoid(logits), targets) + dice_weight * (1 - mean over images of soft_dice)`
 
     BCE is `Σ w bce / Σ w` over all pixels of the batch, with `w = 1 + border_weight` in the `border_band` and 1
-    elsewhere: a box in place of the bell by which Ronneberger et al. (2015, U-Net, eq. 2) weigh borders.
+    elsewhere. Ronneberger et al. (2015, U-Net, eq. 2) weigh borders by a Gaussian; this is a box.
 
     Args:
         logits: (N, H, W); half precision is raised to float32 first.
         targets: (N, H, W) floats in [0, 1].
         bce_weight: Weight of the cross-entropy, a mean over all pixels.
         dice_weight: Weight of the Dice term, a mean over images.
-        border_weight: What a pixel at the mask's edge weighs more than others in the cross-entropy.
+        border_weight: Extra weight of the pixels close to the mask's edge in the cross-entropy.
         border_width: Pixels on either side of the edge; 5 is the paper's sigma.
 
     Returns:
@@ -47,7 +83,7 @@ def soft_dice(logits: Tensor, targets: Tensor, *, smooth: float = 1.0) -> Tensor
     """Soft Dice coefficient of each image (Milletari et al. 2016, V-Net), without the squares.
 
     With `p = sigmoid(logits)` and `t = targets`: `(2 Σ p t + smooth) / (Σ p + Σ t + smooth)`. `smooth` keeps
-    empty images finite and lets an all but empty prediction of an empty image count as nearly 1.
+    the value finite for empty images: an almost empty prediction of an empty image scores almost 1.
 
     Args:
         logits: (N, H, W); half precision is raised to float32 first.
@@ -65,15 +101,15 @@ def soft_dice(logits: Tensor, targets: Tensor, *, smooth: float = 1.0) -> Tensor
 
 
 def border_band(targets: Tensor, width: int) -> Tensor:
-    """Find the pixels at the mask's edge.
+    """Find the pixels close to the mask's edge.
 
     Args:
         targets: (N, H, W) floats in [0, 1]; a pixel above one half belongs to the mask.
         width: In pixels, at least 1.
 
     Returns:
-        (N, H, W) bool: whether a pixel of the other side lies at most `width` rows and columns away. What is
-        beyond the image is on neither side.
+        (N, H, W) bool: whether a pixel of the other class is at most `width` rows and columns away. Pixels beyond the
+        image belong to no class.
 
     >>> border_band(torch.tensor([[[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]]]), width=2)
     tensor([[[False,  True,  True,  True,  True, False]]])
@@ -84,7 +120,7 @@ def border_band(targets: Tensor, width: int) -> Tensor:
 
 @torch.no_grad()
 def batch_dice(logits: Tensor, targets: Tensor, threshold: float = 0.5) -> Tensor:
-    """Dice coefficient of each image of a batch after the threshold, where the logits live.
+    """Compute the Dice coefficient of each image of a batch after the threshold, on the device of the logits.
 
     Args:
         logits: (N, H, W).
@@ -105,13 +141,13 @@ def batch_dice(logits: Tensor, targets: Tensor, threshold: float = 0.5) -> Tenso
 
 
 def _window_maximum(images: Tensor, reach: int) -> Tensor:
-    # Rows, then columns: twice the window's side in comparisons, not its square.
+    # Rows, then columns: the cost grows with the window's side, not with its area.
     size = 2 * reach + 1
     rows = max_pool2d(images, (size, 1), stride=1, padding=(reach, 0))
     return max_pool2d(rows, (1, size), stride=1, padding=(0, reach))
 
 
 def _full_precision(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    # Sums over a million pixels need float32; float64 stays as it is.
+    # Sums over a million pixels need float32. float64 stays float64.
     dtype = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(dtype), targets.to(dtype)

@@ -1,6 +1,6 @@
-"""Optimizers and learning-rate schedules by name, and the average of the weights, all torch's own."""
+"""Optimizers and learning-rate schedules by name, and the moving average of the weights. All are torch's own."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import (
 from torch.optim.swa_utils import AveragedModel
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.extensions import check_arguments, import_object, is_dotted_path
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}
 WITH_MOMENTUM = ("sgd", "rmsprop")
@@ -36,24 +37,37 @@ def build_optimizer(
     weight_decay: float = 0.0,
     momentum: float = 0.0,
     fused: bool = False,
+    **arguments: Any,
 ) -> Optimizer:
     """Build an optimizer.
 
     Args:
         parameters: What to optimize.
-        name: One of `OPTIMIZERS`.
+        name: One of `OPTIMIZERS`, or the dotted path of a `torch.optim.Optimizer`. A dotted path is imported: it must
+            come from the run's own parameters.
         learning_rate: The rate that a schedule scales.
         weight_decay: An L2 penalty; decoupled from the gradient in adamw.
         momentum: For sgd and rmsprop only.
-        fused: Step all weights in one kernel, which gives the same up to rounding. The weights must lie on a
-            device that has such a kernel (CPU and CUDA do); rmsprop has none anywhere and goes without.
+        fused: Step all weights in one kernel, which gives the same up to rounding. The weights must be on a device
+            that has such a kernel (CPU and CUDA have). rmsprop has none and ignores it, and so does a dotted path.
+        arguments: Of an optimizer that is named by a dotted path.
 
     Raises:
-        UserError: The name is unknown, or the optimizer takes no momentum.
+        UserError: The name is unknown, or the optimizer does not take the arguments.
     """
+    options: dict[str, Any] = {"lr": learning_rate, **arguments}
+    if is_dotted_path(name):
+        # Not every optimizer has these two.
+        options |= {
+            key: value for key, value in (("weight_decay", weight_decay), ("momentum", momentum)) if value
+        }
+        return _build_imported(name, parameters, options)
     if name not in OPTIMIZERS:
-        raise UserError(f"There is no optimizer {name!r}: choose one of {', '.join(OPTIMIZERS)}.")
-    options: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
+        raise UserError(
+            f"model_training.optimizer.name = {name!r}: unknown optimizer. Available: {', '.join(OPTIMIZERS)}, or the "
+            "dotted path of a class of your own."
+        )
+    options["weight_decay"] = weight_decay
     if name in WITH_MOMENTUM:
         options["momentum"] = momentum
     elif momentum:
@@ -64,6 +78,18 @@ def build_optimizer(
     if fused and name in WITH_FUSED:  # False would forbid torch its foreach kernels too
         options["fused"] = True
     return OPTIMIZERS[name](parameters, **options)
+
+
+def _build_imported(path: str, parameters: Iterable[Parameter], options: dict[str, Any]) -> Optimizer:
+    kind = import_object("optimizer", path)
+    check_arguments("optimizer", path, kind, parameters, **options)
+    optimizer = kind(parameters, **options)
+    if not isinstance(optimizer, Optimizer):
+        raise UserError(
+            f"{path} makes a {type(optimizer).__name__}, which is not an optimizer: derive it from "
+            "torch.optim.Optimizer."
+        )
+    return optimizer
 
 
 def build_schedule(
@@ -80,14 +106,14 @@ def build_schedule(
 ) -> LRScheduler:
     """Build a learning-rate schedule that is stepped after every step of the optimizer.
 
-    Plateau alone is not: a `ReduceLROnPlateau` is stepped after every epoch, with the watched metric.
+    Only plateau is different: a `ReduceLROnPlateau` is stepped after every epoch, with the metric.
 
     | name | after the warm-up |
     |---|---|
     | constant | stays at the optimizer's rate |
     | step | is multiplied by `factor` at each of the `milestones` |
     | cosine | falls to 0 along half a cosine (Loshchilov & Hutter 2017, SGDR, without restarts) |
-    | one_cycle | as cosine; the rise is a cosine too, 30 % of the steps if not told (Smith & Topin 2018) |
+    | one_cycle | as cosine; the rise is a cosine too, over 30 % of the steps by default (Smith & Topin 2018) |
     | polynomial | falls to 0 as (1 - share of the steps done) ** `power` (Chen et al. 2017, DeepLab) |
     | plateau | is multiplied by `factor` after more than `patience` epochs without a better metric |
 
@@ -95,22 +121,22 @@ def build_schedule(
         optimizer: Its current rate is the schedule's highest.
         name: One of `SCHEDULES`.
         total_steps: Steps of the optimizer in the whole training, warm-up included.
-        warmup_steps: Steps below the optimizer's rate at the beginning, in which it rises to it. Not for plateau.
+        warmup_steps: Steps at the beginning in which the rate rises to the optimizer's rate. Not for plateau.
         milestones: For step: shares of `total_steps`, in (0, 1). One inside the warm-up counts at its end.
         factor: For step and plateau, in (0, 1).
         power: For polynomial, above 0.
         patience: For plateau, in epochs.
-        mode: For plateau: whether the least or the greatest metric is the best.
+        mode: For plateau: whether the lowest or the highest metric is the best.
 
     Raises:
         UserError: The name is unknown, the warm-up leaves fewer than two steps, or the schedule takes none.
     """
     if name not in SCHEDULES:
-        raise UserError(f"There is no learning-rate schedule {name!r}: choose one of {', '.join(SCHEDULES)}.")
+        raise UserError(f"Unknown learning-rate schedule {name!r}. Available: {', '.join(SCHEDULES)}.")
     if total_steps < 1 or not 0 <= warmup_steps <= max(0, total_steps - 2):
         raise UserError(
-            f"A warm-up of {warmup_steps} steps does not fit into a training of {total_steps}, of which it "
-            "must leave at least two: shorten the warm-up or train for longer."
+            f"A warm-up of {warmup_steps} steps does not fit a training of {total_steps} steps, of which it must leave "
+            "at least two: shorten the warm-up or train longer."
         )
     if name == "plateau":
         if warmup_steps:
@@ -120,28 +146,36 @@ def build_schedule(
             )
         return ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)
     if name == "one_cycle" and total_steps > 2:  # two steps make no cycle
-        # OneCycleLR counts the step at the peak to the rise, and divides by the rest of it.
-        rise = warmup_steps + 1 if warmup_steps else max(2, 0.3 * total_steps)
-        return OneCycleLR(
-            optimizer,
-            max_lr=[group["lr"] for group in optimizer.param_groups],
-            total_steps=total_steps,
-            pct_start=rise / total_steps,
-            cycle_momentum=False,  # it would overwrite the momentum that was asked for
-        )
+        return _one_cycle(optimizer, total_steps, warmup_steps)
     steps = total_steps - warmup_steps
-    schedule: LRScheduler
-    if name == "step":
-        drops = [max(0, round(share * total_steps) - warmup_steps) for share in milestones]
-        schedule = MultiStepLR(optimizer, drops, gamma=factor)
-    elif name == "cosine":
-        schedule = CosineAnnealingLR(optimizer, T_max=steps)
-    elif name == "polynomial":
-        schedule = PolynomialLR(optimizer, total_iters=steps, power=power)
-    else:
-        schedule = ConstantLR(optimizer, factor=1.0)
-    if not warmup_steps:
-        return schedule
+    schedules: dict[str, Callable[[], LRScheduler]] = {
+        "constant": lambda: ConstantLR(optimizer, factor=1.0),
+        "one_cycle": lambda: ConstantLR(optimizer, factor=1.0),
+        "step": lambda: MultiStepLR(
+            optimizer,
+            [max(0, round(share * total_steps) - warmup_steps) for share in milestones],
+            gamma=factor,
+        ),
+        "cosine": lambda: CosineAnnealingLR(optimizer, T_max=steps),
+        "polynomial": lambda: PolynomialLR(optimizer, total_iters=steps, power=power),
+    }
+    schedule = schedules[name]()
+    return _with_warmup(optimizer, schedule, warmup_steps) if warmup_steps else schedule
+
+
+def _one_cycle(optimizer: Optimizer, total_steps: int, warmup_steps: int) -> LRScheduler:
+    # OneCycleLR counts the step at the peak as part of the rise, and divides by the rest of the rise.
+    rise = warmup_steps + 1 if warmup_steps else max(2, 0.3 * total_steps)
+    return OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=total_steps,
+        pct_start=rise / total_steps,
+        cycle_momentum=False,  # it would overwrite the momentum that was asked for
+    )
+
+
+def _with_warmup(optimizer: Optimizer, schedule: LRScheduler, warmup_steps: int) -> LRScheduler:
     warmup = LinearLR(optimizer, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)
     return SequentialLR(optimizer, [warmup, schedule], milestones=[warmup_steps])
 
@@ -151,11 +185,11 @@ def build_ema(network: Module, decay: float) -> AveragedModel:
 
     After the optimizer's n-th step, n from 0, `average.update_parameters(network)` makes it
     `d * average + (1 - d) * network` with `d = min(decay, (1 + n) / (10 + n))`, as TensorFlow's
-    ExponentialMovingAverage does: a fixed decay would hold a short run back by its random beginning. The
-    first update copies. The floats among the buffers (BatchNorm's statistics) are averaged too, its counts copied.
+    ExponentialMovingAverage does. With a fixed decay, the random first weights would dominate a short run. The first
+    update copies. Float buffers (BatchNorm's statistics) are averaged too; integer buffers are copied.
 
     Args:
-        network: Is copied, with its device and memory format.
+        network: Is copied, on its device and in its memory format.
         decay: In [0, 1); it averages over about the last `1 / (1 - decay)` steps.
 
     Returns:

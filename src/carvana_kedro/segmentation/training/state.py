@@ -82,9 +82,9 @@ class Progress:
 class Training:
     """All that a training run holds; callbacks are handed it and may look at everything.
 
-    What is computed is a function of these values alone: no network here draws random numbers, the order of an epoch
-    and the augmentation are functions of (seed, epoch, image). So a run that is restored from a checkpoint becomes, on
-    a CPU bit for bit, what it would have become.
+    The result is a function of these values alone: the order of the images, the augmentation and the random numbers of
+    a step are functions of (seed, epoch, image or step). So a run that is restored from a checkpoint ends like an
+    uninterrupted one, on a CPU bit for bit.
 
     Attributes:
         network: on the device.
@@ -176,6 +176,11 @@ class Training:
         """The network that is validated and stored: the average of the weights where there is one."""
         return self.network if self.ema is None else self.ema.module
 
+    def seed_step(self) -> None:
+        """Seed torch for this step: dropout is a function of (seed, epoch, step), like everything that is random."""
+        sequence = np.random.SeedSequence((self.seed, self.epoch, self.progress.steps))
+        torch.manual_seed(int(sequence.generate_state(1)[0]))
+
     def predict(self, network: torch.nn.Module, images: Tensor) -> Tensor:
         """Return the logits (N, h, w) of images (N, 3, h, w) fitted to the output size."""
         with self.hardware.autocast():
@@ -216,7 +221,7 @@ class Training:
                 "skipped_steps": progress.steps - len(progress.loss),
                 "images_per_second": speed,
                 "data_wait_share": progress.waited / progress.seconds,
-                "share_of_peak": self.flop * speed / self.peak if self.peak else math.nan,
+                "share_of_peak": self.flop * speed / self.peak if self.flop and self.peak else math.nan,
                 "seconds": progress.seconds + seconds,
             }
         )

@@ -1,0 +1,107 @@
+"""Networks, losses, optimizers and callbacks that live outside this package, named by a dotted path.
+
+The same form serves all of them: `my_package.my_module.MyClass`, or a mapping with the path as `type` and the
+arguments beside it, `{type: my_package.my_module.MyClass, depth: 3}`.
+"""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from carvana_kedro.errors import UserError
+
+Spec = str | Mapping[str, Any]
+"""A name or a dotted path; or a mapping with it as `type`, and arguments."""
+
+
+def split_spec(kind: str, spec: Spec) -> tuple[str, dict[str, Any]]:
+    """Split a specification into its name or path, and its arguments.
+
+    Args:
+        kind: What messages call it: `callback`.
+        spec: As it stands in the parameters.
+
+    Raises:
+        UserError: It has no `type`.
+
+    >>> split_spec("loss", {"type": "my_package.Focal", "gamma": 2})
+    ('my_package.Focal', {'gamma': 2})
+    """
+    arguments = {"type": spec} if isinstance(spec, str) else dict(spec)
+    name = arguments.pop("type", None)
+    if not isinstance(name, str):
+        raise UserError(f"The {kind} {spec!r} needs a type, such as my_package.my_module.MyClass.")
+    return name, arguments
+
+
+def is_dotted_path(name: str) -> bool:
+    """Tell whether a name is a dotted path, and not one of this package's own names.
+
+    >>> is_dotted_path("my_package.MyNet"), is_dotted_path("unet_small"), is_dotted_path("smp:Unet/tu-convnext.v2")
+    (True, False, False)
+    """
+    return "." in name and ":" not in name
+
+
+def import_object(kind: str, path: str) -> Any:
+    """Import the object that a dotted path names.
+
+    Call this only with a path from the run's own parameters, never with one from a file that may come from
+    somebody else: importing runs code.
+
+    Raises:
+        UserError: There is no such module or object, or importing the module fails.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # the user's module may raise anything
+        if not module or (
+            isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        ):
+            why = f"there is no module {module or path}. It must be where Python finds it, such as in src/"
+        elif isinstance(error, AttributeError) and error.name == name and inspect.ismodule(error.obj):
+            why = f"there is no {name} in the module {module}"
+        else:
+            why = f"importing {module} raised {type(error).__name__}: {error}"
+        raise UserError(f"The {kind} {path} cannot be loaded: {why}.") from error
+
+
+def check_arguments(kind: str, path: str, function: Any, *positional: Any, **arguments: Any) -> None:
+    """Check that a function or class takes these arguments, without calling it.
+
+    Raises:
+        UserError: It does not.
+    """
+    try:
+        inspect.signature(function).bind(*positional, **arguments)
+    except TypeError as error:
+        raise UserError(
+            f"The {kind} {path} cannot be called with {arguments or 'no arguments'}: {error}."
+        ) from error
+    except ValueError:  # some functions written in C have no signature
+        return
+
+
+def make_object(kind: str, spec: Spec, base: type) -> Any:
+    """Import a class, or a function that returns an object, and call it with the arguments beside its path.
+
+    Args:
+        kind: What messages call it.
+        spec: Dotted path, or mapping with `type` and arguments.
+        base: What the result must be an instance of.
+
+    Raises:
+        UserError: There is none of this path, it does not take the arguments, or it makes something else.
+    """
+    path, arguments = split_spec(kind, spec)
+    make = import_object(kind, path)
+    check_arguments(kind, path, make, **arguments)
+    made = make(**arguments)
+    if not isinstance(made, base):
+        raise UserError(
+            f"{path} makes a {type(made).__name__}, which is no {kind}: derive it from "
+            f"{base.__module__}.{base.__qualname__}."
+        )
+    return made

@@ -1,0 +1,34 @@
+"""The callbacks of a run: this package's and the user's own."""
+
+from torch.utils.tensorboard import SummaryWriter
+
+from carvana_kedro.segmentation.monitoring.checkpoint_saver import Checkpoints, CheckpointSaver
+from carvana_kedro.segmentation.monitoring.progress import ProgressBar
+from carvana_kedro.segmentation.monitoring.tensorboard import (
+    TensorBoardCurves,
+    TensorBoardGraph,
+    TensorBoardHparams,
+    TensorBoardImages,
+    TensorBoardScalars,
+)
+from carvana_kedro.segmentation.training.callbacks import Callback, load_callback
+from carvana_kedro.segmentation.training.recipe import Recipe
+
+
+def build_callbacks(recipe: Recipe, checkpoints: Checkpoints, events: SummaryWriter) -> list[Callback]:
+    """Build this package's callbacks and the user's own.
+
+    Raises:
+        UserError: A callback of the user's own cannot be built.
+    """
+    return [
+        ProgressBar(),
+        TensorBoardGraph(events),
+        TensorBoardScalars(events),
+        TensorBoardImages(events, recipe.logged_images),
+        TensorBoardCurves(events),
+        TensorBoardHparams(events),
+        # After the others, so that what is saved has been shown; before the user's own, which may fail.
+        CheckpointSaver(checkpoints, recipe.checkpoint_minutes),
+        *map(load_callback, recipe.callbacks),
+    ]

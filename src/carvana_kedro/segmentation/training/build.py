@@ -1,0 +1,273 @@
+"""From a recipe to a training run: the one place that knows what a recipe's values mean."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.architectures import ARCHITECTURES, SegmentationNetwork, build_network
+from carvana_kedro.segmentation.data.augmentation import Augmentation
+from carvana_kedro.segmentation.data.batches import Batches
+from carvana_kedro.segmentation.data.geometry import Geometry, Size
+from carvana_kedro.segmentation.data.samples import CachedSamples, ImageReader, Keep, Samples, in_memory
+from carvana_kedro.segmentation.extensions import Spec
+from carvana_kedro.segmentation.hardware import Hardware, measured_peak, training_flop, usable_workers
+from carvana_kedro.segmentation.training.callbacks import load_callback
+from carvana_kedro.segmentation.training.losses import build_loss
+from carvana_kedro.segmentation.training.optimizers import build_ema, build_optimizer, build_schedule
+from carvana_kedro.segmentation.training.recipe import Recipe
+from carvana_kedro.segmentation.training.state import Training
+
+
+class Run(NamedTuple):
+    """A training run with its batches."""
+
+    training: Training
+    train_batches: Batches
+    validation_batches: Batches
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check that a recipe fits its network and this machine, without training.
+
+    Raises:
+        UserError: The network does not take the input size or the batch, the device is missing, or a network, loss,
+            optimizer or callback cannot be built.
+    """
+    choose_hardware(recipe)
+    for callback in recipe.callbacks:
+        load_callback(callback)
+    build_optimizer([nn.Parameter(torch.zeros(1))], **recipe.optimizer)
+    _check_loss(build_loss(recipe.loss), recipe.loss)
+    network = _network_on_meta(recipe)
+    output_size = network.output_size(recipe.input_size)
+    if recipe.pretrained:
+        network.check_pretrained()
+    part = recipe.batch_size // recipe.accumulation_steps
+    if _is_own(recipe.architecture):
+        _check_forward(network, recipe, torch.empty(part, 3, *recipe.input_size, device="meta"), output_size)
+    else:
+        # Other people's networks may not run on the meta device: one image, computed for real.
+        network = build_network(recipe.architecture).eval()
+        with torch.no_grad():
+            _check_forward(network, recipe, torch.zeros(1, 3, *recipe.input_size), output_size)
+
+
+def choose_hardware(recipe: Recipe) -> Hardware:
+    """Return the hardware that the recipe asks for.
+
+    Raises:
+        UserError: This machine does not have it.
+    """
+    return Hardware.choose(
+        recipe.device,
+        recipe.precision,
+        channels_last=recipe.channels_last,
+        compile=recipe.compile,
+        fused=recipe.fused,
+    )
+
+
+def output_size(recipe: Recipe) -> Size:
+    """Return the (height, width) of the network's logits.
+
+    Raises:
+        UserError: The network does not take the recipe's input size.
+    """
+    return _network_on_meta(recipe).output_size(recipe.input_size)
+
+
+def build_run(
+    recipe: Recipe,
+    images: ImageReader,
+    sides: Sequence[Sequence[str]],
+    *,
+    origin: Mapping[str, Any],
+    about: Mapping[str, Any],
+    keep_in_file: Keep = in_memory,
+) -> Run:
+    """Build a run at its beginning.
+
+    Args:
+        recipe: How to train.
+        images: Where images and masks are read.
+        sides: Ids of the training images, and of the validation images.
+        origin: Plain values that are stored with the weights: `run_id`, `source`, `validation_cars`.
+        about: Plain values that every checkpoint holds.
+        keep_in_file: Keeps decoded images if the recipe's cache is `memmap`.
+
+    Raises:
+        UserError: The recipe does not fit the network or the machine, or an image cannot be read.
+    """
+    torch.manual_seed(recipe.seed)
+    network = build_network(
+        recipe.architecture, width_multiplier=recipe.width_multiplier, pretrained=recipe.pretrained
+    )
+    geometry = Geometry.of(network, recipe.input_size)
+    flop = _flop(network, geometry.input_size)
+    hardware = choose_hardware(recipe)
+    samples = _build_samples(recipe, images, sides, geometry, keep_in_file)
+    train_batches, validation_batches = _build_batches(recipe, samples, hardware)
+    training = build_training(
+        recipe, network, geometry, hardware, steps_per_epoch=len(train_batches), origin=origin, about=about
+    )
+    training.flop, training.peak = flop, measured_peak(hardware)
+    return Run(training, train_batches, validation_batches)
+
+
+def build_training(
+    recipe: Recipe,
+    network: SegmentationNetwork,
+    geometry: Geometry,
+    hardware: Hardware,
+    *,
+    steps_per_epoch: int,
+    origin: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Training:
+    """Put a network on the hardware, and build all that trains it.
+
+    Args:
+        recipe: How to train.
+        network: With its first weights. It is moved to the device.
+        geometry: Of the network at its input size.
+        hardware: What to compute on.
+        steps_per_epoch: Steps of the optimizer in an epoch.
+        origin: See `build_run`.
+        about: See `build_run`.
+
+    Raises:
+        UserError: The optimizer, schedule or loss cannot be built.
+    """
+    network = hardware.place(network)
+    ema = build_ema(network, recipe.ema_decay) if recipe.ema_decay else None
+    if ema is not None:
+        hardware.place(ema.module)  # the copy of a compiled network is not compiled
+    optimizer = build_optimizer(network.parameters(), **recipe.optimizer, fused=hardware.fused)
+    loss = build_loss(recipe.loss)
+    if isinstance(loss, nn.Module):
+        loss = loss.to(hardware.device)
+    return Training(
+        network=network,
+        geometry=geometry,
+        optimizer=optimizer,
+        schedule=_build_schedule(recipe, optimizer, recipe.epochs * steps_per_epoch),
+        loss=loss,
+        augmentation=Augmentation(**recipe.augmentation),
+        hardware=hardware,
+        seed=recipe.seed,
+        epochs=recipe.epochs,
+        description={
+            "architecture": recipe.architecture,
+            "width_multiplier": recipe.width_multiplier,
+            "input_size": list(geometry.input_size),
+            "threshold": recipe.threshold,
+            **(origin or {}),
+        },
+        about={**(about or {}), "hardware": str(hardware)},
+        threshold=recipe.threshold,
+        ema=ema,
+        accumulation_steps=recipe.accumulation_steps,
+        clip_gradient_norm=recipe.clip_gradient_norm,
+        best_by=recipe.best_by,
+        patience=recipe.early_stopping,
+        max_skipped_steps=recipe.max_skipped_steps,
+    )
+
+
+def _build_schedule(recipe: Recipe, optimizer: Optimizer, total_steps: int) -> LRScheduler:
+    options = {"name": "constant", **recipe.schedule}
+    # A run of a few steps keeps two of them after the warm-up.
+    warmup_steps = min(int(options.pop("warmup_fraction", 0.0) * total_steps), max(0, total_steps - 2))
+    mode: Literal["min", "max"] = "min" if recipe.best_by.endswith("loss") else "max"
+    return build_schedule(optimizer, **options, total_steps=total_steps, warmup_steps=warmup_steps, mode=mode)
+
+
+def _build_samples(
+    recipe: Recipe,
+    images: ImageReader,
+    sides: Sequence[Sequence[str]],
+    geometry: Geometry,
+    keep_in_file: Keep,
+) -> list[Samples | CachedSamples]:
+    """Return the samples of each side, cached as the recipe says."""
+    if recipe.cache == "none":
+        return [Samples(images, image_ids, geometry) for image_ids in sides]
+    # One cache for all sides, so that folds share it.
+    everything = Samples(images, sorted(image_id for image_ids in sides for image_id in image_ids), geometry)
+    cached = CachedSamples(everything, keep_in_file if recipe.cache == "memmap" else in_memory)
+    return [cached.subset(image_ids) for image_ids in sides]
+
+
+def _build_batches(
+    recipe: Recipe, samples: Sequence[Samples | CachedSamples], hardware: Hardware
+) -> tuple[Batches, Batches]:
+    """Return the shuffled training batches, and the ordered validation batches of the size that fits at once."""
+    build = partial(
+        Batches,
+        num_workers=usable_workers(recipe.num_workers),
+        pin_memory=hardware.device.type == "cuda",
+    )
+    train, validation = samples
+    return (
+        build(train, recipe.batch_size, seed=recipe.seed),
+        build(validation, recipe.batch_size // recipe.accumulation_steps),
+    )
+
+
+def _is_own(architecture: Spec) -> bool:
+    return isinstance(architecture, str) and architecture in ARCHITECTURES
+
+
+def _flop(network: SegmentationNetwork, input_size: Size) -> float:
+    try:
+        return training_flop(network, input_size)
+    except (NotImplementedError, RuntimeError):  # other people's networks may not run on the meta device
+        return 0.0
+
+
+def _network_on_meta(recipe: Recipe) -> SegmentationNetwork:
+    """Return the network without weights, for questions about its sizes."""
+    if _is_own(recipe.architecture):
+        with torch.device("meta"):
+            return build_network(recipe.architecture, width_multiplier=recipe.width_multiplier)
+    # Other people's constructors may compute with real numbers.
+    return build_network(recipe.architecture, width_multiplier=recipe.width_multiplier).to("meta")
+
+
+def _check_forward(network: SegmentationNetwork, recipe: Recipe, images: Tensor, output_size: Size) -> None:
+    count, _, height, width = images.shape
+    try:
+        logits = network(images)
+    except ValueError as error:
+        raise UserError(
+            f"{recipe.architecture} cannot learn from batches of {count} image(s) of {height} x {width} "
+            f"(height x width): {error}. Take a larger model_training.batch_size or input_size."
+        ) from error
+    if not isinstance(logits, Tensor) or logits.shape != (count, *output_size):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(
+            f"{recipe.architecture} returns {found} for {count} image(s) of {height} x {width}, and its output_size "
+            f"says {(count, *output_size)}: forward must return one logit per pixel, (N, h, w)."
+        )
+
+
+def _check_loss(loss: Callable[[Tensor, Tensor], Tensor], spec: Mapping[str, Any]) -> None:
+    if "type" not in spec:
+        return
+    logits = torch.zeros(2, 8, 8, requires_grad=True)
+    try:
+        value = loss(logits, torch.zeros(2, 8, 8))
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(
+            f"The loss {spec['type']} fails for logits and targets (2, 8, 8): {type(error).__name__}: {error}."
+        ) from error
+    if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
+        raise UserError(
+            f"The loss {spec['type']} must return a scalar tensor that depends on the logits: the mean over the images."
+        )

@@ -1,0 +1,79 @@
+"""What a user may write: a network, a loss and an optimizer, in a module of their own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from carvana_kedro.segmentation.architectures import SegmentationNetwork
+
+
+class TinyNet(SegmentationNetwork):
+    """Two convolutions at half of the resolution, with dropout."""
+
+    stride = 2
+
+    def __init__(self, channels: int = 8, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(3, channels, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.dropout(torch.relu(self.norm(self.reduce(images))))
+        logits = interpolate(self.head(features), images.shape[2:], mode="bilinear", align_corners=False)
+        return logits[:, 0]
+
+
+class Reordered(TinyNet):
+    """BatchNorm follows the convolution among the children, but comes before it in `forward`."""
+
+    def __init__(self) -> None:
+        super().__init__(channels=3)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = torch.relu(self.reduce(self.norm(images)))
+        logits = interpolate(self.head(features), images.shape[2:], mode="bilinear", align_corners=False)
+        return logits[:, 0]
+
+
+class TwoLogits(TinyNet):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images)[:, None].expand(-1, 2, -1, -1)
+
+
+def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
+    """Lin et al. (2017), the mean over all pixels."""
+    cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return ((1 - torch.exp(-cross_entropy)) ** gamma * cross_entropy).mean()
+
+
+class SquaredError(nn.Module):
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.weight * (logits.sigmoid() - targets).square().mean()
+
+
+def loss_by_image(logits: Tensor, targets: Tensor) -> Tensor:
+    """Not a scalar."""
+    return (logits.sigmoid() - targets).square().mean((1, 2))
+
+
+class SignDescent(torch.optim.Optimizer):
+    """Steps by the sign of the gradient."""
+
+    def __init__(self, params: Any, lr: float, damping: float = 1.0) -> None:
+        super().__init__(params, {"lr": lr, "damping": damping})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.sub_(parameter.grad.sign(), alpha=group["lr"] * group["damping"])
