@@ -1,10 +1,10 @@
-"""Where a result comes from: what a run manifest says."""
+"""Record where a result comes from: parameters, images, code, library versions and hardware."""
 
-import hashlib
 import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,30 @@ from typing import Any
 import torch
 
 from carvana_kedro import __version__
+from carvana_kedro.code_digest import code_of, digest, place_digest
 
-_HERE = Path(__file__).parent
-_DECODING = ("stores/images", "segmentation/data")
-_TRAINING = ("segmentation/architectures", "segmentation/training")
-_PREDICTION = ("segmentation/architectures", "segmentation/prediction")
+PACKAGE = Path(__file__).parent
+
+# Folders and modules whose code decides a result. What only observes or reports is left out.
+DECODING = ("stores/images", "segmentation/data")
+TRAINING = (
+    *DECODING,
+    "segmentation/architectures",
+    "segmentation/training",
+    "segmentation/hardware.py",
+    "segmentation/metrics/threshold_curve.py",  # chooses best_threshold
+)
+PREDICTION = (
+    *DECODING,
+    "segmentation/architectures",
+    "segmentation/prediction",
+    "segmentation/hardware.py",
+    "stores/run_lengths.py",
+)
+
 _LIBRARIES = ("kedro", "numpy", "opencv-python-headless", "pandas", "pillow", "torch", "torchvision")
+
+_place_digest = cache(place_digest)  # the loaded code stays the same while the process runs
 
 
 def run_facts(
@@ -26,19 +44,19 @@ def run_facts(
     source: str,
     extensions: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return what decides a training run's result: parameters, images, package version and code, as plain values.
+    """Return everything that decides the result of a training run, as values that JSON can store.
 
     Args:
-        parameters: the recipe.
-        image_ids: of each side of the split.
-        source: fingerprint of the images' source.
+        parameters: the parameters that decide the result.
+        image_ids: the image ids on each side of the split.
+        source: the fingerprint of the image source.
+        extensions: paths of the classes and functions outside this package that the parameters name: see `code_of`.
     """
     return {
-        "parameters": json.loads(json.dumps(parameters)),  # as they come back from a file
+        "parameters": json.loads(json.dumps(parameters)),  # as a file returns them: lists instead of tuples
         "images": images_digest(*image_ids),
         "source": source,
-        "package": __version__,
-        "code": _digest(*_sources(*_DECODING, *_TRAINING)),
+        **_code_facts(TRAINING, extensions),
     }
 
 
@@ -48,11 +66,11 @@ def run_id(facts: Mapping[str, Any]) -> str:
     >>> run_id({"epochs": 3, "seed": 1}) == run_id({"seed": 1, "epochs": 3})
     True
     """
-    return _digest(json.dumps(facts, sort_keys=True))
+    return digest(json.dumps(facts, sort_keys=True))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return in what two sets of facts differ.
+    """Return the differences between two sets of facts.
 
     >>> differences({"a": {"b": 1, "c": 2}, "code": "x"}, {"a": {"b": 1, "c": 3}, "code": "y"})
     ['a.c: 2 -> 3', 'code: x -> y']
@@ -67,42 +85,41 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
     return found
 
 
-def _digest(*texts: str) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
-
-
 def images_digest(*sides: Sequence[str]) -> str:
-    """Return a short hash of image ids, in their order, on each side of a split."""
-    return _digest(*(image_id for side in sides for image_id in (*side, "")))
+    """Return a short hash of the image ids on each side of a split. The order of the ids matters."""
+    return digest(*(image_id for side in sides for image_id in (*side, "")))
 
 
 def predicting_digest(extensions: Sequence[str] = ()) -> str:
-    """Return a short hash of what decides which masks a model predicts: package version and code."""
-    return _digest(__version__, *_sources(*_DECODING, *_PREDICTION))
+    """Return a short hash of the package version and the code that decide which masks a model predicts.
+
+    Args:
+        extensions: paths of the classes and functions outside this package that the model uses: see `code_of`.
+    """
+    return run_id(_code_facts(PREDICTION, extensions))
 
 
 def decoding_digest() -> str:
-    """Return a short hash of what decides how images become pixels: package version and code."""
-    return _digest(__version__, *_sources(*_DECODING))
+    """Return a short hash of the package version and the code that decide how image files become pixels."""
+    return run_id(_code_facts(DECODING))
 
 
-def _sources(*places: str) -> list[str]:
-    """Return the text of every module of these folders."""
-    files = (file for place in places for file in sorted(_HERE.joinpath(place).glob("**/*.py")))
-    return [file.read_text() for file in files]
+def _code_facts(places: Sequence[str], extensions: Sequence[str] = ()) -> dict[str, Any]:
+    facts = {"package": __version__, "code": {place: _place_digest(PACKAGE, place) for place in places}}
+    return facts | ({"extensions": code_of(*extensions)} if extensions else {})
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this package and of the libraries that its results depend on."""
+    """Return the versions of Python, of this package and of the libraries that its results depend on."""
     own = {"python": platform.python_version(), "carvana_kedro": __version__}
     return own | {library: version(library) for library in _LIBRARIES}
 
 
 def git_commit() -> str | None:
-    """Return the commit the package runs from, with `+changes` after it if files differ; None outside of git."""
+    """Return the git commit of the package, followed by `+changes` if files differ, or None outside of git."""
 
     def git(*arguments: str) -> str:
-        call = subprocess.run(["git", *arguments], cwd=_HERE, capture_output=True, text=True, check=True)
+        call = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=True)
         return call.stdout.strip()
 
     try:
@@ -112,7 +129,7 @@ def git_commit() -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the run computed on."""
+    """Return the hardware and operating system of the run."""
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {
         "system": platform.platform(),

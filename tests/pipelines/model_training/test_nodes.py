@@ -213,15 +213,6 @@ def test_what_differs_is_told_and_nothing_is_deleted(
     assert len(_runs(tmp_path)) == 3
 
 
-def test_the_run_is_another_when_the_code_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = provenance.run_facts({"seed": 1}, [["a"], ["b"]], "source")
-    assert before == provenance.run_facts({"seed": 1}, [["a"], ["b"]], "source")
-    assert before["images"] != provenance.run_facts({"seed": 1}, [["a", "b"], []], "source")["images"]
-    monkeypatch.setattr(provenance, "_sources", lambda *places: ["learning = True"])
-    after = provenance.run_facts({"seed": 1}, [["a"], ["b"]], "source")
-    assert provenance.differences(before, after) == [f"code: {before['code']} -> {after['code']}"]
-
-
 @pytest.mark.parametrize("cache", ["memory", "memmap"])
 def test_a_cache_changes_nothing(
     indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path, cache: str
