@@ -27,8 +27,8 @@ IDS = [f"car_{number:02}" for number in range(12)]
 
 
 @dataclass
-class Drawn:
-    """Images of a size of their own, each of one color; `before[image_id]()` is called before it is read."""
+class SyntheticImages:
+    """Images of one color each; `before[image_id]()` is called before that image is read."""
 
     before: dict[str, Callable[[], object]] = field(default_factory=dict)
 
@@ -49,24 +49,24 @@ def samples(training_images: ImageStore) -> Samples:
 
 
 @pytest.fixture(autouse=True)
-def no_worker_stays() -> Iterator[None]:
+def check_that_workers_have_ended() -> Iterator[None]:
     yield
     for child in multiprocessing.active_children():
         child.join(10)
         assert not child.is_alive()
 
 
-def _drawn(before: dict[str, Callable[[], object]] | None = None) -> Samples:
-    return Samples(Drawn(before or {}), IDS, GEOMETRY)
+def _synthetic(before: dict[str, Callable[[], object]] | None = None) -> Samples:
+    return Samples(SyntheticImages(before or {}), IDS, GEOMETRY)
 
 
 def _positions(batches: Batches, epoch: int, start: int = 0) -> list[int]:
     return torch.cat([positions for positions, _, _ in batches.epoch(epoch, start)]).tolist()
 
 
-def _assert_same(expected: list[Batch], found: list[Batch]) -> None:
-    assert len(expected) == len(found) > 0
-    for one, other in zip(expected, found, strict=True):
+def _assert_same(expected: list[Batch], actual: list[Batch]) -> None:
+    assert len(expected) == len(actual) > 0
+    for one, other in zip(expected, actual, strict=True):
         assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -81,7 +81,7 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_sample_is_the_fitted_image_and_mask(samples: Samples, training_images: ImageStore) -> None:
+def test_a_sample_is_the_resized_image_and_mask(samples: Samples, training_images: ImageStore) -> None:
     image, target = samples[3]
     image_id = training_images.ids()[3]
     assert samples.image_ids[3] == image_id
@@ -95,13 +95,13 @@ def test_batches_are_uint8(samples: Samples) -> None:
     assert (targets.shape, targets.dtype) == ((4, 32, 48), torch.uint8)
 
 
-def test_without_a_seed_every_image_comes_in_order(samples: Samples) -> None:
+def test_without_a_seed_all_images_are_read_in_order(samples: Samples) -> None:
     batches = Batches(samples, 4)
     assert _positions(batches, 1) == list(range(10))
     assert len(batches) == len(list(batches.epoch(1))) == 3
 
 
-def test_the_order_is_a_function_of_seed_and_epoch(samples: Samples) -> None:
+def test_the_order_depends_only_on_seed_and_epoch(samples: Samples) -> None:
     batches = Batches(CachedSamples(samples), 5, seed=1)
     first = _positions(batches, 1)
     assert sorted(first) == list(range(10))
@@ -110,7 +110,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(samples: Samples) -> None:
     assert first != _positions(Batches(samples, 5, seed=2), 1)
 
 
-def test_training_leaves_an_incomplete_batch_out_unless_it_is_the_only_one(samples: Samples) -> None:
+def test_with_a_seed_an_incomplete_batch_is_dropped_unless_it_is_the_only_one(samples: Samples) -> None:
     assert [len(Batches(samples, size, seed=1)) for size in (3, 4, 10, 11)] == [3, 2, 1, 1]
     for size in (3, 4, 10, 11):
         batches = Batches(samples, size, seed=1)
@@ -118,54 +118,54 @@ def test_training_leaves_an_incomplete_batch_out_unless_it_is_the_only_one(sampl
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_epoch_goes_on_in_its_middle(num_workers: int) -> None:
-    batches = Batches(_drawn(), 3, seed=1, num_workers=num_workers)
+def test_an_epoch_can_be_resumed_in_the_middle(num_workers: int) -> None:
+    batches = Batches(_synthetic(), 3, seed=1, num_workers=num_workers)
     whole = list(batches.epoch(5))
-    _assert_same(whole[2:], list(Batches(_drawn(), 3, seed=1, num_workers=num_workers).epoch(5, start=2)))
+    _assert_same(whole[2:], list(Batches(_synthetic(), 3, seed=1, num_workers=num_workers).epoch(5, start=2)))
     assert list(batches.epoch(5, start=len(batches))) == []
 
 
-def test_workers_read_the_same(samples: Samples) -> None:
-    alone, helped = Batches(samples, 4, seed=1), Batches(samples, 4, seed=1, num_workers=2)
+def test_workers_read_the_same_batches_as_the_current_process(samples: Samples) -> None:
+    in_process, in_workers = Batches(samples, 4, seed=1), Batches(samples, 4, seed=1, num_workers=2)
     for epoch in (1, 2):
-        _assert_same(list(alone.epoch(epoch)), list(helped.epoch(epoch)))
+        _assert_same(list(in_process.epoch(epoch)), list(in_workers.epoch(epoch)))
 
 
-def test_workers_stay_for_later_epochs_and_another_may_be_begun_before_one_ends() -> None:
-    batches = Batches(_drawn(), 2, seed=1, num_workers=2)
-    arriving = batches.epoch(1)
-    next(arriving)
+def test_workers_are_reused_even_if_the_previous_epoch_did_not_finish() -> None:
+    batches = Batches(_synthetic(), 2, seed=1, num_workers=2)
+    unfinished = batches.epoch(1)
+    next(unfinished)
     workers = {child.pid for child in multiprocessing.active_children()}
     assert len(workers) == 2
-    assert _positions(batches, 2) == _positions(Batches(_drawn(), 2, seed=1), 2)
+    assert _positions(batches, 2) == _positions(Batches(_synthetic(), 2, seed=1), 2)
     next(batches.epoch(3))
-    del arriving  # which would keep workers of its own
-    assert _positions(batches, 1, 4) == _positions(Batches(_drawn(), 2, seed=1), 1)[8:]
+    del unfinished  # it must not own workers
+    assert _positions(batches, 1, 4) == _positions(Batches(_synthetic(), 2, seed=1), 1)[8:]
     assert {child.pid for child in multiprocessing.active_children()} == workers
 
 
-def test_reading_draws_no_random_number() -> None:
+def test_reading_does_not_use_the_global_random_generator() -> None:
     before = torch.get_rng_state()
-    for workers in (0, 1):
-        list(Batches(_drawn(), 4, seed=1, num_workers=workers).epoch(1))
+    for num_workers in (0, 1):
+        list(Batches(_synthetic(), 4, seed=1, num_workers=num_workers).epoch(1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_ids_are_one_array() -> None:
-    # A list's strings would be copied into every worker as it counts references to them.
-    samples = _drawn()
+def test_image_ids_are_one_array() -> None:
+    # Reference counts of a list's strings would copy its memory pages into every worker.
+    samples = _synthetic()
     assert samples.image_ids.tolist() == Batches(samples, 2).image_ids.tolist() == IDS
     assert isinstance(Batches(samples, 2).image_ids, np.ndarray)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_image_that_cannot_be_read_is_named(num_workers: int) -> None:
+def test_the_error_names_the_image_that_cannot_be_read(num_workers: int) -> None:
     before = {
         "car_05": _fail(UserError("car_05.jpg is missing.")),
         "car_06": _fail(ValueError("odd")),
         "car_07": _fail(MemoryError()),
     }
-    batches = Batches(_drawn(before), 1, num_workers=num_workers)
+    batches = Batches(_synthetic(before), 1, num_workers=num_workers)
     messages = [
         "car_05.jpg is missing.",
         "car_06 cannot be read: ValueError: odd",
@@ -175,43 +175,45 @@ def test_an_image_that_cannot_be_read_is_named(num_workers: int) -> None:
         with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
             list(batches.epoch(1, start))
         assert multiprocessing.active_children() == []
-    # and nothing is broken by it
+    # The batches can still be used.
     assert _positions(batches, 1, 8) == [8, 9, 10, 11]
 
 
-def test_a_worker_that_is_killed_is_told_with_its_image() -> None:
-    batches = Batches(_drawn({"car_04": _die}), 2, num_workers=2)
-    with pytest.raises(UserError, match=r"killed or crashed \(at car_04\).*memory.*`num_workers`") as raised:
+def test_the_error_names_the_image_of_a_worker_that_was_killed() -> None:
+    batches = Batches(_synthetic({"car_04": _die}), 2, num_workers=2)
+    with pytest.raises(
+        UserError, match=r"killed or crashed \(image: car_04\).*memory.*`num_workers`"
+    ) as raised:
         list(batches.epoch(1))
     assert raised.value.__traceback__ is not None
-    assert multiprocessing.active_children() == []  # though the error is still held
+    assert multiprocessing.active_children() == []  # although the error is still referenced
 
 
-def test_a_worker_that_dies_while_others_compute_disturbs_nobody_before_the_next_batch() -> None:
-    batches = Batches(_drawn(), 3, num_workers=1)
-    arriving = batches.epoch(1)
-    next(arriving)
+def test_the_death_of_a_worker_raises_only_when_the_next_batch_is_requested() -> None:
+    batches = Batches(_synthetic(), 3, num_workers=1)
+    epoch = batches.epoch(1)
+    next(epoch)
     (worker,) = multiprocessing.active_children()
     assert worker.pid is not None
-    time.sleep(0.5)  # until it waits for work
+    time.sleep(0.5)  # until the worker is idle
     os.kill(worker.pid, signal.SIGKILL)
     for _ in range(50):
-        time.sleep(0.01)  # where torch's handler would raise
-    with pytest.raises(UserError, match=r"killed or crashed \(at no image\)"):
-        list(arriving)
+        time.sleep(0.01)  # torch's signal handler would raise here
+    with pytest.raises(UserError, match=r"killed or crashed \(image: none\)"):
+        list(epoch)
     assert multiprocessing.active_children() == []
     assert _positions(batches, 2) == list(range(12))
 
 
-def test_workers_leave_ctrl_c_to_the_parent_and_end_by_sigterm(tmp_path: Path) -> None:
-    def look(image_id: str) -> None:
+def test_workers_ignore_sigint_and_end_on_sigterm(tmp_path: Path) -> None:
+    def check_handlers(image_id: str) -> None:
         actions = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         (tmp_path / image_id).write_text(str(actions == [signal.SIG_IGN, signal.SIG_DFL]))
         os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        batches = Batches(_drawn({"car_00": partial(look, "car_00")}), 4, num_workers=1)
+        batches = Batches(_synthetic({"car_00": partial(check_handlers, "car_00")}), 4, num_workers=1)
         assert _positions(batches, 1) == list(range(12))
         assert (tmp_path / "car_00").read_text() == "True"
         (worker,) = multiprocessing.active_children()
@@ -237,50 +239,50 @@ class Source:
         assert cv2.getNumThreads() == 1
         return np.zeros((1000, 1000), np.uint8)
 
-# OpenCV's threads run before the fork.
+# Start OpenCV's threads before the fork.
 cv2.setNumThreads(4)
 Source().read_image("")
 batches = Batches(Samples(Source(), ["a"] * 500, Geometry((8, 8), (8, 8))), 2, seed=1, num_workers=2)
-arriving = batches.epoch(1)
-next(arriving)
+epoch = batches.epoch(1)
+next(epoch)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 time.sleep(60)
 """
 
 
-def test_no_worker_outlives_a_parent_that_is_killed() -> None:
+def test_workers_end_when_their_parent_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         workers = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(workers) == 2
-        assert all(_runs(pid) for pid in workers)
+        assert all(_is_running(pid) for pid in workers)
         parent.kill()
     deadline = time.monotonic() + 30
-    while any(_runs(pid) for pid in workers):
-        assert time.monotonic() < deadline, "a worker is left"
+    while any(_is_running(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker is still running"
         time.sleep(0.1)
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def test_memory_is_given_back_after_every_batch() -> None:
-    batches = Batches(_drawn(), 2, seed=1, num_workers=2)
+def test_shared_memory_is_released_after_every_batch() -> None:
+    batches = Batches(_synthetic(), 2, seed=1, num_workers=2)
     list(batches.epoch(1))
-    descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    open_files = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for epoch in range(2, 12):
         next(batches.epoch(epoch))
         list(batches.epoch(epoch))
-    assert len(os.listdir("/proc/self/fd")) <= descriptors + 2  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) <= open_files + 2  # noqa: PTH208
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("where", ["memory", "file"])
-def test_a_cache_gives_the_same_batches(
+def test_cached_samples_give_the_same_batches(
     samples: Samples, tmp_path: Path, where: str, num_workers: int
 ) -> None:
     cache = PixelCache(tmp_path)
@@ -289,35 +291,37 @@ def test_a_cache_gives_the_same_batches(
     )
     batches = Batches(cached, 4, seed=1, num_workers=num_workers)
     _assert_same(list(Batches(samples, 4, seed=1).epoch(1)), list(batches.epoch(1)))
-    # Memory is not copied to other processes only to be copied back.
+    # Samples in memory are read without workers, which would only copy them back and forth.
     assert len(multiprocessing.active_children()) == (num_workers if where == "file" else 0)
     (_, images, targets), *_ = batches.epoch(1)
     assert images.is_contiguous()
     assert targets.is_contiguous()
 
 
-def test_a_mapped_cache_goes_to_other_processes_without_its_pixels(samples: Samples, tmp_path: Path) -> None:
+def test_a_memory_mapped_cache_is_pickled_without_its_pixels(samples: Samples, tmp_path: Path) -> None:
     cached = CachedSamples(samples, partial(PixelCache(tmp_path).rows, "source"))
     content = pickle.dumps(cached)
     assert len(content) < samples.nbytes / 10
     _assert_same([cached.read([3, 1])], [pickle.loads(content).read([3, 1])])
 
 
-def test_the_cache_tells_its_size_before_it_reads(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_size_of_the_cache_is_logged_before_images_are_read(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    samples = _drawn({"car_00": lambda: caplog.messages.append("read")})
+    logged: list[str] = []
+    before = {"car_00": lambda: logged.extend(caplog.messages), "car_03": _fail(ValueError("odd"))}
+    samples = _synthetic(before)
     with pytest.raises(UserError, match="car_03 cannot be read: ValueError: odd"):
-        CachedSamples(_drawn({"car_03": _fail(ValueError("odd"))}))
-    assert caplog.messages == ["Keeping 12 images decoded: 0.1 MB"]
+        CachedSamples(samples)
+    assert logged == caplog.messages == ["Caching 12 decoded images: 0.1 MB"]
     assert samples.nbytes == 12 * 32 * 48 * 4
 
 
-def test_other_images_and_other_sizes_are_kept_apart(tmp_path: Path) -> None:
+def test_other_images_and_other_sizes_have_other_cache_files(tmp_path: Path) -> None:
     keep = partial(PixelCache(tmp_path).rows, "source")
     choices = [(IDS, (32, 48)), (IDS[::-1], (32, 48)), (IDS[:6], (32, 48)), (IDS, (48, 32))]
     for ids, size in choices * 2:
-        samples = Samples(Drawn(), ids, Geometry(size, size))
+        samples = Samples(SyntheticImages(), ids, Geometry(size, size))
         _assert_same([samples.read([0, 5])], [CachedSamples(samples, keep).read([0, 5])])
     assert len(list(tmp_path.glob("*.npy"))) == len(choices)
-    # What is kept is not read again.
-    CachedSamples(_drawn({"car_00": _fail(ValueError())}), keep)
+    # Cached images are not read again.
+    CachedSamples(_synthetic({"car_00": _fail(ValueError())}), keep)

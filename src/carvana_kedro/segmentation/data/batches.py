@@ -1,4 +1,4 @@
-"""Batches of images and targets, epoch by epoch."""
+"""Batches of images and targets, one epoch after another."""
 
 from collections.abc import Iterator
 
@@ -9,17 +9,19 @@ from carvana_kedro.segmentation.data.samples import Batch, CachedSamples, Sample
 
 
 class Batches:
-    """Batches of images and targets, epoch by epoch.
+    """Batches of images and targets, one epoch after another.
 
-    The order is a function of (seed, epoch) alone: nothing has to be remembered to go on in the middle of a run.
-    A seed means training: shuffled, and an incomplete last batch is left out, unless it is the only one.
+    The order of an epoch depends only on the seed and the number of the epoch, so resuming in the middle of an epoch
+    needs no stored state. With a seed, for training, images are shuffled, and an incomplete last batch is dropped
+    unless it is the only one.
 
     Args:
-        samples: what to read.
-        batch_size: images in a batch.
-        seed: of the shuffling; None keeps the order and every image.
-        num_workers: processes that read; 0 reads in this one.
-        pin_memory: whether a batch lies where a GPU can fetch it while it computes.
+        samples: Images and targets to read.
+        batch_size: Number of images per batch.
+        seed: Seed of the shuffling; None keeps the order and every image.
+        num_workers: Number of processes that read images; 0 reads in this process. Samples that are cached in memory
+            are always read in this process.
+        pin_memory: Whether batches are placed in pinned memory, which speeds up the copy to a GPU.
     """
 
     def __init__(
@@ -31,26 +33,33 @@ class Batches:
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        """Nothing is read yet."""
+        """Store the arguments; reading starts with `epoch`."""
         self.image_ids = samples.image_ids
         self.batch_size = batch_size
         self.seed = seed
-        # What lies in memory is sooner copied than handed over by another process.
-        here = isinstance(samples, CachedSamples) and samples.in_memory
+        # Copying from memory is faster than receiving the batch from another process.
+        in_process = isinstance(samples, CachedSamples) and samples.in_memory
         self._reader = Reader(
-            samples.read, samples.image_ids, 0 if here else num_workers, pin_memory=pin_memory
+            samples.read, samples.image_ids, 0 if in_process else num_workers, pin_memory=pin_memory
         )
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
+        """Return the number of batches per epoch."""
         full, rest = divmod(len(self.image_ids), self.batch_size)
         return full if self._drops_last else full + bool(rest)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from batch `start` on; this ends an epoch that is still under way.
+        """Yield the batches of an epoch. Starting an epoch ends the one that is still being read.
+
+        Args:
+            number: Number of the epoch, at least 0; it determines the order.
+            start: Index of the first batch to yield, for resuming in the middle of an epoch.
+
+        Yields:
+            Positions `(N,)` int64, images `(N, h, w, 3)` uint8 and targets `(N, h, w)` uint8.
 
         Raises:
-            UserError: an image cannot be read, or a worker was killed.
+            UserError: An image cannot be read, or a worker process was killed.
         """
         order = np.arange(len(self.image_ids))
         if self.seed is not None:
@@ -60,7 +69,7 @@ class Batches:
 
     @property
     def images(self) -> int:
-        """Number of images in an epoch."""
+        """Number of images per epoch."""
         return len(self) * self.batch_size if self._drops_last else len(self.image_ids)
 
     @property

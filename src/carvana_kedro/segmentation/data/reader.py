@@ -1,4 +1,4 @@
-"""Reads batches, in worker processes or in this one."""
+"""Reads batches in worker processes or in the current process."""
 
 import multiprocessing
 import os
@@ -22,16 +22,16 @@ T = TypeVar("T")
 
 
 class Reader(Generic[T]):
-    """Reads one batch after another, in worker processes or in this one.
+    """Reads batches in worker processes or in the current process.
 
-    Workers live as long as the reader does. Only one row of batches is read at a time: asking for another ends the
-    one before.
+    The worker processes live as long as the reader. A reader reads one sequence of batches at a time: a new call ends
+    the previous one.
 
     Args:
-        read: positions of images to a batch.
-        image_ids: of all images.
-        num_workers: processes; 0 reads in this one.
-        pin_memory: whether tensors lie where a GPU can fetch them while it computes.
+        read: Function that reads the images at the given positions and returns a batch.
+        image_ids: Ids of all images, for error messages.
+        num_workers: Number of worker processes; 0 reads in the current process.
+        pin_memory: Whether tensors are placed in pinned memory, which speeds up the copy to a GPU.
     """
 
     def __init__(
@@ -42,19 +42,25 @@ class Reader(Generic[T]):
         *,
         pin_memory: bool = False,
     ) -> None:
-        """Start nothing yet."""
+        """Store the arguments; the first call starts the workers."""
         self._pin_memory = pin_memory
         self._read = read
         self._image_ids = image_ids
-        self._workers = num_workers
+        self._num_workers = num_workers
         self._order: list[NDArray[np.int64]] = []
         self._loader: DataLoader[Any] | None = None
 
     def __call__(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[T]:
-        """Yield the batch of each array of positions, in order.
+        """Read batches in the given order.
+
+        Args:
+            batches: Positions of the images of each batch, one array `(N,)` per batch.
+
+        Yields:
+            What `read` returns for each array.
 
         Raises:
-            UserError: an image cannot be read, or a worker was killed.
+            UserError: An image cannot be read, or a worker process was killed.
         """
         self._order[:] = batches
         try:
@@ -64,84 +70,90 @@ class Reader(Generic[T]):
                 yield batch
             return
         except Exception as error:
-            dead = [] if isinstance(error, UserError) else self._dead()
-            # Nothing may hold the loader now, no error's traceback either, so that its workers end at once: the garbage
-            # collector would take their queues apart first, and torch then wait 5 seconds for each of them.
+            dead = [] if isinstance(error, UserError) else self._positions_of_dead_workers()
+            # Release the last reference to the loader here, outside of any traceback, so that its workers end at once.
+            # The garbage collector might destroy their queues first; torch would then wait 5 seconds per worker.
             self._loader = None
             if not dead:
                 raise
-        names = ", ".join(self._image_ids[position] if position >= 0 else "no image" for position in dead)
+        names = ", ".join(self._image_ids[position] if position >= 0 else "none" for position in dead)
         raise UserError(
-            f"A process that reads images was killed or crashed (at {names}). Most often memory has run out: set "
-            "`num_workers` to less, or to 0, and in a container allow more shared memory (docker run --shm-size). "
-            "If it is always the same image, its file makes the decoder crash: take it away."
+            f"A process that reads images was killed or crashed (image: {names}). The usual cause is too little "
+            "memory: lower the parameter `num_workers`, or set it to 0; in a container, allow more shared memory "
+            "(docker run --shm-size). If it is always the same image, its file crashes the decoder: remove the file."
         )
 
     def _iterator(self) -> Iterator[Any]:
+        """Return an iterator over the batches, with a new loader if there is none."""
         if self._loader is None:
-            # A worker's process and the position that it is at, or -1: the only witness of one that was killed.
-            self._at = torch.full((self._workers, 2), -1).share_memory_()
+            # One row per worker: its process id, and the position it is reading or -1. Shared memory survives a worker
+            # that is killed, so it tells which image the worker was reading.
+            self._workers = torch.full((self._num_workers, 2), -1).share_memory_()
             self._loader = DataLoader(
-                _Batchwise(self._read, self._at),
-                batch_size=None,  # what is sampled are whole batches
+                _BatchDataset(self._read, self._workers),
+                batch_size=None,  # each item of the data set is a whole batch
                 sampler=self._order,
-                num_workers=self._workers,
-                persistent_workers=self._workers > 0,
+                num_workers=self._num_workers,
+                persistent_workers=self._num_workers > 0,
                 pin_memory=self._pin_memory,
-                worker_init_fn=partial(_begin, self._at),
-                generator=torch.Generator(),  # or every iterator would draw a number from the training's own
+                worker_init_fn=partial(_init_worker, self._workers),
+                generator=torch.Generator(),  # otherwise every iterator draws from the global generator
             )
         if threading.current_thread() is not threading.main_thread():
             return iter(self._loader)
-        # Torch's handler raises as soon as a worker dies, in whatever line the program is just then. Without it
-        # the batch that never comes is noticed here.
-        before = signal.getsignal(signal.SIGCHLD)
+        # Torch installs a SIGCHLD handler that raises as soon as a worker dies, wherever the main thread is at that
+        # moment. Restore the previous handler: the loader also raises when it waits for a batch of a dead worker.
+        previous_handler = signal.getsignal(signal.SIGCHLD)
         try:
             return iter(self._loader)
         finally:
-            signal.signal(signal.SIGCHLD, before)
+            signal.signal(signal.SIGCHLD, previous_handler)
 
-    def _dead(self) -> list[int]:
-        """Return what each dead worker was at."""
-        # One that is being killed refuses connections some time before it has ended.
+    def _positions_of_dead_workers(self) -> list[int]:
+        """Return the position that each dead worker was reading, or -1 if it was reading none."""
+        # A worker that is being killed refuses connections shortly before its process ends: wait for the end.
         processes = multiprocessing.active_children()
-        ending = wait([process.sentinel for process in processes], timeout=1)
+        ended = wait([process.sentinel for process in processes], timeout=1)
         for process in processes:
-            if process.sentinel in ending:
+            if process.sentinel in ended:
                 process.join()
         alive = {process.pid for process in multiprocessing.active_children()}
-        return [position for pid, position in self._at.tolist() if pid >= 0 and pid not in alive]
+        return [position for pid, position in self._workers.tolist() if pid >= 0 and pid not in alive]
 
 
-class _Batchwise(Dataset[T | UserError]):
-    """Batches by their positions. Errors are returned: torch would put a worker's traceback into their text."""
+class _BatchDataset(Dataset[T | UserError]):
+    """Data set whose items are whole batches.
 
-    def __init__(self, read: Callable[[Iterable[int]], T], at: Tensor) -> None:
+    A `UserError` is returned instead of raised: torch would add the worker's traceback to its message.
+    """
+
+    def __init__(self, read: Callable[[Iterable[int]], T], workers: Tensor) -> None:
         self.read = read
-        self.at = at
+        self.workers = workers
 
     def __getitem__(self, positions: NDArray[np.int64]) -> T | UserError:
         try:
-            return self.read(self._noted(positions.tolist()))
+            return self.read(self._recorded(positions.tolist()))
         except UserError as error:
             return error
 
-    def _noted(self, positions: list[int]) -> Iterator[int]:
+    def _recorded(self, positions: list[int]) -> Iterator[int]:
+        """Yield the positions and record which one this worker is reading."""
         worker = get_worker_info()
         for position in positions:
             if worker:
-                self.at[worker.id, 1] = position
+                self.workers[worker.id, 1] = position
             yield position
         if worker:
-            self.at[worker.id, 1] = -1
+            self.workers[worker.id, 1] = -1
 
 
-def _begin(at: Tensor, worker: int) -> None:
-    """Prepare a worker process."""
-    # Ctrl-C goes to the whole process group, but is for the parent to answer, which then ends its workers by SIGTERM
-    # and may have handlers of its own, inherited here.
+def _init_worker(workers: Tensor, worker: int) -> None:
+    """Set the signal handlers and threads of a worker process and record its process id."""
+    # Ctrl-C reaches the whole process group. The parent handles it and ends its workers by SIGTERM; the worker must
+    # not run the handlers that it inherited from the parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # Not 1: that would wait for OpenCV's threads to end, which a fork leaves behind. Torch sees to its own.
+    # Not 1: OpenCV would wait for threads of the parent, which do not exist after a fork. Torch sets its own threads.
     cv2.setNumThreads(0)
-    at[worker, 0] = os.getpid()
+    workers[worker, 0] = os.getpid()

@@ -1,4 +1,4 @@
-"""Images and targets at a network's output size: read when asked, or read once and kept."""
+"""Images and targets at a network's output size, read on demand or cached."""
 
 import copy
 import hashlib
@@ -21,47 +21,49 @@ from carvana_kedro.segmentation.data.geometry import Geometry, Size
 logger = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Positions (N,) int64, images (N, h, w, 3) uint8 and targets (N, h, w) uint8, 255 for all car."""
+"""Positions `(N,)` int64, images `(N, h, w, 3)` uint8 RGB and targets `(N, h, w)` uint8, where 255 is fully car."""
 
 
 class ImageReader(Protocol):
-    """What reads photographs and masks."""
+    """A source of images and masks."""
 
     def size(self, image_id: str) -> Size:
-        """Return the photograph's own (height, width)."""
+        """Return the original (height, width) of an image."""
 
     def read_image(self, image_id: str, at_least: Size | None = None) -> np.ndarray:
-        """Return (H, W, 3) uint8 RGB, perhaps a smaller picture that is still good for `at_least`."""
+        """Return an image, `(H, W, 3)` uint8 RGB. With `at_least` it may be reduced, but not below that (H, W)."""
 
     def read_mask(self, image_id: str) -> np.ndarray:
-        """Return (H, W) uint8 of 0 and 1."""
+        """Return the mask of an image, `(H, W)` uint8 of 0 and 1."""
 
 
 class Rows(Protocol):
-    """An array (n, k) uint8, or what can be indexed like one."""
+    """An array `(n, k)` uint8, or an object that is indexed in the same way."""
 
     def __getitem__(self, index: Any, /) -> NDArray[np.uint8]:
-        """Return some of it."""
+        """Return the indexed part."""
 
 
 Fill = Callable[[NDArray[np.uint8]], None]
+"""`fill(rows)` writes the pixels of all samples into an array."""
+
 Keep = Callable[[str, tuple[int, int], Fill], Rows]
-"""`keep(key, shape, fill)` returns rows of this shape that `fill` has filled, now or earlier under the same key."""
+"""`keep(key, shape, fill)` returns rows of this shape, which `fill` wrote in this call or earlier for the same key."""
 
 
 class Samples:
-    """Images and targets at a network's output size, read when asked.
+    """Images and targets at a network's output size, read on demand.
 
     Args:
-        source: where they are read.
-        image_ids: which, in this order.
-        geometry: what they are fitted to.
+        source: Source of the images and masks.
+        image_ids: Ids of the images, in the order of their positions.
+        geometry: Geometry whose output size images and masks are resized to.
     """
 
     def __init__(self, source: ImageReader, image_ids: Sequence[str], geometry: Geometry) -> None:
-        """Nothing is read yet."""
+        """Store the arguments; nothing is read."""
         self.source = source
-        # A list's strings would be copied to every worker, page by page, as it counts its references to them.
+        # An array, not a list: reference counts of a list's strings would copy its memory pages into every worker.
         self.image_ids = np.array(image_ids, dtype=np.str_)
         self.geometry = geometry
 
@@ -70,10 +72,16 @@ class Samples:
         return len(self.image_ids)
 
     def __getitem__(self, position: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Read one image (h, w, 3) uint8 and its target (h, w) uint8.
+        """Read an image and its target.
+
+        Args:
+            position: Index into `image_ids`.
+
+        Returns:
+            Image `(h, w, 3)` uint8 RGB and target `(h, w)` uint8, where 255 is fully car.
 
         Raises:
-            UserError: one of them cannot be read.
+            UserError: The image or the mask cannot be read.
         """
         image_id = str(self.image_ids[position])
         with naming(image_id):
@@ -82,81 +90,87 @@ class Samples:
             return self.geometry.fit_image(image), self.geometry.fit_mask(mask)
 
     def read(self, positions: Iterable[int]) -> Batch:
-        """Read a batch, one image after the other.
+        """Read the images and targets at the given positions as a batch.
 
         Raises:
-            UserError: an image or a mask cannot be read.
+            UserError: An image or a mask cannot be read.
         """
         order, images, targets = zip(*((position, *self[position]) for position in positions), strict=True)
         return torch.tensor(order), torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets))
 
     @property
     def nbytes(self) -> int:
-        """Bytes that all images and targets take."""
+        """Size of all images and targets in bytes."""
         height, width = self.geometry.output_size
         return len(self) * height * width * 4
 
 
 def in_memory(key: str, shape: tuple[int, int], fill: Fill) -> NDArray[np.uint8]:
-    """Keep pixels in this process."""
+    """Keep the rows in the memory of this process (a `Keep`)."""
     rows = np.empty(shape, np.uint8)
     fill(rows)
     return rows
 
 
 class CachedSamples:
-    """Samples that are all read beforehand and kept, decoded and resized.
+    """Decoded and resized samples, all read once when the object is created.
 
     Args:
-        samples: what to read.
-        keep: what keeps them: a row for each, its image before its target. A file's key need only name the source.
+        samples: Samples to cache.
+        keep: Where to keep them, one row per sample: the pixels of the image, then those of the target. The key that
+            `keep` receives identifies the image ids and the output size, not the source of the images: a cache that
+            outlives this process must add an identification of the source.
 
     Raises:
-        UserError: an image or a mask cannot be read.
+        UserError: An image or a mask cannot be read.
     """
 
     def __init__(self, samples: Samples, keep: Keep = in_memory) -> None:
-        """Read what is not kept yet, in threads: OpenCV and Pillow decode outside Python's lock."""
+        """Read the samples that are not in the cache yet."""
         self.image_ids = samples.image_ids
         self._size = samples.geometry.output_size
-        logger.info("Keeping %d images decoded: %.1f MB", len(samples), samples.nbytes / 1e6)
+        logger.info("Caching %d decoded images: %.1f MB", len(samples), samples.nbytes / 1e6)
         height, width = self._size
-        which = repr((self._size, self.image_ids.tolist()))
-        key = hashlib.sha256(which.encode(errors="surrogatepass")).hexdigest()[:16]
-        self._rows = keep(key, (len(samples), height * width * 4), partial(_fill, samples))
-        self._places = np.arange(len(samples))
+        contents = repr((self._size, self.image_ids.tolist()))
+        key = hashlib.sha256(contents.encode(errors="surrogatepass")).hexdigest()[:16]
+        self._rows = keep(key, (len(samples), height * width * 4), partial(_fill_rows, samples))
+        self._row_numbers = np.arange(len(samples))
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.image_ids)
 
     def subset(self, image_ids: Sequence[str]) -> Self:
-        """Return some of the samples, in this order, kept where they are."""
-        place_of = {image_id: place for place, image_id in enumerate(self.image_ids.tolist())}
+        """Return the samples of some images, in the given order; the cache is shared, not copied."""
+        row_of = {image_id: row for row, image_id in enumerate(self.image_ids.tolist())}
         part = copy.copy(self)
         part.image_ids = np.array(image_ids, dtype=np.str_)
-        part._places = self._places[[place_of[image_id] for image_id in image_ids]]
+        part._row_numbers = self._row_numbers[[row_of[image_id] for image_id in image_ids]]
         return part
 
     def read(self, positions: Iterable[int]) -> Batch:
-        """Return a batch."""
+        """Return the images and targets at the given positions as a batch."""
         order = np.fromiter(positions, np.int64)
-        places = self._places[order]
+        rows = self._row_numbers[order]
         height, width = self._size
         end = height * width * 3
-        images = self._rows[places, :end].reshape(-1, height, width, 3)
-        targets = self._rows[places, end:].reshape(-1, height, width)
+        images = self._rows[rows, :end].reshape(-1, height, width, 3)
+        targets = self._rows[rows, end:].reshape(-1, height, width)
         return torch.from_numpy(order), torch.from_numpy(images), torch.from_numpy(targets)
 
     @property
     def in_memory(self) -> bool:
-        """Whether they lie in this process."""
+        """Whether the samples are in the memory of this process."""
         return isinstance(self._rows, np.ndarray)
 
 
 @contextmanager
 def naming(image_id: str) -> Iterator[None]:
-    """Turn what goes wrong while an image is read into a UserError that names it."""
+    """Convert any error inside the block to a `UserError` that names the image.
+
+    Raises:
+        UserError: The block raised an exception. A `UserError` is passed on unchanged.
+    """
     try:
         yield
     except UserError:
@@ -165,14 +179,16 @@ def naming(image_id: str) -> Iterator[None]:
         raise UserError(f"{image_id} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _fill(samples: Samples, rows: NDArray[np.uint8]) -> None:
+def _fill_rows(samples: Samples, rows: NDArray[np.uint8]) -> None:
+    """Read all samples into rows `(len(samples), h * w * 4)` uint8."""
+
     def read(position: int) -> None:
         image, target = samples[position]
         rows[position, : image.size] = image.ravel()
         rows[position, image.size :] = target.ravel()
 
     count = len(samples)
-    with ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor() as threads:  # OpenCV and Pillow release the GIL while they decode
         done = threads.map(read, range(count))
         for _ in tqdm(done, "Decoding", count, unit=" images", leave=False, disable=None):
             pass
