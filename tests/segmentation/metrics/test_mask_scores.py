@@ -21,7 +21,7 @@ def square(top, left, side, size=20):
     return mask
 
 
-def test_scores_of_two_squares_that_overlap():
+def test_scores_of_two_overlapping_squares():
     prediction, target = square(0, 0, 10), square(0, 5, 10)  # 100 pixels each, 50 in common, 150 in the union
     assert mask_scores.dice(prediction, target) == pytest.approx(100 / 200)
     assert mask_scores.iou(prediction, target) == pytest.approx(50 / 150)
@@ -29,20 +29,20 @@ def test_scores_of_two_squares_that_overlap():
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_agreement_is_one_and_both_empty_is_one(score):
+def test_equal_masks_and_empty_masks_score_one(score):
     empty = np.zeros((20, 20), dtype=bool)
     assert score(square(5, 5, 8), square(5, 5, 8)) == 1
     assert score(empty, empty) == 1
 
 
-def test_nothing_in_common_is_zero():
+def test_disjoint_masks_score_zero():
     for score in (mask_scores.dice, mask_scores.iou, lambda x, y: mask_scores.boundary_dice(x, y, 2)):
         assert score(square(0, 0, 5), square(10, 10, 5)) == 0
         assert score(np.zeros((20, 20), dtype=bool), square(10, 10, 5)) == 0
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_dtypes_and_encodings_of_masks_do_not_matter(score):
+def test_scores_do_not_depend_on_dtype_or_values_of_masks(score):
     prediction, target = square(2, 3, 9), square(3, 3, 9)
     expected = score(prediction, target)
     assert score(prediction.astype(bool), target.astype(bool)) == expected
@@ -50,20 +50,20 @@ def test_dtypes_and_encodings_of_masks_do_not_matter(score):
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_shapes_must_agree(score):
-    with pytest.raises(ValueError, match=r"\(20, 20\) but the target is \(10, 10\)"):
+def test_shapes_must_be_equal(score):
+    with pytest.raises(ValueError, match=r"\(20, 20\) but the target has shape \(10, 10\)"):
         score(square(0, 0, 5), square(0, 0, 5, size=10))
 
 
-def test_boundary_dice_counts_the_rims_only():
-    # Rims of 2 pixels: 10² - 6² = 64 and 8² - 4² = 48 pixels. The inner square is the outer one without its
-    # outermost pixels, so what the rims share is one pixel wide: 8² - 6² = 28.
+def test_boundary_dice_counts_only_the_boundaries():
+    # Boundaries with a width of 2 pixels: 10² - 6² = 64 and 8² - 4² = 48 pixels. The inner square is the outer
+    # one without its outermost pixels, so the boundaries overlap with a width of one pixel: 8² - 6² = 28.
     outer, inner = square(4, 4, 10), square(5, 5, 8)
     assert mask_scores.boundary_dice(outer, inner, 2) == pytest.approx(2 * 28 / (64 + 48))
     assert mask_scores.boundary_dice(outer, inner, 1) == 0
 
 
-def test_the_picture_s_border_is_no_edge():
+def test_the_border_of_the_image_is_not_an_edge():
     full = np.ones((20, 20), dtype=bool)
     assert mask_scores.boundary_dice(full, full, 3) == 1
     cut_off = np.zeros((20, 20), dtype=bool)
@@ -73,26 +73,26 @@ def test_the_picture_s_border_is_no_edge():
     assert mask_scores.boundary_dice(cut_off, moved, 3) == pytest.approx(2 / 3)
 
 
-def test_a_wide_rim_is_the_whole_mask():
+def test_a_wide_boundary_is_the_whole_mask():
     prediction, target = square(2, 3, 9), square(3, 3, 9)
     assert mask_scores.boundary_dice(prediction, target, 10) == mask_scores.dice(prediction, target)
 
 
-def test_a_rim_needs_a_width():
+def test_the_boundary_needs_a_positive_width():
     with pytest.raises(ValueError, match="at least 1 pixel"):
         mask_scores.boundary_dice(square(0, 0, 5), square(0, 0, 5), 0)
 
 
-def test_masks_are_left_as_they_were():
+def test_masks_are_not_modified():
     mask = square(2, 3, 9)
     mask.flags.writeable = False
     mask_scores.boundary_dice(mask, mask, 2)
 
 
 @given(*[arrays(np.bool_, (7, 9))] * 2)
-def test_the_boundary_error_is_the_mean_distance_between_the_edges(one, other):
+def test_boundary_error_is_the_mean_distance_between_the_edges(one, other):
     def edge(mask):
-        """Pixels with a neighbor inside of the picture that is not of the mask."""
+        """Return the pixels of the mask that have a neighbor outside of the mask but inside the image."""
         return [
             (row, column)
             for row, column in zip(*np.nonzero(mask), strict=True)

@@ -8,18 +8,20 @@ from carvana_kedro.segmentation.training.losses import batch_dice
 
 @pytest.fixture
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Two batches of different sizes; the last image is empty and found to be so at higher thresholds."""
+    """Two batches of different sizes; the last target is empty, and so is its prediction at higher thresholds."""
     generator = torch.Generator().manual_seed(0)
-    found = []
+    result = []
     for images in (3, 2):
         targets = (torch.rand(images, 8, 12, generator=generator) > 0.6).float()
-        found.append((2 * torch.randn(images, 8, 12, generator=generator) + 3 * targets - 1, targets))
-    found[-1][1][-1] = 0
-    found[-1][0][-1] = -1.5
-    return found
+        result.append((2 * torch.randn(images, 8, 12, generator=generator) + 3 * targets - 1, targets))
+    result[-1][1][-1] = 0
+    result[-1][0][-1] = -1.5
+    return result
 
 
-def test_the_counts_are_those_of_every_threshold(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def test_the_counts_equal_direct_counting_at_every_threshold(
+    batches: list[tuple[torch.Tensor, torch.Tensor]],
+) -> None:
     curve = ThresholdCurve()
     for batch in batches:
         curve.add(*batch)
@@ -31,7 +33,7 @@ def test_the_counts_are_those_of_every_threshold(batches: list[tuple[torch.Tenso
         assert np.array_equal(curve.true_positive[:, column], (reaches & targets).sum((1, 2))), threshold
 
 
-def test_dice_is_the_mean_over_the_images(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def test_dice_is_the_mean_over_images(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     curve = ThresholdCurve()
     for batch in batches:
         curve.add(*batch)
@@ -41,8 +43,8 @@ def test_dice_is_the_mean_over_the_images(batches: list[tuple[torch.Tensor, torc
     assert curve.best_threshold() == np.argmax(curve.dice()[1:]) / 100 + 0.01
 
 
-def test_certain_probabilities_are_counted() -> None:
+def test_probabilities_of_zero_and_one_are_counted() -> None:
     curve = ThresholdCurve()
     curve.add(torch.tensor([[[1000.0, -1000.0]]]), torch.tensor([[[1.0, 0.0]]]))
     assert curve.positive.tolist() == [[2, *[1] * 99]]
-    assert curve.best_threshold() == 0.5  # the middle of all that are equally good
+    assert curve.best_threshold() == 0.5  # the middle of all equally good thresholds

@@ -1,1 +1,1 @@
-"""How good masks are."""
+"""Metrics of predicted masks."""

@@ -1,7 +1,6 @@
-"""Scores of one predicted mask against the true one, in NumPy: what evaluation reports.
+"""Scores of a predicted mask against the true mask, in NumPy. The evaluation reports these scores.
 
-Every function takes two masks of one shape, (H, W), bool or integers of which every value but 0 belongs to
-the mask.
+Every function takes two masks of the same shape `(H, W)`, bool or integer. Pixels other than 0 belong to the mask.
 """
 
 import math
@@ -14,7 +13,11 @@ Mask = NDArray[np.bool_] | NDArray[np.uint8]
 
 
 def dice(prediction: Mask, target: Mask) -> float:
-    """Dice coefficient `2 |X ∩ Y| / (|X| + |Y|)`, the challenge's score; 1 if both are empty.
+    """Return the Dice coefficient `2 |X ∩ Y| / (|X| + |Y|)`, the score of the challenge; 1 if both masks are empty.
+
+    Args:
+        prediction: `(H, W)` mask.
+        target: `(H, W)` mask.
 
     Raises:
         ValueError: The shapes differ.
@@ -27,7 +30,13 @@ def dice(prediction: Mask, target: Mask) -> float:
 
 
 def iou(prediction: Mask, target: Mask) -> float:
-    """Intersection over union (Jaccard index) `|X ∩ Y| / (|X| + |Y| - |X ∩ Y|)`; 1 if both are empty.
+    """Return the intersection over union (Jaccard index) `|X ∩ Y| / (|X| + |Y| - |X ∩ Y|)`.
+
+    The score is 1 if both masks are empty.
+
+    Args:
+        prediction: `(H, W)` mask.
+        target: `(H, W)` mask.
 
     Raises:
         ValueError: The shapes differ.
@@ -40,7 +49,11 @@ def iou(prediction: Mask, target: Mask) -> float:
 
 
 def pixel_accuracy(prediction: Mask, target: Mask) -> float:
-    """Share of the pixels on which both masks agree; 1 for masks without pixels.
+    """Return the fraction of pixels on which both masks agree; 1 for masks without pixels.
+
+    Args:
+        prediction: `(H, W)` mask.
+        target: `(H, W)` mask.
 
     Raises:
         ValueError: The shapes differ.
@@ -53,40 +66,41 @@ def pixel_accuracy(prediction: Mask, target: Mask) -> float:
 
 
 def boundary_dice(prediction: Mask, target: Mask, width: int) -> float:
-    """Dice coefficient of the two masks' inner rims: how well the edges agree, whatever the area.
+    """Return the Dice coefficient of the two masks' boundaries: how well their edges agree, whatever their area.
 
-    The rim of a mask is its pixels that lie within `width` of a pixel outside it, as in Boundary IoU (Cheng
-    et al. 2021), here with Dice. The picture's border is no edge: where the car is cut off by it, there is no
-    rim.
+    The boundary of a mask is the set of its pixels within `width` of a pixel outside of it, as in Boundary IoU (Cheng
+    et al. 2021), here with Dice. The border of the image is not an edge: a mask that is cut off by the border has no
+    boundary there.
 
     Args:
-        prediction: (H, W) mask.
-        target: (H, W) mask.
-        width: Width of the rim in pixels, diagonal steps counting as one; at least 1.
+        prediction: `(H, W)` mask.
+        target: `(H, W)` mask.
+        width: Width of the boundary in pixels, at least 1. A diagonal step counts as one pixel.
 
     Returns:
-        A score in [0, 1]; 1 if both rims are empty.
+        A score in [0, 1]; 1 if both boundaries are empty.
 
     Raises:
-        ValueError: The shapes differ, or the width is below 1.
+        ValueError: The shapes differ, or `width` is less than 1.
     """
     if width < 1:
-        raise ValueError(f"The rim must be at least 1 pixel wide, not {width}.")
-    return dice(_rim(prediction, width), _rim(target, width))
+        raise ValueError(f"The width of the boundary must be at least 1 pixel, not {width}.")
+    return dice(_boundary(prediction, width), _boundary(target, width))
 
 
 def boundary_error(prediction: Mask, target: Mask) -> float:
-    """Mean distance between the two masks' edges, in pixels: how far off the outline is.
+    """Return the mean distance between the edges of two masks in pixels.
 
-    For each pixel of either edge, the distance to the nearest of the other's: the average symmetric surface distance
-    (Heimann et al. 2009) of the masks' inner rims of one pixel. The picture's border is no edge.
+    This is the average symmetric surface distance (Heimann et al. 2009): the mean, over the edge pixels of both masks,
+    of the distance to the nearest edge pixel of the other mask. Edge pixels are the boundary with a width of 1 pixel;
+    the border of the image is not an edge.
 
     Args:
-        prediction: (H, W) mask.
-        target: (H, W) mask.
+        prediction: `(H, W)` mask.
+        target: `(H, W)` mask.
 
     Returns:
-        Pixels; 0 if neither mask has an edge, the picture's diagonal if only one has.
+        A distance in pixels; 0 if neither mask has an edge, and the diagonal of the image if only one of them has.
 
     Raises:
         ValueError: The shapes differ.
@@ -97,27 +111,35 @@ def boundary_error(prediction: Mask, target: Mask) -> float:
     >>> boundary_error(square, moved)
     1.0
     """
-    _overlap_and_total(prediction, target)
-    rims = _rim(prediction, 1), _rim(target, 1)
-    if not all(rim.any() for rim in rims):
-        return math.hypot(*target.shape) if any(rim.any() for rim in rims) else 0.0
+    _check_shapes(prediction, target)
+    edges = _boundary(prediction, 1), _boundary(target, 1)
+    if not all(edge.any() for edge in edges):
+        return math.hypot(*target.shape) if any(edge.any() for edge in edges) else 0.0
     distances = [
-        cv2.distanceTransform((~other).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[rim]
-        for rim, other in (rims, rims[::-1])
+        cv2.distanceTransform((~other).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[edge]
+        for edge, other in (edges, edges[::-1])
     ]
     return float(np.concatenate(distances).mean())
 
 
-def _rim(mask: Mask, width: int) -> NDArray[np.bool_]:
+def _boundary(mask: Mask, width: int) -> NDArray[np.bool_]:
+    """Return the pixels of a mask within `width` of a pixel outside of it, `(H, W)` bool."""
     inside = mask.astype(np.bool_, copy=False).view(np.uint8)
-    # OpenCV's own border value for an erosion counts everything outside the picture as inside the mask.
+    # By default, OpenCV's erosion treats everything outside the image as part of the mask, as wanted here.
     core = cv2.erode(inside, np.ones((2 * width + 1, 2 * width + 1), np.uint8))
     return (inside - core).view(np.bool_)
 
 
 def _overlap_and_total(prediction: Mask, target: Mask) -> tuple[int, int]:
-    if prediction.shape != target.shape:
-        raise ValueError(f"The prediction is {prediction.shape} but the target is {target.shape}.")
+    """Return the number of pixels in both masks, and the sum of the pixels of each."""
+    _check_shapes(prediction, target)
     predicted, expected = prediction.astype(np.bool_, copy=False), target.astype(np.bool_, copy=False)
     overlap = int(np.count_nonzero(predicted & expected))
     return overlap, int(np.count_nonzero(predicted) + np.count_nonzero(expected))
+
+
+def _check_shapes(prediction: Mask, target: Mask) -> None:
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"The prediction has shape {prediction.shape} but the target has shape {target.shape}."
+        )

@@ -1,4 +1,4 @@
-"""What a validation would have given at other thresholds."""
+"""The Dice coefficient of the validation at every threshold."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class ThresholdCurve:
-    """Counts, for every hundredth of the probability, what lies above it.
+    """Counts the pixels whose probability reaches each threshold from 0.00 to 0.99, to compare thresholds.
 
     >>> curve = ThresholdCurve()
     >>> curve.add(torch.tensor([[[4.0, 0.5, -4.0]]]), torch.tensor([[[1.0, 0.0, 0.0]]]))
@@ -15,44 +15,46 @@ class ThresholdCurve:
     """
 
     thresholds = np.arange(100) / 100
-    """What a probability has to reach."""
+    """Thresholds on the probability, `(100,)`; a pixel is positive if its probability is not less."""
 
     def __init__(self) -> None:
         self._positive: list[np.ndarray] = []
         self._true_positive: list[np.ndarray] = []
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
-        """Count a batch, on its device.
+        """Count the pixels of a batch; the counting runs on the device of the batch.
 
         Args:
-            logits: (N, h, w) floats.
-            targets: (N, h, w) in [0, 1]; above one half is the object.
+            logits: `(N, h, w)` of a floating-point dtype.
+            targets: `(N, h, w)` in [0, 1]; pixels above 0.5 belong to the object.
         """
         images = len(logits)
         bins = (logits.sigmoid() * 100).long().clamp_(0, 99)  # (N, h, w)
-        cell = bins + 100 * (targets > 0.5) + 200 * torch.arange(images, device=bins.device)[:, None, None]
-        counts = torch.bincount(cell.flatten(), minlength=200 * images).reshape(images, 2, 100)
+        # One cell per (image, target, bin), so that a single bincount does all of the counting.
+        cells = bins + 100 * (targets > 0.5) + 200 * torch.arange(images, device=bins.device)[:, None, None]
+        counts = torch.bincount(cells.flatten(), minlength=200 * images).reshape(images, 2, 100)
         reaching = counts.flip(2).cumsum(2).flip(2).cpu().numpy()  # (N, 2, 100)
         self._positive.append(reaching.sum(1))
         self._true_positive.append(reaching[:, 1])
 
     @property
     def positive(self) -> np.ndarray:
-        """Pixels that reach each threshold, (images, 100)."""
+        """Number of pixels that reach each threshold, `(images, 100)`."""
         return np.concatenate(self._positive)
 
     @property
     def true_positive(self) -> np.ndarray:
-        """Those of them that belong to the object, (images, 100)."""
+        """Number of pixels of the object that reach each threshold, `(images, 100)`."""
         return np.concatenate(self._true_positive)
 
     def dice(self) -> np.ndarray:
-        """Return the mean Dice coefficient over the images at each threshold, (100,)."""
-        size = self.positive + self.true_positive[:, :1]  # every probability reaches 0
-        return np.where(size == 0, 1.0, 2 * self.true_positive / np.maximum(size, 1)).mean(0)
+        """Return the Dice coefficient at each threshold, averaged over the images, `(100,)`."""
+        # At threshold 0 every pixel is positive, so true_positive[:, 0] is the size of the object.
+        total = self.positive + self.true_positive[:, :1]
+        return np.where(total == 0, 1.0, 2 * self.true_positive / np.maximum(total, 1)).mean(0)
 
     def best_threshold(self) -> float:
-        """Return the threshold of the highest mean Dice coefficient: the middle of those that are equally good."""
+        """Return the threshold with the highest mean Dice coefficient; if there are several, the middle one."""
         dice = self.dice()[1:]
         best = np.flatnonzero(dice == dice.max()) + 1
         return float(self.thresholds[best[len(best) // 2]])
