@@ -38,12 +38,12 @@ def _steps(scalars: list[Any]) -> list[int]:
     return [scalar.step for scalar in scalars]
 
 
-def test_scalars_are_the_history(setup: Setup, tmp_path: Path) -> None:
+def test_scalars_equal_the_history(setup: Setup, tmp_path: Path) -> None:
     run, *batches = setup(epochs=2)
     with SummaryWriter(tmp_path) as writer:
         history = train(run, *batches, [TensorBoardScalars(writer)])
     events = _events(tmp_path)
-    # Of the peak nothing is known, so there is no share of it.
+    # The peak of this run is 0 (unknown), so share_of_peak is NaN and not written.
     names = history[0].keys() - {"epoch", "share_of_peak"}
     assert {"train_loss", "train_dice_coeff", "val_loss", "val_dice_coeff"} < names
     assert set(events.Tags()["scalars"]) == {f"data/{name}" for name in (*names, "memory_gb")}
@@ -54,7 +54,7 @@ def test_scalars_are_the_history(setup: Setup, tmp_path: Path) -> None:
     assert all(0.05 < scalar.value < 1000 for scalar in events.Scalars("data/memory_gb"))
 
 
-def test_what_is_no_number_is_left_out_where_it_is_none(setup: Setup, tmp_path: Path) -> None:
+def test_nan_values_are_not_written(setup: Setup, tmp_path: Path) -> None:
     run, *_ = setup()
     with SummaryWriter(tmp_path) as writer:
         for epoch, loss in enumerate((1.0, math.nan, 3.0), start=1):
@@ -63,7 +63,7 @@ def test_what_is_no_number_is_left_out_where_it_is_none(setup: Setup, tmp_path: 
     assert _steps(_events(tmp_path).Scalars("data/val_loss")) == [1, 3]
 
 
-def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(setup: Setup, tmp_path: Path) -> None:
+def test_a_resumed_run_replaces_the_events_after_its_checkpoint(setup: Setup, tmp_path: Path) -> None:
     def callbacks(writer: SummaryWriter) -> list[Any]:
         kinds = (TensorBoardGraph, TensorBoardScalars, TensorBoardCurves, TensorBoardHparams)
         return [TensorBoardImages(writer, 1), *(kind(writer) for kind in kinds)]
@@ -84,15 +84,15 @@ def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(setup: Setup, t
     assert _steps(events.Images("validation/image_1")) == [1, 2, 3]
     assert _steps(events.Images("validation/dice_by_threshold")) == [1, 2, 3]
     assert _steps(events.Scalars("best/epoch")) == [1, 2, 3]
-    # The accumulator above leaves tensors where they are; the one that TensorBoard itself has does not.
+    # The accumulator above does not purge tensors; the one that TensorBoard itself uses does.
     shown = plugin_event_accumulator.EventAccumulator(str(tmp_path)).Reload()
     assert _steps(shown.Tensors("validation/precision_recall")) == [1, 2, 3]
     graphs = [path for path in tmp_path.iterdir() if b"UNet" in path.read_bytes()]
     assert len(graphs) == 1 < len(list(tmp_path.iterdir()))
 
 
-@pytest.mark.parametrize("shown", [1, 2])  # the last of the batches of 3 and 1 images has but one to show
-def test_pictures_show_image_agreement_and_both_masks(
+@pytest.mark.parametrize("shown", [1, 2])  # 1: the last batch of 3 + 1 images has one image
+def test_images_show_the_input_the_agreement_and_both_masks(
     setup: Setup, training_images: ImageStore, tmp_path: Path, shown: int
 ) -> None:
     run, train_batches, _ = setup(epochs=2)
@@ -103,31 +103,31 @@ def test_pictures_show_image_agreement_and_both_masks(
     events = _events(tmp_path)
     assert events.Tags()["images"] == [f"validation/image_{n}" for n in range(1, shown + 1)]
     assert _steps(events.Images("validation/image_1")) == [1, 2]
-    picture = _picture(events, "validation/image_1")
-    assert picture.shape == (32, 4 * 48, 3)
+    shown_image = _last_image(events, "validation/image_1")
+    assert shown_image.shape == (32, 4 * 48, 3)
     image, _ = samples[3 if shown == 1 else 0]
-    assert np.array_equal(picture[:, :48], image)
+    assert np.array_equal(shown_image[:, :48], image)
 
 
-def test_curves_are_of_the_whole_validation(setup: Setup, tmp_path: Path) -> None:
+def test_curves_cover_all_validation_images(setup: Setup, tmp_path: Path) -> None:
     run, *batches = setup(epochs=1)
     with SummaryWriter(tmp_path) as writer:
-        TensorBoardCurves(writer).on_epoch_end(run)  # before any validation: nothing to show
+        TensorBoardCurves(writer).on_epoch_end(run)  # writes nothing before the first validation
         train(run, *batches, [TensorBoardCurves(writer)])
     events = _events(tmp_path)
     (event,) = events.Tensors("validation/precision_recall")
     columns = np.array(event.tensor_proto.float_val).reshape(6, 101)
-    hits, false_alarms, rejections, misses, precision, recall = columns
+    true_positive, false_positive, true_negative, false_negative, precision, recall = columns
     assert (columns[:4].sum(0) == 4 * 32 * 48).all()  # all pixels of the 4 images
-    assert np.array_equal(hits[:100], run.curve.true_positive.sum(0))
-    assert np.array_equal((hits + false_alarms)[:100], run.curve.positive.sum(0))
-    assert (rejections[0], misses[0], recall[0], hits[100]) == (0, 0, 1, 0)
-    assert 0 < precision[20] == pytest.approx(hits[20] / (hits[20] + false_alarms[20]))
-    assert 0 < recall[20] == pytest.approx(hits[20] / (hits[20] + misses[20]))
-    assert _picture(events, "validation/dice_by_threshold").shape == (640, 960, 3)
+    assert np.array_equal(true_positive[:100], run.curve.true_positive.sum(0))
+    assert np.array_equal((true_positive + false_positive)[:100], run.curve.positive.sum(0))
+    assert (true_negative[0], false_negative[0], recall[0], true_positive[100]) == (0, 0, 1, 0)
+    assert 0 < precision[20] == pytest.approx(true_positive[20] / (true_positive[20] + false_positive[20]))
+    assert 0 < recall[20] == pytest.approx(true_positive[20] / (true_positive[20] + false_negative[20]))
+    assert _last_image(events, "validation/dice_by_threshold").shape == (640, 960, 3)
 
 
-def test_the_graph_is_that_of_the_network_and_changes_nothing(setup: Setup, tmp_path: Path) -> None:
+def test_the_graph_shows_the_network_and_leaves_it_unchanged(setup: Setup, tmp_path: Path) -> None:
     run, *_ = setup()
     run.network.train()
     before = {name: value.clone() for name, value in run.network.state_dict().items()}
@@ -142,7 +142,7 @@ def test_the_graph_is_that_of_the_network_and_changes_nothing(setup: Setup, tmp_
         assert any(f"[{name}]" in node for node in nodes), name
 
 
-def test_a_compiled_network_has_its_graph(setup: Setup, tmp_path: Path) -> None:
+def test_a_compiled_network_has_a_graph(setup: Setup, tmp_path: Path) -> None:
     run, *_ = setup()
     run.network.compile(backend="eager")
     with SummaryWriter(tmp_path) as writer:
@@ -151,7 +151,7 @@ def test_a_compiled_network_has_its_graph(setup: Setup, tmp_path: Path) -> None:
     assert run.network._compiled_call_impl is not None
 
 
-def test_a_network_that_cannot_be_traced_is_trained_all_the_same(
+def test_a_network_that_cannot_be_traced_causes_only_a_warning(
     setup: Setup, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, *_ = setup()
@@ -163,11 +163,11 @@ def test_a_network_that_cannot_be_traced_is_trained_all_the_same(
     run.network = Untraceable()
     with SummaryWriter(tmp_path) as writer:
         TensorBoardGraph(writer).on_run_begin(run)
-    assert "no graph of this network, which cannot be traced: " in caplog.text
-    assert "No graph saved" not in capsys.readouterr().out  # which is what torch prints
+    assert "no graph because the network cannot be traced: " in caplog.text
+    assert "No graph saved" not in capsys.readouterr().out  # torch prints this
 
 
-def test_parameters_stand_beside_what_came_of_them(setup: Setup, tmp_path: Path) -> None:
+def test_hparams_show_the_parameters_and_the_best_epoch(setup: Setup, tmp_path: Path) -> None:
     run, *batches = setup(epochs=2)
     run.best_by = "val_loss"
     run.about = {
@@ -193,12 +193,12 @@ def test_parameters_stand_beside_what_came_of_them(setup: Setup, tmp_path: Path)
     metrics = {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"]}
     names = ("epoch", "val_dice_coeff", "val_loss", "train_loss")
     assert metrics == pytest.approx({f"best/{name}": best[name] for name in names})
-    # The columns are for TensorBoard to find.
+    # No list of columns is written; TensorBoard collects the columns itself.
     assert {tag for tag in events.summary_metadata if tag.startswith("_hparams_")} == {
         "_hparams_/session_start_info",
         "_hparams_/session_end_info",
     }
 
 
-def _picture(events: EventAccumulator, tag: str) -> np.ndarray:
+def _last_image(events: EventAccumulator, tag: str) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(events.Images(tag)[-1].encoded_image_string)))

@@ -1,1 +1,1 @@
-"""What watches a training run: progress, checkpoints, TensorBoard, visualization. It decides nothing."""
+"""Callbacks that observe a training run: progress, checkpoints, TensorBoard. They do not change the run."""

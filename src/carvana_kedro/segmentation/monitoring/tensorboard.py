@@ -1,4 +1,4 @@
-"""Callbacks that show a run in TensorBoard. All of a run share one writer; its steps are epochs."""
+"""Callbacks that write a run to TensorBoard. They share one writer per run; its steps are epochs."""
 
 import contextlib
 import copy
@@ -15,6 +15,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.monitoring.visualization import comparison, threshold_curve
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.state import Training
@@ -22,69 +23,86 @@ from carvana_kedro.segmentation.training.state import Training
 logger = logging.getLogger(__name__)
 
 
-class _TensorBoard(Callback):
+class _TensorBoardCallback(Callback):
+    """Base class: holds the writer and writes scalars.
+
+    Args:
+        events: Writer of the run.
+    """
+
     def __init__(self, events: SummaryWriter) -> None:
-        """Write to `events`."""
+        """Store the writer."""
         self._events = events
 
-    def _write(self, group: str, numbers: Mapping[str, float], epoch: int) -> None:
-        for name, number in numbers.items():
-            if not math.isnan(number):
-                self._events.add_scalar(f"{group}/{name}", number, epoch)
+    def _write_scalars(self, group: str, scalars: Mapping[str, float], epoch: int) -> None:
+        for name, value in scalars.items():
+            if not math.isnan(value):
+                self._events.add_scalar(f"{group}/{name}", value, epoch)
         self._events.flush()
 
 
-class TensorBoardScalars(_TensorBoard):
-    """Every number of every epoch's record, and the most memory that was used so far, under `data/`."""
+class TensorBoardScalars(_TensorBoardCallback):
+    """Writes the values of every epoch's record and the peak memory usage so far, under `data/`."""
 
     def on_epoch_end(self, run: Training) -> None:
-        """Write the epoch's numbers."""
+        """Write the values of the epoch."""
         record = {**run.history[-1], "memory_gb": _memory_gb(run.hardware.device)}
         epoch = int(record.pop("epoch"))
-        self._write("data", record, epoch)
+        self._write_scalars("data", record, epoch)
 
 
-class TensorBoardImages(_TensorBoard):
-    """The first images of the last validation batch, expected and predicted, after every epoch."""
+class TensorBoardImages(_TensorBoardCallback):
+    """Writes the first images of the last validation batch with their true and predicted masks, after every epoch.
+
+    Args:
+        events: Writer of the run.
+        count: Maximum number of images per epoch.
+    """
 
     def __init__(self, events: SummaryWriter, count: int) -> None:
-        """Write `count` images an epoch to `events`."""
+        """Store the arguments."""
         super().__init__(events)
         self._count = count
 
     def on_epoch_end(self, run: Training) -> None:
-        """Draw the pictures."""
+        """Write the comparison of every image."""
         if run.last_batch is None:
             return
         images, targets, logits = (tensor[: self._count].cpu() for tensor in run.last_batch)
-        pictures = (images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+        pixels = (images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
         predictions = (logits.sigmoid() > run.threshold).numpy()
-        for number, (picture, prediction, target) in enumerate(
-            zip(pictures, predictions, (targets > 0.5).numpy(), strict=True), start=1
+        masks = (targets > 0.5).numpy()
+        for number, (image, prediction, target) in enumerate(
+            zip(pixels, predictions, masks, strict=True), start=1
         ):
             self._events.add_image(
                 f"validation/image_{number}",
-                np.ascontiguousarray(comparison(picture, prediction, target)),
+                np.ascontiguousarray(comparison(image, prediction, target)),
                 len(run.history),
                 dataformats="HWC",
             )
         self._events.flush()
 
 
-class TensorBoardCurves(_TensorBoard):
-    """What other thresholds would have given, after every epoch: precision and recall of all pixels, and the Dice."""
+class TensorBoardCurves(_TensorBoardCallback):
+    """Writes the precision-recall curve of all validation pixels and the Dice coefficient by threshold, every epoch."""
 
     def on_epoch_end(self, run: Training) -> None:
         """Write both curves."""
-        curve, epoch = run.curve, len(run.history)
-        if curve is None:
+        if run.curve is None:
             return
-        # TensorBoard takes the columns for thresholds from 0 to 1, and leaves out those that nothing reaches.
+        self._write_precision_recall(run.curve, len(run.history))
+        self._write_dice(run.curve, run.threshold, len(run.history))
+        self._events.flush()
+
+    def _write_precision_recall(self, curve: ThresholdCurve, epoch: int) -> None:
+        # TensorBoard assumes evenly spaced thresholds from 0 to 1. Append threshold 1, which no pixel reaches;
+        # TensorBoard does not show such thresholds.
         positive, true_positive = (
             np.append(counts.sum(0), 0) for counts in (curve.positive, curve.true_positive)
         )
         false_positive = positive - true_positive
-        false_negative = true_positive[0] - true_positive  # every probability reaches 0
+        false_negative = true_positive[0] - true_positive  # at threshold 0 every pixel is positive
         self._events.add_pr_curve_raw(
             "validation/precision_recall",
             true_positive,
@@ -96,70 +114,69 @@ class TensorBoardCurves(_TensorBoard):
             epoch,
             num_thresholds=len(positive),
         )
-        picture = threshold_curve(
-            curve.thresholds[1:], curve.dice()[1:], curve.best_threshold(), run.threshold
-        )
-        self._events.add_image("validation/dice_by_threshold", picture, epoch, dataformats="HWC")
-        self._events.flush()
+
+    def _write_dice(self, curve: ThresholdCurve, threshold: float, epoch: int) -> None:
+        image = threshold_curve(curve.thresholds[1:], curve.dice()[1:], curve.best_threshold(), threshold)
+        self._events.add_image("validation/dice_by_threshold", image, epoch, dataformats="HWC")
 
 
-class TensorBoardGraph(_TensorBoard):
-    """The graph of the network, once a run."""
+class TensorBoardGraph(_TensorBoardCallback):
+    """Writes the graph of the network, once per run."""
 
     def on_run_begin(self, run: Training) -> None:
-        """Trace a copy on the CPU, which is not compiled and whose statistics nobody needs."""
+        """Trace a copy of the network on the CPU, unless the run is resumed."""
         if run.steps:
             return
         try:
+            # A copy is not compiled, and tracing cannot change the weights and statistics of the original.
             network = copy.deepcopy(run.network).cpu().eval()
             image = torch.zeros(1, 3, *run.geometry.input_size)
-            # The tracer warns that it is deprecated and that conditions are traced as they come out, which is right for
-            # the one input size; what goes wrong it prints.
+            # The tracer warns that it is deprecated, and that it records only one branch of each condition, which is
+            # right for a fixed input size. It prints errors to stdout before it raises them.
             with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(None):
                 warnings.simplefilter("ignore")
                 self._events.add_graph(network, image)
-        except Exception as error:  # networks can be anything, and so can what is wrong with tracing one
+        except Exception as error:  # the network is arbitrary code, which may raise anything
             first_line = str(error).strip().partition("\n")[0]
-            logger.warning(
-                "TensorBoard shows no graph of this network, which cannot be traced: %s", first_line
-            )
+            logger.warning("TensorBoard shows no graph because the network cannot be traced: %s", first_line)
         self._events.flush()
 
 
-class TensorBoardHparams(_TensorBoard):
-    """The run's parameters beside its best epoch, in the tab HParams, where runs are compared."""
+class TensorBoardHparams(_TensorBoardCallback):
+    """Writes the parameters of the run and the metrics of its best epoch for the HParams tab, which compares runs."""
 
     def on_epoch_end(self, run: Training) -> None:
-        """Write the best epoch so far, which is more to look at than one point at the end."""
+        """Write the metrics of the best epoch so far, after every epoch, so that they form a curve."""
         best = run.history[run.best_epoch - 1]
         names = ("epoch", "val_dice_coeff", "val_loss", "train_loss")
-        self._write("best", {name: best[name] for name in names}, len(run.history))
+        self._write_scalars("best", {name: best[name] for name in names}, len(run.history))
 
     def on_run_end(self, run: Training) -> None:
-        """Write a row of the table."""
-        # SummaryWriter.add_hparams would make a second writer, in a folder that looks like another run. What it writes
-        # first, the table's columns, TensorBoard takes from any one run; without, it finds those of all of them, and
-        # puts first in what they differ. Every scalar is a column too: `best`, and of `data` the last epoch.
-        _, start, end = hparams(_flat(run.about.get("parameters", {})), {})
+        """Write the parameters, a row of the table."""
+        # SummaryWriter.add_hparams would create a second writer in a subfolder, which TensorBoard shows as another run.
+        # The first summary, which lists the table's columns, is not written: TensorBoard uses the list of any one run.
+        # Without a list, it collects the columns of all runs and shows first the parameters that differ. Each scalar
+        # becomes a column, too: `best/...`, and the last epoch of `data/...`.
+        _, start, end = hparams(_flatten(run.about.get("parameters", {})), {})
         for summary in (start, end):
             self._events._get_file_writer().add_summary(summary)
         self._events.flush()
 
 
-def _flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:
-    """Spell nested parameters as `a.b`; only text, switches and numbers, which is what the table can hold."""
+def _flatten(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:
+    """Flatten nested parameters to names such as `a.b`; keep only strings, booleans and numbers, as HParams does."""
     flat: dict[str, str | float] = {}
     for name, value in parameters.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
         elif isinstance(value, str | bool | int | float):
             flat[prefix + name] = value
     return flat
 
 
 def _memory_gb(device: torch.device) -> float:
-    """Return the most memory that was used so far: on the GPU by tensors, elsewhere by the process."""
+    """Return the peak memory usage in GB: of tensors on a GPU, or of the process on other devices."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

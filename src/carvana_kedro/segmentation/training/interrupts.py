@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, remembered until there is a good moment to leave."""
+"""Records SIGINT (Ctrl-C) and SIGTERM, so that training can save its state before it stops."""
 
 import logging
 import signal
@@ -12,13 +12,13 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingInterruptedError(UserError):
-    """Work was saved and left because a signal asked for it. The message says how to go on."""
+    """Training saved its state and stopped because of a signal. The message says how to resume."""
 
 
 class Interrupts:
-    """Remembers SIGINT and SIGTERM while its block runs; a second signal acts as it would without it.
+    """Context manager that records SIGINT and SIGTERM. A second signal is handled as it would be outside of the block.
 
-    In another thread than the main one, where Python gives no signals, it does nothing.
+    Outside the main thread, where Python does not deliver signals, it does nothing.
 
     >>> with Interrupts() as interrupted:
     ...     interrupted()
@@ -29,28 +29,33 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._received = False
-        self._before: dict[signal.Signals, Any] = {}
+        self._previous_handlers: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> bool:
-        """Tell whether a signal has come."""
+        """Return whether a signal was received."""
         return self._received
 
     def __enter__(self) -> Self:
-        """Begin to listen."""
+        """Install the signal handlers."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._remember) for number in self._SIGNALS}
+            self._previous_handlers = {
+                number: signal.signal(number, self._record) for number in self._SIGNALS
+            }
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let signals act as before."""
-        for number, handler in self._before.items():
+        """Restore the previous signal handlers."""
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self._received = True
-        self.__exit__(None, None, None)
+        self._restore()  # for the second signal
         logger.warning(
-            "%s: finishing the step and saving. Once more leaves at once.", signal.Signals(number).name
+            "%s: finishing the step and saving. A second signal stops at once.", signal.Signals(number).name
         )
