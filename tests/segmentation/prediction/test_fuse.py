@@ -7,11 +7,11 @@ from carvana_kedro.segmentation.prediction.fuse import fuse_batch_norm
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_logits_stay_and_no_norm_does(name: str) -> None:
+def test_folding_removes_every_batch_norm_and_keeps_the_logits(name: str) -> None:
     torch.manual_seed(0)
     network = build_network(name, width_multiplier=1 / 8)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):  # as training leaves them
+        if isinstance(module, nn.BatchNorm2d):  # as after training
             for values, low, high in (
                 (module.running_mean, -0.5, 0.5),
                 (module.running_var, 0.5, 2.0),

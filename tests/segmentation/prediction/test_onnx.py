@@ -20,7 +20,7 @@ def segmenter() -> Segmenter:
     return Segmenter(network, Geometry.of(network, (33, 47)))
 
 
-def test_onnx_runtime_says_what_the_network_says(segmenter: Segmenter, tmp_path: Path) -> None:
+def test_onnx_runtime_computes_the_same_logits(segmenter: Segmenter, tmp_path: Path) -> None:
     content = onnx.to_bytes(segmenter)
     file = tmp_path / "model.onnx"
     file.write_bytes(content)
@@ -33,31 +33,31 @@ def test_onnx_runtime_says_what_the_network_says(segmenter: Segmenter, tmp_path:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_engine_is_chosen_by_name(flip: bool) -> None:
+def test_both_engines_predict_the_same_probabilities(flip: bool) -> None:
     torch.manual_seed(0)
-    # One of them with a mirrored margin, and two of them averaged.
+    # This architecture has a mirrored margin; the predictions of the two networks are averaged.
     networks = [build_network("unet_original", width_multiplier=0.05) for _ in range(2)]
-    photograph = np.random.default_rng(0).integers(256, size=(50, 70, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(256, size=(50, 70, 3), dtype=np.uint8)
     by_torch, by_onnx = (
         Predictor(networks, (188, 204), device="cpu", precision="float32", flip=flip, engine=engine)
         for engine in ("torch", "onnxruntime")
     )
-    expected = by_torch.predict_one(photograph).probabilities()
+    expected = by_torch.predict_one(image).probabilities()
     assert expected.std() > 5e-5
-    assert by_onnx.predict_one(photograph).probabilities() == pytest.approx(expected, abs=1e-6)
+    assert by_onnx.predict_one(image).probabilities() == pytest.approx(expected, abs=1e-6)
 
 
-def test_what_the_engine_does_not_do_is_refused(segmenter: Segmenter) -> None:
+def test_unsupported_options_of_the_engine_are_refused(segmenter: Segmenter) -> None:
     network = build_network("unet_small", width_multiplier=1 / 8)
     for options in ({"compile": True}, {"precision": "bfloat16"}, {"precision": "float16"}):
         with pytest.raises(UserError, match="computes in float32 and compiles nothing"):
             Predictor([network], (33, 47), device="cpu", engine="onnxruntime", **options)
-    with pytest.raises(UserError, match=r"does not compute on mps\. Choose device=cpu, or engine=torch"):
+    with pytest.raises(UserError, match=r"does not support device=mps\. Choose device=cpu or engine=torch"):
         onnx.OnnxSegmenter(b"", "mps")
     assert onnx.choose_device("auto") in ("cpu", "cuda")
 
 
-def test_a_batch_that_memory_has_no_room_for_is_halved(
+def test_a_batch_that_does_not_fit_into_memory_is_split(
     segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = build_network("unet_small", width_multiplier=1 / 8)
@@ -66,21 +66,21 @@ def test_a_batch_that_memory_has_no_room_for_is_halved(
     expected = predictor.logits(images)
     (runtime,) = predictor._segmenters
     assert isinstance(runtime, onnx.OnnxSegmenter)
-    session, seen = runtime._session, []
+    session, batch_sizes = runtime._session, []
 
-    class Small:
+    class SmallMemorySession:
         def run(self, names: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-            seen.append(len(feed["images"]))
-            if seen[-1] > 2:
+            batch_sizes.append(len(feed["images"]))
+            if batch_sizes[-1] > 2:
                 raise Exception("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory")
             return session.run(names, feed)
 
-    monkeypatch.setattr(runtime, "_session", Small())
+    monkeypatch.setattr(runtime, "_session", SmallMemorySession())
     torch.testing.assert_close(predictor.logits(images), expected)
-    assert seen == [4, 2, 2]
+    assert batch_sizes == [4, 2, 2]
 
 
-def test_a_missing_package_is_told(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_missing_package(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx, "find_spec", lambda name: None if name == "onnxscript" else builtins)
     with pytest.raises(UserError, match=r'needs onnxscript: pip install "carvana-kedro\[export\]"'):
         onnx.to_bytes(segmenter)

@@ -1,1 +1,1 @@
-"""From images to masks, and models as files for other programs."""
+"""Prediction of masks, and export of models for other programs."""

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolutions before it, for networks that only predict."""
+"""Folds BatchNorm layers into the convolutions before them, for inference."""
 
 import copy
 from itertools import pairwise
@@ -11,19 +11,19 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def fuse_batch_norm(network: Network) -> Network:
-    """Return a copy of a network in which convolutions do what the BatchNorm behind them did.
+    """Return a copy of a network whose BatchNorm layers are folded into the convolutions before them.
 
-    In evaluation BatchNorm multiplies and adds constants, which can as well be part of the convolution's weights
-    (Jacob et al. 2018, section 3.2). The logits are those of the network in evaluation, to rounding.
+    In evaluation mode, BatchNorm multiplies by and adds constants, which can be part of the convolution's weights and
+    bias (Jacob et al. 2018, section 3.2). The logits equal those of the network in evaluation mode, up to rounding.
 
-    In all networks here a BatchNorm that directly follows a convolution among its parent's children works on its
-    output; one that does not is left as it is.
+    A BatchNorm layer is folded if it directly follows a convolution in `named_children` of the same module. The network
+    must apply such a pair in this order, as all networks of this package do. Other BatchNorm layers are kept.
 
     Args:
-        network: is not changed.
+        network: Network to copy; it is not modified.
 
     Returns:
-        A copy in evaluation mode, uncompiled; it cannot be trained.
+        A copy in evaluation mode, not compiled and not suitable for training.
 
     >>> from torch import nn
     >>> fuse_batch_norm(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))

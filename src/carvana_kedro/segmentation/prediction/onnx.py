@@ -1,4 +1,4 @@
-"""Segmenters as ONNX: written down, and computed by ONNX Runtime."""
+"""Export of segmenters to ONNX, and inference with ONNX Runtime."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -11,28 +11,38 @@ from torch import Tensor
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
 
+_OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory")
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
 
 def traced(segmenter: Segmenter) -> torch.export.ExportedProgram:
-    """Return a segmenter's program, which takes any number of images."""
-    # Of a single image torch would make a constant.
+    """Export a segmenter as a program that takes any number of images.
+
+    Args:
+        segmenter: Segmenter on the CPU.
+
+    Returns:
+        A program from `(N, h, w, 3)` uint8 images to `(N, h, w)` float32 logits.
+    """
+    # Two images, because torch.export treats a dimension of size 1 as a constant.
     images = torch.zeros(2, *segmenter.geometry.output_size, 3, dtype=torch.uint8)
     program = torch.export.export(segmenter, (images,), dynamic_shapes={"images": {0: torch.export.Dim("N")}})
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it names folders of this machine
+        node.meta.pop("stack_trace", None)  # it contains paths of this machine
     return program
 
 
 def to_bytes(segmenter: Segmenter, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return a segmenter as the content of an ONNX file.
+    """Export a segmenter to the content of an ONNX file.
 
-    Input `images`, (N, h, w, 3) uint8; output `logits`, (N, h, w) float32; N is free.
+    The model has the input `images`, `(N, h, w, 3)` uint8, and the output `logits`, `(N, h, w)` float32, for any N.
 
     Args:
-        segmenter: on the CPU in float32.
-        metadata: for the file's `metadata_props`.
+        segmenter: Segmenter on the CPU in float32.
+        metadata: Entries for the model's `metadata_props`.
 
     Raises:
-        UserError: packages that this needs are not installed.
+        UserError: onnx or onnxscript is not installed.
     """
     require("onnx", "onnxscript")
     exported = torch.onnx.export(
@@ -49,39 +59,39 @@ def to_bytes(segmenter: Segmenter, metadata: Mapping[str, str] | None = None) ->
     return content
 
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
-
 def choose_device(name: str) -> str:
-    """Return the device that ONNX Runtime is to compute on: the named one, or the best that it knows of.
+    """Return the name of the device for ONNX Runtime.
+
+    Args:
+        name: `cpu`, `cuda`, or `auto` for the fastest available device.
 
     Raises:
-        UserError: onnxruntime is not installed, or does not know the device.
+        UserError: onnxruntime is not installed or does not support the device.
     """
     require("onnxruntime")
     import onnxruntime
 
-    known = onnxruntime.get_available_providers()
+    available = onnxruntime.get_available_providers()
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() and _PROVIDERS["cuda"] in known else "cpu"
-    if _PROVIDERS.get(name) not in known:
-        raise _unknown(name)
+        return "cuda" if torch.cuda.is_available() and _PROVIDERS["cuda"] in available else "cpu"
+    if _PROVIDERS.get(name) not in available:
+        raise _unsupported_device(name)
     return name
 
 
 class OnnxSegmenter:
-    """What ONNX Runtime makes of a segmenter: called with (N, h, w, 3) uint8, it returns (N, h, w) float32 logits.
+    """Runs an exported segmenter with ONNX Runtime.
 
     Args:
-        model: an ONNX file, or the content of one.
-        device: `cpu`, `cuda` where the package onnxruntime-gpu is installed, or `auto`.
+        model: Path or content of an ONNX file.
+        device: `cpu`, `cuda` (requires the package onnxruntime-gpu), or `auto`.
 
     Raises:
-        UserError: onnxruntime is not installed, or cannot use the device.
+        UserError: onnxruntime is not installed or cannot use the device.
     """
 
     def __init__(self, model: Path | bytes, device: str = "cpu") -> None:
-        """Let ONNX Runtime optimize the network."""
+        """Load and optimize the model."""
         device = choose_device(device)
         provider = _PROVIDERS[device]
         import onnxruntime
@@ -89,42 +99,51 @@ class OnnxSegmenter:
         options = {"use_tf32": 0} if device == "cuda" else {}
         content = model if isinstance(model, bytes) else str(model)
         self._session = onnxruntime.InferenceSession(content, providers=[(provider, options)])
-        if provider not in self._session.get_providers():  # it goes on without what it cannot load
-            raise _unknown(device)
+        if (
+            provider not in self._session.get_providers()
+        ):  # ONNX Runtime silently skips providers it cannot load
+            raise _unsupported_device(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Predict logits, on the device of the images.
+        """Predict the logits of a batch.
+
+        Args:
+            images: `(N, h, w, 3)` uint8 RGB.
+
+        Returns:
+            `(N, h, w)` float32 logits on the device of the images.
 
         Raises:
-            MemoryError: they do not fit into memory at once.
+            MemoryError: The batch does not fit into memory.
         """
         try:
             (logits,) = self._session.run(["logits"], {"images": images.cpu().numpy()})
-        except Exception as error:  # ONNX Runtime has no class for it
-            if any(
-                text in str(error) for text in ("Failed to allocate memory", "bad_alloc", "out of memory")
-            ):
+        except Exception as error:  # ONNX Runtime has no exception class for missing memory
+            if any(text in str(error) for text in _OUT_OF_MEMORY):
                 raise MemoryError(str(error)) from error
             raise
         return torch.from_numpy(np.asarray(logits)).to(images.device)
 
 
-def _unknown(device: str) -> UserError:
+def _unsupported_device(device: str) -> UserError:
     return UserError(
-        f"engine=onnxruntime: the onnxruntime that is installed here does not compute on {device}. Choose "
-        "device=cpu, or engine=torch; for NVIDIA's GPUs there is the package onnxruntime-gpu."
+        f"engine=onnxruntime: the installed onnxruntime does not support device={device}. Choose device=cpu or "
+        "engine=torch; for NVIDIA GPUs, install the package onnxruntime-gpu."
     )
 
 
 def require(*packages: str) -> None:
-    """Make sure that packages are installed.
+    """Check that optional packages are installed.
+
+    Args:
+        packages: Import names of the packages.
 
     Raises:
-        UserError: they are not.
+        UserError: A package is not installed.
     """
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise UserError(
-            f'ONNX needs {" and ".join(missing)}: pip install "carvana-kedro[export]". Or do without it: export with '
-            "--params export.formats=[program], predict with inference.engine=torch"
+            f'ONNX needs {" and ".join(missing)}: pip install "carvana-kedro[export]". Without ONNX, export with '
+            "--params export.formats=[program] and predict with --params inference.engine=torch."
         )
