@@ -44,7 +44,7 @@ def _refused(done: subprocess.CompletedProcess[str]) -> str:
             "model_training.batch_size=1,model_training.input_size.width=32,model_training.input_size.height=32",
             "cannot learn from batches of 1",
         ),
-        ("inference.device=mps", "device=mps: this machine has none"),
+        ("inference.device=mps", "device=mps: PyTorch finds no such device"),
         ("recipes=null", "recipes"),
     ],
 )

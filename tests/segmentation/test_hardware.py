@@ -14,27 +14,27 @@ from carvana_kedro.segmentation.hardware import (
 )
 
 
-def test_auto_is_the_best_there_is() -> None:
+def test_auto_chooses_the_first_available_device() -> None:
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert choose_device("auto").type == best
 
 
-def test_a_device_that_is_not_there_is_told() -> None:
-    # No machine has both.
+def test_an_unavailable_device_is_refused() -> None:
+    # No machine has both CUDA and MPS.
     absent = "mps" if torch.cuda.is_available() else "cuda"
-    with pytest.raises(UserError, match=rf"device={absent}: .*There is: .*cpu"):
+    with pytest.raises(UserError, match=rf"device={absent}: .*Available: .*cpu"):
         choose_device(absent)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_precision_is_what_convolutions_run_in(name: str, dtype: torch.dtype) -> None:
+def test_convolutions_run_in_the_chosen_precision(name: str, dtype: torch.dtype) -> None:
     device = torch.device("cpu")
     assert choose_precision(name, device) == dtype  # type: ignore[arg-type]
     with mixed_precision(device, dtype):
         assert torch.nn.Conv2d(1, 1, 1)(torch.zeros(1, 1, 4, 4)).dtype == dtype
 
 
-def test_there_are_no_more_workers_than_processors() -> None:
+def test_the_number_of_workers_is_limited_to_the_number_of_cpus() -> None:
     assert usable_workers(0) == 0
     assert usable_workers(1) == 1
     assert 1 <= usable_workers(10_000) < 10_000
@@ -47,12 +47,12 @@ def test_auto_is_bfloat16_on_a_recent_gpu() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float16", "tf32"])
-def test_precisions_that_only_gpus_have_are_told(precision: str) -> None:
-    with pytest.raises(UserError, match=rf"precision={precision} is for cuda, and this run is on cpu"):
+def test_precisions_that_require_cuda_are_refused_on_the_cpu(precision: str) -> None:
+    with pytest.raises(UserError, match=rf"precision={precision} requires device=cuda, not cpu"):
         Hardware.choose("cpu", precision)  # type: ignore[arg-type]
 
 
-def test_every_choice_can_be_made_otherwise() -> None:
+def test_every_automatic_choice_can_be_overridden() -> None:
     auto = Hardware.choose("cpu")
     assert (auto.channels_last, auto.compile, auto.fused) == (True, False, True)
     other = Hardware.choose("cpu", "float32", channels_last=False, compile=True, fused=False)
@@ -60,25 +60,25 @@ def test_every_choice_can_be_made_otherwise() -> None:
     assert str(Hardware.choose("cpu", "bfloat16")) == "cpu in bfloat16, channels_last, fused"
 
 
-def test_a_network_is_placed_in_the_layout() -> None:
+def test_a_network_is_placed_in_the_chosen_memory_format() -> None:
     for channels_last in (True, False):
         network = Hardware.choose("cpu", channels_last=channels_last).place(torch.nn.Conv2d(8, 8, 3))
         assert network.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
-def test_flop_of_a_convolution() -> None:
+def test_training_flop_of_a_convolution() -> None:
     convolution = torch.nn.Conv2d(3, 8, 3, padding=1, bias=False)
     forward = 2 * 3 * 8 * 9 * 10 * 20
-    # Backward: once more for the weights. The input needs no gradient.
+    # The backward pass computes only the gradient of the weights, which costs as much as the forward pass.
     assert training_flop(convolution, (10, 20)) == 2 * forward
     assert next(convolution.parameters()).device.type == "cpu"
 
 
-def test_the_peak_is_some_number_of_operations() -> None:
+def test_the_measured_peak_is_plausible() -> None:
     assert 1e8 < measured_peak(Hardware.choose("cpu", "float32")) < 1e15
 
 
-def test_out_of_memory_is_known_by_what_torch_raises() -> None:
+def test_out_of_memory_errors_are_recognized() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(raised.value)

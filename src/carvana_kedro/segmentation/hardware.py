@@ -1,4 +1,4 @@
-"""What to compute on, and how: every choice is made by itself, and can be made otherwise."""
+"""Selection of device and precision. Every setting has an automatic choice that a parameter can override."""
 
 import copy
 import importlib.util
@@ -26,14 +26,14 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Hardware:
-    """A device and how it is used.
+    """A device and the settings it is used with.
 
     Attributes:
-        device: what to compute on.
-        precision: dtype of the convolutions; weights, statistics and the loss are float32.
-        channels_last: whether pictures lie in memory pixel by pixel, as convolutions on most hardware want them.
-        compile: whether torch.compile makes kernels for the network.
-        fused: whether the optimizer takes its step in one kernel, if it has one.
+        device: Device to compute on.
+        precision: Dtype of the convolutions. Weights, BatchNorm statistics and the loss are always float32.
+        channels_last: Whether tensors use the channels_last memory format, which is faster on most hardware.
+        compile: Whether to compile the network with `torch.compile`.
+        fused: Whether to use the fused implementation of the optimizer, if it has one.
     """
 
     device: torch.device
@@ -52,17 +52,26 @@ class Hardware:
         compile: Switch = "auto",
         fused: Switch = "auto",
     ) -> Self:
-        """Return what is fastest here, or what is asked for.
+        """Return the given settings, with the fastest choice for every setting that is `auto`.
+
+        This also sets global options of cuDNN.
+
+        Args:
+            device: `cpu`, `cuda`, `mps` or `auto`.
+            precision: `bfloat16`, `float16`, `tf32`, `float32` or `auto`.
+            channels_last: See `Hardware`.
+            compile: See `Hardware`.
+            fused: See `Hardware`.
 
         Raises:
-            UserError: the machine has no such device, or the device no such precision.
+            UserError: The device is not available, or it does not support the precision.
         """
         chosen = choose_device(device)
         on_mps = chosen.type == "mps"
-        # Compiling makes training on CPUs slower.
+        # On CPUs, compiled networks train more slowly.
         compiles = chosen.type == "cuda" and _triton_works(chosen)
         if chosen.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # all batches have one shape: trying all its ways pays
+            torch.backends.cudnn.benchmark = True  # worth it: all batches have the same shape
         return cls(
             device=chosen,
             precision=choose_precision(precision, chosen),
@@ -72,7 +81,7 @@ class Hardware:
         )
 
     def place(self, network: Network) -> Network:
-        """Move a network to the device, in the layout and compiled as chosen; its parameters keep their names."""
+        """Move a network to the device, set its memory format and compile it in place, so that parameter names stay."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         network = network.to(self.device).to(memory_format=layout)
         if self.compile:
@@ -80,17 +89,17 @@ class Hardware:
         return network
 
     def busy(self) -> bool:
-        """Tell whether the device is still computing; a CPU never is when one can ask."""
+        """Return whether the device is still computing. This is always False for devices other than CUDA."""
         return self.device.type == "cuda" and not torch.cuda.current_stream(self.device).query()
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Return the context in which the network runs in the precision."""
+        """Return the autocast context for the precision."""
         return mixed_precision(self.device, self.precision)
 
     def __str__(self) -> str:
-        """Spell the choices in a line."""
+        """Return the settings in one line, for the log."""
         precision = str(self.precision).removeprefix("torch.")
-        if self.precision == torch.float32 and self.device.type == "cuda" and _tf32():
+        if self.precision == torch.float32 and self.device.type == "cuda" and torch.backends.cudnn.allow_tf32:
             precision = "tf32"
         layout = "channels_last" if self.channels_last else "contiguous"
         switches = [name for name in ("compile", "fused") if getattr(self, name)]
@@ -98,32 +107,39 @@ class Hardware:
 
 
 def choose_device(name: DeviceName = "auto") -> torch.device:
-    """Return the named device, or the best there is.
+    """Return a device.
+
+    Args:
+        name: `cpu`, `cuda`, `mps`, or `auto` for the first available one of CUDA, MPS and CPU.
 
     Raises:
-        UserError: the machine has no such device.
+        UserError: The device is not available.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    is_available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(device for device in ("cuda", "mps", "cpu") if there[device])
-    if not there[name]:
-        present = ", ".join(device for device, is_there in there.items() if is_there)
-        raise UserError(f"device={name}: this machine has none that PyTorch can use. There is: {present}.")
+        name = next(device for device in ("cuda", "mps", "cpu") if is_available[device])
+    if not is_available[name]:
+        available = ", ".join(device for device in is_available if is_available[device])
+        raise UserError(
+            f"device={name}: PyTorch finds no such device on this machine. Available: {available}."
+        )
     return torch.device(name)
 
 
 def choose_precision(name: PrecisionName, device: torch.device) -> torch.dtype:
-    """Return the dtype that convolutions run in.
+    """Return the dtype of the convolutions. On CUDA, this also allows or forbids TF32 globally.
 
-    `auto` is bfloat16 where the hardware computes in it, and float32 elsewhere. On CUDA, float32 is rounded to TF32
-    inside of convolutions unless it was asked for by name. float16 is for whoever asks for it: its small range needs
-    the loss scaled, which only CUDA is used with here.
+    Args:
+        name: `auto` is bfloat16 on hardware that supports it natively, otherwise float32. On CUDA, convolutions and
+            matrix products in float32 use TF32 unless the name is `float32`. `float16` is never chosen automatically:
+            its small range requires loss scaling, which this package supports only on CUDA.
+        device: Device that the convolutions run on.
 
     Raises:
-        UserError: float16 or tf32 on another device than CUDA.
+        UserError: The name is `float16` or `tf32` and the device is not CUDA.
     """
     if name in ("float16", "tf32") and device.type != "cuda":
-        raise UserError(f"precision={name} is for cuda, and this run is on {device}: leave it at auto.")
+        raise UserError(f"precision={name} requires device=cuda, not {device}. Choose precision=auto.")
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = name != "float32"
     if name == "auto":
@@ -132,45 +148,49 @@ def choose_precision(name: PrecisionName, device: torch.device) -> torch.dtype:
 
 
 def mixed_precision(device: torch.device, precision: torch.dtype) -> AbstractContextManager[None]:
-    """Return the autocast context for a precision; it does nothing for float32."""
+    """Return the autocast context for a precision; it is disabled for float32."""
     enabled = precision != torch.float32
     return torch.autocast(device.type, dtype=precision if enabled else torch.bfloat16, enabled=enabled)
 
 
 def usable_workers(num_workers: int) -> int:
-    """Return how many processes to read images in: no more than this one may use processors."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(num_workers, processors)
+    """Return the number of worker processes, limited to the number of CPUs that this process may use."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(num_workers, cpus)
 
 
 def training_flop(network: nn.Module, input_size: tuple[int, int]) -> float:
-    """Return the floating-point operations of a forward and a backward pass, for an image of (H, W).
+    """Return the number of floating-point operations of a forward and backward pass for one image.
 
-    Counted on PyTorch's meta device, which computes nothing; a multiply-add is two.
+    A multiply-add counts as two operations. The count uses PyTorch's meta device, which does not compute anything.
+
+    Args:
+        network: Network; it is not modified.
+        input_size: (H, W) of the image.
     """
-    shadow = copy.deepcopy(network).to("meta").train()
+    meta_network = copy.deepcopy(network).to("meta").train()
     with FlopCounterMode(display=False) as counter:
-        # Two images: BatchNorm cannot learn from one if its features are a single pixel.
-        shadow(torch.empty(2, 3, *input_size, device="meta")).sum().backward()
+        # Two images, because BatchNorm cannot train on a single value per channel (one image of 1 x 1 features).
+        meta_network(torch.empty(2, 3, *input_size, device="meta")).sum().backward()
     return counter.get_total_flops() / 2
 
 
 def measured_peak(hardware: Hardware) -> float:
-    """Return the floating-point operations a second of a large matrix product: what the arithmetic is held against."""
+    """Return the measured peak of the device: the floating-point operations per second of a large matrix product."""
     size = 8192 if hardware.device.type == "cuda" else 1536
     matrix = torch.randn(size, size, device=hardware.device).to(hardware.precision)
     fastest = float("inf")
-    for _ in range(6):  # the first ones warm up
+    for _ in range(6):  # the first runs warm up the device
         started = time.perf_counter()
         product = matrix @ matrix
-        product[0, 0].item()  # waits for the device
+        product[0, 0].item()  # waits until the device has finished
         fastest = min(fastest, time.perf_counter() - started)
     return 2 * size**3 / fastest
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that memory ran out, on a GPU or on the CPU."""
-    # The CPU's allocator and NVIDIA's libraries raise a plain RuntimeError.
+    """Return whether an error means that a GPU or the CPU ran out of memory."""
+    # The CPU allocator and NVIDIA's libraries raise a plain RuntimeError.
     texts = ("can't allocate memory", "CUDA error: out of memory", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
@@ -178,7 +198,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _triton_works(device: torch.device) -> bool:
-    """Tell whether torch.compile can make kernels for this GPU: slim containers, for one, lack the C compiler."""
+    """Return whether torch.compile can build kernels for this GPU. Slim containers, for example, have no C compiler."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     header = Path(sysconfig.get_paths()["include"], "Python.h")
     return (
@@ -190,13 +210,10 @@ def _triton_works(device: torch.device) -> bool:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
+    """Return whether the hardware computes in bfloat16 natively."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # AVX2 machines emulate bfloat16, slower than float32. PyTorch offers no public question for this.
+    # CPUs with only AVX2 emulate bfloat16, which is slower than float32. PyTorch has no public function for this check.
     return device.type == "cpu" and (
         torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     )
-
-
-def _tf32() -> bool:
-    return bool(torch.backends.cudnn.allow_tf32)
