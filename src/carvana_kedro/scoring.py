@@ -15,9 +15,8 @@ from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.segmentation.hardware import usable_workers
 from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
-from carvana_kedro.segmentation.model import TrainedModel
-from carvana_kedro.segmentation.prediction.postprocessing import clean
-from carvana_kedro.segmentation.prediction.predictor import Predictor
+from carvana_kedro.segmentation.prediction.postprocessing import postprocess
+from carvana_kedro.segmentation.prediction.predictor import Predictor, best_threshold
 from carvana_kedro.stores.images.source import ImageSource
 
 logger = logging.getLogger(__name__)
@@ -102,7 +101,9 @@ def _score_model(
     )
     car_of = dict(zip(index["image"], index["car"], strict=True))
     for prediction in tqdm(predictions, "Evaluating", len(index), unit=" images", leave=False, disable=None):
-        mask = clean(prediction.mask(threshold), largest=inference.keep_largest, filled=inference.fill_holes)
+        mask = postprocess(
+            prediction.mask(threshold), largest=inference.keep_largest, filled=inference.fill_holes
+        )
         target = images.read_mask(prediction.image_id)
         logits = prediction.enlarged()[None]
         curve.add(logits, torch.from_numpy(target).to(logits.device)[None])

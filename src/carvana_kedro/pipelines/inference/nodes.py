@@ -16,8 +16,8 @@ from carvana_kedro.segmentation.hardware import usable_workers
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.monitoring import visualization
 from carvana_kedro.segmentation.prediction.cutouts import alpha_of, cut_out
-from carvana_kedro.segmentation.prediction.postprocessing import clean
-from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor
+from carvana_kedro.segmentation.prediction.postprocessing import postprocess
+from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor, best_threshold
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import Kind, PredictedImages, PredictionShards, ShardRows
@@ -148,7 +148,7 @@ def _predict_shards(
         if prediction.problem:
             logger.warning("The mask of %s is empty: %s", image_id, prediction.problem)
         elif kinds or parameters.keep_largest or parameters.fill_holes:
-            mask = clean(
+            mask = postprocess(
                 prediction.mask(threshold), largest=parameters.keep_largest, filled=parameters.fill_holes
             )
             for kind in kinds:

@@ -84,7 +84,7 @@ class Samples:
             UserError: The image or the mask cannot be read.
         """
         image_id = str(self.image_ids[position])
-        with naming(image_id):
+        with errors_naming(image_id):
             image = self.source.read_image(image_id, at_least=self.geometry.output_size)
             mask = self.source.read_mask(image_id)
             return self.geometry.fit_image(image), self.geometry.fit_mask(mask)
@@ -165,7 +165,7 @@ class CachedSamples:
 
 
 @contextmanager
-def naming(image_id: str) -> Iterator[None]:
+def errors_naming(image_id: str) -> Iterator[None]:
     """Convert any error inside the block to a `UserError` that names the image.
 
     Raises:

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def clean(mask: NDArray[np.bool_], *, largest: bool, filled: bool) -> NDArray[np.bool_]:
+def postprocess(mask: NDArray[np.bool_], *, largest: bool, filled: bool) -> NDArray[np.bool_]:
     """Apply the selected postprocessing steps to a mask.
 
     Args:

@@ -17,7 +17,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.data.reader import Reader
-from carvana_kedro.segmentation.data.samples import ImageReader, naming
+from carvana_kedro.segmentation.data.samples import ImageReader, errors_naming
 from carvana_kedro.segmentation.hardware import Hardware, is_out_of_memory
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction import onnx
@@ -324,7 +324,7 @@ class _FittedImages:
         for position in positions:
             image_id = str(self.image_ids[position])
             try:
-                with naming(image_id):
+                with errors_naming(image_id):
                     image = self.source.read_image(image_id, at_least=self.geometry.output_size)
                     size, problem = self.source.size(image_id), ""
             except UserError as error:
