@@ -66,7 +66,7 @@ def pixel_accuracy(prediction: Mask, target: Mask) -> float:
 
 
 def boundary_dice(prediction: Mask, target: Mask, width: int) -> float:
-    """Return the Dice coefficient of the two masks' boundaries: how well their edges agree, whatever their area.
+    """Return the Dice coefficient of the two masks' boundaries: agreement of the edges, independent of the areas.
 
     The boundary of a mask is the set of its pixels within `width` of a pixel outside of it, as in Boundary IoU (Cheng
     et al. 2021), here with Dice. The border of the image is not an edge: a mask that is cut off by the border has no
