@@ -15,8 +15,9 @@ from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.segmentation.hardware import usable_workers
 from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
+from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.postprocessing import postprocess
-from carvana_kedro.segmentation.prediction.predictor import Predictor, best_threshold
+from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores.images.source import ImageSource
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.monitoring import visualization
 from carvana_kedro.segmentation.prediction.cutouts import alpha_of, cut_out
 from carvana_kedro.segmentation.prediction.postprocessing import postprocess
-from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor, best_threshold
+from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import Kind, PredictedImages, PredictionShards, ShardRows
