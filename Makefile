@@ -1,0 +1,35 @@
+# The checks of this project. Tools come from the active environment; `make install` puts them there.
+
+SMP ?= build/smp
+
+.PHONY: help install check lint types imports test smp
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install:  ## Install the project with everything its checks need
+	python -m pip install -c constraints.txt -e ".[dev]"
+
+check: lint types imports test  ## Run all checks
+
+lint:  ## Check style and formatting with ruff
+	ruff check .
+	ruff format --check .
+
+types:  ## Check types with mypy
+	mypy
+
+imports:  ## Check which module imports which with import-linter
+	lint-imports
+
+test:  ## Run the tests, without those that take minutes
+	pytest
+
+# The extra stays out of the active environment. Its own environment sees the packages of the active one through a
+# .pth file, so that PyTorch is not installed a second time.
+smp:  ## Run the tests of the extra `smp` in an environment of its own
+	python -m venv $(SMP)
+	python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> "$$($(SMP)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/active.pth"
+	$(SMP)/bin/python -m pip install -c constraints.txt -e ".[smp]"
+	$(SMP)/bin/python -m pytest -m smp tests
