@@ -1,1 +1,1 @@
-"""How fast: each module prints tables, or JSON."""
+"""Measurements of speed. Each module prints tables, or JSON."""

@@ -1,6 +1,6 @@
-"""Parameters, sizes and forward GFLOP of every architecture, counted on the meta device: nothing is computed.
+"""Print the parameters, sizes and forward GFLOP of every architecture.
 
-Run it as `python -m benchmarks.architectures [--json]`.
+Run `python -m benchmarks.architectures [--json]`. It counts on PyTorch's meta device, which computes nothing.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from carvana_kedro.segmentation.architectures import ARCHITECTURES, build_network
 
-INPUT_SIZES = {  # (height, width) for which each network was made
+INPUT_SIZES = {  # (height, width) for which each network was designed
     "unet_original": (572, 572),
     "unet_small": (256, 384),
     "unet_128": (128, 128),
@@ -25,15 +25,15 @@ INPUT_SIZES = {  # (height, width) for which each network was made
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one architecture weighs.
+    """The size and cost of one architecture.
 
     Attributes:
-        name: Of the architecture.
-        parameters: Weights and biases that are trained.
+        name: name of the architecture.
+        parameters: number of trainable weights and biases.
         input_size: (height, width) in pixels.
         output_size: (height, width) in pixels.
-        gflop: One image's forward pass, two for each multiply-add of its convolutions; the rest is not
-            counted.
+        gflop: 10^9 floating-point operations of one image's forward pass: two per multiply-add of the convolutions.
+            Other operations are not counted.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Measurement:
 
 
 def measure(name: str) -> Measurement:
-    """Count the parameters and operations of an architecture at the size that it was made for."""
+    """Count the parameters and operations of an architecture at its design size."""
     height, width = INPUT_SIZES[name]
     with torch.device("meta"):
         network = build_network(name).eval()
@@ -60,7 +60,7 @@ def measure(name: str) -> Measurement:
 
 
 def markdown(measurements: list[Measurement]) -> str:
-    """The measurements as a table."""
+    """Return the measurements as a Markdown table."""
     rows = ["| architecture | parameters | input → output | GFLOP forward |", "|---|---:|---|---:|"]
     for m in measurements:
         sizes = " → ".join(f"{height} x {width}" for height, width in (m.input_size, m.output_size))
@@ -69,7 +69,7 @@ def markdown(measurements: list[Measurement]) -> str:
 
 
 def main() -> None:
-    """Print the table, or JSON."""
+    """Print the table, or JSON with `--json`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     as_json = parser.parse_args().json

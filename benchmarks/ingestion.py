@@ -1,9 +1,9 @@
-"""Unpacking and indexing at the competition's full number of images.
+"""Measure unpacking and indexing at the competition's full number of images.
 
-Run it as `python -m benchmarks.ingestion [--folder PATH] [--json]`; it needs 3 GB of disk. The studio renders one car
-at full size; every image of the competition is then one of its 16 views under another name and with bytes of its own,
-so that sizes, formats and numbers of files are those of the real archives. Each measurement is a process of its own,
-whose peak memory is its own, and is made at a quarter of the images and at all of them.
+Run `python -m benchmarks.ingestion [--folder PATH] [--json]`. It needs 3 GB of disk. The studio renders one car at full
+size. Every image is one of the car's 16 views, with its own name and its own bytes, so the sizes, formats and numbers
+of files match the real archives. Each measurement runs in a separate process, so that its peak memory is its own. Each
+is made twice: with a quarter of the images, and with all of them.
 """
 
 import argparse
@@ -27,14 +27,14 @@ TRAINING_CARS, TEST_CARS, VIEWS = 318, 6254, 16
 
 
 def names(cars: int) -> Iterator[tuple[str, int]]:
-    """Yield the image ids of so many cars, and their views, counted from 0."""
+    """Yield the image id and the view (counted from 0) of every image of `cars` cars."""
     for car in range(cars):
         for view in range(VIEWS):
             yield f"{car * 0x9E3779B97F4A % 2**48:012x}_{view + 1:02d}", view
 
 
-def of_its_own(jpeg: bytes, name: str) -> bytes:
-    """Return the same picture in other bytes: with its name in a comment behind the first marker."""
+def with_comment(jpeg: bytes, name: str) -> bytes:
+    """Return the same jpg with different bytes: a comment with its name follows the first marker."""
     comment = name.encode()
     return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment + jpeg[2:]
 
@@ -58,14 +58,14 @@ def write_archives(folder: Path, cars: int, test_cars: int) -> None:
     ):
         table.write("img,rle_mask\n")
         for name, view in names(cars):
-            train.writestr(f"train/{name}.jpg", of_its_own(views[view], name))
+            train.writestr(f"train/{name}.jpg", with_comment(views[view], name))
             train_masks.writestr(f"train_masks/{name}_mask.gif", masks[view])
             table.write(f"{name}.jpg,{runs[view]}\n")
     (folder / "test").mkdir()
     with (folder / "sample_submission.csv").open("w") as table:
         table.write("img,rle_mask\n")
         for name, _ in names(test_cars):
-            # The header and the end are all that is looked at on the test side.
+            # Indexing reads only the header and the end of test images.
             (folder / "test" / f"{name}.jpg").write_bytes(views[0][:2000] + views[0][-2:])
             table.write(f"{name}.jpg,1 1\n")
 
@@ -81,17 +81,17 @@ def unpack_masks(folder: Path) -> int:
 
 
 def index_training(folder: Path) -> int:
-    """Index the training images, with 5 % of the masks held against the table."""
+    """Index the training images and compare 5 % of the masks with the table; return the number of images."""
     return len(index_images(open_side(folder, folder / "unpacked", "training"), 0.05))
 
 
 def index_training_all(folder: Path) -> int:
-    """Index the training images, with all masks held against the table."""
+    """Index the training images and compare all masks with the table; return the number of images."""
     return len(index_images(open_side(folder, folder / "unpacked", "training"), 1.0))
 
 
 def index_test(folder: Path) -> int:
-    """Index the test images."""
+    """Index the test images and return their number."""
     return len(index_images(open_side(folder, folder / "unpacked", "test")))
 
 
@@ -101,7 +101,7 @@ STAGES = (unpack_train, unpack_masks, index_training, index_training_all, index_
 def measure(
     stage: Callable[[Path], int], folder: Path, results: "multiprocessing.Queue[tuple[float, ...]]"
 ) -> None:
-    """Put (images, seconds, peak memory in MB) into the queue."""
+    """Run a stage and put (images, seconds, peak memory in MB) into the queue."""
     began = time.perf_counter()
     images = stage(folder)
     seconds = time.perf_counter() - began
@@ -111,10 +111,10 @@ def measure(
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure every stage and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="where to work, on the disk to be measured")
-    parser.add_argument("--json", action="store_true", help="print json instead of a table")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files, on the disk to measure")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
     work = Path(tempfile.mkdtemp(dir=arguments.folder))
     spawn = multiprocessing.get_context("spawn")

@@ -1,4 +1,4 @@
-"""What the benchmarks share: taking turns, tables, photographs to measure with."""
+"""Code that the benchmarks share: timing in turns, tables, images to measure with."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ Contenders = Mapping[str, Callable[[], object]]
 
 @dataclass
 class Timing:
-    """Seconds that one contender took, the warm-up apart, and what it returned the last time."""
+    """The seconds that one contender took, without its warm-up, and what it returned last."""
 
     warm_up: float = 0.0
     seconds: list[float] = field(default_factory=list)
@@ -29,12 +29,12 @@ class Timing:
 
     @property
     def best(self) -> float:
-        """The least."""
+        """Seconds of the fastest round."""
         return min(self.seconds)
 
 
 def race(contenders: Contenders, rounds: int) -> dict[str, Timing]:
-    """Time contenders in turns, after a round to warm up."""
+    """Time the contenders in turns for `rounds` rounds, after one warm-up round."""
     timings = {name: Timing() for name in contenders}
     for number in range(rounds + 1):
         for name, contender in contenders.items():
@@ -51,7 +51,16 @@ def race(contenders: Contenders, rounds: int) -> dict[str, Timing]:
 
 
 def compare(contenders: Contenders, rounds: int, images: Mapping[str, int] | int) -> list[Row]:
-    """Race, and return images a second, with ratios to the first of the contenders."""
+    """Race the contenders and return a table of their speeds.
+
+    Args:
+        contenders: functions to time, by name.
+        rounds: number of timed rounds; the fastest counts.
+        images: number of images that one call processes, or one number per contender.
+
+    Returns:
+        One row per contender: images per second, the ratio to the first contender, and seconds.
+    """
     timings = race(contenders, rounds)
     counts = images if isinstance(images, Mapping) else dict.fromkeys(contenders, images)
     speeds = {name: counts[name] / timing.best for name, timing in timings.items()}
@@ -75,14 +84,14 @@ def synchronize() -> None:
 
 
 class Report:
-    """Prints each table as soon as it is there, or all as JSON at the end."""
+    """Prints each table as soon as it is complete, or all tables as JSON at the end."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self.tables: dict[str, list[Row]] = {}
 
     def add(self, title: str, rows: list[Row]) -> None:
-        """Add a table."""
+        """Add a table, and print it unless the output is JSON."""
         self.tables[title] = rows
         if self.as_json:
             print(title, file=sys.stderr, flush=True)
@@ -91,29 +100,37 @@ class Report:
         print(f"\n**{title}**\n\n| {' | '.join(columns)} |")
         print(f"|{'|'.join('---' if column == columns[0] else '---:' for column in columns)}|")
         for row in rows:
-            print(f"| {' | '.join(_spelled(row.get(column, '')) for column in columns)} |", flush=True)
+            print(f"| {' | '.join(_format(row.get(column, '')) for column in columns)} |", flush=True)
 
     def end(self) -> None:
-        """Print the JSON."""
+        """Print all tables as JSON, if asked for."""
         if self.as_json:
             print(json.dumps(self.tables, indent=2))
 
 
-def _spelled(value: str | int | float) -> str:
+def _format(value: str | int | float) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def device_name() -> str:
-    """Name what is measured on."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU, but the CPU"
+    """Return the name of the GPU, or say that there is none."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, no GPU"
 
 
-def find_photographs(
+def find_images(
     images: Path | None, masks: Path | None, count: int, tiny: bool, folder: Path
 ) -> tuple[ImageStore, list[str]]:
-    """Take the user's photographs, or render some at full size into `folder`."""
+    """Return a store of images with masks, and the ids of `count` of them.
+
+    Args:
+        images: folder of the user's jpgs, or None to render images.
+        masks: folder of their masks, named as Kaggle's.
+        count: maximum number of ids.
+        tiny: render small images instead of full-size ones.
+        folder: where to render.
+    """
     if images is None:
         size = {"width": 192, "height": 128} if tiny else {}
         render_competition(StudioSettings(training_cars=-(-count // 16), test_cars=1, **size), folder)

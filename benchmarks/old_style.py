@@ -1,8 +1,8 @@
-"""A training loop as it was commonly written, by which benchmarks/training.py measures ours.
+"""Training and prediction in the style of 2017: the baseline of benchmarks/training.py and benchmarks/prediction.py.
 
-Everything is done the plain way, and none of it badly: a data set that decodes and resizes with Pillow and augments one
-sample after the other on the CPU, torch's default loader, memory layout and optimizer, float32, and numbers that are
-asked for at every step. The network, its sizes, the loss and the ranges of the augmentation are ours.
+The code is simple, but not slow on purpose. A dataset decodes and resizes with Pillow and augments one sample after the
+other on the CPU. Loader, memory layout and optimizer are torch's defaults, in float32, and loss and score are copied to
+the CPU at every step. The network, its sizes, the loss and the ranges of the augmentation are those of this project.
 """
 
 import gzip
@@ -25,8 +25,8 @@ Size = tuple[int, int]
 Pixels = NDArray[np.uint8]
 
 
-class Photographs(Dataset[tuple[Tensor, Tensor]]):
-    """Images (3, H, W) and masks (h, w), float32 in [0, 1], from a folder of jpgs and one of gifs."""
+class ImagesAndMasks(Dataset[tuple[Tensor, Tensor]]):
+    """Images (3, H, W) and masks (h, w), float32 in [0, 1], from a folder of jpgs and a folder of gifs."""
 
     def __init__(
         self, images: Path, masks: Path, image_ids: Sequence[str], image_size: Size, mask_size: Size
@@ -42,31 +42,31 @@ class Photographs(Dataset[tuple[Tensor, Tensor]]):
         return len(self.image_ids)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Read an image and its mask."""
+        """Read, resize and augment an image and its mask."""
         image_id = self.image_ids[position]
-        photograph = Image.open(self.images / f"{image_id}.jpg").convert("RGB")
-        picture = photograph.resize(self.image_size[::-1], Image.Resampling.LANCZOS)
-        outline = Image.open(self.masks / f"{image_id}_mask.gif")
-        small = outline.resize(self.mask_size[::-1], Image.Resampling.NEAREST)
-        image, mask = augment(np.asarray(picture), np.asarray(small))
+        original = Image.open(self.images / f"{image_id}.jpg").convert("RGB")
+        resized = original.resize(self.image_size[::-1], Image.Resampling.LANCZOS)
+        mask_file = Image.open(self.masks / f"{image_id}_mask.gif")
+        target = mask_file.resize(self.mask_size[::-1], Image.Resampling.NEAREST)
+        image, mask = augment(np.asarray(resized), np.asarray(target))
         scaled = image.transpose(2, 0, 1).astype(np.float32) / 255
         return torch.from_numpy(scaled), torch.from_numpy(mask.astype(np.float32))
 
 
 def augment(image: Pixels, mask: Pixels) -> tuple[Pixels, Pixels]:
-    """Shift, scale, rotate and mirror an image and its mask, by up to as much as ours does."""
+    """Shift, scale, rotate and mirror an image and its mask, in the ranges of this project's augmentation."""
     right, down, scale = random.uniform(-1, 1) / 16, random.uniform(-1, 1) / 16, random.uniform(0.9, 1.1)
     angle = random.uniform(-45, 45) if random.random() < 0.5 else 0.0
     mirrored = random.random() < 0.5
 
-    def change(picture: Pixels, interpolation: int) -> Pixels:
-        height, width = picture.shape[:2]
+    def change(resized: Pixels, interpolation: int) -> Pixels:
+        height, width = resized.shape[:2]
         matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
         matrix[:, 2] += right * width, down * height
-        picture = cv2.warpAffine(
-            picture, matrix, (width, height), flags=interpolation, borderMode=cv2.BORDER_REPLICATE
+        resized = cv2.warpAffine(
+            resized, matrix, (width, height), flags=interpolation, borderMode=cv2.BORDER_REPLICATE
         ).astype(np.uint8, copy=False)
-        return np.ascontiguousarray(picture[:, ::-1]) if mirrored else picture
+        return np.ascontiguousarray(resized[:, ::-1]) if mirrored else resized
 
     return change(image, cv2.INTER_LINEAR), change(mask, cv2.INTER_NEAREST)
 
@@ -78,7 +78,7 @@ def train_one_epoch(
     *,
     autocast: bool = False,
 ) -> tuple[float, float]:
-    """Train on every batch of the loader; return the means of loss and Dice coefficient."""
+    """Train on every batch of the loader; return the mean loss and the mean Dice coefficient."""
     network.train()
     device = next(network.parameters()).device
     scores = [
@@ -92,10 +92,18 @@ def train_one_epoch(
 def train_step(
     network: nn.Module, optimizer: Optimizer, images: Tensor, targets: Tensor, *, autocast: bool = False
 ) -> tuple[float, float]:
-    """Take a step; return its loss and Dice coefficient. `autocast`: in bfloat16, as reference loops have it now."""
+    """Take one step and return its loss and Dice coefficient.
+
+    Args:
+        network: returns logits (N, H, W) or (N, 1, H, W).
+        optimizer: optimizer of the network's weights.
+        images: (N, 3, H, W) float32 in [0, 1].
+        targets: (N, H, W) float32 in [0, 1].
+        autocast: compute in bfloat16, as current reference loops do.
+    """
     optimizer.zero_grad()
     with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=autocast):
-        logits = network(images).squeeze(1)  # other people's networks have a channel there
+        logits = network(images).squeeze(1)  # networks of other packages have a channel axis
     logits = logits.float()
     probabilities = logits.sigmoid()
     loss = binary_cross_entropy_with_logits(logits, targets) + 1 - soft_dice(probabilities, targets).mean()
@@ -105,7 +113,7 @@ def train_step(
 
 
 def soft_dice(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Dice coefficient of each image."""
+    """Return the Dice coefficient of each image, (N,), from (N, H, W) tensors."""
     overlap = (probabilities * targets).sum((1, 2))
     return (2 * overlap + 1) / (probabilities.sum((1, 2)) + targets.sum((1, 2)) + 1)
 
@@ -114,25 +122,25 @@ def soft_dice(probabilities: Tensor, targets: Tensor) -> Tensor:
 def predict(
     network: nn.Module, images: Path, image_ids: Sequence[str], input_size: Size, file: Path
 ) -> dict[str, NDArray[np.bool_]]:
-    """Predict photographs one after the other, in float32, into a gzip csv; return the masks."""
+    """Predict images one after the other in float32, write their run lengths to a gzip csv, and return the masks."""
     network.eval()
     masks = {}
     with gzip.open(file, "wt", compresslevel=9) as rows:
         rows.write("img,rle_mask\n")
         for image_id in image_ids:
-            photograph = Image.open(images / f"{image_id}.jpg").convert("RGB")
-            picture = photograph.resize(input_size[::-1], Image.Resampling.LANCZOS)
-            scaled = np.asarray(picture).transpose(2, 0, 1).astype(np.float32) / 255
+            original = Image.open(images / f"{image_id}.jpg").convert("RGB")
+            resized = original.resize(input_size[::-1], Image.Resampling.LANCZOS)
+            scaled = np.asarray(resized).transpose(2, 0, 1).astype(np.float32) / 255
             logits = network(torch.from_numpy(scaled)[None].to(next(network.parameters()).device))
             probabilities = logits.sigmoid().cpu().numpy().squeeze()
-            mask = cv2.resize(probabilities, photograph.size, interpolation=cv2.INTER_LINEAR) > 0.5
+            mask = cv2.resize(probabilities, original.size, interpolation=cv2.INTER_LINEAR) > 0.5
             masks[image_id] = mask
             rows.write(f"{image_id}.jpg,{run_lengths(mask)}\n")
     return masks
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> str:
-    """Write a mask down as `start length` pairs."""
+    """Return the mask as `start length` pairs."""
     pixels = np.concatenate([[False], mask.ravel(), [False]])
     edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     edges[1::2] -= edges[::2]

@@ -1,14 +1,14 @@
-"""How fast prediction is, from jpgs to the rows of a submission, against the loop of old_style.py.
+"""Measure the speed of prediction, from jpgs to the rows of a submission, against the loop of old_style.py.
 
-Run it as `python -m benchmarks.prediction [--json]`: 8 minutes on two cores. It renders its photographs, or takes yours
-(`--images PATH --masks PATH`: jpgs, and gifs that are called as Kaggle's). Other questions, other runs:
+Run `python -m benchmarks.prediction [--json]`, which takes 8 minutes on two cores. It renders images, or uses yours
+(`--images PATH --masks PATH`: jpgs, and gifs named as Kaggle's). Other measurements:
 
-    python -m benchmarks.prediction --gpu           # on a CUDA device, for three networks: 5 minutes
-    python -m benchmarks.prediction --submission    # 100,064 rows of Carvana's density, from shards to the file
-    python -m benchmarks.prediction --agreement     # the masks of both, and their scores, with trained weights
+    python -m benchmarks.prediction --gpu           # three networks on a CUDA device: 5 minutes
+    python -m benchmarks.prediction --submission    # write 100,064 rows, as dense as Carvana's, from shards to the file
+    python -m benchmarks.prediction --agreement     # compare the masks of both, and their scores, with trained weights
 
-What is compared takes turns in one process; `ratio` is how many times the images a second of the table's first line.
-`--tiny` shrinks everything, to try the program itself.
+All contenders run in one process, one after the other. `ratio` is the speed relative to the first row of the table.
+`--tiny` makes everything small, to test the program itself.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks import old_style
-from benchmarks.measuring import Report, Row, device_name, find_photographs, synchronize
+from benchmarks.measuring import Report, Row, device_name, find_images, synchronize
 from carvana_kedro.segmentation.architectures import SegmentationNetwork, build_network
 from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.model import TrainedModel
@@ -47,19 +47,19 @@ SHARD = 512
 
 @dataclass(frozen=True)
 class Task:
-    """A network and the (height, width) that it reads."""
+    """A network and its input size (height, width)."""
 
     architecture: str
     input_size: tuple[int, int]
     width_multiplier: float = 1.0
 
     def network(self) -> SegmentationNetwork:
-        """Return a new one, always the same."""
+        """Build the network, always with the same weights."""
         torch.manual_seed(0)
         return build_network(self.architecture, width_multiplier=self.width_multiplier)
 
     def __str__(self) -> str:
-        """Spell it."""
+        """Return the name and the input size."""
         return f"{self.architecture}, {self.input_size[0]} x {self.input_size[1]}"
 
 
@@ -70,7 +70,7 @@ GPU_TASKS = (CLASSIC, Task("unet_1024", (1024, 1024)), Task("unet_original", (57
 def predict(
     predictor: Predictor, store: ImageStore, image_ids: list[str], folder: Path, **options: Any
 ) -> None:
-    """Do what inference does: jpgs to shards to a submission."""
+    """Predict as the inference pipeline does: from jpgs to shards to a submission."""
     shards = PredictionShards(folder / "shards")
     found = predictor.predict(store, image_ids, shard_size=SHARD, **options)
 
@@ -86,26 +86,33 @@ def predict(
 
 
 def compare(report: Report, task: Task, store: ImageStore, image_ids: list[str], folder: Path) -> None:
-    """Time the old style and ours, not compiled and compiled, on the same images, one after the other."""
+    """Time the old style, this project and this project compiled on the same images, one after the other."""
     size, network = task.input_size, task.network()
     rows: list[Row] = []
     contenders = {
         "old style": lambda ids: old_style.predict(network, store.images, ids, size, folder / "old.csv.gz"),
         **{
-            name: partial(_ours, Predictor([network], size, device="cpu", compile=compiled), store, folder)
-            for name, compiled in (("ours", False), ("ours, compiled", True))
+            name: partial(
+                _predict_two_at_a_time,
+                Predictor([network], size, device="cpu", compile=compiled),
+                store,
+                folder,
+            )
+            for name, compiled in (("this project", False), ("this project, compiled", True))
         },
     }
     for name, run in contenders.items():
-        first = _seconds(run, image_ids[:2])  # which compiles, and warms up
+        first = _seconds(run, image_ids[:2])  # compiles and warms up
         best = _seconds(run, image_ids)
         speed = len(image_ids) / best
         ratio = speed / float(rows[0]["images/s"]) if rows else 1.0
         rows.append({"contender": name, "images/s": speed, "ratio": ratio, "s": best, "first two, s": first})
-    report.add(f"From jpgs to rows: {task}, {len(image_ids)} photographs", rows)
+    report.add(f"From jpgs to rows: {task}, {len(image_ids)} images", rows)
 
 
-def _ours(predictor: Predictor, store: ImageStore, folder: Path, image_ids: list[str]) -> None:
+def _predict_two_at_a_time(
+    predictor: Predictor, store: ImageStore, folder: Path, image_ids: list[str]
+) -> None:
     predict(predictor, store, image_ids, folder, batch_size=2)
 
 
@@ -118,7 +125,7 @@ def _seconds(run: Any, image_ids: list[str]) -> float:
 
 
 def split(report: Report, predictor: Predictor, task: Task, store: ImageStore, image_ids: list[str]) -> None:
-    """Time the stages of our prediction, each waited for."""
+    """Time the stages of this project's prediction separately, and wait for the device after each."""
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
 
@@ -143,24 +150,27 @@ def split(report: Report, predictor: Predictor, task: Task, store: ImageStore, i
             edges = Prediction(image_id, store.size(image_id), logits[0], predictor.geometry).edges(0.5)
             ends("enlarge, threshold, find runs")
             rows.append((image_id, run_lengths.spell(edges)))
-            ends("write the runs down")
+            ends("write the runs")
         shards = PredictionShards(Path(folder))
         write_submission(Path(folder) / "submit.csv.gz", shards.read([shards.write("key", 0, rows)]))
         ends("shard and submission")
     total = sum(seconds.values())
     table: list[Row] = [
-        {"stage": stage, "ms an image": 1000 * spent / len(image_ids), "share": spent / total}
+        {"stage": stage, "ms per image": 1000 * spent / len(image_ids), "share": spent / total}
         for stage, spent in seconds.items()
     ]
-    report.add(f"The stages: {task} ({predictor.hardware})", table)
+    report.add(f"Stages of prediction: {task} ({predictor.hardware})", table)
 
 
-def agree(report: Report, model: TrainedModel, store: ImageStore, image_ids: list[str]) -> None:
-    """Compare the masks of both, with the same input and with each one's own, and score them."""
-    size, (network,) = model.input_size, model.build_networks()
+def agree(report: Report, model: dict[str, Any], store: ImageStore, image_ids: list[str]) -> None:
+    """Compare the masks of both, on the same input and on each one's own input, and score them."""
+    height, width = model["input_size"]
+    size = (height, width)
+    network = build_network(model["architecture"], width_multiplier=model["width_multiplier"])
+    network.load_state_dict(model["weights"])
     predictors = {
         name: Predictor([network], size, device="cpu", precision=precision)  # type: ignore[arg-type]
-        for name, precision in (("ours", "auto"), ("ours in float32", "float32"))
+        for name, precision in (("this project", "auto"), ("this project in float32", "float32"))
     }
     found: dict[str, dict[str, np.ndarray]] = {
         name: {
@@ -170,25 +180,29 @@ def agree(report: Report, model: TrainedModel, store: ImageStore, image_ids: lis
     }
     with tempfile.TemporaryDirectory() as folder:
         found["old style"] = old_style.predict(network, store.images, image_ids, size, Path(folder) / "x.gz")
-    found["old style on our input"] = _old_on_ours(network, predictors["ours"], store, image_ids)
+    found["old style on this project's input"] = _old_style_on_same_input(
+        network, predictors["this project"], store, image_ids
+    )
     truth = {image_id: store.read_mask(image_id) for image_id in image_ids}
     rows: list[Row] = []
     for name, masks in found.items():
-        agreement = [mask_scores.dice(masks[image_id], found["ours"][image_id]) for image_id in image_ids]
+        agreement = [
+            mask_scores.dice(masks[image_id], found["this project"][image_id]) for image_id in image_ids
+        ]
         scores = [mask_scores.dice(masks[image_id], truth[image_id]) for image_id in image_ids]
         rows.append(
             {
                 "masks of": name,
-                "Dice with ours": f"{np.mean(agreement):.5f}",
+                "Dice with this project": f"{np.mean(agreement):.5f}",
                 "lowest": f"{min(agreement):.5f}",
-                "Dice with the truth": f"{np.mean(scores):.5f}",
+                "Dice with the true mask": f"{np.mean(scores):.5f}",
             }
         )
-    report.add(f"Agreement: {model.members[0].architecture}, {len(image_ids)} photographs", rows)
+    report.add(f"Agreement: {model['architecture']}, {len(image_ids)} images", rows)
 
 
 @torch.no_grad()
-def _old_on_ours(
+def _old_style_on_same_input(
     network: SegmentationNetwork, predictor: Predictor, store: ImageStore, image_ids: list[str]
 ) -> dict[str, np.ndarray]:
     masks = {}
@@ -203,14 +217,14 @@ def _old_on_ours(
 
 
 def write_rows(report: Report, store: ImageStore, image_ids: list[str], count: int, folder: Path) -> None:
-    """Write a submission of as many rows as there are test images, from shards, by each library."""
+    """Time writing a submission of `count` rows from shards, with each compression library."""
     random = np.random.default_rng(0)
     edges = [run_lengths.find_edges(store.read_mask(image_id)) for image_id in image_ids]
     shards = PredictionShards(folder / "shards")
     names = []
     for start in range(0, count, SHARD):
         numbers = range(start, min(count, start + SHARD))
-        # The masks that there are, each moved by some pixels: as dense, and never the same.
+        # The available masks, each shifted by a random number of pixels: just as dense, but never equal.
         rows = [
             (
                 f"{number:012x}_01",
@@ -235,13 +249,13 @@ def write_rows(report: Report, store: ImageStore, image_ids: list[str], count: i
                 "library": name,
                 "rows": rows_written,
                 "s": time.perf_counter() - began,
-                "s of the processor": time.process_time() - worked,
+                "CPU s": time.process_time() - worked,
                 "shards, MB": size / 1e6,
                 "file, MB": (folder / "submit.csv.gz").stat().st_size / 1e6,
                 "peak memory, MB": (memory + grown) / 1e3,
             }
         )
-    report.add("From shards to a submission", table)
+    report.add("Writing a submission from shards", table)
 
 
 def _isal() -> Any:
@@ -253,7 +267,7 @@ def _isal() -> Any:
 
 
 def gpu(report: Report, tasks: list[Task], store: ImageStore, image_ids: list[str], num_workers: int) -> None:
-    """From jpgs to rows on a GPU, and on it alone; and how long the competition's test images would take."""
+    """Time prediction on a GPU, end to end and the network alone, and estimate the time for all test images."""
     print(device_name(), file=sys.stderr)
     rows: list[Row] = []
     for task in tasks:
@@ -275,7 +289,7 @@ def gpu(report: Report, tasks: list[Task], store: ImageStore, image_ids: list[st
                     "100,064 images, min": TEST_IMAGES / speed / 60,
                 }
             )
-    report.add(f"From jpgs to rows with {num_workers} workers, {len(image_ids)} photographs", rows)
+    report.add(f"From jpgs to rows with {num_workers} workers, {len(image_ids)} images", rows)
 
 
 def _alone(predictor: Predictor, batch: torch.Tensor) -> float:
@@ -291,28 +305,30 @@ def _alone(predictor: Predictor, batch: torch.Tensor) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurement that the arguments select, and print its tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--gpu", action="store_true", help="measure on a CUDA device")
-    parser.add_argument("--submission", action="store_true", help="measure the writing of a submission")
+    parser.add_argument("--submission", action="store_true", help="measure writing a submission")
     parser.add_argument("--agreement", action="store_true", help="compare masks instead of speeds")
-    parser.add_argument("--tiny", action="store_true", help="make everything small, to try this program")
+    parser.add_argument("--tiny", action="store_true", help="make everything small, to test this program")
     parser.add_argument("--images", type=Path, help="folder of jpgs")
-    parser.add_argument("--masks", type=Path, help="folder of <name>_mask.gif")
+    parser.add_argument("--masks", type=Path, help="folder of masks named <image>_mask.gif")
     parser.add_argument(
         "--model",
         type=Path,
         default=Path("data/06_models/sample/model.pt"),
         help="trained weights, for --agreement",
     )
-    parser.add_argument("--count", type=int, default=32, help="photographs")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="for --gpu")
+    parser.add_argument("--count", type=int, default=32, help="number of images")
+    parser.add_argument(
+        "--num-workers", type=int, default=os.cpu_count() or 1, help="processes that read images, for --gpu"
+    )
     arguments = parser.parse_args()
     if arguments.gpu and not (arguments.tiny or torch.cuda.is_available()):
-        parser.error("--gpu: torch finds no CUDA device")
+        parser.error("--gpu needs a CUDA device, and torch finds none")
     tiny, report = arguments.tiny, Report(arguments.json)
 
     def small(task: Task) -> Task:
@@ -322,7 +338,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         count = 4 if tiny else arguments.count
-        store, image_ids = find_photographs(arguments.images, arguments.masks, count, tiny, folder)
+        store, image_ids = find_images(arguments.images, arguments.masks, count, tiny, folder)
         if arguments.submission:
             write_rows(report, store, image_ids, 2000 if tiny else TEST_IMAGES, folder)
         elif arguments.agreement:

@@ -1,14 +1,14 @@
-"""How fast training is, against the loop of old_style.py, which does the same the plain way.
+"""Measure the speed of training against the loop of old_style.py.
 
-Run it as `python -m benchmarks.training [--json]`: 8 minutes on two cores. It renders its photographs, or takes yours
-(`--images PATH --masks PATH`: jpgs, and gifs that are called as Kaggle's). Other questions, other runs:
+Run `python -m benchmarks.training [--json]`, which takes 8 minutes on two cores. It renders images, or uses yours
+(`--images PATH --masks PATH`: jpgs, and gifs named as Kaggle's). Other measurements:
 
-    python -m benchmarks.training --gpu       # the same on a CUDA device: 9 minutes at most
-    python -m benchmarks.training --memory    # does memory grow over 20 epochs?
+    python -m benchmarks.training --gpu       # the same on a CUDA device: at most 9 minutes
+    python -m benchmarks.training --memory    # memory over 20 epochs
 
-What is compared takes turns in one process, and the best time counts: what else a machine does only ever adds to it.
-`ratio` is how many times the images a second of the table's first line. `--tiny` shrinks everything, to try the program
-itself; `--gpu --tiny` does so where there is no GPU.
+The contenders take turns in one process, and the best time counts, because other load on the machine can only add time.
+`ratio` is the speed relative to the first row of the table. `--tiny` makes everything small, to test the program
+itself; `--gpu --tiny` also works without a GPU.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from benchmarks.measuring import (
     Row,
     compare,
     device_name,
-    find_photographs,
+    find_images,
     race,
     synchronize,
 )
@@ -57,12 +57,12 @@ from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.pixel_cache import PixelCache
 
 SLIM = Widths((16, 32, 64, 128, 256), (256,), (256, 128, 64, 32, 16), decoder_blocks=2)
-GPU_MINUTES = 7.5  # nothing is begun after that
+GPU_MINUTES = 7.5  # no measurement starts later than this
 
 
 @dataclass(frozen=True)
 class Task:
-    """A network, the (height, width) that it reads, the images of a batch, and the steps that are timed at once."""
+    """A network, its input size (height, width), the batch size, and the number of steps to time together."""
 
     name: str
     architecture: Callable[[float], SegmentationNetwork]
@@ -72,21 +72,21 @@ class Task:
     width_multiplier: float = 1.0
 
     def __str__(self) -> str:
-        """Spell it."""
+        """Return the name, the batch size and the input size."""
         return f"{self.name}, {self.batch_size} x {self.input_size[0]} x {self.input_size[1]}"
 
     def network(self) -> SegmentationNetwork:
-        """Return a new one."""
+        """Build the network."""
         return self.architecture(self.width_multiplier)
 
     @property
     def geometry(self) -> Geometry:
-        """Of the network at its size."""
+        """Geometry of the network at its input size."""
         with torch.device("meta"):
             return Geometry.of(self.network(), self.input_size)
 
     def tiny(self) -> Self:
-        """The same task, but small."""
+        """Return the same task with a small input and a narrow network."""
         size = (188, 204) if self.name == "unet_original" else (64, 96)
         return replace(self, input_size=size, batch_size=2, steps=1, width_multiplier=0.05)
 
@@ -102,11 +102,11 @@ GPU_TASKS = (
 )
 
 
-# The two that are compared
+# The two loops to compare
 
 
-class Ours:
-    """The project's own loop."""
+class ThisProject:
+    """The training loop of this project."""
 
     def __init__(self, task: Task, hardware: Hardware) -> None:
         torch.manual_seed(0)
@@ -128,14 +128,14 @@ class Ours:
         )
 
     def epoch(self, batches: Any) -> float:
-        """Train on all batches; return the share of the time that they were waited for."""
+        """Train on all batches; return the share of the time spent waiting for batches."""
         self.run.progress = Progress()
         loop.train_one_epoch(self.run, batches)
         return self.run.progress.waited / self.run.progress.seconds
 
 
-class Old:
-    """The old style, in bfloat16 if `autocast`."""
+class OldStyle:
+    """The training loop of old_style.py, in bfloat16 if `autocast`."""
 
     def __init__(
         self, build: Callable[[], nn.Module], device: torch.device, *, autocast: bool = False
@@ -146,7 +146,7 @@ class Old:
         self.autocast = autocast
 
     def epoch(self, loader: Iterable[tuple[Tensor, Tensor]]) -> float:
-        """Train on all batches; return the share of the time that they were waited for."""
+        """Train on all batches; return the share of the time spent waiting for batches."""
         waited, began = 0.0, time.perf_counter()
 
         def waiting() -> Iterator[tuple[Tensor, Tensor]]:
@@ -165,7 +165,7 @@ class Old:
 
 
 class OneBatch:
-    """The same random batch again and again, which lies on the device: nothing is loaded."""
+    """One random batch on the device, repeated: nothing is loaded."""
 
     def __init__(self, task: Task, device: torch.device) -> None:
         (height, width), count = task.geometry.output_size, task.batch_size
@@ -185,13 +185,13 @@ class OneBatch:
         return self.steps
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield them."""
+        """Return the batches of one epoch."""
         return iter([self.batch] * (self.steps - start))
 
 
 @dataclass(frozen=True)
-class ImageSource:
-    """Images and masks of a store, each of them `times` times an epoch."""
+class BenchmarkImages:
+    """Images and masks of a store; each occurs `times` times per epoch."""
 
     store: ImageStore
     image_ids: list[str]
@@ -199,27 +199,27 @@ class ImageSource:
 
     @property
     def images(self) -> int:
-        """Of an epoch."""
+        """Number of images per epoch."""
         return len(self.image_ids) * self.times
 
     def samples(self, task: Task) -> Samples:
-        """Ours, decoded every time."""
+        """Return samples of this project, which are decoded each time."""
         return Samples(self.store, self.image_ids * self.times, task.geometry)
 
-    def ours(
+    def batches(
         self, task: Task, samples: Samples | CachedSamples | None = None, num_workers: int = 0
     ) -> Batches:
-        """Our batches."""
+        """Return batches of this project."""
         pinned = torch.cuda.is_available()
         return Batches(
             samples or self.samples(task), task.batch_size, seed=0, num_workers=num_workers, pin_memory=pinned
         )
 
     def old_style(self, task: Task, num_workers: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
-        """The old style's."""
+        """Return the loader of the old style."""
         assert self.store.masks is not None
         sizes = task.input_size, task.geometry.output_size
-        dataset = old_style.Photographs(
+        dataset = old_style.ImagesAndMasks(
             self.store.images, self.store.masks, self.image_ids * self.times, *sizes
         )
         return DataLoader(
@@ -235,79 +235,79 @@ class ImageSource:
 def go_through(
     epoch: Callable[[int], Iterable[Any]], change: Callable[..., object] | None = None, passes: int = 1
 ) -> None:
-    """Load all batches, `passes` times, and perhaps do something to each."""
+    """Load all batches `passes` times, and call `change` on each batch if given."""
     for number in range(passes):
         for batch in epoch(number):
             if change:
                 change(*batch)
 
 
-# On the CPU, or wherever it is asked for
+# Comparisons on the CPU, or on the device of `hardware`
 
 
 def compare_steps(report: Report, task: Task, hardware: Hardware, rounds: int) -> None:
-    """A step on data that is there already. Ours augments in it; the old style has done that while loading."""
+    """Time a step without loading. This project augments in the step, the old style augments while loading."""
     batch = OneBatch(task, hardware.device)
     contenders: Contenders = {
-        "old style": partial(Old(task.network, hardware.device).epoch, batch.for_old_style),
-        f"ours: {hardware}": partial(Ours(task, hardware).epoch, batch),
+        "old style": partial(OldStyle(task.network, hardware.device).epoch, batch.for_old_style),
+        f"this project: {hardware}": partial(ThisProject(task, hardware).epoch, batch),
     }
-    report.add(f"A step: {task}", compare(contenders, rounds, task.steps * task.batch_size))
+    report.add(f"Step: {task}", compare(contenders, rounds, task.steps * task.batch_size))
 
 
 def compare_loaders(
-    report: Report, photographs: ImageSource, task: Task, hardware: Hardware, rounds: int, folder: Path
+    report: Report, source: BenchmarkImages, task: Task, hardware: Hardware, rounds: int, folder: Path
 ) -> None:
-    """Batches, in one thread of one process."""
+    """Time loading batches in one thread of one process."""
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     try:
-        samples, loader, passes = photographs.samples(task), photographs.old_style(task), 10
-        keep = partial(PixelCache(folder / "pixels").rows, photographs.store.fingerprint())
-        augmented = Ours(task, hardware).run.augmented
+        samples, loader, passes = source.samples(task), source.old_style(task), 10
+        keep = partial(PixelCache(folder / "pixels").rows, source.store.fingerprint())
+        augmented = ThisProject(task, hardware).run.augmented
         contenders: dict[str, Callable[[], object]] = {
             "old style, augmented": partial(go_through, lambda _: loader)
         }
-        ours: dict[str, Samples | CachedSamples] = {
+        samples_by_cache: dict[str, Samples | CachedSamples] = {
             "": samples,
             ", memory": CachedSamples(samples),
             ", memmap": CachedSamples(samples, keep),
         }
-        for name, kept in ours.items():
-            batches = photographs.ours(task, kept)
-            # What is cached takes too short a time to be gone through once.
+        for name, kept in samples_by_cache.items():
+            batches = source.batches(task, kept)
+            # One pass over cached samples is too short to time.
             repeated = partial(go_through, batches.epoch, passes=passes if name else 1)
-            contenders[f"ours{name}"] = repeated
-            contenders[f"ours{name}, augmented"] = partial(repeated, change=augmented)
+            contenders[f"this project{name}"] = repeated
+            contenders[f"this project{name}, augmented"] = partial(repeated, change=augmented)
         images = len(loader) * task.batch_size
         counts = {
             name: images * (passes if "," in name.removesuffix(", augmented") else 1) for name in contenders
         }
-        report.add(f"Loading, one thread: {task}", compare(contenders, rounds, counts))
+        report.add(f"Loading in one thread: {task}", compare(contenders, rounds, counts))
     finally:
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
 
 
 def compare_epochs(
-    report: Report, photographs: ImageSource, task: Task, hardware: Hardware, rounds: int, num_workers: int
+    report: Report, source: BenchmarkImages, task: Task, hardware: Hardware, rounds: int, num_workers: int
 ) -> None:
-    """Whole epochs, loading and all. What is cached in memory needs no worker."""
-    old, ours = Old(task.network, hardware.device), Ours(task, hardware)
-    cached = photographs.ours(task, CachedSamples(photographs.samples(task)))
+    """Time whole epochs, including loading. Samples cached in memory need no workers."""
+    old, new = OldStyle(task.network, hardware.device), ThisProject(task, hardware)
+    cached = source.batches(task, CachedSamples(source.samples(task)))
     contenders: Contenders = {
-        "old style": partial(old.epoch, photographs.old_style(task, num_workers)),
-        "ours": partial(ours.epoch, photographs.ours(task, num_workers=num_workers)),
-        "ours, memory": partial(ours.epoch, cached),
+        "old style": partial(old.epoch, source.old_style(task, num_workers)),
+        "this project": partial(new.epoch, source.batches(task, num_workers=num_workers)),
+        "this project, memory": partial(new.epoch, cached),
     }
-    title = f"An epoch with {num_workers} workers: {task}, {cached.images} photographs"
+    title = f"Epoch with {num_workers} workers: {task}, {cached.images} images"
     report.add(title, compare(contenders, rounds, cached.images))
 
 
-def split_step(report: Report, photographs: ImageSource, task: Task, hardware: Hardware, rounds: int) -> None:
-    """The parts of our step, each waited for."""
-    run, batches = Ours(task, hardware).run, photographs.ours(task)
+def split_step(report: Report, source: BenchmarkImages, task: Task, hardware: Hardware, rounds: int) -> None:
+    """Time the parts of this project's step separately, and wait for the device after each."""
+    run, batches = ThisProject(task, hardware).run, source.batches(task)
     run.network.train()
     seconds: dict[str, list[float]] = {}
     clock = time.perf_counter()
@@ -341,11 +341,11 @@ def split_step(report: Report, photographs: ImageSource, task: Task, hardware: H
         {"part": part, "best, ms": 1000 * time, "share": time / sum(best.values())}
         for part, time in best.items()
     ]
-    report.add(f"The parts of a step: {task} ({hardware})", rows)
+    report.add(f"Parts of a step: {task} ({hardware})", rows)
 
 
 def switch_alone(report: Report, task: Task, hardware: Hardware, rounds: int, compiled: bool) -> None:
-    """Our step with one choice made otherwise, and how much of the machine's peak is used."""
+    """Time this project's step with one hardware setting changed, and compute the share of the machine's peak."""
     others = [
         replace(hardware, precision=torch.float32),
         replace(hardware, channels_last=not hardware.channels_last),
@@ -354,32 +354,32 @@ def switch_alone(report: Report, task: Task, hardware: Hardware, rounds: int, co
     ]
     batch = OneBatch(task, hardware.device)
     choices = {str(choice): choice for choice in (hardware, *others)}
-    contenders = {name: partial(Ours(task, choice).epoch, batch) for name, choice in choices.items()}
+    contenders = {name: partial(ThisProject(task, choice).epoch, batch) for name, choice in choices.items()}
     rows = compare(contenders, rounds, task.steps * task.batch_size)
     flop = training_flop(task.network(), task.input_size)
     for row, choice in zip(rows, choices.values(), strict=True):
         row["share of peak"] = flop * float(row["images/s"]) / measured_peak(choice)
-    report.add(f"A step with one choice made otherwise: {task}", rows)
+    report.add(f"Step with one hardware setting changed: {task}", rows)
 
 
-# On a GPU
+# Comparisons on a GPU
 
 
 def gpu(
     report: Report,
-    photographs: ImageSource,
+    source: BenchmarkImages,
     tasks: Sequence[Task],
     batch_sizes: Sequence[int],
     num_workers: int,
 ) -> None:
-    """Our loop against plain ones: on data that lies on the GPU, for each batch size, and with all that loads it."""
+    """Time this project's loop and plain loops: on data on the GPU for each batch size, and end to end with loading."""
     hardware = Hardware.choose()
     deadline = time.monotonic() + 60 * GPU_MINUTES
     eager = replace(hardware, compile=False)
-    print(f"{device_name()}, torch {torch.__version__}, ours: {hardware}", file=sys.stderr)
+    print(f"{device_name()}, torch {torch.__version__}, this project: {hardware}", file=sys.stderr)
 
     def old(task: Task, *, autocast: bool) -> Callable[[], Any]:
-        return partial(Old, task.network, hardware.device, autocast=autocast)
+        return partial(OldStyle, task.network, hardware.device, autocast=autocast)
 
     for task in tasks:
         rows: list[Row] = []
@@ -389,51 +389,56 @@ def gpu(
             epochs: dict[str, tuple[Callable[[], Any], Any]] = {
                 "old style: float32, eager": (old(sized, autocast=False), batch.for_old_style),
                 "plain: bfloat16, eager": (old(sized, autocast=True), batch.for_old_style),
-                "ours, eager": (partial(Ours, sized, eager), batch),
-                "ours": (partial(Ours, sized, hardware), batch),
+                "this project, eager": (partial(ThisProject, sized, eager), batch),
+                "this project": (partial(ThisProject, sized, hardware), batch),
             }
             if task.name == "unet_resnet34":
                 epochs["segmentation_models_pytorch: bfloat16, eager"] = (
-                    partial(Old, _peer, hardware.device, autocast=True), batch.for_old_style,
+                    partial(OldStyle, _peer, hardware.device, autocast=True), batch.for_old_style,
                 )  # fmt: skip
             rows += _measured(epochs, task.steps * size, {"batch": size}, deadline)
             del batch
-        report.add(f"On the GPU alone: {task.name}, {task.input_size[0]} x {task.input_size[1]}", rows)
+        report.add(
+            f"On the GPU, without loading: {task.name}, {task.input_size[0]} x {task.input_size[1]}", rows
+        )
 
-        times = -(-2 * task.steps * task.batch_size // len(photographs.image_ids))
-        many = replace(photographs, times=times)
-        cached = many.ours(task, CachedSamples(many.samples(task)))
+        times = -(-2 * task.steps * task.batch_size // len(source.image_ids))
+        many = replace(source, times=times)
+        cached = many.batches(task, CachedSamples(many.samples(task)))
         epochs = {
             "old style: float32, eager": (old(task, autocast=False), many.old_style(task, num_workers)),
             "plain: bfloat16, eager": (old(task, autocast=True), many.old_style(task, num_workers)),
-            "ours": (partial(Ours, task, hardware), many.ours(task, num_workers=num_workers)),
-            "ours, memory": (partial(Ours, task, hardware), cached),
+            "this project": (
+                partial(ThisProject, task, hardware),
+                many.batches(task, num_workers=num_workers),
+            ),
+            "this project, memory": (partial(ThisProject, task, hardware), cached),
         }
         rows = _measured(epochs, cached.images, {"num_workers": num_workers}, deadline)
-        report.add(f"End to end, {cached.images} photographs: {task}", rows)
+        report.add(f"End to end, {cached.images} images: {task}", rows)
     task = tasks[0]
-    split_step(report, photographs, task, hardware, 5)
+    split_step(report, source, task, hardware, 5)
 
 
 def _measured(
     epochs: Mapping[str, tuple[Callable[[], Any], Any]], images: int, about: Row, deadline: float
 ) -> list[Row]:
-    """Time one after the other, each with the GPU to itself."""
+    """Time the contenders one after the other, each with the GPU to itself, until the deadline."""
     rows: list[Row] = []
     for name, (start, batches) in epochs.items():
         row: Row = {"contender": name, **about}
         rows.append(row)
         if time.monotonic() > deadline:
-            row["note"] = f"not measured: {GPU_MINUTES} minutes are over"
+            row["note"] = f"not source: the limit of {GPU_MINUTES} minutes is reached"
             continue
         try:
-            torch.compiler.reset()  # after eight shapes it would go on without compiling
+            torch.compiler.reset()  # after eight shapes torch would stop compiling
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             timing = race({name: partial(start().epoch, batches)}, 2)[name]
         except ModuleNotFoundError as error:
-            row["note"] = f"not measured: {error}"
+            row["note"] = f"not source: {error}"
             continue
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -444,7 +449,7 @@ def _measured(
         if "images/s" in rows[0]:
             row["ratio"] = speed / float(rows[0]["images/s"])
         row["waited for data"] = timing.returned
-        row["first epoch, s more"] = timing.warm_up - timing.best  # compiling, most of all
+        row["first epoch, extra s"] = timing.warm_up - timing.best  # mostly compiling
         if torch.cuda.is_available():
             row["peak memory, GB"] = torch.cuda.max_memory_allocated() / 1e9
     return rows
@@ -461,9 +466,11 @@ def _peer() -> nn.Module:
 
 
 class MemoryWatch:
-    """Looks five times a second at the memory of this process and its children; Linux only.
+    """Records the peak memory of this process and its children, read five times per second. Linux only.
 
-    `resident` counts what they share once for each (RSS), `proportional` once for all (PSS).
+    Attributes:
+        resident: MB, counting shared memory once per process (RSS).
+        proportional: MB, counting shared memory once in total (PSS).
     """
 
     def __init__(self) -> None:
@@ -472,13 +479,13 @@ class MemoryWatch:
         self._thread = threading.Thread(target=self._watch)
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Start to watch."""
         self._look()
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End."""
+        """Stop watching."""
         self._stop.set()
         self._thread.join()
 
@@ -491,7 +498,7 @@ class MemoryWatch:
         children = [child for thread in threads for child in thread.read_text().split()]
         sums = {"Rss:": 0.0, "Pss:": 0.0}
         for process in ("self", *children):
-            with contextlib.suppress(OSError):  # it has just ended
+            with contextlib.suppress(OSError):  # the process has just ended
                 for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]:
                     name, kilobytes, *_ = line.split()
                     if name in sums:
@@ -501,7 +508,7 @@ class MemoryWatch:
 
 
 def watch_memory(report: Report, folder: Path, images: int, epochs: int, num_workers: int) -> None:
-    """Train and validate on many small images, and look at the most memory of every epoch."""
+    """Train and validate on many small images, and record the peak memory of every epoch."""
     random = np.random.default_rng(0)
     image_ids = [f"{number:012x}_01" for number in range(images)]
     for image_id in image_ids:
@@ -510,11 +517,11 @@ def watch_memory(report: Report, folder: Path, images: int, epochs: int, num_wor
         mask = Image.fromarray(random.integers(0, 2, (64, 96), np.uint8), "P")
         mask.putpalette((0, 0, 0, 255, 255, 255))
         mask.save(folder / f"{image_id}_mask.gif")
-    photographs = ImageSource(ImageStore(folder, folder), image_ids)
+    source = BenchmarkImages(ImageStore(folder, folder), image_ids)
     small = Task("unet_small", ARCHITECTURES["unet_small"], (64, 96), 32, width_multiplier=0.25)
-    run = Ours(small, Hardware.choose("cpu")).run
-    batches = photographs.ours(small, num_workers=num_workers)
-    validation = Batches(photographs.samples(small), small.batch_size, num_workers=num_workers)
+    run = ThisProject(small, Hardware.choose("cpu")).run
+    batches = source.batches(small, num_workers=num_workers)
+    validation = Batches(source.samples(small), small.batch_size, num_workers=num_workers)
     rows: list[Row] = []
     for epoch in range(1, epochs + 1):
         with MemoryWatch() as memory:
@@ -531,9 +538,9 @@ def watch_memory(report: Report, folder: Path, images: int, epochs: int, num_wor
         summary.append(
             {"memory": name, "epoch 1": curve[0], "epoch 2": after[0], f"epoch {epochs}": after[-1]}
             | {
-                "least after 2": min(after),
-                "most after 2": max(after),
-                "growth after 2": after[-1] / after[0] - 1,
+                "lowest from epoch 2": min(after),
+                "highest from epoch 2": max(after),
+                "growth from epoch 2": after[-1] / after[0] - 1,
             }
         )
     report.add(f"Memory over {epochs} epochs of {images} images, {num_workers} workers", summary)
@@ -541,32 +548,36 @@ def watch_memory(report: Report, folder: Path, images: int, epochs: int, num_wor
         report.add("Memory by epoch", rows)
 
 
-# The program
+# Command line
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurement that the arguments select, and print its tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--gpu", action="store_true", help="compare on a CUDA device")
-    parser.add_argument("--memory", action="store_true", help="watch memory instead of comparing speeds")
-    parser.add_argument("--tiny", action="store_true", help="make everything small, to try this program")
-    parser.add_argument("--compile", action="store_true", help="compile our network too, on the CPU")
+    parser.add_argument("--memory", action="store_true", help="measure memory instead of speed")
+    parser.add_argument("--tiny", action="store_true", help="make everything small, to test this program")
+    parser.add_argument("--compile", action="store_true", help="on the CPU, also measure torch.compile")
     parser.add_argument("--images", type=Path, help="folder of jpgs")
-    parser.add_argument("--masks", type=Path, help="folder of <name>_mask.gif")
-    parser.add_argument("--count", type=int, default=48, help="photographs")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each step is measured")
-    parser.add_argument("--epoch-rounds", type=int, default=1, help="times that each epoch is measured")
-    parser.add_argument("--epochs", type=int, default=20, help="for --memory")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 16, 32], help="for --gpu")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="for --gpu")
+    parser.add_argument("--masks", type=Path, help="folder of masks named <image>_mask.gif")
+    parser.add_argument("--count", type=int, default=48, help="number of images")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each step")
+    parser.add_argument("--epoch-rounds", type=int, default=1, help="timed rounds of each epoch")
+    parser.add_argument("--epochs", type=int, default=20, help="number of epochs, for --memory")
+    parser.add_argument(
+        "--batch-sizes", type=int, nargs="+", default=[8, 16, 32], help="batch sizes to measure, for --gpu"
+    )
+    parser.add_argument(
+        "--num-workers", type=int, default=os.cpu_count() or 1, help="processes that read images, for --gpu"
+    )
     arguments = parser.parse_args()
     if (arguments.images is None) != (arguments.masks is None):
-        parser.error("--images and --masks go together")
+        parser.error("--images and --masks must be given together")
     if arguments.gpu and not (arguments.tiny or torch.cuda.is_available()):
-        parser.error("--gpu: torch finds no CUDA device")
+        parser.error("--gpu needs a CUDA device, and torch finds none")
     tiny, report = arguments.tiny, Report(arguments.json)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -575,11 +586,11 @@ def main() -> None:
             report.end()
             return
         count = min(4, arguments.count) if tiny else arguments.count
-        photographs = ImageSource(*find_photographs(arguments.images, arguments.masks, count, tiny, folder))
+        source = BenchmarkImages(*find_images(arguments.images, arguments.masks, count, tiny, folder))
         if arguments.gpu:
             tasks = [task.tiny() if tiny else task for task in GPU_TASKS]
             sizes = [2] if tiny else arguments.batch_sizes
-            gpu(report, photographs, tasks, sizes, arguments.num_workers)
+            gpu(report, source, tasks, sizes, arguments.num_workers)
             report.end()
             return
         hardware = Hardware.choose("cpu")
@@ -587,10 +598,10 @@ def main() -> None:
         for task in tasks:
             compare_steps(report, task, hardware, arguments.rounds)
         for task in tasks:
-            compare_loaders(report, photographs, task, hardware, arguments.rounds, folder)
+            compare_loaders(report, source, task, hardware, arguments.rounds, folder)
         for workers in (0, 2):
-            compare_epochs(report, photographs, tasks[0], hardware, arguments.epoch_rounds, workers)
-        split_step(report, photographs, tasks[0], hardware, arguments.rounds)
+            compare_epochs(report, source, tasks[0], hardware, arguments.epoch_rounds, workers)
+        split_step(report, source, tasks[0], hardware, arguments.rounds)
         switch_alone(report, tasks[0], hardware, arguments.rounds, arguments.compile)
     report.end()
 
