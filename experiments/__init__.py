@@ -1,1 +1,1 @@
-"""How good: recipes and what each of their choices is worth."""
+"""Measurements of accuracy: recipes, and what each of their choices contributes."""

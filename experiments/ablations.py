@@ -1,14 +1,13 @@
-"""What each choice of a recipe is worth: a small network, trained again and again with one thing changed.
+"""Measure what each choice of a recipe contributes: train a small network many times, with one thing changed.
 
-Run it on photographs with masks that are called as Kaggle's:
+Run it on images with masks that are named as Kaggle's:
 
     python -m experiments.ablations --images train --masks train_masks --results results.jsonl
 
-The last of the cars are kept apart and scored at the photographs' own size; the others train `unet_small` for 240 steps
-of 8 images (so long as they are a divisor of 1,920), or a slim `unet_original` for 120. Variants within `--close` of
-ours are tried with three seeds, since seeds alone move the score by 0.003. Every result is a line of `--results`, and
-what has a line is not run again: a run that was ended goes on. `--only TEXT` takes the groups whose name contains it;
-`--tiny` shrinks everything, to try the program itself.
+The last cars are held out and scored at the images' own size. The other cars train `unet_small` for 240 steps of 8
+images (if their number of images divides 1,920), or a narrow `unet_original` for 120 steps. Variants within `--close`
+of the baseline `ours` are repeated with three seeds, because the seed alone changes the score by 0.003. Every result is
+a line of `--results`. A run that has a line is not repeated, so an interrupted program resumes.
 """
 
 import argparse
@@ -47,14 +46,14 @@ from carvana_kedro.stores.images.competition import ImageStore
 
 ONE_CYCLE = {"name": "one_cycle", "warmup": 0.2}
 ADAMW = {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.01}
-STUDIO = {"rotation": 0.0}  # our augmentation: shift, scale and flip
+STUDIO = {"rotation": 0.0}  # the baseline's augmentation: shift, scale and flip
 STILL = {"shift": 0.0, "scale": 0.0, "rotation": 0.0, "flip_probability": 0.0}
 COLORS = {"hue": 10.0, "saturation": 0.2, "value": 0.1, "brightness": 0.05, "contrast": 0.1}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe, and what is measured with it. Ours is the one that says nothing."""
+    """A recipe and the changes to measure. The defaults are the baseline, `ours`."""
 
     name: str
     group: str
@@ -63,9 +62,9 @@ class Variant:
     width_multiplier: float = 1.0
     pretrained: bool = False
     input_size: Size = (192, 288)
-    image_filter: str = "area"  # linear: no averaging at all; lanczos: Pillow's
+    image_filter: str = "area"  # or linear, without averaging; or lanczos, by Pillow
     target_filter: str = "area"  # or nearest
-    fits_input: bool = False  # the image is squeezed into the input, whatever the output shows of it
+    fits_input: bool = False  # resize the image to the input size, although the output shows only its center
     separate_coins: bool = False
     augmentation: Mapping[str, float] = field(default_factory=lambda: STUDIO)
     loss: Mapping[str, Any] = field(default_factory=dict)
@@ -76,7 +75,7 @@ class Variant:
     samples: int = 240 * 8
 
     def key(self, seed: int, data: str) -> str:
-        """Name a run: another recipe under the same name, or other photographs, make another run."""
+        """Return the key of a run. It changes with the recipe, the seed and the images, even if the name stays."""
         ours = vars(Variant("", ""))
         changed = {name: value for name, value in vars(self).items() if value != ours[name]}
         return json.dumps([changed, seed, data], sort_keys=True)
@@ -142,14 +141,14 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class Fitting(Geometry):
-    """A geometry with other ways to resize, and the old one's mistake if asked for."""
+    """A geometry with other resizing filters and, with `fits_input`, the mismatch of image and target of 2017."""
 
     image_filter: str = "area"
     target_filter: str = "area"
     fits_input: bool = False
 
     def fit_image(self, image: np.ndarray) -> np.ndarray:
-        """Resize a photograph."""
+        """Resize an image to the output size, or to the input size with `fits_input`."""
         height, width = size = self.input_size if self.fits_input else self.output_size
         if self.image_filter == "lanczos":
             return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
@@ -158,7 +157,7 @@ class Fitting(Geometry):
         return Geometry(size, size).fit_image(image)
 
     def fit_mask(self, mask: np.ndarray) -> np.ndarray:
-        """Resize a mask."""
+        """Resize a mask to the output size: (H, W) of 0 and 1 to (h, w) uint8."""
         if self.target_filter == "area":
             return super().fit_mask(mask)
         height, width = self.output_size
@@ -166,30 +165,30 @@ class Fitting(Geometry):
         return np.asarray(nearest)
 
     def pad(self, images: Tensor) -> Tensor:
-        """Add the margin, unless the image fills it already."""
+        """Add the mirrored margin, unless the image has the input size already."""
         return images if self.fits_input else super().pad(images)
 
 
 @dataclass(frozen=True)
 class SeparateCoins(Augmentation):
-    """Images and masks draw the same shift, scale and angle, but a coin each for whether they are changed at all.
+    """Augmentation of 2017: image and mask share shift, scale and angle, but each decides alone whether to apply them.
 
-    So half of the pairs do not fit together. Both are flipped, or none. What comes into view repeats the border (it was
-    black), and moved masks stay soft (they were rounded).
+    So half of the pairs do not match. Either both are flipped or none. Unlike in 2017, the border is repeated where the
+    image moves away (it was black), and moved masks stay soft (they were rounded).
     """
 
     def draw(self, seed: int, epoch: int, indices: Iterable[int]) -> Tensor:
-        """Draw for images and for masks, side by side."""
+        """Draw random numbers for images and for masks, concatenated along axis 1."""
         indices = list(indices)
         image, other = super().draw(seed, epoch, indices), super().draw(seed + 1, epoch, indices)
         mask = image.clone()
         for draws, coin in ((image, image[:, 1].clone()), (mask, other[:, 1])):
-            draws[:, 2:6] = torch.where(coin[:, None] < 0.5, draws[:, 2:6], 0.5)  # 0.5: not at all
-            draws[:, 1] = 0  # what is moved is rotated as well
+            draws[:, 2:6] = torch.where(coin[:, None] < 0.5, draws[:, 2:6], 0.5)  # 0.5: no change
+            draws[:, 1] = 0  # always rotate what is moved
         return torch.cat([image, mask], 1)
 
     def apply(self, images: Tensor, masks: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Change images by the first draws and masks by the others; their sizes may differ."""
+        """Augment images by the first half of the draws, masks by the second half. Their sizes may differ."""
         for_images, for_masks = draws.chunk(2, dim=1)
         changed, _ = super().apply(images, images[:, 0], for_images)
         _, moved = super().apply(masks[:, None].expand(-1, 3, -1, -1), masks, for_masks)
@@ -197,7 +196,7 @@ class SeparateCoins(Augmentation):
 
 
 class Remembered(Samples):
-    """Samples that are read once."""
+    """Samples that are read once and then kept in memory."""
 
     def __init__(self, source: ImageStore, image_ids: Sequence[str], geometry: Fitting) -> None:
         super().__init__(source, image_ids, geometry)
@@ -205,10 +204,10 @@ class Remembered(Samples):
         self._read: dict[int, Any] = {}
 
     def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return an image and its target."""
+        """Return an image (h, w, 3) and its target (h, w), both uint8."""
         if position not in self._read:
             image_id = str(self.image_ids[position])
-            # Other filters than ours are given the whole photograph, not the half that the decoder can make of it.
+            # Other filters than area averaging get the full-size image, not one that the decoder has reduced.
             least = None if self._whole else self.geometry.output_size
             image, mask = self.source.read_image(image_id, least), self.source.read_mask(image_id)
             self._read[position] = self.geometry.fit_image(image), self.geometry.fit_mask(mask)
@@ -224,7 +223,20 @@ def run(
     score_ids: Sequence[str],
     threads: int = 1,
 ) -> Row:
-    """Train once, and score."""
+    """Train a variant once and score it.
+
+    Args:
+        variant: the recipe.
+        seed: seed of the weights, the order of the images and the augmentation.
+        store: images to train on.
+        train_ids: their ids.
+        score_store: images to score.
+        score_ids: their ids.
+        threads: number of CPU threads.
+
+    Returns:
+        Steps, seconds and scores.
+    """
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
     torch.manual_seed(seed)
@@ -280,7 +292,7 @@ def run(
 
 @torch.inference_mode()
 def score(training: Training, geometry: Fitting, store: ImageStore, image_ids: Sequence[str]) -> Row:
-    """Score photographs at their own size, with and without a look at the mirrored image."""
+    """Score images at their own size, with and without averaging over the mirrored image."""
     training.model.eval()
     found: dict[str, list[float]] = {name: [] for name in ("dice", "flip", "accuracy", "boundary")}
     curve = ThresholdCurve()
@@ -310,7 +322,7 @@ def score(training: Training, geometry: Fitting, store: ImageStore, image_ids: S
 
 
 def main() -> None:
-    """Run what has no result yet, and print the table."""
+    """Run every variant that has no result yet, and print the table."""
     arguments = _arguments()
     store = ImageStore(arguments.images, arguments.masks)
     cars = sorted({image_id.rpartition("_")[0] for image_id in store.ids()})
@@ -358,14 +370,14 @@ def main() -> None:
     report = Report(arguments.json)
     by_name = {variant.name: found(variant) for variant in variants}
     rows = [_row(variant, by_name[variant.name], by_name[variant.against]) for variant in variants]
-    report.add(f"{len(sides[0])} images to train on, {len(sides[1])} scored at their own size", rows)
+    report.add(f"Trained on {len(sides[0])} images, scored on {len(sides[1])} images at their own size", rows)
     report.end()
 
 
 def _row(
     variant: Variant, results: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, float]]
 ) -> Row:
-    """Spell the means over the seeds; the difference is that of the seeds which both have."""
+    """Return the means over the seeds as a row. The difference uses only the seeds that both have."""
     mean = {name: statistics.fmean(result[name] for result in results) for name in results[0]}
     dice = [result["dice"] for result in results]
     difference = statistics.fmean(
@@ -397,16 +409,20 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--masks", type=Path, required=True)
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--score-cars", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--close", type=float, default=0.004)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--images", type=Path, required=True, help="folder of jpgs")
+    parser.add_argument("--masks", type=Path, required=True, help="folder of masks named <image>_mask.gif")
+    parser.add_argument(
+        "--results", type=Path, required=True, help="file of results, one JSON object per line"
+    )
+    parser.add_argument("--score-cars", type=int, default=8, help="number of cars to hold out")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of the baseline and of close variants")
+    parser.add_argument(
+        "--close", type=float, default=0.004, help="difference in Dice below which all seeds are run"
+    )
+    parser.add_argument("--processes", type=int, default=2, help="trainings to run at once")
+    parser.add_argument("--only", default="", help="run only groups whose name contains this text")
+    parser.add_argument("--tiny", action="store_true", help="make everything small, to test this program")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser.parse_args()
 
 

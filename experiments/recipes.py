@@ -1,13 +1,14 @@
-"""What a recipe reaches, trained and scored without Kedro: for machines that have PyTorch and little else.
+"""Train and score recipes without Kedro, on machines that have PyTorch and little else.
 
-    python -m experiments.recipes laptop unet_1024 --images train --masks train_masks \
+    python -m experiments.recipes laptop unet_1024 --images train --masks train_masks \\
         --score-images other --score-masks other_masks
 
-takes recipes of conf/base/parameters_model_training.yml, trains each on all photographs of the first two folders
-(called as Kaggle's) and scores it on those of the other two, at their own size, by the weights of the last epoch.
-`--old` trains with the geometry and augmentation of the system of 2017: a square input by Lanczos, nearest-neighbor
-targets, ±45°, and a coin each for whether an image and whether its mask is moved. `--epochs` shortens the training;
-`--steps` takes as few images as so many steps need, to see whether a recipe runs at its full size. Folds are left out.
+This command takes recipes of conf/base/parameters_model_training.yml. It trains each on all images of the first two
+folders, whose files are named as Kaggle's. Then it scores the weights of the last epoch on the images of the other two
+folders, at their own size. Folds are ignored.
+
+`--old` trains in the old style, with the geometry and augmentation of 2017: a square input, resized with Lanczos,
+nearest-neighbor targets, rotation up to ±45°, and image and mask that decide separately whether they are moved.
 """
 
 import argparse
@@ -33,9 +34,20 @@ RECIPES = Path(__file__).parents[1] / "conf/base/parameters_model_training.yml"
 
 
 def variant_of(name: str, recipe: Mapping[str, Any], images: int) -> Variant:
-    """Return a recipe as what is trained here."""
+    """Convert a recipe to a variant.
+
+    Args:
+        name: name of the recipe.
+        recipe: its values.
+        images: number of training images.
+
+    Raises:
+        SystemExit: the recipe has a parameter that this program does not support.
+    """
     if unknown := recipe.keys() - _TAKEN - _ELSEWHERE:
-        raise SystemExit(f"{name} says {', '.join(sorted(unknown))}, which this program does not know.")
+        raise SystemExit(
+            f"The recipe {name} has parameters that this program does not support: {', '.join(sorted(unknown))}."
+        )
     schedule = dict(recipe.get("schedule", {"name": "constant"}))
     schedule["warmup"] = schedule.pop("warmup_fraction", 0.0)
     return Variant(
@@ -59,7 +71,7 @@ def _car(image_id: str) -> str:
 
 
 def made_old(variant: Variant) -> Variant:
-    """Return a recipe with the old geometry and augmentation, for as many pixels as before."""
+    """Return a variant with the geometry and augmentation of 2017, and as many input pixels as before."""
     if variant.architecture == "unet_original":
         return replace(variant, fits_input=True, **OLD)
     height, width = variant.input_size
@@ -68,7 +80,7 @@ def made_old(variant: Variant) -> Variant:
 
 
 def main() -> None:
-    """Train and score the recipes that were asked for."""
+    """Train and score the recipes named on the command line."""
     arguments = _arguments()
     train, score = (
         ImageStore(arguments.images, arguments.masks),
@@ -76,7 +88,10 @@ def main() -> None:
     )
     train_ids, score_ids = train.ids(), score.ids()
     if seen := {_car(name) for name in train_ids} & {_car(name) for name in score_ids}:
-        raise SystemExit(f"{len(seen)} cars are in both, such as {min(seen)}: scores would flatter.")
+        raise SystemExit(
+            f"{len(seen)} cars, such as {min(seen)}, are in both --images and --score-images. The scores would be too "
+            "high: remove them from one of the folders."
+        )
     recipes = yaml.safe_load(RECIPES.read_text())["recipes"]
     report, rows = Report(arguments.json), list[Row]()
     for name in arguments.recipes:
@@ -90,9 +105,11 @@ def main() -> None:
         if arguments.old:
             variant = made_old(variant)
         result = run(variant, arguments.seed, train, ids, score, score_ids, torch.get_num_threads())
-        rows.append({"recipe": f"{name}, the old way" if arguments.old else name, **_spelled(result)})
+        rows.append({"recipe": f"{name}, old style" if arguments.old else name, **_spelled(result)})
         print(rows[-1], flush=True)
-    title = f"{len(ids)} images to train on, {len(score_ids)} scored at their own size, {device_name()}"
+    title = (
+        f"Trained on {len(ids)} images, scored on {len(score_ids)} images at their own size, {device_name()}"
+    )
     report.add(title, rows)
     report.end()
 
@@ -108,14 +125,18 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("recipes", nargs="+")
-    for name in ("images", "masks", "score-images", "score-masks"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--old", action="store_true")
-    parser.add_argument("--epochs", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=2017)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("recipes", nargs="+", help="names of recipes")
+    parser.add_argument("--images", type=Path, required=True, help="folder of jpgs to train on")
+    parser.add_argument("--masks", type=Path, required=True, help="folder of their masks, <image>_mask.gif")
+    parser.add_argument("--score-images", type=Path, required=True, help="folder of jpgs to score")
+    parser.add_argument("--score-masks", type=Path, required=True, help="folder of their masks")
+    parser.add_argument("--old", action="store_true", help="use the geometry and augmentation of 2017")
+    parser.add_argument("--epochs", type=int, default=0, help="number of epochs, instead of the recipe's")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="train only this many steps, to test that a recipe runs"
+    )
+    parser.add_argument("--seed", type=int, default=2017, help="random seed")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser.parse_args()
 
 
