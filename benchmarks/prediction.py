@@ -162,12 +162,9 @@ def split(report: Report, predictor: Predictor, task: Task, store: ImageStore, i
     report.add(f"Stages of prediction: {task} ({predictor.hardware})", table)
 
 
-def agree(report: Report, model: dict[str, Any], store: ImageStore, image_ids: list[str]) -> None:
+def agree(report: Report, model: TrainedModel, store: ImageStore, image_ids: list[str]) -> None:
     """Compare the masks of both, on the same input and on each one's own input, and score them."""
-    height, width = model["input_size"]
-    size = (height, width)
-    network = build_network(model["architecture"], width_multiplier=model["width_multiplier"])
-    network.load_state_dict(model["weights"])
+    size, (network,) = model.input_size, model.build_networks()
     predictors = {
         name: Predictor([network], size, device="cpu", precision=precision)  # type: ignore[arg-type]
         for name, precision in (("this project", "auto"), ("this project in float32", "float32"))
@@ -198,7 +195,7 @@ def agree(report: Report, model: dict[str, Any], store: ImageStore, image_ids: l
                 "Dice with the true mask": f"{np.mean(scores):.5f}",
             }
         )
-    report.add(f"Agreement: {model['architecture']}, {len(image_ids)} images", rows)
+    report.add(f"Agreement: {model.members[0].architecture}, {len(image_ids)} images", rows)
 
 
 @torch.no_grad()

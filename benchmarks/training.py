@@ -42,17 +42,17 @@ from benchmarks.measuring import (
     race,
     synchronize,
 )
-from carvana_kedro.segmentation.architectures import ARCHITECTURES, SegmentationNetwork
+from carvana_kedro.segmentation.architectures import SegmentationNetwork, build_network
 from carvana_kedro.segmentation.architectures.unet import UNet, Widths
-from carvana_kedro.segmentation.data.augmentation import Augmentation
 from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.data.samples import CachedSamples, Samples
 from carvana_kedro.segmentation.hardware import Hardware, is_out_of_memory, measured_peak, training_flop
 from carvana_kedro.segmentation.training import loop
-from carvana_kedro.segmentation.training.losses import batch_dice, segmentation_loss
-from carvana_kedro.segmentation.training.optimizers import build_optimizer, build_schedule
-from carvana_kedro.segmentation.training.state import Progress, Training
+from carvana_kedro.segmentation.training.build import build_training
+from carvana_kedro.segmentation.training.losses import batch_dice
+from carvana_kedro.segmentation.training.recipe import Recipe
+from carvana_kedro.segmentation.training.state import Progress
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.pixel_cache import PixelCache
 
@@ -65,7 +65,7 @@ class Task:
     """A network, its input size (height, width), the batch size, and the number of steps to time together."""
 
     name: str
-    architecture: Callable[[float], SegmentationNetwork]
+    build: Callable[..., SegmentationNetwork]
     input_size: Size
     batch_size: int
     steps: int = 1
@@ -77,7 +77,7 @@ class Task:
 
     def network(self) -> SegmentationNetwork:
         """Build the network."""
-        return self.architecture(self.width_multiplier)
+        return self.build(width_multiplier=self.width_multiplier)
 
     @property
     def geometry(self) -> Geometry:
@@ -93,12 +93,12 @@ class Task:
 
 CPU_TASKS = (
     Task("U-Net of 16 to 256 channels", partial(UNet, SLIM), (256, 384), 16),
-    Task("unet_1024", ARCHITECTURES["unet_1024"], (512, 512), 2),
+    Task("unet_1024", partial(build_network, "unet_1024"), (512, 512), 2),
 )
 GPU_TASKS = (
-    Task("unet_original", ARCHITECTURES["unet_original"], (572, 572), 16, steps=10),
-    Task("unet_1024", ARCHITECTURES["unet_1024"], (1024, 1024), 16, steps=10),
-    Task("unet_resnet34", ARCHITECTURES["unet_resnet34"], (640, 960), 16, steps=10),
+    Task("unet_original", partial(build_network, "unet_original"), (572, 572), 16, steps=10),
+    Task("unet_1024", partial(build_network, "unet_1024"), (1024, 1024), 16, steps=10),
+    Task("unet_resnet34", partial(build_network, "unet_resnet34"), (640, 960), 16, steps=10),
 )
 
 
@@ -110,22 +110,16 @@ class ThisProject:
 
     def __init__(self, task: Task, hardware: Hardware) -> None:
         torch.manual_seed(0)
-        network = hardware.place(task.network())
-        optimizer = build_optimizer(
-            network.parameters(), name="adamw", learning_rate=1e-4, fused=hardware.fused
-        )
-        self.run = Training(
-            network=network,
-            geometry=task.geometry,
-            optimizer=optimizer,
-            schedule=build_schedule(optimizer, name="constant", total_steps=10**9),
-            loss=segmentation_loss,
-            augmentation=Augmentation(),
-            hardware=hardware,
+        recipe = Recipe(
+            architecture=task.name,
+            input_size=task.input_size,
+            batch_size=task.batch_size,
+            epochs=1,
             seed=0,
-            epochs=10**9,
-            description={},
+            optimizer={"name": "adamw", "learning_rate": 1e-4},
         )
+        self.run = build_training(recipe, task.network(), task.geometry, hardware, steps_per_epoch=10**9)
+        self.run.epochs = 10**9
 
     def epoch(self, batches: Any) -> float:
         """Train on all batches; return the share of the time spent waiting for batches."""
@@ -518,7 +512,7 @@ def watch_memory(report: Report, folder: Path, images: int, epochs: int, num_wor
         mask.putpalette((0, 0, 0, 255, 255, 255))
         mask.save(folder / f"{image_id}_mask.gif")
     source = BenchmarkImages(ImageStore(folder, folder), image_ids)
-    small = Task("unet_small", ARCHITECTURES["unet_small"], (64, 96), 32, width_multiplier=0.25)
+    small = Task("unet_small", partial(build_network, "unet_small"), (64, 96), 32, width_multiplier=0.25)
     run = ThisProject(small, Hardware.choose("cpu")).run
     batches = source.batches(small, num_workers=num_workers)
     validation = Batches(source.samples(small), small.batch_size, num_workers=num_workers)

@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,109 +32,115 @@ from benchmarks.measuring import Report, Row
 from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.data.augmentation import Augmentation
 from carvana_kedro.segmentation.data.batches import Batches
-from carvana_kedro.segmentation.data.geometry import Geometry, Size
+from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.data.samples import Samples
-from carvana_kedro.segmentation.hardware import Hardware
 from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
+from carvana_kedro.segmentation.training.build import build_training, choose_hardware
 from carvana_kedro.segmentation.training.loop import train_one_epoch
-from carvana_kedro.segmentation.training.losses import segmentation_loss
-from carvana_kedro.segmentation.training.optimizers import build_ema, build_optimizer, build_schedule
+from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Progress, Training
 from carvana_kedro.stores.images.competition import ImageStore
 
-ONE_CYCLE = {"name": "one_cycle", "warmup": 0.2}
-ADAMW = {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.01}
 STUDIO = {"rotation": 0.0}  # the baseline's augmentation: shift, scale and flip
 STILL = {"shift": 0.0, "scale": 0.0, "rotation": 0.0, "flip_probability": 0.0}
 COLORS = {"hue": 10.0, "saturation": 0.2, "value": 0.1, "brightness": 0.05, "contrast": 0.1}
+ADAMW = {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.01}
+
+BASELINE = Recipe(
+    architecture="unet_small",
+    input_size=(192, 288),
+    batch_size=8,
+    epochs=1,  # as many as `samples` are
+    optimizer=ADAMW,
+    schedule={"name": "one_cycle", "warmup_fraction": 0.2},
+    augmentation=STUDIO,
+    ema_decay=0.998,
+)
+
+
+@dataclass(frozen=True)
+class DataPath:
+    """From an image and its mask to input and target. The defaults are this project's way."""
+
+    image_filter: str = "area"  # or linear, without averaging; or lanczos, by Pillow
+    target_filter: str = "area"  # or nearest
+    fits_input: bool = False  # resize the image to the input size, although the output shows only its center
+    separate_coins: bool = False  # images and masks are moved independently of each other
+
+
+OLD = DataPath(image_filter="lanczos", target_filter="nearest", separate_coins=True)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe and the changes to measure. The defaults are the baseline, `ours`."""
+    """A recipe and a data path to measure. The defaults are the baseline, `ours`."""
 
     name: str
     group: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # what differs from BASELINE
+    data: DataPath = DataPath()
     against: str = "ours"
-    architecture: str = "unet_small"
-    width_multiplier: float = 1.0
-    pretrained: bool = False
-    input_size: Size = (192, 288)
-    image_filter: str = "area"  # or linear, without averaging; or lanczos, by Pillow
-    target_filter: str = "area"  # or nearest
-    fits_input: bool = False  # resize the image to the input size, although the output shows only its center
-    separate_coins: bool = False
-    augmentation: Mapping[str, float] = field(default_factory=lambda: STUDIO)
-    loss: Mapping[str, Any] = field(default_factory=dict)
-    optimizer: Mapping[str, Any] = field(default_factory=lambda: ADAMW)
-    schedule: Mapping[str, Any] = field(default_factory=lambda: ONE_CYCLE)
-    ema_decay: float = 0.998
-    batch_size: int = 8
     samples: int = 240 * 8
 
-    def key(self, seed: int, data: str) -> str:
+    def key(self, seed: int, images: str) -> str:
         """Return the key of a run. It changes with the recipe, the seed and the images, even if the name stays."""
-        ours = vars(Variant("", ""))
-        changed = {name: value for name, value in vars(self).items() if value != ours[name]}
-        return json.dumps([changed, seed, data], sort_keys=True)
+        return json.dumps([dict(self.recipe), vars(self.data), self.samples, seed, images], sort_keys=True)
 
 
-OLD: dict[str, Any] = {
-    "target_filter": "nearest",
-    "image_filter": "lanczos",
-    "separate_coins": True,
-    "augmentation": {},
-}
-VALID: dict[str, Any] = {
-    "architecture": "unet_original", "width_multiplier": 0.25, "input_size": (380, 380), "samples": 120 * 8,
-}  # fmt: skip
-
+VALID = {"architecture": "unet_original", "width_multiplier": 0.25, "input_size": (380, 380)}
 VALID_OURS = "unet_original, 380 -> 196, our geometry"
+SQUARE = {"input_size": (236, 236)}
+TURNED: dict[str, Any] = {"augmentation": {}}  # the old ranges: ±45° as well
 
 OURS = Variant("ours", "")
 VARIANTS = (
-    Variant("square input, 236 x 236", "geometry", input_size=(236, 236)),
-    Variant("nearest-neighbor targets", "geometry", target_filter="nearest"),
-    Variant("separate coins for image and mask, ±45°", "geometry", separate_coins=True, augmentation={}),
+    Variant("square input, 236 x 236", "geometry", SQUARE),
+    Variant("nearest-neighbor targets", "geometry", data=DataPath(target_filter="nearest")),
+    Variant("separate coins for image and mask, ±45°", "geometry", TURNED, DataPath(separate_coins=True)),
     Variant(
         "all of the old: square, Lanczos, nearest, separate coins, ±45°",
         "geometry",
-        input_size=(236, 236),
-        **OLD,
+        {**SQUARE, **TURNED},
+        OLD,
     ),
-    Variant(VALID_OURS, "valid convolutions", VALID_OURS, **VALID),
+    Variant(VALID_OURS, "valid convolutions", VALID, against=VALID_OURS, samples=120 * 8),
     Variant(
-        "unet_original, all of the old", "valid convolutions", VALID_OURS, fits_input=True, **OLD, **VALID
+        "unet_original, all of the old",
+        "valid convolutions",
+        {**VALID, **TURNED},
+        replace(OLD, fits_input=True),
+        against=VALID_OURS,
+        samples=120 * 8,
     ),
-    Variant("images by bilinear resizing", "resizing", image_filter="linear"),
-    Variant("images by Lanczos", "resizing", image_filter="lanczos"),
-    Variant("BCE alone", "loss", loss={"dice_weight": 0.0}),
-    Variant("Dice alone", "loss", loss={"bce_weight": 0.0}),
-    Variant("BCE + Dice, edge weighs 5 times", "loss", loss={"border_weight": 4.0, "border_width": 2}),
-    Variant("none", "augmentation", augmentation=STILL),
-    Variant("flip", "augmentation", augmentation={**STILL, "flip_probability": 0.5}),
-    Variant("shift and scale", "augmentation", augmentation={**STUDIO, "flip_probability": 0.0}),
-    Variant("flip, shift, scale, ±5°", "augmentation", augmentation={"rotation": 5.0}),
-    Variant("flip, shift, scale, ±45° (the old ranges)", "augmentation", augmentation={}),
-    Variant("flip, shift, scale, colors", "augmentation", augmentation={**STUDIO, **COLORS}),
-    Variant("AdamW, 0.001", "optimizer", optimizer={**ADAMW, "learning_rate": 0.001}),
-    Variant("Adam, 0.003", "optimizer", optimizer={"name": "adam", "learning_rate": 0.003}),
-    Variant("RMSprop, 0.0002", "optimizer", optimizer={"name": "rmsprop", "learning_rate": 0.0002}),
+    Variant("images by bilinear resizing", "resizing", data=DataPath(image_filter="linear")),
+    Variant("images by Lanczos", "resizing", data=DataPath(image_filter="lanczos")),
+    Variant("BCE alone", "loss", {"loss": {"dice_weight": 0.0}}),
+    Variant("Dice alone", "loss", {"loss": {"bce_weight": 0.0}}),
+    Variant("BCE + Dice, edge weighs 5 times", "loss", {"loss": {"border_weight": 4.0, "border_width": 2}}),
+    Variant("none", "augmentation", {"augmentation": STILL}),
+    Variant("flip", "augmentation", {"augmentation": {**STILL, "flip_probability": 0.5}}),
+    Variant("shift and scale", "augmentation", {"augmentation": {**STUDIO, "flip_probability": 0.0}}),
+    Variant("flip, shift, scale, ±5°", "augmentation", {"augmentation": {"rotation": 5.0}}),
+    Variant("flip, shift, scale, ±45° (the old ranges)", "augmentation", {"augmentation": {}}),
+    Variant("flip, shift, scale, colors", "augmentation", {"augmentation": {**STUDIO, **COLORS}}),
+    Variant("AdamW, 0.001", "optimizer", {"optimizer": {**ADAMW, "learning_rate": 0.001}}),
+    Variant("Adam, 0.003", "optimizer", {"optimizer": {"name": "adam", "learning_rate": 0.003}}),
+    Variant("RMSprop, 0.0002", "optimizer", {"optimizer": {"name": "rmsprop", "learning_rate": 0.0002}}),
     Variant(
         "SGD, 0.01, momentum 0.99",
         "optimizer",
-        optimizer={"name": "sgd", "learning_rate": 0.01, "momentum": 0.99},
+        {"optimizer": {"name": "sgd", "learning_rate": 0.01, "momentum": 0.99}},
     ),
     Variant(
         "SGD, 0.1, momentum 0.9",
         "optimizer",
-        optimizer={"name": "sgd", "learning_rate": 0.1, "momentum": 0.9},
+        {"optimizer": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9}},
     ),
-    Variant("constant", "schedule", schedule={"name": "constant"}),
-    Variant("cosine with warm-up", "schedule", schedule={"name": "cosine", "warmup": 0.05}),
-    Variant("steps at 1/2 and 3/4", "schedule", schedule={"name": "step"}),
-    Variant("no average of the weights", "average", ema_decay=0.0),
+    Variant("constant", "schedule", {"schedule": {"name": "constant"}}),
+    Variant("cosine with warm-up", "schedule", {"schedule": {"name": "cosine", "warmup_fraction": 0.05}}),
+    Variant("steps at 1/2 and 3/4", "schedule", {"schedule": {"name": "step"}}),
+    Variant("no average of the weights", "average", {"ema_decay": 0.0}),
 )
 
 
@@ -215,77 +220,49 @@ class Remembered(Samples):
 
 
 def run(
-    variant: Variant,
-    seed: int,
+    recipe: Recipe,
+    data: DataPath,
+    samples: int,
     store: ImageStore,
     train_ids: Sequence[str],
     score_store: ImageStore,
     score_ids: Sequence[str],
     threads: int = 1,
 ) -> Row:
-    """Train a variant once and score it.
-
-    Args:
-        variant: the recipe.
-        seed: seed of the weights, the order of the images and the augmentation.
-        store: images to train on.
-        train_ids: their ids.
-        score_store: images to score.
-        score_ids: their ids.
-        threads: number of CPU threads.
-
-    Returns:
-        Steps, seconds and scores.
-    """
+    """Train once, on as many images as `samples` says, and score the weights of the last epoch."""
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
-    torch.manual_seed(seed)
-    hardware = Hardware.choose()
+    torch.manual_seed(recipe.seed)
     network = build_network(
-        variant.architecture, width_multiplier=variant.width_multiplier, pretrained=variant.pretrained
+        recipe.architecture, width_multiplier=recipe.width_multiplier, pretrained=recipe.pretrained
     )
-    sizes = Geometry.of(network, variant.input_size)
+    sizes = Geometry.of(network, recipe.input_size)
     geometry = Fitting(
-        sizes.input_size, sizes.output_size, variant.image_filter, variant.target_filter, variant.fits_input
+        sizes.input_size, sizes.output_size, data.image_filter, data.target_filter, data.fits_input
     )
-    network = hardware.place(network)
-    optimizer = build_optimizer(network.parameters(), **variant.optimizer, fused=hardware.fused)
-    samples = Remembered(store, train_ids, geometry)
+    remembered = Remembered(store, train_ids, geometry)
     began = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(samples.__getitem__, range(len(samples))))
+        list(pool.map(remembered.__getitem__, range(len(remembered))))
     reading = time.perf_counter() - began
-    batches = Batches(samples, variant.batch_size, seed=seed)
-    epochs = max(1, round(variant.samples / batches.images))
-    steps, schedule = epochs * len(batches), dict(variant.schedule)
-    warmup = min(int(schedule.pop("warmup", 0.0) * steps), max(0, steps - 2))
-    training = Training(
-        network=network,
-        geometry=geometry,
-        optimizer=optimizer,
-        schedule=build_schedule(optimizer, **schedule, total_steps=steps, warmup_steps=warmup),
-        loss=partial(segmentation_loss, **variant.loss),
-        augmentation=(SeparateCoins if variant.separate_coins else Augmentation)(**variant.augmentation),
-        hardware=hardware,
-        seed=seed,
-        epochs=epochs,
-        description={},
-        ema=build_ema(network, variant.ema_decay) if variant.ema_decay else None,
-    )
+    batches = Batches(remembered, recipe.batch_size, seed=recipe.seed)
+    recipe = replace(recipe, epochs=max(1, round(samples / batches.images)))
+    hardware = choose_hardware(recipe)
+    training = build_training(recipe, network, geometry, hardware, steps_per_epoch=len(batches))
+    if data.separate_coins:
+        training.augmentation = SeparateCoins(**recipe.augmentation)
     began = time.perf_counter()
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, recipe.epochs + 1):
         train_one_epoch(training, batches)
         if threads > 1:
-            print(
-                f"epoch {epoch} of {epochs}: Dice {training.progress.means()['dice_coeff']:.4f}", flush=True
-            )
+            dice = training.progress.means()["dice_coeff"]
+            print(f"epoch {epoch} of {recipe.epochs}: Dice {dice:.4f}", flush=True)
         training.history.append({"epoch": epoch, "val_dice_coeff": 0.0})
         training.progress = Progress()
-    seconds = time.perf_counter() - began
     return {
-        "steps": steps,
+        "steps": recipe.epochs * len(batches),
         "reading, s": reading,
-        "training, s": seconds,
+        "training, s": time.perf_counter() - began,
         **score(training, geometry, score_store, score_ids),
     }
 
@@ -332,11 +309,7 @@ def main() -> None:
     ]
     variants = [OURS, *(variant for variant in VARIANTS if arguments.only in variant.group)]
     if arguments.tiny:
-        small: dict[str, Any] = {"width_multiplier": 0.1, "samples": 32}
-        variants = [
-            replace(v, **small, input_size=(188, 188) if v.architecture == "unet_original" else (32, 48))
-            for v in variants
-        ]
+        variants = [_tiny(variant) for variant in variants]
         sides = [ids[:32] for ids in sides]
     data = hashlib.sha256(repr(sides).encode()).hexdigest()[:12]
     results = _read(arguments.results)
@@ -350,7 +323,16 @@ def main() -> None:
         def fill(wanted: Sequence[tuple[Variant, int]]) -> None:
             missing = [(variant, seed) for variant, seed in wanted if variant.key(seed, data) not in results]
             runs = {
-                pool.submit(run, variant, seed, store, sides[0], store, sides[1]): (variant, seed)
+                pool.submit(
+                    run,
+                    _recipe(variant, seed),
+                    variant.data,
+                    variant.samples,
+                    store,
+                    sides[0],
+                    store,
+                    sides[1],
+                ): (variant, seed)
                 for variant, seed in missing
             }
             for done in as_completed(runs):
@@ -372,6 +354,16 @@ def main() -> None:
     rows = [_row(variant, by_name[variant.name], by_name[variant.against]) for variant in variants]
     report.add(f"Trained on {len(sides[0])} images, scored on {len(sides[1])} images at their own size", rows)
     report.end()
+
+
+def _recipe(variant: Variant, seed: int) -> Recipe:
+    return replace(BASELINE, **variant.recipe, seed=seed)
+
+
+def _tiny(variant: Variant) -> Variant:
+    size = (188, 188) if variant.recipe.get("architecture") == "unet_original" else (32, 48)
+    small = {"width_multiplier": 0.1, "input_size": size}
+    return replace(variant, recipe={**variant.recipe, **small}, samples=32)
 
 
 def _row(

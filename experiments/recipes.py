@@ -22,61 +22,25 @@ import torch
 import yaml
 
 from benchmarks.measuring import Report, Row, device_name
+from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.stores.images.competition import ImageStore
-from experiments.ablations import OLD, Variant, run
+from experiments.ablations import OLD, DataPath, run
 
-_TAKEN = {
-    "architecture", "pretrained", "input_size", "augmentation", "loss", "optimizer", "schedule", "ema_decay",
-    "batch_size", "epochs",
-}  # fmt: skip
-_ELSEWHERE = {"cache", "num_workers", "folds"}
 RECIPES = Path(__file__).parents[1] / "conf/base/parameters_model_training.yml"
-
-
-def variant_of(name: str, recipe: Mapping[str, Any], images: int) -> Variant:
-    """Convert a recipe to a variant.
-
-    Args:
-        name: name of the recipe.
-        recipe: its values.
-        images: number of training images.
-
-    Raises:
-        SystemExit: the recipe has a parameter that this program does not support.
-    """
-    if unknown := recipe.keys() - _TAKEN - _ELSEWHERE:
-        raise SystemExit(
-            f"The recipe {name} has parameters that this program does not support: {', '.join(sorted(unknown))}."
-        )
-    schedule = dict(recipe.get("schedule", {"name": "constant"}))
-    schedule["warmup"] = schedule.pop("warmup_fraction", 0.0)
-    return Variant(
-        name,
-        "recipe",
-        architecture=recipe["architecture"],
-        pretrained=recipe.get("pretrained", False),
-        input_size=(recipe["input_size"]["height"], recipe["input_size"]["width"]),
-        augmentation=recipe.get("augmentation", {}),
-        loss=recipe.get("loss", {}),
-        optimizer=recipe["optimizer"],
-        schedule=schedule,
-        ema_decay=recipe.get("ema_decay", 0.0),
-        batch_size=recipe["batch_size"],
-        samples=recipe["epochs"] * images,
-    )
 
 
 def _car(image_id: str) -> str:
     return image_id.rpartition("_")[0]
 
 
-def made_old(variant: Variant) -> Variant:
-    """Return a variant with the geometry and augmentation of 2017, and as many input pixels as before."""
-    if variant.architecture == "unet_original":
-        return replace(variant, fits_input=True, **OLD)
-    height, width = variant.input_size
+def in_old_style(recipe: Recipe) -> tuple[Recipe, DataPath]:
+    """Return a recipe with the geometry and augmentation of 2017, and as many input pixels as before."""
+    recipe = replace(recipe, augmentation={})  # the old ranges are the defaults
+    if recipe.architecture == "unet_original":
+        return recipe, replace(OLD, fits_input=True)
+    height, width = recipe.input_size
     side = 2 * round(sqrt(height * width) / 2)
-    return replace(variant, input_size=(side, side), **OLD)
+    return replace(recipe, input_size=(side, side)), OLD
 
 
 def main() -> None:
@@ -95,16 +59,14 @@ def main() -> None:
     recipes = yaml.safe_load(RECIPES.read_text())["recipes"]
     report, rows = Report(arguments.json), list[Row]()
     for name in arguments.recipes:
-        variant = variant_of(name, recipes[name], len(train_ids))
-        if arguments.epochs:
-            variant = replace(variant, samples=arguments.epochs * len(train_ids))
-        ids = train_ids
+        recipe, data = replace(Recipe.from_dict(recipes[name]), seed=arguments.seed), DataPath()
+        ids, samples = train_ids, (arguments.epochs or recipe.epochs) * len(train_ids)
         if arguments.steps:
-            ids = train_ids[: arguments.steps * variant.batch_size]
-            variant = replace(variant, samples=len(ids))
+            ids = train_ids[: arguments.steps * recipe.batch_size]
+            samples = len(ids)
         if arguments.old:
-            variant = made_old(variant)
-        result = run(variant, arguments.seed, train, ids, score, score_ids, torch.get_num_threads())
+            recipe, data = in_old_style(recipe)
+        result = run(recipe, data, samples, train, ids, score, score_ids, torch.get_num_threads())
         rows.append({"recipe": f"{name}, old style" if arguments.old else name, **_spelled(result)})
         print(rows[-1], flush=True)
     title = (
