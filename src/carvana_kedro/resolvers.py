@@ -1,0 +1,46 @@
+"""Resolvers: what `${name:...}` in the configuration stands for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from carvana_kedro.errors import UserError
+
+
+def pick(table: str, choice: str, *, _root_: Mapping[str, Any]) -> Any:
+    """Resolve `${pick:table,choice}` to `table[choice]` of the same configuration.
+
+    Raises:
+        UserError: `table` is not a mapping, or has no entry `choice`; the message lists the entries.
+    """
+    entries = _root_[table]
+    if not isinstance(entries, Mapping):
+        raise UserError(f"{table} = {entries!r}: should be a mapping.")
+    if choice not in entries:
+        what = table.rpartition("_")[2].removesuffix("s")  # _sources: source
+        raise UserError(f"Unknown {what} {choice!r}. Available: {', '.join(sorted(entries))}.")
+    return entries[choice]
+
+
+def side(name: str, *, _root_: Mapping[str, Any]) -> Any:
+    """Resolve `${side:training}` to the training side of the chosen source.
+
+    Raises:
+        UserError: the chosen source does not exist.
+    """
+    return OmegaConf.merge(pick("_sources", _root_["_source"], _root_=_root_), {"side": name})
+
+
+def home(path: str | None) -> str | None:
+    """Resolve `${home:path}` to the path with a leading `~` replaced by the user's home folder."""
+    return None if path is None else str(Path(path).expanduser())
+
+
+def here(path: str | None) -> str | None:
+    """Resolve `${here:path}` like `home`, and make a relative path absolute: relative to the working directory."""
+    return None if path is None else str(Path(path).expanduser().absolute())
+
+
+RESOLVERS = {"pick": pick, "side": side, "home": home, "here": here}

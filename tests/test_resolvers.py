@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.resolvers import here, home, pick, side
+
+
+def test_pick_returns_the_chosen_entry() -> None:
+    assert pick("_sources", "b", _root_={"_sources": {"a": 1, "b": 2}}) == 2
+
+
+def test_an_unknown_choice_lists_what_is_available() -> None:
+    with pytest.raises(UserError, match=r"Unknown source 'c'\. Available: a, b\."):
+        pick("_sources", "c", _root_={"_sources": {"b": 1, "a": 2}})
+    with pytest.raises(UserError, match="recipes = None: should be a mapping"):
+        pick("recipes", "a", _root_={"recipes": None})
+
+
+def test_a_side_belongs_to_the_chosen_source() -> None:
+    root = OmegaConf.create(
+        {
+            "_root": "data",
+            "_source": "b",
+            "_sources": {"a": {}, "b": {"path": "${_root}/b", "settings": {"n": 1}}},
+        }
+    )
+    assert side("test", _root_=root) == {"path": "data/b", "settings": {"n": 1}, "side": "test"}
+    with pytest.raises(UserError, match="Unknown source 'c'"):
+        side("test", _root_={**root, "_source": "c"})
+
+
+def test_paths_are_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert (home("~/data"), home("data"), home(None)) == (f"{tmp_path}/data", "data", None)
+    assert (here("~/cars"), here("cars"), here(None)) == (f"{tmp_path}/cars", f"{tmp_path}/cars", None)
