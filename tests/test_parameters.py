@@ -227,6 +227,11 @@ def test_local_may_say_otherwise(conf: Path) -> None:
             r"recipe = 'unet_256' in a parameters file has no effect",
         ),
         ("parameters.yml", "source: kaggle", r"source = 'kaggle' in a parameters file has no effect"),
+        (
+            "globals.yml",
+            "pictures: {folder: false}",
+            "pictures has a new name: inference.masks, inference.cutouts",
+        ),
         ("globals.yml", "sourec: kaggle", r"sourec = 'kaggle': .* did you mean source\?"),
         ("globals.yml", "sample: {widht: 500}", r"sample\.widht = 500: .* did you mean width\?"),
         ("globals.yml", "sample: {width: 50}", r"sample\.width = 50: should be greater than or equal to 96"),
@@ -303,3 +308,12 @@ def test_an_old_name_is_answered_with_the_new_one(old: str, new: str) -> None:
     for recipe in RECIPES:
         with pytest.raises(UserError, match="has a new name"):
             _check(recipe=recipe, **{pipeline: {name: 1}})
+
+
+def test_the_source_decides_about_images_where_the_parameters_do_not() -> None:
+    parameters = _check(inference={"masks": True, "overlays": False}).inference
+    for written in (True, False):
+        chosen = parameters.with_images(written)
+        assert (chosen.masks, chosen.cutouts, chosen.overlays) == (True, written, False)
+        # What is written decides which shards are taken from an earlier run.
+        assert chosen.decisive()["cutouts"] is written

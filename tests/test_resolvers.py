@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.resolvers import here, home, pick, side
+from carvana_kedro.resolvers import about, here, home, pick, side
 
 
 def test_pick_returns_the_chosen_entry() -> None:
@@ -29,6 +29,20 @@ def test_a_side_belongs_to_the_chosen_source() -> None:
     assert side("test", _root_=root) == {"path": "data/b", "settings": {"n": 1}, "side": "test"}
     with pytest.raises(UserError, match="Unknown source 'c'"):
         side("test", _root_={**root, "_source": "c"})
+
+
+def test_what_is_said_about_a_source_is_no_argument_of_its_dataset() -> None:
+    entry = {"path": "a", "about": {"limits": ["none"], "competition": None, "name": "${_name}"}}
+    root = OmegaConf.create({"_name": "mine", "_source": "a", "_sources": {"a": entry, "b": {}}})
+    assert side("test", _root_=root) == {"path": "a", "side": "test"}
+    assert about("limits", _root_=root) == ["none"]
+    assert about("name", _root_=root) == "mine"
+    assert about("competition", _root_=root) is None
+    with pytest.raises(UserError, match=r"_sources\.a in the catalog has no about\.limit\. Add it"):
+        about("limit", _root_=root)
+    root["_source"] = "b"
+    with pytest.raises(UserError, match=r"_sources\.b in the catalog has no about\.limits"):
+        about("limits", _root_=root)
 
 
 def test_paths_are_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

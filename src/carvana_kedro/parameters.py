@@ -51,6 +51,7 @@ _RENAMED = {
     "model_training.workers": "model_training.num_workers",
     "model_training.pictures": "model_training.logged_images",
     "inference.workers": "inference.num_workers",
+    "pictures": "inference.masks, inference.cutouts and inference.overlays (true or false), in a parameters file",
 }
 """Parameters of version 0.1 that have another name now. To be removed with version 0.3."""
 
@@ -296,12 +297,12 @@ class Inference(_Frozen):
     """Whether all pieces of a mask but the largest are dropped."""
     fill_holes: Annotated[bool, Field(strict=True)] = False
     """Whether what a mask encloses becomes part of it."""
-    masks: Annotated[bool, Field(strict=True)] = False
-    """Whether masks are written as pictures, too."""
-    cutouts: Annotated[bool, Field(strict=True)] = False
-    """Whether cars are cut out of their photographs."""
-    overlays: Annotated[bool, Field(strict=True)] = False
-    """Whether masks are painted over their photographs."""
+    masks: Switch = False
+    """Whether masks are written as image files; `auto`: the source decides."""
+    cutouts: Switch = False
+    """Whether cut-outs of the cars are written; `auto`: the source decides."""
+    overlays: Switch = False
+    """Whether overlays of the masks on the images are written; `auto`: the source decides."""
     background: Annotated[str, Field(pattern="^(transparent|#[0-9a-fA-F]{6})$")] = "transparent"
     """What cut-outs are set on: nothing, or a color, as #ffffff."""
     on_bad_image: Literal["stop", "empty"] = "stop"
@@ -326,6 +327,11 @@ class Inference(_Frozen):
                 "at false, or choose torch"
             )
         return self
+
+    def with_images(self, written: bool) -> Self:
+        """Return these parameters with `written` in place of every `auto` of masks, cutouts and overlays."""
+        chosen = {name: written for name in ("masks", "cutouts", "overlays") if getattr(self, name) == "auto"}
+        return self.model_copy(update=chosen)
 
     def decisive(self) -> dict[str, Any]:
         """Return what decides the masks; the rest decides how long they take."""
@@ -418,8 +424,6 @@ class Globals(_Frozen):
     folder: Folder
     recipe: str
     data_root: str
-    pictures: dict[str, bool]
-    """Whether inference writes pictures as well, by source."""
     sample: SampleCompetition
 
 

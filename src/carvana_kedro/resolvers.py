@@ -30,7 +30,22 @@ def side(name: str, *, _root_: Mapping[str, Any]) -> Any:
     Raises:
         UserError: the chosen source does not exist.
     """
-    return OmegaConf.merge(pick("_sources", _root_["_source"], _root_=_root_), {"side": name})
+    entry: Any = OmegaConf.merge(pick("_sources", _root_["_source"], _root_=_root_), {"side": name})
+    entry.pop("about", None)
+    return entry
+
+
+def about(setting: str, *, _root_: Mapping[str, Any]) -> Any:
+    """Resolve `${about:limits}` to a setting of the chosen source that is no argument of its dataset.
+
+    Raises:
+        UserError: the chosen source does not exist, or its `about` does not have the setting.
+    """
+    source = _root_["_source"]
+    settings = pick("_sources", source, _root_=_root_).get("about") or {}
+    if setting not in settings:
+        raise UserError(f"_sources.{source} in the catalog has no about.{setting}. Add it.")
+    return settings[setting]
 
 
 def home(path: str | None) -> str | None:
@@ -43,4 +58,4 @@ def here(path: str | None) -> str | None:
     return None if path is None else str(Path(path).expanduser().absolute())
 
 
-RESOLVERS = {"pick": pick, "side": side, "home": home, "here": here}
+RESOLVERS = {"pick": pick, "side": side, "about": about, "home": home, "here": here}

@@ -45,6 +45,7 @@ def test_what_runs_alone_takes_only_what_earlier_pipelines_leave() -> None:
         "predicted_images",
         "sample_submission",
         "competition",
+        "source",
     }
     for name in (*DEFAULT, "submission"):
         inputs = {entry for entry in registered[name].inputs() if not entry.startswith("params:")}

@@ -13,6 +13,7 @@ from .image_folder import ImageFolderDataset
 from .kaggle import KaggleCompetitionDataset, KaggleDataset
 from .model import ModelDataset
 from .record import RecordDataset
+from .source_description import SourceDescriptionDataset
 from .submission import ReceiptDataset, SubmissionDataset
 from .table import TableDataset
 from .text import TextDataset
@@ -32,6 +33,7 @@ __all__ = [
     "ReceiptDataset",
     "RecordDataset",
     "SampleDataset",
+    "SourceDescriptionDataset",
     "SubmissionDataset",
     "TableDataset",
     "TextDataset",

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
 from carvana_kedro.pipelines.inference.nodes import predict_masks
@@ -40,6 +41,7 @@ if __name__ == "__main__":
         PredictedImages(folder),
         parameters,
         RECIPE,
+        SourceDescription(name="mine"),
     )
     write_submission(folder / "submit.csv.gz", shards.read(predictions["shards"]))
     print("done", flush=True)  # noqa: T201

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
@@ -21,13 +22,14 @@ from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 from models import RECIPE, changed
 
 PICTURES = PredictedImages(Path("nowhere"))
+SOURCE = SourceDescription(name="mine")
 
 
 def test_every_test_image_gets_its_row(model: TrainedModel, test_images: ImageStore, tmp_path: Path) -> None:
     shards = PredictionShards(tmp_path)
     parameters = Inference(batch_size=3, shard_size=3)
     predictions = predict_masks(
-        model, index_images(test_images), test_images, shards, PICTURES, parameters, RECIPE
+        model, index_images(test_images), test_images, shards, PICTURES, parameters, RECIPE, SOURCE
     )
     assert predictions["images"] == 4
     assert len(predictions["shards"]) == 2
@@ -45,7 +47,7 @@ def test_other_parameters_do_not_mix_with_old_shards(
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path)
     first, second = (
-        predict_masks(model, index, test_images, shards, PICTURES, Inference(threshold=threshold), RECIPE)
+        predict_masks(model, index, test_images, shards, PICTURES, Inference(threshold=threshold), RECIPE, SOURCE)
         for threshold in (0.5, 0.6)
     )
     assert not set(first["shards"]) & set(second["shards"])
@@ -79,7 +81,7 @@ def test_an_empty_mask_stands_for_an_image_that_cannot_be_read(
     parameters = Inference(on_bad_image="empty", threshold=0.01)
     index = select_test_images(index_images(store), parameters)
     assert f"2 masks will be empty:\n  {lost}: the image is missing" in caplog.text
-    predictions = predict_masks(model, index, store, PredictionShards(tmp_path), PICTURES, parameters, RECIPE)
+    predictions = predict_masks(model, index, store, PredictionShards(tmp_path), PICTURES, parameters, RECIPE, SOURCE)
     rows = dict(write_submission(predictions, PredictionShards(tmp_path)))
     assert list(rows) == list(test_images.expected or ())
     assert [image_id for image_id, runs in rows.items() if not runs] == [lost, cut]
@@ -92,9 +94,9 @@ def test_the_threshold_may_be_the_best_of_the_validation(
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path)
     with pytest.raises(UserError, match="this model has not been validated"):
-        predict_masks(model, index, test_images, shards, PICTURES, Inference(threshold="auto"), RECIPE)
+        predict_masks(model, index, test_images, shards, PICTURES, Inference(threshold="auto"), RECIPE, SOURCE)
     named, best = (
-        predict_masks(of, index, test_images, shards, PICTURES, Inference(threshold=threshold), RECIPE)
+        predict_masks(of, index, test_images, shards, PICTURES, Inference(threshold=threshold), RECIPE, SOURCE)
         for of, threshold in ((model, 0.4), (changed(model, best_threshold=0.4), "auto"))
     )
     assert list(shards.read(named["shards"])) == list(shards.read(best["shards"]))
@@ -108,7 +110,7 @@ def test_nothing_is_predicted_twice_and_another_model_not_mixed_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path)
-    first = predict_masks(model, index, test_images, shards, PICTURES, Inference(shard_size=3), RECIPE)
+    first = predict_masks(model, index, test_images, shards, PICTURES, Inference(shard_size=3), RECIPE, SOURCE)
     with monkeypatch.context() as patched, caplog.at_level("INFO"):
         patched.setattr(Predictor, "from_model", None)  # it would not be callable
         again = predict_masks(
@@ -119,6 +121,7 @@ def test_nothing_is_predicted_twice_and_another_model_not_mixed_in(
             PICTURES,
             Inference(shard_size=3, batch_size=1, num_workers=1),
             RECIPE,
+            SOURCE,
         )
     assert again == first
     assert "2 of 2 shards are there already" in caplog.text
@@ -128,7 +131,7 @@ def test_nothing_is_predicted_twice_and_another_model_not_mixed_in(
     }
     for other in (changed(model, weights=trained), model):
         parameters = Inference(shard_size=3, keep_largest=other is model)
-        found = predict_masks(other, index, test_images, shards, PICTURES, parameters, RECIPE)
+        found = predict_masks(other, index, test_images, shards, PICTURES, parameters, RECIPE, SOURCE)
         assert not set(found["shards"]) & set(first["shards"])
 
 
@@ -138,7 +141,7 @@ def test_pictures_are_written_and_made_again_when_they_are_gone(
     index, shards = index_images(test_images), PredictionShards(tmp_path / "shards")
     pictures = PredictedImages(tmp_path)
     parameters = Inference(masks=True, cutouts=True, overlays=True, threshold=0.48)
-    predictions = predict_masks(model, index, test_images, shards, pictures, parameters, RECIPE)
+    predictions = predict_masks(model, index, test_images, shards, pictures, parameters, RECIPE, SOURCE)
     rows = dict(write_submission(predictions, shards))
     for image_id, runs in rows.items():
         image = test_images.read_image(image_id)
@@ -152,10 +155,10 @@ def test_pictures_are_written_and_made_again_when_they_are_gone(
     lost = tmp_path / "cutouts" / f"{image_id}.png"
     content = lost.read_bytes()
     lost.unlink()
-    predict_masks(model, index, test_images, shards, pictures, parameters, RECIPE)
+    predict_masks(model, index, test_images, shards, pictures, parameters, RECIPE, SOURCE)
     assert lost.read_bytes() == content
     on_white = parameters.model_copy(update={"background": "#ffffff", "masks": False})
-    predict_masks(model, index, test_images, shards, pictures, on_white, RECIPE)
+    predict_masks(model, index, test_images, shards, pictures, on_white, RECIPE, SOURCE)
     assert np.array(Image.open(lost)).shape == image.shape
 
 
@@ -172,9 +175,11 @@ def test_the_summary_says_what_was_found_in_every_image(
     shards, pictures = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
     parameters = Inference(on_bad_image="empty", masks=True, shard_size=3, threshold=0.48)
     index = select_test_images(index_images(store), parameters)
-    predictions = predict_masks(model, index, store, shards, pictures, parameters, RECIPE)
+    predictions = predict_masks(model, index, store, shards, pictures, parameters, RECIPE, SOURCE)
     with caplog.at_level("INFO"):
-        summary = summarize_predictions(predictions, index, shards, pictures, parameters).set_index("image")
+        summary = summarize_predictions(predictions, index, shards, pictures, parameters, SOURCE).set_index(
+            "image"
+        )
     assert sorted(summary.index) == sorted([lost, *others])
     assert summary.loc[lost, ["covered", "runs", "problems"]].tolist() == [0, 0, "the image is missing"]
     for image_id in others:
@@ -200,7 +205,7 @@ def test_onnx_runtime_predicts_the_same_masks_and_other_shards(
     masks, names = [], []
     for engine in ("torch", "onnxruntime"):
         parameters = Inference(engine=engine, precision="float32", threshold=0.48)
-        predictions = predict_masks(model, index, test_images, shards, PICTURES, parameters, RECIPE)
+        predictions = predict_masks(model, index, test_images, shards, PICTURES, parameters, RECIPE, SOURCE)
         names.append(predictions["shards"])
         masks.append(
             [run_lengths.decode(runs, *test_images.size(name)) for name, runs in shards.read(names[-1])]

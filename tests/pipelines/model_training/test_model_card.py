@@ -3,6 +3,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.parameters import DataIngestion, ModelTraining
 from carvana_kedro.pipelines.model_training.model_card import write_model_card
 
@@ -57,7 +58,12 @@ def scores() -> pd.DataFrame:
 CURVE = pd.DataFrame({"threshold": [0.4, 0.5, 0.6], "dice": [0.88, 0.905, 0.91]})
 
 
-def _card(manifest: dict[str, Any], scores: pd.DataFrame, source: str = "folder") -> str:
+SOURCE = SourceDescription(
+    name="mine", limits=("It knows nothing of boats.",), reproduce=("mine.path", "mine.side")
+)
+
+
+def _card(manifest: dict[str, Any], scores: pd.DataFrame, source: SourceDescription = SOURCE) -> str:
     return write_model_card(manifest, scores, CURVE, {"mine": RECIPE}, source, DataIngestion(seed=3))
 
 
@@ -69,7 +75,7 @@ def test_the_card_says_what_was_measured(manifest: dict[str, Any], scores: pd.Da
     assert "| Dice coefficient | 0.905 | 0.0759 | 0.8 | 0.97 |" in card
     assert card.index("| c_1 | 0.8 | 4.0 |") < card.index("| c_2 | 0.9 | 3.0 |")
     assert "Cars with the lowest means: c (0.8500), d (0.9600)" in card
-    assert "photographs of 1918 x 1280\npixels and 2 other sizes." in card
+    assert "photographs of\n1918 x 1280 pixels and 2 other sizes." in card
     assert "2 cars to train on (4 images), 2 cars to validate on (4 images)." in card
     assert "2 epochs, 1.5 minutes." in card
     assert "2 CPU threads, no GPU, PyTorch 2.11" in card
@@ -80,11 +86,11 @@ def test_the_card_says_what_was_measured(manifest: dict[str, Any], scores: pd.Da
 def test_the_card_says_how_it_is_done_again(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
     card = _card(manifest, scores)
     assert (
-        'kedro run --pipelines data_ingestion,model_training --params "source=folder,recipe=mine,'
+        'kedro run --pipelines data_ingestion,model_training --params "source=mine,recipe=mine,'
         'model_training.epochs=2,model_training.loss.border_weight=1.0,data_ingestion.seed=3"\n'
     ) in card
-    assert "- `folder.images`, `folder.masks`, `folder.mask_suffix` and `folder.group` as they were." in card
-    assert "It needs besides" not in _card(manifest, scores, "sample")
+    assert "- `mine.path`, as it was\n- `mine.side`, as it was\n" in card
+    assert "It needs besides" not in _card(manifest, scores, SourceDescription(name="another"))
     # A list cannot be given on the command line.
     schedule = {"name": "step", "milestones": [0.3, 0.6]}
     recipe = ModelTraining.model_validate({**RECIPE, "schedule": schedule}).model_dump(mode="json")
@@ -94,19 +100,17 @@ def test_the_card_says_how_it_is_done_again(manifest: dict[str, Any], scores: pd
 
 
 def test_limits_are_those_of_the_run(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
-    assert "rendered cars alone" not in _card(manifest, scores)
-    assert "rendered cars alone" in _card(manifest, scores, "sample")
+    assert "- It knows nothing of boats." in _card(manifest, scores)
+    assert "boats" not in _card(manifest, scores, SourceDescription(name="another"))
     assert "also chose the epoch" in _card(manifest, scores)
     last = {**manifest, "parameters": {**manifest["parameters"], "best_by": "train_loss"}}
     assert "also chose the epoch" not in _card(last, scores)
-    assert "before a studio's backdrop" in _card(manifest, scores, "kaggle")
-    assert "before a studio's backdrop" not in _card(manifest, scores)
 
 
 def test_folds_are_told(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
     card = _card({**manifest, "parameters": {**manifest["parameters"], "folds": 2}}, scores)
     assert "each scored by the model that has not seen its car" in card
-    assert "Split by car: 2 cars (4 images) in 2 folds: each model was trained without one of them." in card
+    assert "Split by car:\n2 cars (4 images) in 2 folds: each model was trained without one of them." in card
     assert "also chose the epoch" in card
 
 

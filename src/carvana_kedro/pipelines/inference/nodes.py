@@ -10,6 +10,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from carvana_kedro import provenance
+from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.image_index import check_source, first_few, index_images, usable_images
 from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.segmentation.hardware import usable_workers
@@ -58,6 +59,7 @@ def predict_masks(
     predicted_images: PredictedImages,
     parameters: Inference,
     model_training: ModelTraining,
+    source: SourceDescription,
 ) -> dict[str, Any]:
     """Predict the mask of every test image at its original size, and write them away shard by shard.
 
@@ -71,6 +73,7 @@ def predict_masks(
         UserError: the index belongs to another source, or an image cannot be decoded.
     """
     check_source(test_index, test_images, "inference")
+    parameters = parameters.with_images(source.writes_images)
     image_ids, size = test_index["image"].tolist(), parameters.shard_size
     trusted = model_training.trusted()
     origin = {
@@ -162,12 +165,8 @@ def _predict_shards(
 
 def _kinds(parameters: Inference) -> list[Kind]:
     """Return the kinds of pictures that are asked for."""
-    wanted: dict[Kind, bool] = {
-        "masks": parameters.masks,
-        "cutouts": parameters.cutouts,
-        "overlays": parameters.overlays,
-    }
-    return [kind for kind, is_wanted in wanted.items() if is_wanted]
+    kinds: tuple[Kind, ...] = ("masks", "cutouts", "overlays")
+    return [kind for kind in kinds if getattr(parameters, kind) is True]
 
 
 def _picture(
@@ -199,6 +198,7 @@ def summarize_predictions(
     prediction_shards: PredictionShards,
     predicted_images: PredictedImages,
     parameters: Inference,
+    source: SourceDescription,
 ) -> pd.DataFrame:
     """Say what was found in every image: a mask that is empty, or covers far more than the others, is worth a look.
 
@@ -221,7 +221,7 @@ def summarize_predictions(
             f"where there is a car, it covers {shares.mean():.1%} of the picture, from {shares.min():.1%} "
             f"({shares.idxmin()}) to {shares.max():.1%} ({shares.idxmax()})"
         )
-    if kinds := _kinds(parameters):
+    if kinds := _kinds(parameters.with_images(source.writes_images)):
         lines.append(f"{', '.join(kinds)} are in {predicted_images.folder}")
     logger.info("Predicted: %s", "\n  ".join(lines))
     return summary[["image", "width", "height", "covered", "runs", "problems"]]

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.parameters import DataIngestion, ModelTraining
 
 _MEASURES = {
@@ -23,7 +24,7 @@ def write_model_card(
     validation_scores: pd.DataFrame,
     validation_threshold_curve: pd.DataFrame,
     recipes: dict[str, Any],
-    source: str,
+    source: SourceDescription,
     data_ingestion: DataIngestion,
 ) -> str:
     """Write down, for people, what a model is and what is to be expected of it.
@@ -33,7 +34,7 @@ def write_model_card(
         validation_scores: a row an image.
         validation_threshold_curve: mean Dice coefficient by threshold.
         recipes: all, to say in what this run differs from the named one.
-        source: where the photographs came from: `sample`, `folder`, ...
+        source: the description of the source of the training images.
         data_ingestion: how they were split.
 
     Returns:
@@ -68,7 +69,7 @@ def write_model_card(
         else "** (one car)"
     )
     threshold = run_manifest["validation"]["threshold"]
-    said = {"source": source, "recipe": run_manifest["recipe"], **changes}
+    said = {"source": source.name, "recipe": run_manifest["recipe"], **changes}
     command = ",".join(f"{key}={value}" for key, value in said.items() if key not in lists)
     gpus = run_manifest["machine"]["gpus"]
     minutes = run_manifest["training_seconds"] / 60
@@ -80,9 +81,9 @@ Finds the car in a photograph: for each pixel the probability that it is of the 
 Run `{run_manifest["run_id"]}`.
 """,
         "Data": f"""
-Source `{source}`, fingerprint `{run_manifest["source"]}`; photographs of {photograph["width"]} x {photograph["height"]}
-pixels{f" and {others} other sizes" if others else ""}. Split by car: {split}
-The manifest of the run, `run_manifest.json`, names them.
+Source `{source.name}`, fingerprint `{run_manifest["source"]}`; photographs of
+{photograph["width"]} x {photograph["height"]} pixels{f" and {others} other sizes" if others else ""}. Split by car:
+{split} The manifest of the run, `run_manifest.json`, names them.
 """,
         "Scores": f"""
 At the photographs' own size, {len(validation_scores)} images, each {scored}.
@@ -120,12 +121,11 @@ The same machine, libraries and number of threads give the same weights on a CPU
     return f"# {title}\n{opening}" + "".join(f"\n## {heading}\n{text}" for heading, text in rest)
 
 
-def _limits(run_manifest: Mapping[str, Any], source: str) -> Iterator[str]:
+def _limits(run_manifest: Mapping[str, Any], source: SourceDescription) -> Iterator[str]:
+    yield from source.limits
     parameters = run_manifest["parameters"]
     photograph, output = run_manifest["photograph_size"], run_manifest["output_size"]
     wide, high = (photograph[side] / output[side] for side in ("width", "height"))
-    if source == "sample":
-        yield "Was trained on rendered cars alone and knows nothing of photographs."
     if parameters["best_by"].startswith("val_"):
         yield (
             "The images that were scored also chose the epoch whose weights were kept, so the scores flatter a little."
@@ -133,13 +133,6 @@ def _limits(run_manifest: Mapping[str, Any], source: str) -> Iterator[str]:
     if len(run_manifest["validation_cars"]) < 20:
         yield f"{len(run_manifest['validation_cars'])} cars are few to score by: other cars may score otherwise."
     yield f"A pixel of the network's output covers {wide:.1f} x {high:.1f} pixels of a photograph."
-    if source in ("kaggle", "archives"):
-        yield (
-            "Was trained and scored on one whole car before a studio's backdrop: other scenes, other vehicles and "
-            "parts of cars were never scored."
-        )
-    else:
-        yield "What its training images do not show was never scored."
 
 
 def _changes(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,14 +146,9 @@ def _changes(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> 
     return found
 
 
-def _besides(source: str, lists: Mapping[str, Any]) -> str:
+def _besides(source: SourceDescription, lists: Mapping[str, Any]) -> str:
     """Return what the command line does not say: a paragraph, or nothing."""
-    places = {
-        "folder": "`folder.images`, `folder.masks`, `folder.mask_suffix` and `folder.group` as they were.",
-        "archives": "`archives`, where they lie.",
-        "kaggle": "`kaggle.quality` as it was.",
-    }
-    lines = [f"- {places[source]}"] if source in places else []
+    lines = [f"- `{key}`, as it was" for key in source.reproduce]
     lines += [f"- `{key}`, in a parameters file: {value}" for key, value in lists.items()]
     return "\n".join(["", "It needs besides:", "", *lines, ""]) if lines else ""
 

@@ -57,7 +57,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "validation_scores",
                     "validation_threshold_curve",
                     "params:recipes",
-                    "params:source",
+                    "source",
                     "params:data_ingestion",
                 ],
                 outputs="model_card",
