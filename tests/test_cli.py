@@ -1,4 +1,4 @@
-"""Every mistake a user can make on the command line, made for real: a message, no traceback, no node run."""
+"""A mistake on the command line or in the files: a message, no traceback, and no node runs. Real processes."""
 
 import json
 import os
@@ -67,29 +67,26 @@ def test_a_wrong_parameter_stops_before_any_node(
         ("source=folder,folder.images=nowhere,folder.masks=nowhere", "nowhere"),
     ],
 )
-def test_a_source_that_is_not_there_stops_before_any_node(kedro: Kedro, params: str, told: str) -> None:
+def test_a_missing_source_stops_before_any_node(kedro: Kedro, params: str, told: str) -> None:
     done = kedro("run", "--env", "test", "--pipelines", "data_ingestion", params=params, check=False)
     assert told in _refused(done)
     assert "Running node" not in done.stdout
 
 
-def test_an_unknown_pipeline_is_told(kedro: Kedro) -> None:
+def test_an_unknown_pipeline_lists_the_pipelines(kedro: Kedro) -> None:
     for option in ("--pipeline", "--pipelines"):
         told = _refused(kedro("run", "--env", "test", option, "trainig", check=False))
-        assert (
-            "There is no pipeline named 'trainig'. There are: data_ingestion, evaluation, export, inference"
-            in told
-        )
+        assert "Unknown pipeline 'trainig'. Available: data_ingestion, evaluation, export, inference" in told
 
 
-def test_a_broken_configuration_is_told(kedro: Kedro, tmp_path: Path) -> None:
+def test_a_broken_configuration_file_is_named(kedro: Kedro, tmp_path: Path) -> None:
     shutil.copytree(PROJECT / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("credentials*"))
     (tmp_path / "conf/test/globals.yml").write_text("source: [folder\n")
     told = _refused(kedro("run", "--env", "test", "--conf-source", str(tmp_path / "conf"), check=False))
     assert "globals.yml" in told
 
 
-def test_an_unknown_environment_is_told(kedro: Kedro) -> None:
+def test_an_unknown_environment_is_named(kedro: Kedro) -> None:
     assert "conf/kagle" in _refused(kedro("run", "--env", "kagle", check=False))
 
 
@@ -101,7 +98,9 @@ def test_an_unknown_environment_is_told(kedro: Kedro) -> None:
         ("reporting", "submission", "data_ingestion,model_training,inference"),
     ],
 )
-def test_what_has_not_been_made_yet_is_told(kedro: Kedro, pipeline: str, missing: str, maker: str) -> None:
+def test_missing_inputs_are_listed_with_the_command_that_creates_them(
+    kedro: Kedro, pipeline: str, missing: str, maker: str
+) -> None:
     done = kedro("run", "--env", "test", "--pipeline", pipeline, check=False)
     told = _refused(done)
     assert f"{missing} (" in told
@@ -109,7 +108,7 @@ def test_what_has_not_been_made_yet_is_told(kedro: Kedro, pipeline: str, missing
     assert "Running node" not in done.stdout
 
 
-def test_the_advice_carries_the_options_of_the_run(kedro: Kedro, tmp_path: Path) -> None:
+def test_the_command_has_the_options_of_the_run(kedro: Kedro, tmp_path: Path) -> None:
     done = kedro("run", "--env", "test", "--pipeline", "inference", params="recipe=unet_256", check=False)
     told = _refused(done)
     assert f"model ({tmp_path}/data/06_models/unet_256/model.pt)" in told
@@ -117,7 +116,7 @@ def test_the_advice_carries_the_options_of_the_run(kedro: Kedro, tmp_path: Path)
     assert f"kedro run --pipelines data_ingestion,model_training {options}" in told
 
 
-def test_the_installed_command_is_the_same(tmp_path: Path) -> None:
+def test_the_package_runs_without_the_kedro_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "carvana_kedro", "--env", "test", "--pipelines", "data_ingestion"]
     for params, code in ((f"data_root={tmp_path}", 0), ("inference.threshold=2", 1)):
         done = subprocess.run([*command, "--params", params], cwd=PROJECT, capture_output=True, text=True)
@@ -127,8 +126,8 @@ def test_the_installed_command_is_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "05_model_input" / "sample" / "train_index.csv").is_file()
 
 
-def test_paths_may_be_relative_or_begin_with_the_home(kedro: Kedro, archives: Path, tmp_path: Path) -> None:
-    # Relative to where the command is typed, for the solution as for the images.
+def test_a_path_may_be_relative(kedro: Kedro, archives: Path, tmp_path: Path) -> None:
+    # Relative to the working directory.
     params = f"source=archives,archives={os.path.relpath(archives, PROJECT)}"
     kedro("run", "--env", "test", params=params)
     score = tmp_path / "data/08_reporting/archives/sample/submission_score.json"
@@ -167,7 +166,7 @@ def test_bad_data_is_named(kedro: Kedro, broken: Path, damage: Callable[[Path], 
     assert "Running node: train_model" not in done.stdout
 
 
-def test_bad_images_can_be_left_out(kedro: Kedro, broken: Path, tmp_path: Path) -> None:
+def test_bad_images_can_be_skipped(kedro: Kedro, broken: Path, tmp_path: Path) -> None:
     lost = sorted((broken / "train").iterdir())[0].stem
     _lose_a_mask(broken)
     params = f"source=archives,archives={broken},data_ingestion.on_problem=skip"
@@ -184,7 +183,7 @@ def test_bad_images_can_be_left_out(kedro: Kedro, broken: Path, tmp_path: Path) 
 
 def test_a_model_is_not_scored_on_a_split_it_was_not_trained_with(kedro: Kedro) -> None:
     kedro("run", "--env", "test", params="model_training.epochs=1")
-    # Another seed draws another validation car of the four.
+    # Another seed chooses another validation car of the four.
     params = ",".join(["model_training.epochs=1", "data_ingestion.seed=5"])
     kedro("run", "--env", "test", "--pipeline", "data_ingestion", params=params)
     done = kedro(

@@ -1,4 +1,4 @@
-"""Where Kaggle's credentials come from, whatever environment is named. (The other hooks: test_cli.py.)"""
+"""Where Kaggle's credentials come from in each environment. (test_cli.py tests the other hooks.)"""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from carvana_kedro.hooks import LocalCredentialsHook
 
 
 def _credentials(conf: Path, env: str | None) -> dict[str, Any]:
-    """What the catalog is given under an environment."""
+    """Kaggle's credentials as the catalog gets them in an environment."""
     for folder in ("base", "local", "kaggle"):
         (conf / folder).mkdir(exist_ok=True)
     (conf / "base" / "parameters.yml").write_text("{}")
@@ -39,27 +39,27 @@ def test_local_credentials_count_in_every_environment(tmp_path: Path, env: str |
     assert _credentials(tmp_path, env) == {"token": "KGAT_1", "file": str(path)}
 
 
-def test_an_environments_own_win(tmp_path: Path) -> None:
+def test_the_run_environment_overrides_local(tmp_path: Path) -> None:
     _write(tmp_path / "local/credentials.yml", "kaggle: {token: KGAT_1}")
     path = _write(tmp_path / "kaggle/credentials.yml", "kaggle: {token: KGAT_2}")
     assert _credentials(tmp_path, "kaggle") == {"token": "KGAT_2", "file": str(path)}
 
 
-def test_the_environments_variables_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", "KGAT_3")
     path = _write(tmp_path / "local/credentials.yml", "kaggle: {token: '${oc.env:MY_TOKEN}'}")
     assert _credentials(tmp_path, "kaggle") == {"token": "KGAT_3", "file": str(path)}
 
 
-def test_without_any_there_is_an_empty_entry(tmp_path: Path) -> None:
+def test_without_credentials_the_entry_is_empty(tmp_path: Path) -> None:
     _write(tmp_path / "local/credentials.yml", "other: {password: x}")
     _write(tmp_path / "kaggle/credentials.yml", "")
     assert _credentials(tmp_path, "kaggle") == {}
 
 
-def test_secrets_in_a_committed_file_are_refused(tmp_path: Path) -> None:
+def test_credentials_in_base_are_refused(tmp_path: Path) -> None:
     path = _write(tmp_path / "base/credentials.yml", "kaggle: {token: KGAT_1}")
-    with pytest.raises(UserError, match=f"{path} is committed: secrets belong into conf/local") as told:
+    with pytest.raises(UserError, match=f"{path} holds credentials, but it is under version") as told:
         _credentials(tmp_path, "kaggle")
     assert "KGAT_1" not in str(told.value)
 
@@ -67,7 +67,7 @@ def test_secrets_in_a_committed_file_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["kaggle: {token: KGAT_1", "kaggle: KGAT_1", "kaggle: {token: '${nope:KGAT_1}'}", "- KGAT_1\n-"]
 )
-def test_what_cannot_be_understood_is_told_and_not_quoted(tmp_path: Path, text: str) -> None:
+def test_the_message_about_an_invalid_file_does_not_quote_it(tmp_path: Path, text: str) -> None:
     path = _write(tmp_path / "local/credentials.yml", text)
     try:
         assert _credentials(tmp_path, "kaggle") == {}

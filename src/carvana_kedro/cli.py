@@ -1,4 +1,4 @@
-"""`kedro run`, with a mistake of the user's told in a few lines instead of a traceback."""
+"""`kedro run`, with a short message instead of a traceback for errors that the user can fix."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,12 +22,12 @@ def cli() -> None:
 def _run(**options: Any) -> Any:
     for name in filter(None, [options["pipeline"], *options["pipelines"]]):
         if name not in ("__default__", *NAMES):
-            raise click.ClickException(f"There is no pipeline named {name!r}. There are: {', '.join(NAMES)}.")
+            raise click.ClickException(f"Unknown pipeline {name!r}. Available: {', '.join(NAMES)}.")
     try:
         return kedro_run.callback(**options)  # type: ignore[misc]
     except Exception as error:
         causes = list(_causes(error))
-        # A UserError raised by one of our resolvers comes wrapped in OmegaConf's own.
+        # OmegaConf wraps a UserError of a resolver in an error of its own, so look for a UserError first.
         for kind in (UserError, MissingConfigException, OmegaConfBaseException, YAMLError):
             for cause in causes:
                 if isinstance(cause, kind):
@@ -36,6 +36,7 @@ def _run(**options: Any) -> Any:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and those that led to it."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,9 +1,9 @@
-"""The one exception that is meant for people."""
+"""The exception for errors that the user can fix."""
 
 
 class UserError(Exception):
-    """Something the user can put right: a wrong parameter, a missing file, bad data.
+    """An error that the user can fix: a wrong parameter, a missing file, bad data.
 
-    The message says which file or parameter, what is wrong with it and what to do. `kedro run` prints it
-    alone, without a traceback.
+    The message says which file or parameter is wrong, what is wrong with it and what to do. `kedro run` prints only
+    the message, without a traceback.
     """

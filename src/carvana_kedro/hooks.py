@@ -1,6 +1,6 @@
-"""What happens before a run: mistakes are found before any node starts."""
+"""Checks before a run, so that a mistake is reported before any node starts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,83 +14,104 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.mappings import flatten
 from carvana_kedro.parameters import check_configuration
 from carvana_kedro.pipeline_registry import pipelines_making
 
 
 class CheckParametersHook:
-    """Checks all parameters, those of pipelines that do not run included."""
+    """Checks all parameters, including those of pipelines that do not run."""
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Stop with a message that names every wrong key."""
+        """Validate the parameters.
+
+        Raises:
+            UserError: at least one parameter is wrong; the message lists all of them.
+        """
         loader = context.config_loader
         check_configuration(loader["parameters"], loader["globals"], loader.runtime_params or {})
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Stop if the recipe fits the network or the machine in a way that only PyTorch can tell."""
-        nodes = {node.func.__name__ for node in pipeline.nodes}
-        # Imported here: the pipelines that need no PyTorch should not wait for it.
-        if "train_model" in nodes:
+        """Check what only PyTorch can tell: whether the network fits the recipe, and the device exists.
+
+        Raises:
+            UserError: the network cannot take the input size or the batch, or the device does not exist.
+        """
+        outputs = pipeline.all_outputs()
+        # Imported here, so that a run that does not need PyTorch does not load it.
+        if "model" in outputs:
             from carvana_kedro.segmentation.training.build import check_recipe
 
             check_recipe(catalog.load("params:model_training").to_recipe())
-        if "predict_masks" in nodes:
+        if "predictions" in outputs:
             from carvana_kedro.segmentation.hardware import choose_device
 
             choose_device(catalog.load("params:inference").device)
 
 
 class LocalCredentialsHook:
-    """Makes `conf/local/credentials.yml` count in every environment: Kedro reads it when no other is named."""
+    """Uses `conf/local/credentials.yml` in every environment; Kedro reads it only if `--env` is not given."""
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Put Kaggle's credentials where the catalog takes them from, with the file they were found in."""
+        """Add Kaggle's credentials, and the path of the file they come from, to those of the catalog.
+
+        Raises:
+            UserError: a file is not valid, or `conf/base` holds credentials.
+        """
         loader = context.config_loader
-        # What an environment says itself comes last, and wins.
+        # The run environment comes last, so that it overrides conf/local.
         for environment in dict.fromkeys(["base", "local", context.env or "local"]):
             for path in sorted((Path(loader.conf_source) / environment).rglob("credentials*")):
                 if path.suffix not in (".yml", ".yaml", ".json") or not (kaggle := _kaggle_entry(path)):
                     continue
                 if environment == "base":
-                    raise UserError(f"{path} is committed: secrets belong into conf/local, not there.")
+                    raise UserError(
+                        f"{path} holds credentials, but it is under version control. Move them to "
+                        "conf/local/credentials.yml."
+                    )
                 loader["credentials"] = loader["credentials"] | {"kaggle": {**kaggle, "file": str(path)}}
 
 
 class CheckInputsHook:
-    """Checks that what a run takes from earlier runs is there."""
+    """Checks that the outputs of earlier runs that a run needs exist."""
 
     @hook_impl
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
-        """Stop with a message that names every missing input and the command that makes them."""
+        """Check the inputs of a pipeline.
+
+        Raises:
+            UserError: inputs are missing; the message lists them and the command that creates them.
+        """
         wanted = sorted(name for name in pipeline.inputs() if not name.startswith(("params:", "parameters")))
         missing = [name for name in wanted if not catalog.exists(name)]
         if missing:
             lines = "\n".join(f"  {name} ({_where(catalog, name)})" for name in missing)
             makers = ",".join(pipelines_making(missing, catalog.exists))
             raise UserError(
-                f"This run needs what has not been made yet:\n{lines}\n"
-                f"Make it first: kedro run --pipelines {makers}{_options(run_params)}"
+                f"This run needs datasets that do not exist yet:\n{lines}\n"
+                f"Create them first: kedro run --pipelines {makers}{_options(run_params)}"
             )
 
 
 def _kaggle_entry(path: Path) -> Mapping[str, Any] | None:
-    # Kedro resolves `${oc.env:NAME}` in credentials, and nowhere else: so do we.
+    """Return the entry `kaggle` of a file of credentials, None if there is none."""
+    # Like Kedro, which resolves `${oc.env:NAME}` in credentials and nowhere else.
     OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         entry = content.get("kaggle") if isinstance(content, dict) else None
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError):
-        # The reason would quote the line, and with it the secret.
-        raise UserError(f"{path} cannot be understood. It should say   kaggle: {{token: ...}}") from None
+        # No cause: its message would quote the line, and with it the secret.
+        raise UserError(f"{path} is not valid. It should contain   kaggle: {{token: ...}}") from None
     finally:
         OmegaConf.clear_resolver("oc.env")
     if entry is not None and not isinstance(entry, Mapping):
-        raise UserError(f"{path}: kaggle should be a table, as in   kaggle: {{token: ...}}")
+        raise UserError(f"{path}: kaggle should be a mapping, such as   kaggle: {{token: ...}}")
     return entry
 
 
@@ -100,15 +121,8 @@ def _where(catalog: DataCatalog, name: str) -> str:
 
 
 def _options(run_params: Mapping[str, Any]) -> str:
-    """Return the options of this run that decide where things lie, as they are typed."""
+    """Return the `--env` and `--params` of a run as they are typed."""
     environment = f" --env {run_params['env']}" if run_params.get("env") else ""
-    parameters = ",".join(_flat(run_params.get("runtime_params") or {}))
+    values = flatten(run_params.get("runtime_params") or {})
+    parameters = ",".join(f"{key}={value}" for key, value in values.items())
     return environment + (f" --params {parameters}" if parameters else "")
-
-
-def _flat(parameters: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in parameters.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}={value}"

@@ -10,28 +10,28 @@ from kedro.pipeline import Pipeline
 import carvana_kedro.pipelines
 
 NAMES = tuple(module.name for module in iter_modules(carvana_kedro.pipelines.__path__))
-"""Every pipeline there is."""
+"""The names of all pipelines."""
 
 DEFAULT = ("data_ingestion", "model_training", "inference", "reporting")
-"""What `kedro run` runs. What costs or leaves the machine is asked for by name."""
+"""The pipelines of `kedro run`. The others cost time or contact Kaggle: they run only by name."""
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return every pipeline by name, and the default one."""
+    """Return all pipelines by name, and the default pipeline as `__default__`."""
     pipelines = find_pipelines(raise_errors=True)
-    # With `--pipelines X` Kedro imports X alone, so the default is made of what is there.
+    # With `--pipelines X` Kedro imports only X, so some of the default pipelines may be missing.
     pipelines["__default__"] = sum((pipelines[name] for name in DEFAULT if name in pipelines), Pipeline([]))
     return pipelines
 
 
 def pipelines_making(names: Iterable[str], exists: Callable[[str], bool]) -> list[str]:
-    """Return the pipelines to run, in order, before all the named datasets are there.
+    """Return the pipelines that create some datasets and whatever missing datasets these need, in running order.
 
     Args:
-        names: datasets that are wanted and not there.
-        exists: tells whether a dataset is there.
+        names: missing datasets.
+        exists: tells whether a dataset exists.
     """
-    # Not Kedro's registry: with `--pipelines X` it holds X alone.
+    # Not Kedro's registry: with `--pipelines X` it holds only X.
     pipelines = {name: import_module(f"carvana_kedro.pipelines.{name}").create_pipeline() for name in NAMES}
     makers = {output: name for name, pipeline in pipelines.items() for output in pipeline.all_outputs()}
     wanted, needed = list(names), set()

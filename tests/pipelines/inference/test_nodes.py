@@ -47,7 +47,9 @@ def test_other_parameters_do_not_mix_with_old_shards(
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path)
     first, second = (
-        predict_masks(model, index, test_images, shards, PICTURES, Inference(threshold=threshold), RECIPE, SOURCE)
+        predict_masks(
+            model, index, test_images, shards, PICTURES, Inference(threshold=threshold), RECIPE, SOURCE
+        )
         for threshold in (0.5, 0.6)
     )
     assert not set(first["shards"]) & set(second["shards"])
@@ -81,7 +83,9 @@ def test_an_empty_mask_stands_for_an_image_that_cannot_be_read(
     parameters = Inference(on_bad_image="empty", threshold=0.01)
     index = select_test_images(index_images(store), parameters)
     assert f"2 masks will be empty:\n  {lost}: the image is missing" in caplog.text
-    predictions = predict_masks(model, index, store, PredictionShards(tmp_path), PICTURES, parameters, RECIPE, SOURCE)
+    predictions = predict_masks(
+        model, index, store, PredictionShards(tmp_path), PICTURES, parameters, RECIPE, SOURCE
+    )
     rows = dict(write_submission(predictions, PredictionShards(tmp_path)))
     assert list(rows) == list(test_images.expected or ())
     assert [image_id for image_id, runs in rows.items() if not runs] == [lost, cut]
@@ -94,9 +98,13 @@ def test_the_threshold_may_be_the_best_of_the_validation(
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path)
     with pytest.raises(UserError, match="this model has not been validated"):
-        predict_masks(model, index, test_images, shards, PICTURES, Inference(threshold="auto"), RECIPE, SOURCE)
+        predict_masks(
+            model, index, test_images, shards, PICTURES, Inference(threshold="auto"), RECIPE, SOURCE
+        )
     named, best = (
-        predict_masks(of, index, test_images, shards, PICTURES, Inference(threshold=threshold), RECIPE, SOURCE)
+        predict_masks(
+            of, index, test_images, shards, PICTURES, Inference(threshold=threshold), RECIPE, SOURCE
+        )
         for of, threshold in ((model, 0.4), (changed(model, best_threshold=0.4), "auto"))
     )
     assert list(shards.read(named["shards"])) == list(shards.read(best["shards"]))
@@ -110,7 +118,9 @@ def test_nothing_is_predicted_twice_and_another_model_not_mixed_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     index, shards = index_images(test_images), PredictionShards(tmp_path)
-    first = predict_masks(model, index, test_images, shards, PICTURES, Inference(shard_size=3), RECIPE, SOURCE)
+    first = predict_masks(
+        model, index, test_images, shards, PICTURES, Inference(shard_size=3), RECIPE, SOURCE
+    )
     with monkeypatch.context() as patched, caplog.at_level("INFO"):
         patched.setattr(Predictor, "from_model", None)  # it would not be callable
         again = predict_masks(

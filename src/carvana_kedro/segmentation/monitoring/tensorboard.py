@@ -8,13 +8,13 @@ import resource
 import sys
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from carvana_kedro.mappings import flatten
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.monitoring.visualization import comparison, threshold_curve
 from carvana_kedro.segmentation.training.callbacks import Callback
@@ -157,21 +157,14 @@ class TensorBoardHparams(_TensorBoardCallback):
         # The first summary, which lists the table's columns, is not written: TensorBoard uses the list of any one run.
         # Without a list, it collects the columns of all runs and shows first the parameters that differ. Each scalar
         # becomes a column, too: `best/...`, and the last epoch of `data/...`.
-        _, start, end = hparams(_flatten(run.about.get("parameters", {})), {})
+        parameters = flatten(run.about.get("parameters", {}))
+        plain = {
+            name: value for name, value in parameters.items() if isinstance(value, str | bool | int | float)
+        }
+        _, start, end = hparams(plain, {})
         for summary in (start, end):
             self._events._get_file_writer().add_summary(summary)
         self._events.flush()
-
-
-def _flatten(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:
-    """Flatten nested parameters to names such as `a.b`; keep only strings, booleans and numbers, as HParams does."""
-    flat: dict[str, str | float] = {}
-    for name, value in parameters.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, str | bool | int | float):
-            flat[prefix + name] = value
-    return flat
 
 
 def _memory_gb(device: torch.device) -> float:
