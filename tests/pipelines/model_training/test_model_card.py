@@ -67,52 +67,56 @@ def _card(manifest: dict[str, Any], scores: pd.DataFrame, source: SourceDescript
     return write_model_card(manifest, scores, CURVE, {"mine": RECIPE}, source, DataIngestion(seed=3))
 
 
-def test_the_card_says_what_was_measured(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
+def test_the_card_has_the_measured_numbers(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
     card = _card(manifest, scores)
     # The means of the two cars are 0.85 and 0.96: their standard error is half of the difference.
-    assert "**0.9050 ± 0.0550** (standard error over 2 cars). The threshold is 0.50; at" in card
-    assert "0.60, the best, the score would be 0.9100" in card
+    assert "**0.9050 ± 0.0550** (standard error over 2 cars).\nThe threshold is 0.50." in card
+    assert "The best threshold, 0.60, would give 0.9100." in card
     assert "| Dice coefficient | 0.905 | 0.0759 | 0.8 | 0.97 |" in card
     assert card.index("| c_1 | 0.8 | 4.0 |") < card.index("| c_2 | 0.9 | 3.0 |")
-    assert "Cars with the lowest means: c (0.8500), d (0.9600)" in card
-    assert "photographs of\n1918 x 1280 pixels and 2 other sizes." in card
+    assert "Cars with the lowest mean Dice coefficient: c (0.8500), d (0.9600)." in card
+    assert "Images of 1918 x 1280 pixels and 2 other sizes." in card
     assert "2 cars to train on (4 images), 2 cars to validate on (4 images)." in card
     assert "2 epochs, 1.5 minutes." in card
-    assert "2 CPU threads, no GPU, PyTorch 2.11" in card
-    # The photograph is fitted to the network's output, which valid convolutions make smaller than its input.
+    assert "a machine with 2 CPU threads, no GPU, PyTorch 2.11." in card
+    # Valid convolutions make the network's output smaller than its input; the image is fitted to the output.
     assert "covers 9.6 x 12.8 pixels" in card
 
 
-def test_the_card_says_how_it_is_done_again(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
+def test_the_card_has_the_command_that_reproduces_the_run(
+    manifest: dict[str, Any], scores: pd.DataFrame
+) -> None:
     card = _card(manifest, scores)
     assert (
         'kedro run --pipelines data_ingestion,model_training --params "source=mine,recipe=mine,'
         'model_training.epochs=2,model_training.loss.border_weight=1.0,data_ingestion.seed=3"\n'
     ) in card
-    assert "- `mine.path`, as it was\n- `mine.side`, as it was\n" in card
-    assert "It needs besides" not in _card(manifest, scores, SourceDescription(name="another"))
+    assert "- `mine.path`, with the same value\n- `mine.side`, with the same value\n" in card
+    assert "The command also needs" not in _card(manifest, scores, SourceDescription(name="another"))
     # A list cannot be given on the command line.
     schedule = {"name": "step", "milestones": [0.3, 0.6]}
     recipe = ModelTraining.model_validate({**RECIPE, "schedule": schedule}).model_dump(mode="json")
     stepped = _card({**manifest, "parameters": recipe}, scores)
     assert "- `model_training.schedule.milestones`, in a parameters file: [0.3, 0.6]" in stepped
-    assert "milestones" not in stepped[stepped.index("kedro run") : stepped.index("It needs besides")]
+    assert "milestones" not in stepped[stepped.index("kedro run") : stepped.index("The command also needs")]
 
 
-def test_limits_are_those_of_the_run(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
+def test_the_limits_are_those_of_the_run_and_its_source(
+    manifest: dict[str, Any], scores: pd.DataFrame
+) -> None:
     assert "- It knows nothing of boats." in _card(manifest, scores)
     assert "boats" not in _card(manifest, scores, SourceDescription(name="another"))
-    assert "also chose the epoch" in _card(manifest, scores)
+    assert "also selected the epoch" in _card(manifest, scores)
     last = {**manifest, "parameters": {**manifest["parameters"], "best_by": "train_loss"}}
-    assert "also chose the epoch" not in _card(last, scores)
+    assert "also selected the epoch" not in _card(last, scores)
 
 
-def test_folds_are_told(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
+def test_the_card_of_folds_describes_their_split(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
     card = _card({**manifest, "parameters": {**manifest["parameters"], "folds": 2}}, scores)
-    assert "each scored by the model that has not seen its car" in card
-    assert "Split by car:\n2 cars (4 images) in 2 folds: each model was trained without one of them." in card
-    assert "also chose the epoch" in card
+    assert "each by the model that was not trained on its car" in card
+    assert "2 cars (4 images) in 2 folds. Each model was trained without one of the folds." in card
+    assert "also selected the epoch" in card
 
 
-def test_one_car_has_no_spread(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
+def test_the_score_of_one_car_has_no_standard_error(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
     assert "**0.8500** (one car)" in _card(manifest, scores[:2])
