@@ -39,7 +39,7 @@ def test_an_image_of_another_size_is_a_problem(broken: Path) -> None:
     )
 
 
-def test_problems_stop_or_are_left_out(broken: Path) -> None:
+def test_problems_stop_or_are_skipped(broken: Path) -> None:
     store = ImageStore(broken / "train", broken / "train_masks")
     first, *rest = store.ids()
     store.mask_path(first).unlink()
@@ -51,17 +51,19 @@ def test_problems_stop_or_are_left_out(broken: Path) -> None:
     assert usable_images(index, "skip", "")["image"].tolist() == rest
     for image_id in rest:
         store.mask_path(image_id).unlink()
-    with pytest.raises(UserError, match="None of the 16 images can be used; the first: the mask is missing"):
+    with pytest.raises(
+        UserError, match=r"None of the 16 images can be used\. The first one: the mask is missing"
+    ):
         usable_images(index_images(store), "skip", "")
 
 
-def test_an_empty_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"There is no image in"):
+def test_a_source_without_images_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"There are no images in"):
         index_images(ImageStore(tmp_path))
 
 
 def _with_table(broken: Path, archives: Path, change: Callable[[dict[str, str]], object]) -> ImageStore:
-    """The competition with `train_masks.csv` changed."""
+    """The competition with a changed `train_masks.csv`."""
     rows = dict(read_table(archives, "train_masks") or ())
     change(rows)
     table = broken / "train_masks.csv"
@@ -70,7 +72,7 @@ def _with_table(broken: Path, archives: Path, change: Callable[[dict[str, str]],
     return ImageStore(broken / "train", broken / "train_masks", mask_runs=table)
 
 
-def test_masks_are_held_against_the_table(broken: Path, archives: Path) -> None:
+def test_masks_are_compared_with_the_table(broken: Path, archives: Path) -> None:
     first, second, third, *_ = ImageStore(broken / "train").ids()
 
     def damage(rows: dict[str, str]) -> None:
@@ -82,13 +84,13 @@ def test_masks_are_held_against_the_table(broken: Path, archives: Path) -> None:
     store = _with_table(broken, archives, damage)
     index = index_images(store, 1.0).set_index("image")
     assert index.loc[first, "problems"] == "the mask differs from train_masks.csv in 1 pixels"
-    assert index.loc[second, "problems"].startswith("train_masks.csv has no legal mask: Run 1")
+    assert index.loc[second, "problems"].startswith("train_masks.csv has an invalid mask: Run 1")
     assert index.loc[third, "problems"] == "train_masks.csv has no row for it"
     assert (index["problems"] != "").sum() == 3
     assert (index_images(store)["problems"] == "").all()
 
 
-def test_a_sample_of_the_masks_is_held_against_the_table(broken: Path, archives: Path) -> None:
+def test_evenly_spaced_masks_are_compared_with_the_table(broken: Path, archives: Path) -> None:
     store = _with_table(broken, archives, dict.clear)
     ids = store.ids()
     for fraction, expected in ((0.01, ids[:1]), (0.25, ids[::4]), (1.0, ids)):
@@ -96,7 +98,7 @@ def test_a_sample_of_the_masks_is_held_against_the_table(broken: Path, archives:
         assert index.loc[index["problems"] != "", "image"].tolist() == expected
 
 
-def test_true_masks_agree_with_the_table(training_images: ImageStore) -> None:
+def test_correct_masks_have_no_problems(training_images: ImageStore) -> None:
     assert training_images.mask_runs is not None
     assert (index_images(training_images, 1.0)["problems"] == "").all()
 

@@ -1,4 +1,4 @@
-"""The table that says which images a source has and what is wrong with them."""
+"""The index of a source: a table of its images and of the problems they have."""
 
 import math
 from collections import Counter
@@ -21,27 +21,27 @@ _COLUMNS = [column.name for column in fields(ImageRecord) if column.name != "dig
 
 
 def index_images(images: ImageSource, mask_check_fraction: float = 0.0) -> pd.DataFrame:
-    """List every image of a source, problems included.
+    """Return a table of all images of a source, including those that cannot be used.
 
     Args:
         images: one side of a source.
-        mask_check_fraction: share of the masks held against `train_masks.csv`, where there is one.
+        mask_check_fraction: share of the masks to compare with `train_masks.csv`, if the source has that file.
 
     Returns:
-        A row an image, in the store's order: image, car, view, width, height (pixels), mask_area (share of the
-        picture, NaN without a mask), problems (separated by `; `, empty for an image that can be used) and
-        source (the store's fingerprint).
+        One row per image, in the store's order. Columns: image (id), car, view, width and height (pixels), mask_area
+        (share of the image in [0, 1]; NaN without a mask), problems (text, separated by `; `; empty if the image can
+        be used), source (the store's fingerprint, the same in all rows).
 
     Raises:
-        UserError: there is not a single image.
+        UserError: the source has no images.
     """
     records = list(images.examine())
     if not records:
-        raise UserError(f"There is no image in {images.images}.")
+        raise UserError(f"There are no images in {images.images}.")
     sizes = Counter((record.width, record.height) for record in records if record.width)
     usual = sizes.most_common(1)[0][0] if sizes else (0, 0)
     for record in records:
-        # A photograph without a mask may have any size; among pairs another size is another competition's.
+        # Images to predict may have any size. Among images with masks another size means that files were mixed up.
         if images.masks and images.one_size and record.width and (record.width, record.height) != usual:
             size = f"{record.width}x{record.height}"
             record.problems.append(f"the image is {size}, most are {usual[0]}x{usual[1]}")
@@ -55,25 +55,31 @@ def index_images(images: ImageSource, mask_check_fraction: float = 0.0) -> pd.Da
 
 
 def usable_images(index: pd.DataFrame, on_problem: Literal["stop", "skip"], advice: str) -> pd.DataFrame:
-    """Return the rows without problems.
+    """Return the rows of an index without problems.
+
+    Args:
+        index: what `index_images` returns.
+        on_problem: whether to raise an error at the first problem, or to leave out the rows that have problems.
+        advice: the end of the error message: what to do.
 
     Raises:
-        UserError: there are problems and `on_problem` is `stop`: names the files and gives the advice; or no row
-            is left.
+        UserError: `on_problem` is `stop` and there are problems, which the message lists; or no row is left.
     """
     bad = index[index["problems"] != ""]
     if on_problem == "stop" and len(bad):
         lines = [f"{row.image}: {row.problems}" for row in bad.itertuples()]
         raise UserError(f"{len(bad)} of {len(index)} images cannot be used:\n{first_few(lines)}\n{advice}")
     if len(bad) == len(index):
-        raise UserError(f"None of the {len(index)} images can be used; the first: {bad.iloc[0].problems}.")
+        raise UserError(
+            f"None of the {len(index)} images can be used. The first one: {bad.iloc[0].problems}."
+        )
     return index[index["problems"] == ""]
 
 
 def _disagreements(
     images: ImageSource, records: Sequence[ImageRecord], fraction: float
 ) -> Iterator[tuple[str, str]]:
-    """Yield (image id, problem) where a mask is not what `train_masks.csv` says; the masks are evenly spaced."""
+    """Yield (image id, problem) for masks that differ from `train_masks.csv`; checks evenly spaced masks."""
     table = images.mask_runs if isinstance(images, ImageStore) else None
     readable = [record.image for record in records if not math.isnan(record.mask_area)]
     count = math.ceil(fraction * len(readable))
@@ -87,32 +93,37 @@ def _disagreements(
         try:
             differing = int((run_lengths.decode(runs, *mask.shape) != mask).sum())
         except ValueError as error:
-            return image_id, f"{table.name} has no legal mask: {error}"
+            return image_id, f"{table.name} has an invalid mask: {error}"
         return (image_id, f"the mask differs from {table.name} in {differing} pixels") if differing else None
 
     with ThreadPoolExecutor() as threads:
         wanted = (row for row in read_rows(table) if row[0] in unseen)
-        while rows := list(islice(wanted, 256)):  # run lengths are long: a few at a time
+        while rows := list(islice(wanted, 256)):  # a few at a time: run lengths are long
             yield from filter(None, threads.map(compare, rows))
             unseen -= {image_id for image_id, _ in rows}
     yield from ((image_id, f"{table.name} has no row for it") for image_id in sorted(unseen))
 
 
 def check_source(index: pd.DataFrame, images: ImageSource, pipeline: str) -> None:
-    """Make sure that an index was made from these images.
+    """Check that an index was made from these images.
+
+    Args:
+        index: what `index_images` returns, or some of its rows.
+        images: the source.
+        pipeline: name of the pipeline that makes the index, for the error message.
 
     Raises:
-        UserError: it was made from another source, or files have come or gone since.
+        UserError: the index was made from another source, or files were added or removed since.
     """
     if index["source"].iat[0] != images.fingerprint():
         raise UserError(
-            f"The index was made from other files than those in {images.images} now. "
-            f"Make it anew, with the same options: kedro run --pipelines {pipeline}"
+            f"The index was made from other files than those that are now in {images.images}. "
+            f"Create it again with the same options: kedro run --pipelines {pipeline}"
         )
 
 
 def first_few(names: Sequence[str], count: int = 10) -> str:
-    """Return the names as lines of a message, at most `count` of them.
+    """Return the first `count` names as lines of a message.
 
     >>> first_few(["a", "b", "c"], 2)
     '  a\\n  b\\n  ... and 1 more'

@@ -28,7 +28,7 @@ def _index(cars: int, views: int = 4) -> pd.DataFrame:
     sample_fraction=st.floats(0.01, 1),
     seed=st.integers(0, 1000),
 )
-def test_cars_never_straddle_the_split(
+def test_all_images_of_a_car_are_on_one_side(
     cars: int, validation_fraction: float, sample_fraction: float, seed: int
 ) -> None:
     parameters = DataIngestion(
@@ -42,7 +42,7 @@ def test_cars_never_straddle_the_split(
     assert validation["car"].nunique() == min(max(1, round(validation_fraction * used)), used - 1)
 
 
-def test_the_seed_decides() -> None:
+def test_the_seed_decides_the_split() -> None:
     splits = [split_cars(_index(20), DataIngestion(seed=seed))[1]["car"].tolist() for seed in (1, 1, 2)]
     assert splits[0] == splits[1] != splits[2]
 
@@ -54,13 +54,13 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
 
 
 def test_validation_is_stratified_by_mask_area() -> None:
-    # One of every five neighbors in size is drawn, so none of the four fifths is left out.
+    # Of every five cars of similar size one is chosen.
     _, validation = split_cars(_index(20), DataIngestion(validation_fraction=0.2))
     drawn = sorted(int(car, 16) // 5 for car in validation["car"].unique())
     assert drawn == [0, 1, 2, 3]
 
 
-def test_problems_stop_the_split_or_are_left_out() -> None:
+def test_problems_stop_the_split_or_are_skipped() -> None:
     index = _index(5)
     index.loc[3, "problems"] = "the mask is missing"
     with pytest.raises(UserError, match=r"000000000000_04: the mask is missing[\s\S]*on_problem=skip"):

@@ -20,7 +20,7 @@ from carvana_kedro.stores.images.competition import ImageStore
 from models import blind, changed
 
 
-def test_learning_curves_are_the_history() -> None:
+def test_the_learning_curves_plot_the_history() -> None:
     history = pd.DataFrame(
         {
             "epoch": [1, 2],
@@ -37,7 +37,7 @@ def test_learning_curves_are_the_history() -> None:
     assert [trace.showlegend for trace in folds.data] == [True, False, True, False, *[False] * 4]
 
 
-def test_the_score_table_has_a_row_a_measure() -> None:
+def test_the_score_table_has_one_row_per_measure() -> None:
     scores = pd.DataFrame(
         {"image": ["a", "b", "c"], "car": ["x", "x", "y"], "dice": [0.9, 1.0, 0.5], "iou": [0.8, 1.0, 0.3]}
     )
@@ -73,10 +73,10 @@ def test_the_gallery_shows_worst_and_best(training_images: ImageStore) -> None:
     scores = pd.DataFrame({"image": ids, "car": cars, "dice": [n / len(ids) for n in range(len(ids))]})
     picture = draw_gallery(model, scores, training_images, recipe, Reporting(gallery_size=2))
     row = draw_gallery(model, scores[:1], training_images, recipe, Reporting(gallery_size=2))
-    # A line of titles, then a row an image.
+    # A line of titles, then one row per image.
     assert picture.shape == (28 + 4 * (row.shape[0] - 28), row.shape[1], 3)
     assert (picture[: row.shape[0]] == row).all()
-    # Of folds each image is looked at by the model that has not seen its car.
+    # With folds, the model that was not trained on the car of an image predicts it.
     in_folds = recipe.model_copy(update={"folds": 2})
     folds = TrainedModel.join([blind(model), changed(model, validation_cars=())])
     assert (draw_gallery(folds, scores[:1], training_images, in_folds, Reporting()) != row).any()
@@ -88,17 +88,17 @@ def test_the_gallery_shows_worst_and_best(training_images: ImageStore) -> None:
         draw_gallery(changed(model, source="another"), scores, training_images, recipe, Reporting())
 
 
-def test_the_solution_scores_itself_perfectly(archives: Path, test_images: ImageStore) -> None:
+def test_the_solution_has_a_perfect_score(archives: Path, test_images: ImageStore) -> None:
     solution = open_side(archives, archives, "solution")
     assert score_submission(iter(solution), solution, test_images) == {"images": 4, "dice": 1.0}
     empty = [(image_id, "") for image_id, _ in solution]
     assert score_submission(iter(empty), solution, test_images) == {"images": 4, "dice": 0.0}
     assert score_submission(iter(solution), [], test_images) == {"images": 0, "dice": None}
-    with pytest.raises(UserError, match="not about the same images"):
+    with pytest.raises(UserError, match="do not have the same images"):
         score_submission(iter(solution[1:]), solution, test_images)
 
 
-def test_the_preview_goes_through_the_whole_submission(archives: Path, test_images: ImageStore) -> None:
+def test_the_preview_takes_evenly_spaced_rows(archives: Path, test_images: ImageStore) -> None:
     solution = open_side(archives, archives, "solution")
     every = preview_submission(iter(solution), {"images": 4}, test_images, Reporting(preview_size=4))
     two = preview_submission(iter(solution), {"images": 4}, test_images, Reporting(preview_size=2))

@@ -1,4 +1,4 @@
-"""The submission pipeline: what is refused, what is uploaded, and what the receipt says."""
+"""The submission pipeline: what it rejects, what it uploads, and what the receipt contains."""
 
 import gzip
 import logging
@@ -26,7 +26,7 @@ from carvana_kedro.stores.predictions import SubmissionFile, write_submission
 from carvana_kedro.stores.tables import Row
 
 IDS = ["0123456789ab_01", "0123456789ab_02", "0123456789ab_03"]
-# Two sizes, so that a row is measured against its own image.
+# Two sizes: each row is checked with the size of its own image.
 INDEX = pd.DataFrame({"image": IDS, "width": [6, 6, 3], "height": [4, 4, 2]})
 ROWS = [(IDS[0], "1 2 3 1 24 1"), (IDS[1], ""), (IDS[2], "1 6")]
 
@@ -59,7 +59,7 @@ def _refused(file: SubmissionFile, *expected: str) -> None:
         assert text in str(told.value)
 
 
-def test_a_legal_submission_passes_whatever_the_order(
+def test_a_valid_submission_passes_in_any_order(
     write: Callable[[Iterable[Row]], SubmissionFile],
 ) -> None:
     for rows in (ROWS, ROWS[::-1]):
@@ -80,10 +80,10 @@ def test_a_legal_submission_passes_whatever_the_order(
         max_size=5,
     )
 )
-def test_what_we_encode_always_passes(
+def test_encoded_masks_always_pass(
     write: Callable[[Iterable[Row]], SubmissionFile], masks: list[np.ndarray]
 ) -> None:
-    masks.append(np.ones((2, 3), bool))  # a file of empty masks alone is refused
+    masks.append(np.ones((2, 3), bool))  # a file of only empty masks is rejected
     ids = [f"{number:012x}_01" for number in range(len(masks))]
     heights, widths = zip(*(mask.shape for mask in masks), strict=True)
     index = pd.DataFrame({"image": ids, "width": widths, "height": heights})
@@ -106,13 +106,13 @@ def test_what_we_encode_always_passes(
         ((IDS[2], "7 1"), f'{IDS[2]}: Run 1 ("7 1") ends at pixel 7, outside an image of 2 x 3'),
     ],
 )
-def test_an_illegal_mask_is_named(
+def test_an_invalid_mask_is_named(
     write: Callable[[Iterable[Row]], SubmissionFile], row: Row, message: str
 ) -> None:
     _refused(write([*ROWS[:2], row]), "cannot be submitted, 1 row is wrong:\n  ", message)
 
 
-def test_missing_and_foreign_images_are_named(
+def test_missing_and_unknown_images_are_named(
     write: Callable[[Iterable[Row]], SubmissionFile],
 ) -> None:
     _refused(write(ROWS[:2]), "1 row is wrong:\n", f"  {IDS[2]}: has no row\n")
@@ -135,16 +135,16 @@ def test_missing_and_foreign_images_are_named(
     ],
     ids=["twice", "header", "fields", "not text", "not gzip", "cut short", "empty"],
 )
-def test_what_is_no_submission_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "submit.csv.gz"
     path.write_bytes(content)
     _refused(SubmissionFile(path), message)
 
 
-def test_nothing_but_empty_masks_is_refused(
+def test_a_submission_of_empty_masks_is_rejected(
     write: Callable[[Iterable[Row]], SubmissionFile], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(UserError, match="nothing but empty masks"):
+    with pytest.raises(UserError, match="has only empty masks"):
         check_submission(write((image_id, "") for image_id in IDS), IDS, INDEX)
     check_submission(write((image_id, "" if image_id == IDS[0] else "1 1") for image_id in IDS), IDS, INDEX)
     assert f"1 of {len(IDS)} masks are empty" in caplog.text
@@ -166,16 +166,16 @@ def test_the_first_ten_problems_are_listed(write: Callable[[Iterable[Row]], Subm
     assert len(str(told.value).splitlines()) == 12
 
 
-def test_a_source_without_a_sample_submission_has_nothing_to_submit_to(submission: SubmissionFile) -> None:
-    with pytest.raises(
-        UserError, match=r"(?s)no sample_submission\.csv.*source=kaggle, or archives that hold"
-    ):
+def test_a_source_without_a_sample_submission_cannot_be_submitted(submission: SubmissionFile) -> None:
+    with pytest.raises(UserError, match=r"no sample_submission\.csv, .* such as source=kaggle"):
         check_submission(submission, [], INDEX)
 
 
 @pytest.mark.parametrize("index", [INDEX[:2], INDEX.assign(width=[6, 6, 0])], ids=["absent", "unreadable"])
 def test_an_image_of_unknown_size_stops(submission: SubmissionFile, index: pd.DataFrame) -> None:
-    with pytest.raises(UserError, match=rf"no size for 1 of the 3 images .* first: {IDS[2]}\. Make it anew"):
+    with pytest.raises(
+        UserError, match=rf"no size for 1 of the 3 images .* first: {IDS[2]}\. Create it again"
+    ):
         check_submission(submission, IDS, index)
 
 
@@ -193,7 +193,7 @@ class Entry:
 
 @dataclass
 class StandIn:
-    """Keeps Kaggle's side of the protocol in memory: a submission ends as `outcome` says after so many looks."""
+    """Kaggle in memory: a submission gets its `outcome` after `looks_needed` requests."""
 
     outcome: dict[str, str] = field(
         default_factory=lambda: {"status": "complete", "public_score": "0.99", "private_score": "0.98"}
@@ -221,7 +221,7 @@ class StandIn:
 
 @dataclass
 class Clock:
-    """Remembers how long was slept instead of sleeping."""
+    """Records the seconds instead of sleeping."""
 
     slept: list[float] = field(default_factory=list)
 
@@ -232,7 +232,7 @@ class Clock:
 def test_the_checked_file_is_uploaded_and_scored(
     submission: SubmissionFile, check: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Another submission of the account, scored long ago, is not taken for this one.
+    # The account has an older submission with scores.
     kaggle, clock = StandIn(entries=[Entry(7, "other", "complete", "0.1", "0.2")], looks_needed=4), Clock()
     with caplog.at_level(logging.INFO):
         receipt = upload_submission(submission, check, kaggle, Submission(message="first try"), clock)
@@ -249,10 +249,12 @@ def test_the_checked_file_is_uploaded_and_scored(
         **check,
     }
     assert clock.slept == [5, 7.5, 11.25]
-    assert "Scored: public 0.99, private 0.98" in caplog.text
+    assert "Scores: public 0.99, private 0.98" in caplog.text
 
 
-def test_what_is_there_already_is_only_waited_for(submission: SubmissionFile, check: dict[str, Any]) -> None:
+def test_a_file_that_is_on_kaggle_is_not_uploaded_again(
+    submission: SubmissionFile, check: dict[str, Any]
+) -> None:
     kaggle = StandIn(looks_needed=3)
     sent = f"another message (sha256 {check['sha256'][:12]})"
     kaggle.entries = [Entry(9, "newer"), Entry(8, sent), Entry(7, "older", "complete", "0.1", "0.2")]
@@ -260,13 +262,13 @@ def test_what_is_there_already_is_only_waited_for(submission: SubmissionFile, ch
     assert kaggle.uploads == []
     assert (receipt["reference"], receipt["message"]) == (8, sent)
     assert (receipt["status"], receipt["private_score"]) == ("complete", "0.98")
-    # A second run after that one has its scores at once.
+    # A second run gets the scores immediately.
     clock = Clock()
     assert upload_submission(submission, check, kaggle, Submission(), clock) == receipt
     assert (kaggle.uploads, clock.slept) == ([], [])
 
 
-def test_not_scored_in_time_is_no_error(
+def test_waiting_too_long_is_not_an_error(
     submission: SubmissionFile, check: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     kaggle, clock = StandIn(looks_needed=1000), Clock()
@@ -274,16 +276,16 @@ def test_not_scored_in_time_is_no_error(
     assert (receipt["uploaded"], receipt["status"], receipt["public_score"]) == (True, "pending", "")
     assert sum(clock.slept) == 120
     assert max(clock.slept) <= 30
-    assert "Not scored within 2 minutes" in caplog.text
+    assert "not scored the submission within 2 minutes" in caplog.text
     assert kaggle.page in caplog.text
-    # Without waiting it is looked at once; the next run finds it.
+    # Without waiting there is one request; the file is not uploaded again.
     clock = Clock()
     upload_submission(submission, check, kaggle, Submission(wait_minutes=0), clock)
     assert clock.slept == []
     assert len(kaggle.uploads) == 1
 
 
-def test_an_error_tells_kaggles_reason_and_does_not_bar_another_try(
+def test_an_error_gives_kaggles_reason_and_allows_another_upload(
     submission: SubmissionFile, check: dict[str, Any]
 ) -> None:
     kaggle = StandIn(outcome={"status": "error", "problem": "Evaluation Exception"})
@@ -296,7 +298,7 @@ def test_an_error_tells_kaggles_reason_and_does_not_bar_another_try(
     assert len(kaggle.uploads) == 2
 
 
-def test_a_file_that_has_changed_since_is_not_uploaded(
+def test_a_file_that_changed_after_the_check_is_not_uploaded(
     submission: SubmissionFile, check: dict[str, Any], write: Callable[[Iterable[Row]], SubmissionFile]
 ) -> None:
     write(ROWS[::-1])
@@ -313,7 +315,7 @@ class Untouchable:
         raise AssertionError(f"a dry run asked for {name}")
 
 
-def test_a_dry_run_asks_kaggle_nothing(
+def test_a_dry_run_does_not_contact_kaggle(
     submission: SubmissionFile, check: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -366,7 +368,7 @@ def test_the_pipeline_checks_before_it_uploads(
     ],
     ids=str,
 )
-def test_wrong_parameters_are_refused(wrong: dict[str, Any]) -> None:
+def test_wrong_parameters_are_rejected(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Submission.model_validate(wrong)
 

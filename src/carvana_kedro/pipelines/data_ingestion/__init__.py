@@ -1,4 +1,4 @@
-"""From the competition's files to the cars to train on and the cars to validate on."""
+"""Index the training images and split them into images to train on and to validate on."""
 
 from .pipeline import create_pipeline
 

@@ -14,14 +14,17 @@ logger = logging.getLogger(__name__)
 
 
 def index_training_images(training_images: ImageSource, parameters: DataIngestion) -> pd.DataFrame:
-    """List every training image with its size, mask area and problems.
+    """Return a table of all training images with their sizes, mask areas and problems.
 
     Args:
         training_images: the source's training side.
         parameters: `data_ingestion`.
 
     Returns:
-        A row an image: image, car, view, width, height, mask_area, problems, source.
+        One row per image: see `index_images`.
+
+    Raises:
+        UserError: there are no images.
     """
     return index_images(training_images, parameters.mask_check_fraction)
 
@@ -31,15 +34,15 @@ def split_cars(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split the images by car, stratified by mask area.
 
-    All views of a car go to the same side, since they are nearly the same picture. The cars are put in order
-    of their mean mask area, cut into as many groups as validation cars are wanted, and each group gives one.
+    All views of a car go to the same side, because they are similar. The cars are sorted by their mean mask area and
+    divided into as many groups as there are validation cars; one random car of each group is for validation.
 
     Args:
         training_image_index: what `index_training_images` returns.
         parameters: `data_ingestion`.
 
     Returns:
-        The rows to train on and the rows to validate on.
+        The rows of the index to train on and the rows to validate on.
 
     Raises:
         UserError: images cannot be used and `on_problem` is `stop`; or fewer than two cars are left.
@@ -47,7 +50,7 @@ def split_cars(
     index = usable_images(
         training_image_index,
         parameters.on_problem,
-        "Put them right, or leave them out: --params data_ingestion.on_problem=skip",
+        "Repair them, or leave them out: --params data_ingestion.on_problem=skip",
     )
     random = np.random.default_rng(parameters.seed)
     cars = index.groupby("car")["mask_area"].mean().sort_index()
@@ -55,8 +58,8 @@ def split_cars(
     cars = cars.iloc[np.sort(drawn)].sort_values(kind="stable")
     if len(cars) < 2:
         raise UserError(
-            f"Splitting by car needs at least 2 cars with usable images; there is {len(cars)}. (With source=folder, "
-            "folder.group says which images show the same thing.)"
+            f"The split needs at least 2 cars with usable images, but there is {len(cars)}. (With source=folder, "
+            "folder.group says which images show the same car.)"
         )
     count = min(max(1, round(parameters.validation_fraction * len(cars))), len(cars) - 1)
     chosen = [random.choice(group) for group in np.array_split(cars.index.to_numpy(), count)]

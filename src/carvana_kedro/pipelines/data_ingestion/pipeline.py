@@ -6,7 +6,7 @@ from .nodes import index_training_images, split_cars
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    """Return the pipeline from the source's files to the two indices."""
+    """Return the pipeline that turns the source into an index to train on and an index to validate on."""
     return Pipeline(
         [
             Node(

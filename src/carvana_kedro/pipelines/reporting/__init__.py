@@ -1,4 +1,4 @@
-"""What people look at: curves, tables, pictures."""
+"""Learning curves, score tables and figures of a run."""
 
 from .pipeline import create_pipeline
 

@@ -27,7 +27,15 @@ _THUMBNAIL_WIDTH = 400
 
 
 def plot_learning_curves(training_history: pd.DataFrame) -> go.Figure:
-    """Plot loss and Dice coefficient over the epochs, training beside validation; of folds a line each."""
+    """Plot loss and Dice coefficient over the epochs, for training and validation.
+
+    Args:
+        training_history: one row per epoch: epoch, train_loss, val_loss, train_dice_coeff, val_dice_coeff; with folds
+            one row per fold and epoch, and a column fold.
+
+    Returns:
+        A figure with one line per fold and side of the split.
+    """
     figure = make_subplots(rows=1, cols=2, subplot_titles=("Loss", "Dice coefficient"))
     colors = {"train": "#0072b2", "val": "#d55e00"}
     folds = training_history.get("fold", pd.Series(0, index=training_history.index))
@@ -53,7 +61,14 @@ def plot_learning_curves(training_history: pd.DataFrame) -> go.Figure:
 
 
 def tabulate_scores(validation_scores: pd.DataFrame) -> pd.DataFrame:
-    """Summarize the scores: mean, median, lowest and highest of every measure over the validation images."""
+    """Summarize the scores of the validation images.
+
+    Args:
+        validation_scores: one row per image: image, car, and one column per measure.
+
+    Returns:
+        One row per measure. Columns: measure, mean, median, min, max.
+    """
     scores = validation_scores.drop(columns=["image", "car"])
     table = scores.agg(["mean", "median", "min", "max"]).T.round(5)
     return table.rename_axis("measure").reset_index()
@@ -66,26 +81,34 @@ def draw_gallery(
     model_training: ModelTraining,
     reporting: Reporting,
 ) -> np.ndarray:
-    """Draw the worst and the best validation images: agreement, expected and predicted mask.
+    """Draw the validation images with the worst and the best scores.
+
+    Args:
+        model: the trained model.
+        validation_scores: one row per image: image, car, dice.
+        training_images: the source that the model was trained on.
+        model_training: the recipe of the model.
+        reporting: how many images to draw.
 
     Returns:
-        (H, W, 3) uint8: a row an image, the worst first; each row shows the photograph, where both masks agree
-        (light), where the car was missed (orange) or imagined (blue), the true and the predicted overlay.
+        A figure, (H, W, 3) uint8 RGB, with one row per image and the worst image first. Each row shows the image, the
+        comparison of both masks (light: both; orange: missed; blue: wrongly found), the true mask and the predicted
+        mask.
 
     Raises:
         UserError: the model was trained on another source, or its folds on other cars.
     """
     if model.source != training_images.fingerprint():
         raise UserError(
-            f"The model was trained on other files than those in {training_images.images}. Train it on these, or "
-            "report on its own source: --params source=..."
+            f"The model was trained on other files than those in {training_images.images}. Train a model on these "
+            "files, or choose the model's source: --params source=..."
         )
     ranked = validation_scores.sort_values("dice", kind="stable")
     size = min(reporting.gallery_size, len(ranked) // 2 or 1)
     chosen = pd.concat([ranked.head(size), ranked.tail(size)]).drop_duplicates("image")
-    titles = ("photograph", "light: both, orange: missed, blue: imagined", "true mask", "predicted mask")
+    titles = ("image", "light: both, orange: missed, blue: wrong", "true mask", "predicted mask")
     rows = [np.concatenate([visualization.text_bar(title, _THUMBNAIL_WIDTH) for title in titles], axis=1)]
-    pictures = {}
+    drawn = {}
     for member, images in by_fold(model, chosen) if model_training.folds else [(model, chosen)]:
         predictor = Predictor.from_model(
             member,
@@ -96,45 +119,60 @@ def draw_gallery(
         for image_id, dice in zip(images["image"], images["dice"], strict=True):
             image = training_images.read_image(image_id)
             target = training_images.read_mask(image_id)
-            picture = visualization.comparison(image, predictor(image), target)
+            comparison = visualization.comparison(image, predictor(image), target)
             caption = f"{image_id}   Dice {dice:.4f}"
-            pictures[image_id] = visualization.captioned(picture, caption, 4 * _THUMBNAIL_WIDTH)
-    return np.concatenate([*rows, *(pictures[image_id] for image_id in chosen["image"])])
+            drawn[image_id] = visualization.captioned(comparison, caption, 4 * _THUMBNAIL_WIDTH)
+    return np.concatenate([*rows, *(drawn[image_id] for image_id in chosen["image"])])
 
 
 def preview_submission(
     submission: Iterable[Row], predictions: dict[str, Any], test_images: ImageSource, parameters: Reporting
 ) -> np.ndarray:
-    """Draw rows from all over the submission over their photographs, read back from the file itself."""
+    """Draw some masks of the submission over their images.
+
+    Args:
+        submission: the (image id, run lengths) rows of the submission file.
+        predictions: the manifest of the predictions.
+        test_images: the source's test side.
+        parameters: `reporting`.
+
+    Returns:
+        A figure, (H, W, 3) uint8 RGB, of evenly spaced rows of the submission.
+    """
     wanted = set(np.linspace(0, predictions["images"] - 1, parameters.preview_size).astype(int).tolist())
-    pictures = []
+    overlays = []
     for image_id, runs in (row for number, row in enumerate(submission) if number in wanted):
         image = test_images.read_image(image_id)
         mask = run_lengths.decode(runs, *image.shape[:2])
-        pictures.append(
+        overlays.append(
             visualization.captioned(visualization.overlay(image, mask), image_id, _THUMBNAIL_WIDTH)
         )
-    return visualization.grid(pictures, columns=4)
+    return visualization.grid(overlays, columns=4)
 
 
 def score_submission(
     submission: Iterable[Row], solution: list[Row], test_images: ImageSource
 ) -> dict[str, float | None]:
-    """Score a finished submission as the competition does: the mean Dice coefficient over the images.
+    """Score a submission like the competition: by the mean Dice coefficient over the images.
+
+    Args:
+        submission: the (image id, run lengths) rows of the submission file.
+        solution: the same of the true masks; empty if the source has no solution.
+        test_images: the source's test side.
 
     Returns:
-        `images`, the number scored, and `dice`; where the source has no solution 0 and None.
+        `images`, the number of scored images, and `dice`. Without a solution these are 0 and None.
 
     Raises:
-        UserError: the submission and the solution are not about the same images.
+        UserError: the submission and the solution do not have the same images.
     """
     if not solution:
-        logger.info("The source has no solution: the submission is not scored.")
+        logger.info("The submission is not scored, because the source has no solution.")
         return {"images": 0, "dice": None}
     predicted = dict(submission)
     if predicted.keys() != dict(solution).keys():
         raise UserError(
-            "The submission and the solution are not about the same images. Make the submission anew, with the same "
+            "The submission and the solution do not have the same images. Create the submission again with the same "
             "options: kedro run --pipelines inference"
         )
     scores = []
@@ -142,5 +180,5 @@ def score_submission(
         height, width = test_images.size(image_id)
         masks = (run_lengths.decode(text, height, width) for text in (predicted[image_id], runs))
         scores.append(mask_scores.dice(*masks))
-    logger.info("Submission scored against the solution: Dice %.4f (%d images)", np.mean(scores), len(scores))
+    logger.info("Score of the submission: Dice %.4f (%d images)", np.mean(scores), len(scores))
     return {"images": len(scores), "dice": float(np.mean(scores))}

@@ -6,7 +6,7 @@ from .nodes import draw_gallery, plot_learning_curves, preview_submission, score
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    """Return the pipeline from histories, scores and predictions to what people look at."""
+    """Return the pipeline that turns histories, scores and predictions into curves, tables and figures."""
     return Pipeline(
         [
             Node(

@@ -1,4 +1,4 @@
-"""From a finished submission to its scores on Kaggle."""
+"""Check a submission, upload it to Kaggle and wait for its scores."""
 
 from .pipeline import create_pipeline
 

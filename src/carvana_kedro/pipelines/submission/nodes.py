@@ -18,23 +18,28 @@ from carvana_kedro.stores.predictions import MAKE_ANEW, SubmissionFile
 
 logger = logging.getLogger(__name__)
 
-_FIRST_WAIT, _LONGEST_WAIT = 5.0, 30.0  # seconds between two looks at the scores
+_FIRST_WAIT, _LONGEST_WAIT = 5.0, 30.0  # seconds between two requests for the scores
 
 
 def check_submission(
     submission: SubmissionFile, sample_submission: list[str], test_image_index: pd.DataFrame
 ) -> dict[str, Any]:
-    """Make sure that the file holds one legal mask for every image of the sample submission, and no other row.
+    """Check that a submission has one valid mask for every image of the sample submission, and no other row.
+
+    Args:
+        submission: the file.
+        sample_submission: ids of the images that need a row; empty if the source has no sample submission.
+        test_image_index: one row per test image: image, width, height (pixels).
 
     Returns:
-        The numbers of its rows and of its empty masks, and its size in bytes and SHA-256.
+        `rows` and `empty_masks` (their numbers), `bytes` (size of the file) and `sha256` (its hash).
 
     Raises:
-        UserError: something is wrong with the file, with a line for each of the first rows; or the source has no
-            sample submission, or another one than the images were indexed with.
+        UserError: rows are missing or invalid (the message lists the first ones), all masks are empty, the source has
+            no sample submission, or the index has no size for one of its images.
     """
     sizes = _sizes(sample_submission, test_image_index)
-    # Taken before the rows are read: if the file is replaced meanwhile, the upload finds another digest.
+    # Before the rows are read: if the file changes meanwhile, upload_submission sees that the hash differs.
     digest = submission.sha256()
     missing = dict.fromkeys(sizes)
     problems = []
@@ -53,11 +58,11 @@ def check_submission(
         )
     if empty_masks == rows:
         raise UserError(
-            f"{submission.path} holds nothing but empty masks: its model finds no car at all. {MAKE_ANEW}"
+            f"{submission.path} has only empty masks: the model found no car in any image. {MAKE_ANEW}"
         )
-    logger.info("%s: %d rows, all legal", submission.path, rows)
+    logger.info("%s: %d rows, all valid", submission.path, rows)
     if empty_masks:
-        logger.warning("%d of %d masks are empty, and every photograph shows a car", empty_masks, rows)
+        logger.warning("%d of %d masks are empty, but every image shows a car", empty_masks, rows)
     return {"rows": rows, "empty_masks": empty_masks, "bytes": submission.size(), "sha256": digest}
 
 
@@ -68,40 +73,47 @@ def upload_submission(
     parameters: Submission,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
-    """Upload the file that was checked, unless it is there already, and wait for its scores.
+    """Upload the checked file, unless Kaggle already has it, and wait for its scores.
+
+    Args:
+        submission: the file.
+        submission_check: what `check_submission` returns.
+        competition: the competition on Kaggle.
+        parameters: `submission`.
+        sleep: waits for a number of seconds.
 
     Returns:
-        The receipt: whether the file is on Kaggle, and if so its reference, message, status (`pending` or
-        `complete`), scores and page; then all that the check says.
+        The receipt: `uploaded` (False after a dry run); if the file is on Kaggle, `reference`, `message`, `status`
+        (`pending` or `complete`), `public_score`, `private_score` and `page`; and the values of `submission_check`.
 
     Raises:
         UserError: the file has changed since it was checked, or Kaggle could not score it.
     """
     if parameters.dry_run:
-        logger.info("submission.dry_run is true: %s is not uploaded.", submission.path)
+        logger.info("%s is not uploaded, because submission.dry_run is true.", submission.path)
         return {"uploaded": False, **submission_check}
     if submission.sha256() != submission_check["sha256"]:
         raise UserError(
             f"{submission.path} has changed since it was checked. "
-            "Check it again, with the same options: kedro run --pipelines submission"
+            "Check it again with the same options: kedro run --pipelines submission"
         )
-    with locked(submission.path):  # two runs at once would both find that it is not there yet
-        reference, message = _hand_in(submission, submission_check["sha256"], competition, parameters.message)
-    scored = _wait(competition, reference, parameters.wait_minutes, sleep)
+    with locked(submission.path):  # without it two runs at the same time could both upload the file
+        reference, message = _upload(submission, submission_check["sha256"], competition, parameters.message)
+    scored = _wait_for_scores(competition, reference, parameters.wait_minutes, sleep)
     if not scored:
         logger.warning(
-            "Not scored within %g minutes. See %s, or run again: the file is not uploaded twice.",
+            "Kaggle has not scored the submission within %g minutes. See %s, or run again: the file is not uploaded "
+            "twice.",
             parameters.wait_minutes,
             competition.page,
         )
     elif scored.status == "error":
         raise UserError(
-            f"Kaggle could not score {submission.path}: {scored.problem or 'it gives no reason'}. "
-            f"See {competition.page}. The same file is uploaded once more by the next run: "
-            "kedro run --pipelines submission"
+            f"Kaggle could not score {submission.path}: {scored.problem or 'no reason given'}. "
+            f"See {competition.page}. To upload the same file once more: kedro run --pipelines submission"
         )
     else:
-        logger.info("Scored: public %s, private %s", scored.public_score, scored.private_score)
+        logger.info("Scores: public %s, private %s", scored.public_score, scored.private_score)
     return {
         "uploaded": True,
         "reference": reference,
@@ -115,15 +127,15 @@ def upload_submission(
 
 
 def _sizes(sample_submission: list[str], test_image_index: pd.DataFrame) -> dict[str, tuple[int, int]]:
-    """Return the (height, width) of every image that the sample submission names.
+    """Return the (height, width) of every image of the sample submission by image id.
 
     Raises:
-        UserError: there is no sample submission, or it names an image that the index does not know the size of.
+        UserError: there is no sample submission, or the index has no size for one of its images.
     """
     if not sample_submission:
         raise UserError(
-            "This source has no sample_submission.csv: there is no competition to submit to. A submission needs "
-            "source=kaggle, or archives that hold sample_submission.csv."
+            "This source has no sample_submission.csv, so there is no competition to submit to. Choose a source that "
+            "has one, such as source=kaggle."
         )
     known = test_image_index[test_image_index["width"] > 0]  # 0: missing or unreadable
     sizes = dict(zip(known["image"], zip(known["height"], known["width"], strict=True), strict=True))
@@ -131,14 +143,14 @@ def _sizes(sample_submission: list[str], test_image_index: pd.DataFrame) -> dict
     if unknown:
         raise UserError(
             f"The index of the test images has no size for {len(unknown)} of the {len(sample_submission)} images in "
-            f"sample_submission.csv, the first: {unknown[0]}. Make it anew, with the same options: "
+            f"sample_submission.csv, the first: {unknown[0]}. Create it again with the same options: "
             "kedro run --pipelines inference"
         )
     return {image_id: sizes[image_id] for image_id in sample_submission}
 
 
 def _problem(runs: str, size: tuple[int, int] | None) -> str:
-    """Return what is wrong with a row, nothing if it is legal."""
+    """Return what is wrong with a row; empty if it is valid."""
     if size is None:
         return "is not in sample_submission.csv"
     try:
@@ -148,28 +160,28 @@ def _problem(runs: str, size: tuple[int, int] | None) -> str:
     return ""
 
 
-def _hand_in(
+def _upload(
     submission: SubmissionFile, digest: str, competition: KaggleCompetition, message: str
 ) -> tuple[int, str]:
-    """Upload the file if it is not there yet; return its reference and message.
+    """Upload the file unless Kaggle already has it; return its reference and message.
 
-    A file is known by its digest in the message: a run that was killed while it waited must not cost another of
-    the day's submissions. One that could not be scored does not count as there.
+    The message contains the file's hash, which identifies the file: a run that was killed while it waited does not use
+    up another of the day's submissions. A file that Kaggle could not score is uploaded again.
     """
     mark = f"(sha256 {digest[:12]})"
     for sent in competition.submissions():
         if mark in sent.description and sent.status != "error":
-            logger.info("%s is on Kaggle already: %s", submission.path, sent.description)
+            logger.info("Kaggle already has %s: %s", submission.path, sent.description)
             return sent.reference, sent.description
     message = f"{message} {mark}"
-    logger.info("Submitting to Kaggle as: %s", message)
+    logger.info("Uploading to Kaggle with the message: %s", message)
     return competition.submit(submission.path, message), message
 
 
-def _wait(
+def _wait_for_scores(
     competition: KaggleCompetition, reference: int, minutes: float, sleep: Callable[[float], None]
 ) -> Listed | None:
-    """Return the submission once it is complete or has an error, None if it is pending after so many minutes."""
+    """Return the submission when it is complete or has failed, None if it is still pending after `minutes`."""
     left, wait = 60 * minutes, _FIRST_WAIT
     while True:
         for listed in competition.submissions():

@@ -6,7 +6,7 @@ from .nodes import check_submission, upload_submission
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    """Return the pipeline from a finished submission to its scores on Kaggle."""
+    """Return the pipeline that checks a submission and uploads it to Kaggle."""
     return Pipeline(
         [
             Node(
