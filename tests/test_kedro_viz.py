@@ -122,6 +122,7 @@ def test_every_node_and_dataset_is_there(page: Page, viz: str) -> None:
         ("training_image_index", ".preview-table"),
         ("validation_scores", ".preview-table"),
         ("submission", ".preview-table"),
+        ("source", ".pipeline-metadata__preview-json"),
         ("learning_curves", ".plot-container.plotly"),
         ("validation_gallery", ".pipeline-metadata__plot img, .pipeline-metadata img"),
         ("submission_preview", ".pipeline-metadata__plot img, .pipeline-metadata img"),
