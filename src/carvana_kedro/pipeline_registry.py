@@ -25,10 +25,10 @@ def register_pipelines() -> dict[str, Pipeline]:
 
 
 def pipelines_making(names: Iterable[str], exists: Callable[[str], bool]) -> list[str]:
-    """Return the pipelines that create some datasets and whatever missing datasets these need, in running order.
+    """Return the pipelines that create missing datasets and their missing inputs, in the order to run them.
 
     Args:
-        names: missing datasets.
+        names: the missing datasets.
         exists: tells whether a dataset exists.
     """
     # Not Kedro's registry: with `--pipelines X` it holds only X.
