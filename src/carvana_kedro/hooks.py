@@ -14,9 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.mappings import flatten
 from carvana_kedro.parameters import check_configuration
 from carvana_kedro.pipeline_registry import pipelines_making
+from carvana_kedro.segmentation.training.recipe import flatten
 
 
 class CheckParametersHook:

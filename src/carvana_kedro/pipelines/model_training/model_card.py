@@ -8,8 +8,8 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from carvana_kedro.datasets.source_description import SourceDescription
-from carvana_kedro.mappings import flatten
 from carvana_kedro.parameters import DataIngestion, ModelTraining
+from carvana_kedro.segmentation.training.recipe import flatten
 
 _MEASURES = {
     "dice": "Dice coefficient",

@@ -14,10 +14,10 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from carvana_kedro.mappings import flatten
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.monitoring.visualization import comparison, threshold_curve
 from carvana_kedro.segmentation.training.callbacks import Callback
+from carvana_kedro.segmentation.training.recipe import flatten
 from carvana_kedro.segmentation.training.state import Training
 
 logger = logging.getLogger(__name__)
