@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from carvana_kedro.parameters import ARCHITECTURE_NAMES
+from carvana_kedro.segmentation.architectures import ARCHITECTURES
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.competition import ImageStore
 
@@ -160,7 +160,7 @@ def test_photographs_of_ones_own(kedro: Kedro, training_images: ImageStore, tmp_
 def test_every_recipe_trains(kedro: Kedro, tmp_path: Path) -> None:
     conf = PROJECT / "conf/base/parameters_model_training.yml"
     recipes = yaml.safe_load(conf.read_text())["recipes"]
-    assert {recipe["architecture"] for recipe in recipes.values()} == set(ARCHITECTURE_NAMES)
+    assert {recipe["architecture"] for recipe in recipes.values()} == set(ARCHITECTURES)
     kedro("run", "--env", "test", "--pipeline", "data_ingestion")
     small = {"epochs": 1, "width_multiplier": 0.05, "pretrained": "false", "num_workers": 0}
     for name in recipes:
