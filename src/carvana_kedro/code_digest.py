@@ -110,8 +110,7 @@ def _smp_version(path: str) -> str:
         return f"segmentation_models_pytorch {version('segmentation_models_pytorch')}"
     except PackageNotFoundError as error:
         raise UserError(
-            f"{path} needs segmentation_models_pytorch, which is not installed. "
-            "Run: pip install segmentation-models-pytorch"
+            f'{path} needs segmentation-models-pytorch: pip install "carvana-kedro[smp]"'
         ) from error
 
 

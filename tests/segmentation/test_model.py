@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import sys
 from dataclasses import replace
@@ -118,6 +119,15 @@ def test_a_path_from_a_file_is_imported_only_if_it_is_trusted(
     with pytest.raises(UserError, match=r"model_training\.architecture=hostile_module\.Net"):
         Predictor.from_checkpoint(tmp_path / "model.pt")
     assert "hostile_module" not in sys.modules
+
+
+@pytest.mark.parametrize("architecture", ["unet_2048", 5, None, ["my.Net"], {"type": 5}, "smp:", ":a.b", ""])
+def test_an_architecture_that_is_none_is_refused(content: dict[str, Any], architecture: Any) -> None:
+    model = TrainedModel.from_dict({**content, "architecture": architecture})
+    with pytest.raises(UserError, match="architecture"):
+        model.build_networks(["my.Net"])
+    with contextlib.suppress(UserError):  # it has no name at all
+        assert model.extensions() in ([], ["smp:"])
 
 
 def test_weights_of_another_network_are_refused(content: dict[str, Any]) -> None:

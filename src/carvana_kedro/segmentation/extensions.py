@@ -11,6 +11,8 @@ from typing import Any
 
 from carvana_kedro.errors import UserError
 
+SMP_PREFIX = "smp:"
+
 Spec = str | Mapping[str, Any]
 """A name or a dotted path; or a mapping with it as `type`, and arguments."""
 
@@ -28,7 +30,7 @@ def split_spec(kind: str, spec: Spec) -> tuple[str, dict[str, Any]]:
     >>> split_spec("loss", {"type": "my_package.Focal", "gamma": 2})
     ('my_package.Focal', {'gamma': 2})
     """
-    arguments = {"type": spec} if isinstance(spec, str) else dict(spec)
+    arguments = {"type": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
     name = arguments.pop("type", None)
     if not isinstance(name, str):
         raise UserError(f"The {kind} {spec!r} needs a type, such as my_package.my_module.MyClass.")
@@ -42,6 +44,15 @@ def is_dotted_path(name: str) -> bool:
     (True, False, False)
     """
     return "." in name and ":" not in name
+
+
+def is_extension(name: str) -> bool:
+    """Tell whether a name stands for code outside this package: a dotted path, or a name such as `smp:Unet/resnet34`.
+
+    >>> is_extension("my_package.MyNet"), is_extension("smp:Unet/resnet34"), is_extension("unet_small")
+    (True, True, False)
+    """
+    return is_dotted_path(name) or name.startswith(SMP_PREFIX)
 
 
 def import_object(kind: str, path: str) -> Any:

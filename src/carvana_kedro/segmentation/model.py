@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation.architectures import ARCHITECTURES, SegmentationNetwork, build_network
-from carvana_kedro.segmentation.extensions import Spec, is_dotted_path, split_spec
+from carvana_kedro.segmentation.architectures import SegmentationNetwork, build_network
+from carvana_kedro.segmentation.extensions import Spec, is_dotted_path, is_extension, split_spec
 
 Size = tuple[int, int]
 
@@ -217,7 +217,8 @@ class TrainedModel:
             UserError: A dotted path is not trusted.
         """
         trusted = tuple(trusted)
-        return sorted({member.name(trusted) for member in self.members} - ARCHITECTURES.keys())
+        names = {member.name(trusted) for member in self.members}
+        return sorted(name for name in names if is_extension(name))
 
     def build_networks(self, trusted: Iterable[str] = ()) -> list[SegmentationNetwork]:
         """Build the networks of all members with their weights: see `Member.build_network`.

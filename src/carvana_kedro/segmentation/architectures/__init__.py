@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures.base import SegmentationNetwork
-from carvana_kedro.segmentation.architectures.smp import PREFIX, SmpNetwork
+from carvana_kedro.segmentation.architectures.smp import SmpNetwork
 from carvana_kedro.segmentation.architectures.unet import UNet
 from carvana_kedro.segmentation.architectures.unet_original import UNetOriginal
 from carvana_kedro.segmentation.architectures.unet_resnet34 import UNetResNet34
-from carvana_kedro.segmentation.extensions import Spec, is_dotted_path, make_object, split_spec
+from carvana_kedro.segmentation.extensions import SMP_PREFIX, Spec, is_dotted_path, make_object, split_spec
 
 __all__ = ["ARCHITECTURES", "SegmentationNetwork", "build_network"]
 
@@ -43,15 +43,15 @@ def build_network(
     network: SegmentationNetwork
     if name in ARCHITECTURES and not arguments:
         network = ARCHITECTURES[name].from_name(name, width_multiplier)
-    elif width_multiplier != 1 and (is_dotted_path(name) or name.startswith(PREFIX)):
+    elif width_multiplier != 1 and (is_dotted_path(name) or name.startswith(SMP_PREFIX)):
         raise UserError(
             f"The architecture {name} takes no width_multiplier: leave model_training.width_multiplier at 1."
         )
     elif is_dotted_path(name):
         network = make_object("architecture", architecture, SegmentationNetwork)
-    elif name.startswith(PREFIX) and not arguments:
+    elif name.startswith(SMP_PREFIX) and not arguments:
         network = SmpNetwork.from_name(name, width_multiplier)
-    elif arguments and (name in ARCHITECTURES or name.startswith(PREFIX)):
+    elif arguments and (name in ARCHITECTURES or name.startswith(SMP_PREFIX)):
         raise UserError(
             f"The architecture {name} takes no arguments, but {', '.join(arguments)} was given. Write "
             f"model_training.architecture: {name}."
@@ -59,7 +59,7 @@ def build_network(
     else:
         raise UserError(
             f"model_training.architecture = {name!r}: unknown architecture. Available: {', '.join(ARCHITECTURES)}, "
-            f"{PREFIX}NAME/ENCODER of segmentation-models-pytorch, or the dotted path of a class of your own."
+            f"{SMP_PREFIX}NAME/ENCODER of segmentation-models-pytorch, or the dotted path of a class of your own."
         )
     if pretrained:
         network.load_pretrained()

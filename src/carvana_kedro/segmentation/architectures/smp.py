@@ -8,10 +8,9 @@ from torch import Tensor
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures.base import IMAGENET_MEAN, IMAGENET_STD, SegmentationNetwork
+from carvana_kedro.segmentation.extensions import SMP_PREFIX
 
 logger = logging.getLogger(__name__)
-
-PREFIX = "smp:"
 
 
 class SmpNetwork(SegmentationNetwork):
@@ -42,7 +41,7 @@ class SmpNetwork(SegmentationNetwork):
         try:
             self.model = known[architecture](encoder, encoder_weights=None)
         except (TypeError, ValueError) as error:
-            raise UserError(f"{PREFIX}{architecture}/{encoder} cannot be built: {error}") from error
+            raise UserError(f"{SMP_PREFIX}{architecture}/{encoder} cannot be built: {error}") from error
         self.architecture, self.encoder_name = architecture, encoder
         self.stride = int(self.model.encoder.output_stride)
         self._has_imagenet_weights = "imagenet" in smp.encoders.encoders[encoder]["pretrained_settings"]
@@ -56,10 +55,11 @@ class SmpNetwork(SegmentationNetwork):
         Raises:
             UserError: The name has another form, or see the class.
         """
-        architecture, slash, encoder = name.removeprefix(PREFIX).partition("/")
+        architecture, slash, encoder = name.removeprefix(SMP_PREFIX).partition("/")
         if not slash:
             raise UserError(
-                f"model_training.architecture = {name!r}: write {PREFIX}NAME/ENCODER, such as {PREFIX}Unet/resnet34."
+                f"model_training.architecture = {name!r}: write {SMP_PREFIX}NAME/ENCODER, such as "
+                f"{SMP_PREFIX}Unet/resnet34."
             )
         return cls(architecture, encoder)
 
@@ -78,8 +78,8 @@ class SmpNetwork(SegmentationNetwork):
         if tuple(legal) != tuple(input_size) and self.model.requires_divisible_input_shape:
             raise UserError(
                 f"Images of {input_size[0]} x {input_size[1]} (height x width) do not fit "
-                f"{PREFIX}{self.architecture}/{self.encoder_name}, whose sides must be multiples of {self.stride}: the "
-                f"nearest legal size is {legal[0]} x {legal[1]}."
+                f"{SMP_PREFIX}{self.architecture}/{self.encoder_name}, whose sides must be multiples of {self.stride}: "
+                f"the nearest legal size is {legal[0]} x {legal[1]}."
             )
         return super().output_size(input_size)
 
@@ -118,7 +118,7 @@ def _import_smp() -> Any:
         import segmentation_models_pytorch
     except ImportError as error:
         raise UserError(
-            f"Architectures {PREFIX}NAME/ENCODER need segmentation-models-pytorch: "
+            f"Architectures {SMP_PREFIX}NAME/ENCODER need segmentation-models-pytorch: "
             'pip install "carvana-kedro[smp]"'
         ) from error
     return segmentation_models_pytorch

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.extensions import Spec, is_extension
 
-Spec = str | Mapping[str, Any]
 Switch = Literal["auto"] | bool
 
 
@@ -111,7 +111,7 @@ class Recipe:
             self.loss.get("type"),
             self.optimizer.get("name"),
         ]
-        return [name for name in names if isinstance(name, str) and ("." in name or ":" in name)]
+        return [name for name in names if isinstance(name, str) and is_extension(name)]
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
