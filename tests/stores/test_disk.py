@@ -1,36 +1,9 @@
-import multiprocessing
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.disk import require_space, spelled_size
-from carvana_kedro.stores.locks import locked
-
-# Says "held" once it has the lock, and ends when its input does.
-HOLDER = """
-import sys
-from pathlib import Path
-from carvana_kedro.stores.locks import locked
-print("asking", flush=True)
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def _holder(path: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-def _line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
 
 
 def test_enough_room_is_no_matter(tmp_path: Path) -> None:
@@ -52,32 +25,6 @@ def test_too_little_room_is_told_with_both_sizes(tmp_path: Path, monkeypatch: py
         require_space(Path("relative"), 1 << 60, "writing")
 
 
-@pytest.mark.parametrize("end", ["ends", "is killed"])
-def test_a_process_waits_until_the_holder_ends(tmp_path: Path, end: str) -> None:
-    path = tmp_path / "new" / "folder"
-    with _holder(path) as first:
-        assert [_line(first), _line(first)] == ["asking", "held"]
-        with _holder(path) as second, _holder(path.with_name("other")) as other:
-            assert [_line(other), _line(other)] == ["asking", "held"]  # locks of other names are other locks
-            assert _line(second) == "asking"
-            with pytest.raises(subprocess.TimeoutExpired):  # it would end at once if it had the lock
-                second.communicate(timeout=0.5)
-            if end == "ends":
-                first.communicate()
-            else:
-                first.kill()
-            assert second.wait(10) == 0
-            other.communicate()
-    assert sorted(file.name for file in path.parent.iterdir()) == [".folder.lock", ".other.lock"]
-
-
-def test_the_lock_is_given_back_by_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="no luck"), locked(tmp_path / "a"):
-        raise RuntimeError("no luck")
-    with locked(tmp_path / "a"), locked(tmp_path / "b"):
-        pass
-
-
 @pytest.mark.parametrize(
     ("size", "spelled"),
     [
@@ -93,14 +40,3 @@ def test_the_lock_is_given_back_by_an_error(tmp_path: Path) -> None:
 )
 def test_sizes_are_spelled_as_people_say_them(size: int, spelled: str) -> None:
     assert spelled_size(size) == spelled
-
-
-def test_the_lock_is_given_back_although_a_forked_process_lives_on(tmp_path: Path) -> None:
-    with locked(tmp_path / "run"):
-        forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
-        forked.start()
-    began = time.monotonic()
-    with locked(tmp_path / "run"):
-        assert time.monotonic() - began < 30
-    forked.kill()
-    forked.join()
