@@ -260,7 +260,8 @@ def _finish(target: Path, archive: _Judged, sha256: str | None) -> None:
     _extract(archive, [name for name in archive.images if name not in present], part)
     with atomic_path(part / _MANIFEST) as path:
         path.write_text(json.dumps(archive.manifest(sha256), indent=0), "utf-8")
-    os.sync()  # a power cut must not leave the name without the content
+    if hasattr(os, "sync"):  # not on Windows
+        os.sync()  # a power cut must not leave the name without the content
     os.replace(part, target)
 
 

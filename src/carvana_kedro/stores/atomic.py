@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -26,15 +26,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
     try:
         yield part
-        _flush_to_disk(part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(part, path)
-        _flush_to_disk(path.parent)
+        _flush_folder(path.parent)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(PermissionError):  # Windows does not remove a file that is still open
+            part.unlink(missing_ok=True)
 
 
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _flush_folder(folder: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):  # Windows does not open folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

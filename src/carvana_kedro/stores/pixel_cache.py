@@ -80,13 +80,7 @@ class PixelCache:
             unfinished.unlink()
         require_space(self.folder, int(np.prod(shape)), "keeping images decoded")
         with atomic_path(path) as part:
-            rows = np.lib.format.open_memmap(part, "w+", np.uint8, shape=shape)
-            if hasattr(os, "posix_fallocate"):  # not on macOS
-                # A disk that fills up while a map is written kills the process.
-                with part.open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
-            fill(rows)
-            rows.flush()
+            _write_rows(part, shape, fill)
 
 
 def require_memory(needed: int, purpose: str) -> None:
@@ -122,6 +116,17 @@ def _available_memory() -> list[int]:
 
 def _figures(path: Path, name: str) -> list[int]:
     return [int(figure) for figure in re.findall(rf"^{name}\s+(\d+)", path.read_text(), re.MULTILINE)]
+
+
+def _write_rows(path: Path, shape: tuple[int, int], fill: Callable[[NDArray[np.uint8]], None]) -> None:
+    """Write the file. Its map is closed at the end: Windows does not rename a file that is mapped."""
+    rows = np.lib.format.open_memmap(path, "w+", np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        # A disk that fills up while a map is written kills the process.
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    fill(rows)
+    rows.flush()
 
 
 def _is_whole(path: Path, shape: tuple[int, int]) -> bool:

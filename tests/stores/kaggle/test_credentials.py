@@ -145,3 +145,9 @@ def test_secrets_are_not_part_of_the_text() -> None:
     text = repr(Credentials("here", token="s3cret", username="n4me", key="s3cret"))
     assert "s3cret" not in text
     assert "here" in text
+
+
+def test_windows_has_no_mode_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path / ".kaggle/access_token", "KGAT_1", 0o666)
+    monkeypatch.setattr("sys.platform", "win32")
+    assert find_credentials({}, {}, tmp_path).token == "KGAT_1"

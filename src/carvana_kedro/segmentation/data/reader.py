@@ -99,7 +99,9 @@ class Reader(Generic[T]):
                 worker_init_fn=partial(_init_worker, self._workers),
                 generator=torch.Generator(),  # otherwise every iterator draws from the global generator
             )
-        if threading.current_thread() is not threading.main_thread():
+        if threading.current_thread() is not threading.main_thread() or not hasattr(
+            signal, "SIGCHLD"
+        ):  # Windows
             return iter(self._loader)
         # Torch installs a SIGCHLD handler that raises as soon as a worker dies, wherever the main thread is at that
         # moment. Restore the previous handler: the loader also raises when it waits for a batch of a dead worker.

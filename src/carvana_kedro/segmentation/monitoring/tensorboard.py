@@ -4,7 +4,6 @@ import contextlib
 import copy
 import logging
 import math
-import resource
 import sys
 import warnings
 from collections.abc import Mapping
@@ -19,6 +18,11 @@ from carvana_kedro.segmentation.monitoring.visualization import comparison, thre
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.recipe import flatten
 from carvana_kedro.segmentation.training.state import Training
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -168,8 +172,10 @@ class TensorBoardHparams(_TensorBoardCallback):
 
 
 def _memory_gb(device: torch.device) -> float:
-    """Return the peak memory usage in GB: of tensors on a GPU, or of the process on other devices."""
+    """Return the peak memory in GB: of the tensors on a GPU, else of the process. NaN on Windows without a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if resource is None:
+        return math.nan
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

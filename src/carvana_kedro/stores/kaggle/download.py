@@ -82,7 +82,7 @@ class Download:
 
     def finish(self) -> None:
         """Give the file its name, once it is safe on the disk and its manifest lies beside it."""
-        with self._part.open("rb") as part:
+        with self._part.open("rb+") as part:  # Windows flushes only files that are open for writing
             os.fsync(part.fileno())
             digest = hashlib.file_digest(part, "sha256").hexdigest()
         with atomic_path(_manifest(self._target)) as path:
