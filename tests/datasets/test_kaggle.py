@@ -191,9 +191,9 @@ def test_room_is_looked_for_before_anything_is_fetched(
     )
     told = _told(_side(tmp_path, "training"))
     assert told.startswith(
-        "Fetching and unpacking train_hq.zip, train_masks.zip, train_masks.csv.zip needs 2000000.0 TB; "
+        "Fetching and unpacking train_hq.zip, train_masks.zip, train_masks.csv.zip needs 2000000.0 TB, but only "
     )
-    assert "are free on the disk of" in told
+    assert "is free on the disk of" in told
     assert not kaggle.sent
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from carvana_kedro.stores.atomic import atomic_path
+from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
 
 
 def test_the_file_appears_whole(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
     program = """
 import os, signal, sys
 from pathlib import Path
-from carvana_kedro.stores.atomic import atomic_path
+from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
 with atomic_path(Path(sys.argv[1])) as part:
     part.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -40,3 +40,11 @@ with atomic_path(Path(sys.argv[1])) as part:
     done = subprocess.run([sys.executable, "-c", program, str(path)])
     assert done.returncode == -9
     assert path.read_text() == "old"
+
+
+def test_partial_files_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "file.txt.1a2b3c4d.part").touch()
+    (tmp_path / "file.txt").touch()
+    remove_partial_files(tmp_path)
+    remove_partial_files(tmp_path / "missing")
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]

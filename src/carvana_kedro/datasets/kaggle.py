@@ -8,11 +8,11 @@ from carvana_kedro.datasets.competition import Content, Side, SourceDataset
 from carvana_kedro.datasets.handles import HandleDataset
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.archives import DamagedArchive, check_table, finished, read_rows, unpack
-from carvana_kedro.stores.disk import require_space
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.kaggle.competition import KaggleCompetition
 from carvana_kedro.stores.kaggle.download import digest_of, forget
 from carvana_kedro.stores.locks import locked
+from carvana_kedro.stores.machine import require_space
 
 Result = TypeVar("Result")
 

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.machine import usable_cores
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "bfloat16", "float16", "tf32", "float32"]
@@ -154,9 +155,8 @@ def mixed_precision(device: torch.device, precision: torch.dtype) -> AbstractCon
 
 
 def usable_workers(num_workers: int) -> int:
-    """Return the number of worker processes, limited to the number of CPUs that this process may use."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(num_workers, cpus)
+    """Return how many processes to read images in: at most the number of usable cores."""
+    return min(num_workers, usable_cores())
 
 
 def training_flop(network: nn.Module, input_size: tuple[int, int]) -> float:

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path
-from carvana_kedro.stores.disk import require_space, spelled_size
 from carvana_kedro.stores.images.competition import IMAGE_ID
 from carvana_kedro.stores.locks import locked
+from carvana_kedro.stores.machine import format_size, require_space
 from carvana_kedro.stores.tables import Row, read_masks
 
 logger = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def _images(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo
     total = sum(member.file_size for member in images.values())
     if total > max(_TOTAL_SMALL, _TOTAL_RATIO * archive.stat().st_size):
         raise UserError(
-            f"{archive} would grow to {spelled_size(total)}, more than {_TOTAL_RATIO} times its size: photographs "
+            f"{archive} would grow to {format_size(total)}, more than {_TOTAL_RATIO} times its size: photographs "
             "do not. Nothing was unpacked. Take it away and fetch it again."
         )
     if not images:
@@ -221,7 +221,7 @@ def _objection(member: zipfile.ZipInfo, limits: _Limits) -> str:
     if member.compress_type not in _METHODS:
         return f"it is packed by method {member.compress_type}, neither stored nor deflated"
     if size > limits.size:
-        return f"it is {spelled_size(size)} large, and at most {spelled_size(limits.size)} are allowed"
+        return f"it is {format_size(size)} large, and at most {format_size(limits.size)} are allowed"
     if size > limits.small and size > limits.ratio * member.compress_size:
         return f"it would grow to more than {limits.ratio} times its packed size"
     return ""

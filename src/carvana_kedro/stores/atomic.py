@@ -35,6 +35,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def remove_partial_files(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder`. Call it only while no process writes there."""
+    for part in folder.glob("*.part"):
+        part.unlink()
+
+
 def _flush_folder(folder: Path) -> None:
     if not hasattr(os, "O_DIRECTORY"):  # Windows does not open folders
         return

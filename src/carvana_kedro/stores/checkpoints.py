@@ -13,7 +13,7 @@ from typing import IO, Any, BinaryIO, cast
 import torch
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.atomic import atomic_path
+from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
 from carvana_kedro.stores.locks import locked
 
 logger = logging.getLogger(__name__)
@@ -152,8 +152,7 @@ class RunCheckpoints:
     def locked(self) -> Iterator[None]:
         """Keep other processes away from this run while the block runs; wait while one of them is at it."""
         with locked(self.folder):
-            for part in self.folder.glob("*.part"):  # of a process that was killed while it wrote
-                part.unlink()
+            remove_partial_files(self.folder)
             yield
 
     @property

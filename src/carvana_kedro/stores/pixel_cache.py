@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.atomic import atomic_path
-from carvana_kedro.stores.disk import require_space, spelled_size
+from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
 from carvana_kedro.stores.locks import locked
+from carvana_kedro.stores.machine import format_size, require_space
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +76,7 @@ class PixelCache:
         return MappedRows(path)
 
     def _build(self, path: Path, shape: tuple[int, int], fill: Callable[[NDArray[np.uint8]], None]) -> None:
-        for unfinished in self.folder.glob("*.part"):
-            unfinished.unlink()
+        remove_partial_files(self.folder)
         require_space(self.folder, int(np.prod(shape)), "keeping images decoded")
         with atomic_path(path) as part:
             _write_rows(part, shape, fill)
@@ -96,7 +95,7 @@ def require_memory(needed: int, purpose: str) -> None:
     available = min(_available_memory(), default=needed)
     if available < needed:
         raise UserError(
-            f"{purpose[:1].upper()}{purpose[1:]} needs {spelled_size(needed)}; {spelled_size(available)} of memory are "
+            f"{purpose[:1].upper()}{purpose[1:]} needs {format_size(needed)}; {format_size(available)} of memory are "
             "available. Keep them in a file (--params model_training.cache=memmap), decode them anew every time "
             "(cache=none), or choose a smaller model_training.input_size."
         )

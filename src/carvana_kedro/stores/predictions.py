@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.atomic import atomic_path
+from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
 from carvana_kedro.stores.locks import locked
 from carvana_kedro.stores.tables import COLUMNS, Row, read_masks
 
@@ -47,8 +47,7 @@ class PredictionShards:
     def locked(self, key: str) -> Iterator[None]:
         """Keep other processes away from a key's shards while the block runs; wait while one is at them."""
         with locked(self.folder / key):
-            for part in (self.folder / key).glob("*.part"):  # of a process that was killed while it wrote
-                part.unlink()
+            remove_partial_files(self.folder / key)
             yield
 
     def write(self, key: str, number: int, rows: Sequence[Row]) -> str:

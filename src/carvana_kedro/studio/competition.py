@@ -5,7 +5,6 @@ import functools
 import io
 import itertools
 import multiprocessing
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +16,7 @@ from PIL import Image
 
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.atomic import atomic_path
+from carvana_kedro.stores.machine import usable_cores
 
 from .render import render_view
 from .settings import StudioSettings, car_id, generator
@@ -63,7 +63,7 @@ def render_competition(
     Raises:
         ValueError: If `num_workers` is below 1.
     """
-    num_workers = _usable_cores() if num_workers is None else num_workers
+    num_workers = usable_cores() if num_workers is None else num_workers
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, not {num_workers}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,3 @@ def _write_table(path: Path, fields: tuple[str, ...], rows: Iterable[tuple[objec
     csv.writer(text, lineterminator="\n").writerows(itertools.chain((fields,), rows))
     with _archive(path) as archive:
         _add(archive, path.name.removesuffix(".zip"), text.getvalue().encode(), zipfile.ZIP_DEFLATED)
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,7 +4,6 @@ import hashlib
 import re
 import struct
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +14,7 @@ from PIL import Image
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.images import decoding
-from carvana_kedro.stores.images.source import ImageRecord
+from carvana_kedro.stores.images.source import ImageRecord, examine_all
 
 IMAGE_ID = "([0-9a-f]{12})_(0[1-9]|1[0-6])"
 """An image of the competition: its car, and one of its 16 views."""
@@ -138,22 +137,11 @@ class ImageStore:
             )
         known = set(wanted)
         image_ids = wanted + [image_id for image_id in present if image_id not in known]
-        seen: dict[str, str] = {}
-        with ThreadPoolExecutor() as threads:
-            for record in self._records(threads, image_ids):
-                if record.image not in known:
-                    record.problems.append("not in sample_submission.csv")
-                if record.digest:
-                    first = seen.setdefault(record.digest, record.image)
-                    if first != record.image:
-                        record.problems.append(f"the same photograph as {first}")
-                yield record
-
-    def _records(self, threads: ThreadPoolExecutor, image_ids: list[str]) -> Iterator[ImageRecord]:
-        """Yield the records in order. Threads decode masks; reading a header takes less time than handing it over."""
-        spread = map if self.masks is None else threads.map
-        for start in range(0, len(image_ids), 1024):
-            yield from spread(self._examine, image_ids[start : start + 1024])
+        # Threads decode masks. Reading a header takes less time than handing it to a thread.
+        for record in examine_all(self._examine, image_ids, in_threads=self.masks is not None):
+            if record.image not in known:
+                record.problems.append("not in sample_submission.csv")
+            yield record
 
     def _examine(self, image_id: str) -> ImageRecord:
         match = _NAME.fullmatch(image_id)

@@ -5,7 +5,6 @@ import logging
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +15,7 @@ import numpy as np
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.images import decoding
-from carvana_kedro.stores.images.source import ImageRecord
+from carvana_kedro.stores.images.source import ImageRecord, examine_all
 
 logger = logging.getLogger(__name__)
 
@@ -159,16 +158,7 @@ class FolderStore:
                 "sides of the split, and the scores are too good. If names tell what belongs together, say so: "
                 "--params folder.group='(.+)_[0-9]+' takes car_1 and car_2 for views of the same car."
             )
-        image_ids = sorted({*images, *masks})
-        seen: dict[str, str] = {}
-        with ThreadPoolExecutor() as threads:
-            for start in range(0, len(image_ids), 1024):
-                for record in threads.map(self._examine, image_ids[start : start + 1024]):
-                    if record.digest:
-                        first = seen.setdefault(record.digest, record.image)
-                        if first != record.image:
-                            record.problems.append(f"the same photograph as {first}")
-                    yield record
+        yield from examine_all(self._examine, sorted({*images, *masks}), in_threads=True)
 
     def _examine(self, image_id: str) -> ImageRecord:
         problems: list[str] = []

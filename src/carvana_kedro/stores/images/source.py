@@ -1,11 +1,14 @@
 """What every store of images offers, and what an index says of one image."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
+
+_WINDOW = 1024
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,29 @@ class ImageRecord:
     mask_area: float = float("nan")
     problems: list[str] = field(default_factory=list)
     digest: str = ""
+
+
+def examine_all(
+    examine: Callable[[str], ImageRecord], image_ids: Sequence[str], *, in_threads: bool
+) -> Iterator[ImageRecord]:
+    """Yield the record of every image, in order. An image with the bytes of an earlier one gets a problem.
+
+    Images are examined in windows, so that memory does not grow with their number.
+
+    Args:
+        examine: returns the record of one image. `digest` is empty where duplicates do not matter.
+        image_ids: which images.
+        in_threads: examine several images of a window at once.
+    """
+    first_with: dict[str, str] = {}
+    with ThreadPoolExecutor() as executor:
+        spread = executor.map if in_threads else map
+        for start in range(0, len(image_ids), _WINDOW):
+            for record in spread(examine, image_ids[start : start + _WINDOW]):
+                first = first_with.setdefault(record.digest, record.image) if record.digest else record.image
+                if first != record.image:
+                    record.problems.append(f"the same photograph as {first}")
+                yield record
 
 
 class ImageSource(Protocol):

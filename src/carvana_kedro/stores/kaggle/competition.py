@@ -18,10 +18,10 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.disk import spelled_size
 from carvana_kedro.stores.kaggle.credentials import SETTINGS_PAGE, Credentials, find_credentials
 from carvana_kedro.stores.kaggle.download import CHUNK, Download
 from carvana_kedro.stores.locks import locked
+from carvana_kedro.stores.machine import format_size
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
@@ -137,7 +137,7 @@ class KaggleCompetition:
                     f"{self.page}, or run again in a few minutes. What has arrived is not uploaded again."
                 ) from error
 
-        logger.info("Uploading %s (%s)", file, spelled_size(file.stat().st_size))
+        logger.info("Uploading %s (%s)", file, format_size(file.stat().st_size))
         return self._patiently(upload)
 
     def submissions(self) -> list[Listed]:

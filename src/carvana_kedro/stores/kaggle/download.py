@@ -9,7 +9,7 @@ import requests
 from tqdm import tqdm
 
 from carvana_kedro.stores.atomic import atomic_path
-from carvana_kedro.stores.disk import spelled_size
+from carvana_kedro.stores.machine import format_size
 
 CHUNK = 1 << 15
 """Bytes; what has come of one that was not whole is lost when the line breaks, so they are small."""
@@ -41,7 +41,7 @@ class Download:
         """Return how much is there already, for a message."""
         if not self.have:
             return ""
-        return f": {spelled_size(self.have)} of {spelled_size(self._size or 0)} are there already"
+        return f": {format_size(self.have)} of {format_size(self._size or 0)} are there already"
 
     def headers(self) -> dict[str, str]:
         """Return what asks for the rest, and for the whole if the file has changed."""

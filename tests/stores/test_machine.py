@@ -1,0 +1,54 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.stores.machine import format_size, require_space, usable_cores
+
+
+def test_enough_space_passes(tmp_path: Path) -> None:
+    require_space(tmp_path, 1, "writing")
+    require_space(tmp_path / "not" / "yet" / "there", 0, "writing")
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_space_is_an_error_with_both_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "not" / "yet" / "there"
+    with pytest.raises(UserError) as raised:
+        require_space(folder, 1 << 60, "unpacking TRAIN.zip")
+    message = str(raised.value)
+    assert message.startswith("Unpacking TRAIN.zip needs 1152921.5 TB, but only ")
+    assert f" is free on the disk of {folder}. Free some space" in message
+    assert "--params data_root=PATH" in message
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="on the disk of relative"):
+        require_space(Path("relative"), 1 << 60, "writing")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (123_456, "123.5 kB"),
+        (5_000_000, "5.0 MB"),
+        (16_300_000_000, "16.3 GB"),
+        (2_500_000_000_000, "2.5 TB"),
+        (1 << 60, "1152921.5 TB"),
+    ],
+)
+def test_sizes_are_formatted_in_decimal_units(size: int, text: str) -> None:
+    assert format_size(size) == text
+
+
+def test_usable_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 5}, raising=False)
+    assert usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores() == 1
