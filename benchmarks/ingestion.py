@@ -18,9 +18,9 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from carvana_kedro.datasets.competition import open_side
 from carvana_kedro.image_index import index_images
 from carvana_kedro.stores.archives import unpack
+from carvana_kedro.stores.competition import open_side
 from carvana_kedro.studio import StudioSettings, render_competition
 
 TRAINING_CARS, TEST_CARS, VIEWS = 318, 6254, 16

@@ -10,7 +10,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from carvana_kedro.datasets.competition import open_side
+from carvana_kedro.stores.competition import open_side
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.studio import StudioSettings, render_competition
 from standin_kaggle import KEY, USERNAME, StandInKaggle

@@ -6,10 +6,9 @@ import pytest
 from kedro.io import DatasetError
 
 from carvana_kedro.datasets import ArchivesDataset, SampleDataset
-from carvana_kedro.datasets.competition import sample_folder
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.images.competition import ImageStore
-from carvana_kedro.studio import StudioSettings
+from carvana_kedro.studio import StudioSettings, sample_folder
 
 TINY = asdict(StudioSettings(training_cars=1, test_cars=1, views=2, width=96, height=64))
 

@@ -25,7 +25,7 @@ from carvana_kedro.stores.archives import (
     DamagedArchive,
     find_folder,
     find_table,
-    finished,
+    find_unpacked,
     read_rows,
     read_table,
     unpack,
@@ -252,7 +252,7 @@ def test_flipped_bytes_are_found_or_do_no_harm(flips: list[tuple[float, int]]) -
         try:
             unpacked = _images(unpack(archive, folder / "unpacked"))
         except UserError:
-            assert finished(folder / "unpacked", "train") is None
+            assert find_unpacked(folder / "unpacked", "train") is None
         else:
             # A name in both places of the archive, or a number of entries, can be flipped into another legal one.
             assert set(unpacked.values()) <= set(images.values())
@@ -373,32 +373,32 @@ def test_a_folder_that_is_not_finished_is_completed(
     harm(folder)
     if leftover:
         shutil.copytree(folder, f"{folder}.part")
-    assert finished(tmp_path / "unpacked", "train") is None
+    assert find_unpacked(tmp_path / "unpacked", "train") is None
     assert unpack(archive, tmp_path / "unpacked") == folder
     assert _images(folder) == _held(archive)
     kept = [name for name, when in _written(folder).items() if before[name] == when]
     assert len(kept) >= 7
-    assert finished(tmp_path / "unpacked", "train") == folder
+    assert find_unpacked(tmp_path / "unpacked", "train") == folder
     assert _visible(tmp_path / "unpacked") == [folder]
 
 
 def test_the_newest_finished_folder_is_found_without_its_archive(tmp_path: Path) -> None:
     unpacked = tmp_path / "unpacked"
-    assert finished(unpacked, "train") is None
+    assert find_unpacked(unpacked, "train") is None
     one = unpack(_many(tmp_path, 1), unpacked)
     two = unpack(_many(tmp_path, 2), unpacked)
     (tmp_path / "train.zip").unlink()
     os.utime(two / "manifest.json", (0, 0))
-    assert finished(unpacked, "train") == one
+    assert find_unpacked(unpacked, "train") == one
     os.utime(one / "manifest.json", (-1, -1))
-    assert finished(unpacked, "train") == two
+    assert find_unpacked(unpacked, "train") == two
     _cut_an_image(two)
-    assert finished(unpacked, "train") == one
-    assert finished(unpacked, "train_hq") is None
+    assert find_unpacked(unpacked, "train") == one
+    assert find_unpacked(unpacked, "train_hq") is None
     shutil.copytree(one, unpacked / "train_hq-0123456789ab")
-    assert finished(unpacked, "train") == one
+    assert find_unpacked(unpacked, "train") == one
     one.rename(f"{one}.part")
-    assert finished(unpacked, "train") is None
+    assert find_unpacked(unpacked, "train") is None
 
 
 def test_a_disk_that_fills_up_ends_in_advice_and_the_next_run_goes_on(tmp_path: Path) -> None:

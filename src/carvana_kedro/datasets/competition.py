@@ -1,51 +1,44 @@
-"""The sources of images: catalog entries whose `load()` makes sure that the files are there and whole."""
+"""Sources of competition images: entries whose `load()` makes sure that the files exist and are complete."""
 
-import hashlib
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 from kedro.io import AbstractDataset, DatasetError
-from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.archives import find_folder, find_table, read_table
-from carvana_kedro.stores.images.competition import ImageStore
-from carvana_kedro.stores.tables import Row
-from carvana_kedro.studio import STUDIO_VERSION, StudioSettings, render_competition
-
-Side = Literal["training", "test", "sample_submission", "solution"]
-Content = ImageStore | list[str] | list[Row]
-"""Of the two sides with images their store, of `sample_submission` the image ids, of `solution` the rows."""
-
+from carvana_kedro.stores.competition import Content, Side, open_side
+from carvana_kedro.studio import StudioSettings, render_sample, sample_folder
 
 Loaded = TypeVar("Loaded")
 
 
 class SourceDataset(AbstractDataset[None, Loaded], Generic[Loaded]):
-    """What is read only: subclasses say what `load()` makes sure of."""
+    """Base class of read-only datasets."""
 
     def save(self, data: None) -> None:
-        """Refuse."""
-        raise DatasetError(f"{type(self).__name__} is a source: it is read only.")
+        """Raise an error: sources are read-only."""
+        raise DatasetError(f"{type(self).__name__} is a source and cannot be saved.")
 
     def _exists(self) -> bool:
-        # Loading makes it so, or says what is missing.
+        # `load` creates the files, or says what is missing.
         return True
 
 
 class ArchivesDataset(SourceDataset[Content]):
-    """The competition's own zip archives, or the folders unpacked from them, in one folder.
+    """One side of the competition, from its zip archives or the folders unpacked from them.
 
-    Folders are read where they lie. Archives are unpacked below `path`, once. The training side takes
-    `train_hq` or `train`, and `train_masks`, and `train_masks.csv` where it is there; the test side `test_hq` or
-    `test`, and `sample_submission.csv` where it is there; the solution is `solution.csv` where it is there, which it
-    is not on Kaggle. One side never touches the other's files.
+    Folders are read where they are. Archives are unpacked below `path`, once. Each side reads only its own files:
+
+    - `training`: `train_hq` or `train`, `train_masks`, and `train_masks.csv` if it exists;
+    - `test`: `test_hq` or `test`, and `sample_submission.csv` if it exists;
+    - `sample_submission`: `sample_submission.csv` if it exists;
+    - `solution`: `solution.csv` if it exists. Kaggle does not publish it.
 
     Args:
-        path: where archives are unpacked.
+        path: folder to unpack archives into.
         side: `training`, `test`, `sample_submission` or `solution`.
-        archives: the folder that holds them.
-        metadata: Kedro-Viz's.
+        archives: folder of the archives.
+        metadata: for Kedro-Viz.
     """
 
     def __init__(
@@ -61,15 +54,15 @@ class ArchivesDataset(SourceDataset[Content]):
         self.metadata = metadata
 
     def load(self) -> Content:
-        """Return the images of a side, its image ids or its (image id, rle) rows: none if there is no such table.
+        """Return the content of the side: see `open_side`.
 
         Raises:
-            UserError: files are missing or damaged.
+            UserError: files are missing, damaged or not safe to unpack.
         """
         if self._archives is None:
             raise UserError(
-                "The competition's archives are not given. "
-                "Say where they are: --params source=archives,archives=PATH"
+                "The folder of the competition's archives is not set. "
+                "Set it: --params source=archives,archives=PATH"
             )
         return open_side(self._archives, self._path, self._side)
 
@@ -78,16 +71,13 @@ class ArchivesDataset(SourceDataset[Content]):
 
 
 class SampleDataset(ArchivesDataset):
-    """A small competition rendered by the studio, in the same archives as Kaggle's.
-
-    Rendered below `path` at the first load; other settings, or another version of the studio, get a folder of
-    their own.
+    """One side of a small competition that the studio renders at the first load, in archives like Kaggle's.
 
     Args:
-        path: where the archives are rendered and unpacked.
+        path: folder for the archives. Each choice of settings and version of the studio gets its own subfolder.
         side: `training`, `test`, `sample_submission` or `solution`.
-        settings: of `StudioSettings`.
-        metadata: Kedro-Viz's.
+        settings: arguments of `StudioSettings`.
+        metadata: for Kedro-Viz.
     """
 
     def __init__(
@@ -98,50 +88,6 @@ class SampleDataset(ArchivesDataset):
         super().__init__(str(self._folder / "unpacked"), side, str(self._folder), metadata=metadata)
 
     def load(self) -> Content:
-        """Render the competition if that has not been done, and return what `ArchivesDataset` returns."""
-        # The solution is written last.
-        if not (self._folder / "solution.csv.zip").is_file():
-            self._logger.info("Rendering the sample competition in %s, once", self._folder)
-            # disable=None: no bar where there is no terminal.
-            with tqdm(desc="Rendering", unit=" images", leave=False, disable=None) as bar:
-
-                def show(done: int, total: int) -> None:
-                    bar.total = total
-                    bar.update(done - bar.n)
-
-                render_competition(self._settings, self._folder, on_image=show)
+        """Render the competition if needed, and return the content of the side."""
+        render_sample(self._settings, self._folder)
         return super().load()
-
-
-def sample_folder(path: Path, settings: StudioSettings) -> Path:
-    """Return the folder below `path` that belongs to these settings."""
-    key = hashlib.sha256(f"{STUDIO_VERSION} {settings}".encode()).hexdigest()[:12]
-    return path / f"rendered-{key}"
-
-
-@overload
-def open_side(source: Path, unpacked: Path, side: Literal["training", "test"]) -> ImageStore: ...
-@overload
-def open_side(source: Path, unpacked: Path, side: Side) -> Content: ...
-def open_side(source: Path, unpacked: Path, side: Side) -> Content:
-    """Return one side of the competition in `source`.
-
-    Raises:
-        UserError: files are missing, damaged or not to be trusted.
-    """
-    if side == "solution":
-        return list(read_table(source, "solution") or ())
-    if side == "training":
-        return ImageStore(
-            images=find_folder(source, ("train_hq", "train"), unpacked),
-            masks=find_folder(source, ("train_masks",), unpacked),
-            mask_runs=find_table(source, "train_masks"),
-        )
-    rows = read_table(source, "sample_submission")
-    expected = [image_id for image_id, _ in rows] if rows is not None else None
-    if side == "sample_submission":
-        return expected or []
-    return ImageStore(
-        images=find_folder(source, ("test_hq", "test"), unpacked),
-        expected=tuple(expected) if expected is not None else None,
-    )

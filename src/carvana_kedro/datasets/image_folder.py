@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from carvana_kedro.datasets.competition import Side, SourceDataset
+from carvana_kedro.datasets.competition import SourceDataset
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.competition import Side
 from carvana_kedro.stores.images.folder import FolderStore
 
 

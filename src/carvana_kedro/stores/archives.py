@@ -151,7 +151,7 @@ def unpack(archive: Path, unpacked: Path, sha256: str | None = None) -> Path:
     return target
 
 
-def finished(unpacked: Path, name: str) -> Path | None:
+def find_unpacked(unpacked: Path, name: str) -> Path | None:
     """Return the newest whole folder below `unpacked` that an archive `NAME.zip` was unpacked into; None: no such.
 
     The archive itself is not needed. The files' sizes are looked at, not what is in them.

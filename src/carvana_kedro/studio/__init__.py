@@ -1,7 +1,15 @@
 """A photo studio that renders a small Carvana competition: cars on a turntable, in Kaggle's own files."""
 
-from .competition import render_competition
+from .competition import render_competition, render_sample, sample_folder
 from .render import render_view
 from .settings import STUDIO_VERSION, StudioSettings, car_id
 
-__all__ = ["STUDIO_VERSION", "StudioSettings", "car_id", "render_competition", "render_view"]
+__all__ = [
+    "STUDIO_VERSION",
+    "StudioSettings",
+    "car_id",
+    "render_competition",
+    "render_sample",
+    "render_view",
+    "sample_folder",
+]

@@ -2,8 +2,10 @@
 
 import csv
 import functools
+import hashlib
 import io
 import itertools
+import logging
 import multiprocessing
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -13,15 +15,19 @@ from pathlib import Path
 
 import cv2
 from PIL import Image
+from tqdm import tqdm
 
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.machine import usable_cores
 
 from .render import render_view
-from .settings import StudioSettings, car_id, generator
+from .settings import STUDIO_VERSION, StudioSettings, car_id, generator
+
+logger = logging.getLogger(__name__)
 
 _JPEG_QUALITY = 85
+_LAST_FILE = "solution.csv.zip"  # the competition is complete when this file exists
 _MAKES = ("Halvorn", "Zephyrine", "Oktavia Motor", "Brumblefield", "Quillon", "Tarsova", "Wexmoor", "Lumenti")
 _MODELS = (
     "Otter",
@@ -40,6 +46,27 @@ _MASK_FIELDS = ("img", "rle_mask")
 
 Shot = tuple[int, int]
 Developed = tuple[bytes, bytes, str]
+
+
+def sample_folder(path: Path, settings: StudioSettings) -> Path:
+    """Return the subfolder of `path` that belongs to these settings and this version of the studio."""
+    key = hashlib.sha256(f"{STUDIO_VERSION} {settings}".encode()).hexdigest()[:12]
+    return path / f"rendered-{key}"
+
+
+def render_sample(settings: StudioSettings, folder: Path) -> None:
+    """Render the competition into `folder` with a progress bar, unless a complete one is there."""
+    if (folder / _LAST_FILE).is_file():
+        return
+    logger.info("Rendering the sample competition in %s, once", folder)
+    # disable=None: no bar without a terminal.
+    with tqdm(desc="Rendering", unit=" images", leave=False, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        render_competition(settings, folder, on_image=show)
 
 
 def render_competition(
@@ -93,7 +120,7 @@ def render_competition(
     _write_table(folder / "train_masks.csv.zip", _MASK_FIELDS, training_rows)
     _write_table(folder / "metadata.csv.zip", _METADATA_FIELDS, _metadata(settings))
     _write_table(folder / "sample_submission.csv.zip", _MASK_FIELDS, ((name, "1 1") for name, _ in test_rows))
-    _write_table(folder / "solution.csv.zip", _MASK_FIELDS, test_rows)
+    _write_table(folder / _LAST_FILE, _MASK_FIELDS, test_rows)
 
 
 def _shots(settings: StudioSettings, cars: Iterable[int]) -> list[Shot]:

@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 import torch
 
-from carvana_kedro.datasets.competition import open_side
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import ModelTraining, Reporting
 from carvana_kedro.pipelines.reporting.nodes import (
@@ -16,6 +15,7 @@ from carvana_kedro.pipelines.reporting.nodes import (
 )
 from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.model import TrainedModel
+from carvana_kedro.stores.competition import open_side
 from carvana_kedro.stores.images.competition import ImageStore
 from models import blind, changed
 

@@ -11,7 +11,7 @@ import pytest
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.kaggle.competition import KaggleCompetition
-from carvana_kedro.stores.kaggle.download import CHUNK, digest_of
+from carvana_kedro.stores.kaggle.download import CHUNK, fetched_digest
 from standin_kaggle import COMPETITION, KEY, TOKEN, USERNAME, Fault, StandInKaggle, _Handler
 
 CONTENT = os.urandom(3_000_000)
@@ -68,9 +68,9 @@ def test_a_file_is_fetched_once(kaggle: StandInKaggle, competition: KaggleCompet
 def test_the_manifest_has_the_digest(
     kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
 ) -> None:
-    assert digest_of(target) is None
+    assert fetched_digest(target) is None
     competition.fetch("train.zip", target)
-    assert digest_of(target) == sha256(CONTENT).hexdigest()
+    assert fetched_digest(target) == sha256(CONTENT).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ class Download:
         self.have = 0
 
 
-def digest_of(archive: Path) -> str | None:
+def fetched_digest(archive: Path) -> str | None:
     """Return the SHA-256, in hexadecimal, of a file that `fetch` has fetched; None for one that it has not."""
     try:
         return str(json.loads(_manifest(archive).read_text())["sha256"])
@@ -115,7 +115,7 @@ def digest_of(archive: Path) -> str | None:
         return None
 
 
-def forget(archive: Path) -> None:
+def delete_fetched(archive: Path) -> None:
     """Delete a file that `fetch` has fetched. Its manifest goes first: what has none is the user's own."""
     _manifest(archive).unlink(missing_ok=True)
     archive.unlink(missing_ok=True)
