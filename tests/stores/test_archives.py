@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.archives import (
-    DamagedArchive,
+    DamagedArchiveError,
     find_folder,
     find_table,
     find_unpacked,
@@ -33,7 +33,7 @@ from carvana_kedro.stores.archives import (
 from carvana_kedro.stores.locks import locked
 
 A, B = "00087a6bd4dc_01.jpg", "00087a6bd4dc_02.jpg"
-# A process that unpacks until an event (of Python's audit hooks) meets a path with an ending for the Nth time.
+# Unpacks an archive, and kills itself when an audit event occurs for a path with this ending for the Nth time.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -69,44 +69,44 @@ def _images(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
 
 
-def _held(archive: Path) -> dict[str, bytes]:
+def _members(archive: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(archive) as opened:
         return {Path(name).name: opened.read(name) for name in opened.namelist()}
 
 
 def _written(folder: Path) -> dict[str, tuple[int, int]]:
-    """When and where each file was written: another pair is another file."""
+    """Inode and time of each file: a rewritten file has other values."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
 
 
-def _visible(folder: Path) -> list[Path]:
-    """What is there besides the lock files, which stay."""
+def _without_locks(folder: Path) -> list[Path]:
+    """The content of a folder without the lock files, which stay there."""
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
 def test_archives_are_unpacked_once(archives: Path, tmp_path: Path) -> None:
     folder = unpack(archives / "train.zip", tmp_path)
-    assert _images(folder) == _held(archives / "train.zip")
+    assert _images(folder) == _members(archives / "train.zip")
     before = _written(folder)
     assert unpack(archives / "train.zip", tmp_path) == folder
     assert _written(folder) == before
-    assert _visible(tmp_path) == [folder]
+    assert _without_locks(tmp_path) == [folder]
 
 
-def test_the_manifest_says_what_was_unpacked(archives: Path, tmp_path: Path) -> None:
+def test_the_manifest_lists_the_unpacked_files(archives: Path, tmp_path: Path) -> None:
     content = (archives / "train_masks.zip").read_bytes()
     manifest = json.loads((unpack(archives / "train_masks.zip", tmp_path) / "manifest.json").read_text())
     assert manifest == {
         "archive": "train_masks.zip",
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
-        "files": {name: len(mask) for name, mask in _held(archives / "train_masks.zip").items()},
+        "files": {name: len(mask) for name, mask in _members(archives / "train_masks.zip").items()},
     }
     known = unpack(archives / "train.zip", tmp_path, sha256="already known")
     assert json.loads((known / "manifest.json").read_text())["sha256"] == "already known"
 
 
-def test_another_archive_of_the_same_name_gets_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_another_archive_of_the_same_name_has_another_folder(tmp_path: Path) -> None:
     one = unpack(_zip(tmp_path / "train.zip", {f"train/{A}": b"1"}), tmp_path / "unpacked")
     two = unpack(_zip(tmp_path / "train.zip", {f"train/{A}": b"2"}), tmp_path / "unpacked")
     assert (one / A).read_bytes() == b"1"
@@ -118,7 +118,7 @@ names = st.builds("{:012x}_{:02d}.jpg".format, st.integers(0, 16**12 - 1), st.in
 
 @given(images=st.dictionaries(names, st.binary(max_size=200), min_size=1), deflated=st.booleans())
 @settings(deadline=None, max_examples=30)
-def test_any_images_come_out_as_they_went_in(images: dict[str, bytes], deflated: bool) -> None:
+def test_unpacked_images_equal_the_packed_ones(images: dict[str, bytes], deflated: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         members = {f"train/{name}": content for name, content in images.items()}
         compression = zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED
@@ -128,7 +128,7 @@ def test_any_images_come_out_as_they_went_in(images: dict[str, bytes], deflated:
 
 def _entry(name: str, **attributes: int) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo("placeholder")
-    entry.filename = name  # as it is: the constructor tidies
+    entry.filename = name  # set later because the constructor normalizes it
     for attribute, value in attributes.items():
         setattr(entry, attribute, value)
     return entry
@@ -138,9 +138,9 @@ def _mode(kind: int) -> int:
     return (kind | 0o777) << 16
 
 
-# Entries as (name, content, attributes when written, attributes that the table of contents lies about).
+# Entries as (name, content, attributes when written, false attributes in the central directory).
 Lies = dict[str, int]
-HOSTILE: dict[str, tuple[str, bytes, Lies, Lies]] = {
+UNSAFE: dict[str, tuple[str, bytes, Lies, Lies]] = {
     "parent": ("../a.jpg", b"1", {}, {}),
     "parent within": (f"train/../../{B}", b"1", {}, {}),
     "parent of a folder": ("train/../../b/", b"", {}, {}),
@@ -169,45 +169,45 @@ HOSTILE: dict[str, tuple[str, bytes, Lies, Lies]] = {
 }
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_archives_are_refused_before_anything_is_written(tmp_path: Path, kind: str) -> None:
-    name, content, attributes, lies = HOSTILE[kind]
+@pytest.mark.parametrize("kind", UNSAFE)
+def test_unsafe_archives_are_rejected_before_anything_is_written(tmp_path: Path, kind: str) -> None:
+    name, content, attributes, lies = UNSAFE[kind]
     with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of two entries of one name
+        warnings.simplefilter("ignore")  # duplicate names
         archive.writestr(f"train/{A}", b"1")
         archive.writestr(_entry(name, **attributes), content, attributes.get("compress_type"))
         for attribute, value in lies.items():
             setattr(archive.infolist()[-1], attribute, value)
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as raised:
         unpack(tmp_path / "train.zip", tmp_path / "unpacked")
-    assert not isinstance(refusal.value, DamagedArchive)
-    for told in (str(tmp_path / "train.zip"), repr(name), "Nothing was unpacked"):
-        assert told in str(refusal.value)
+    assert not isinstance(raised.value, DamagedArchiveError)
+    for message in (str(tmp_path / "train.zip"), repr(name), "Nothing was unpacked"):
+        assert message in str(raised.value)
     assert [path.name for path in tmp_path.iterdir()] == ["train.zip"]
 
 
-def test_many_small_bombs_are_one(tmp_path: Path) -> None:
+def test_many_small_zip_bombs_are_rejected_together(tmp_path: Path) -> None:
     members = {f"train/{n:012x}_01.jpg": bytes(1 << 20) for n in range(70)}
     archive = _zip(tmp_path / "train.zip", members, zipfile.ZIP_DEFLATED)
-    with pytest.raises(UserError, match=r"train\.zip would grow to 73\.4 MB.*Nothing was unpacked"):
+    with pytest.raises(UserError, match=r"train\.zip would unpack to 73\.4 MB.*Nothing was unpacked"):
         unpack(archive, tmp_path / "unpacked")
     assert not (tmp_path / "unpacked").exists()
 
 
-def test_an_archive_without_images_is_refused(tmp_path: Path) -> None:
+def test_an_archive_without_images_is_rejected(tmp_path: Path) -> None:
     archive = _zip(tmp_path / "train.zip", {"train/": b"", "train/.DS_Store": b"1"})
     with pytest.raises(UserError, match=r"train\.zip holds no image in a folder train/"):
         unpack(archive, tmp_path / "unpacked")
 
 
-def test_masks_have_names_of_their_own(tmp_path: Path) -> None:
+def test_masks_must_have_names_of_masks(tmp_path: Path) -> None:
     archive = _zip(tmp_path / "train_masks.zip", {f"train_masks/{A}": b"1"})
     with pytest.raises(UserError, match=r"<12 hex digits>_<01\.\.16>_mask\.gif"):
         unpack(archive, tmp_path / "unpacked")
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_damage_is_named_and_what_was_whole_is_used_again(tmp_path: Path, compression: int) -> None:
+def test_damage_is_an_error_and_complete_files_are_kept(tmp_path: Path, compression: int) -> None:
     random = np.random.default_rng(0)
     members = {f"train/{name}": random.integers(0, 16, 10_000, np.uint8).tobytes() for name in (A, B)}
     archive = _zip(tmp_path / "train.zip", members, compression)
@@ -217,21 +217,21 @@ def test_damage_is_named_and_what_was_whole_is_used_again(tmp_path: Path, compre
         flipped[position] ^= 0xFF
     for content in (whole[: len(whole) // 2], b"", b"no zip", bytes(flipped)):
         archive.write_bytes(content)
-        with pytest.raises(DamagedArchive, match=r"train\.zip is damaged .* Fetch it again"):
+        with pytest.raises(DamagedArchiveError, match=r"train\.zip is damaged .* Fetch it again"):
             unpack(archive, tmp_path / "unpacked")
-    (part,) = _visible(tmp_path / "unpacked")
+    (part,) = _without_locks(tmp_path / "unpacked")
     before = _written(part)
     archive.write_bytes(whole)
     folder = unpack(archive, tmp_path / "unpacked")
-    assert _images(folder) == _held(archive)
+    assert _images(folder) == _members(archive)
     assert _written(folder)[A] == before[A]
 
 
-def test_a_member_shorter_than_its_entry_says_is_damage(tmp_path: Path) -> None:
+def test_a_member_shorter_than_its_declared_size_is_damaged(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "train.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(f"train/{A}", b"1234")
         archive.infolist()[0].file_size = 5  # its checksum is right
-    with pytest.raises(DamagedArchive, match="has 4 bytes, not 5"):
+    with pytest.raises(DamagedArchiveError, match="has 4 bytes, not 5"):
         unpack(tmp_path / "train.zip", tmp_path / "unpacked")
 
 
@@ -239,7 +239,7 @@ def test_a_member_shorter_than_its_entry_says_is_damage(tmp_path: Path) -> None:
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4)
 )
 @settings(deadline=None, max_examples=150)
-def test_flipped_bytes_are_found_or_do_no_harm(flips: list[tuple[float, int]]) -> None:
+def test_corrupted_bytes_are_detected_or_harmless(flips: list[tuple[float, int]]) -> None:
     images = {A: b"some text " * 8, B: b"other text" * 8}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -254,26 +254,26 @@ def test_flipped_bytes_are_found_or_do_no_harm(flips: list[tuple[float, int]]) -
         except UserError:
             assert find_unpacked(folder / "unpacked", "train") is None
         else:
-            # A name in both places of the archive, or a number of entries, can be flipped into another legal one.
+            # The changed bytes may be another valid name in both places of the archive, or another number of entries.
             assert set(unpacked.values()) <= set(images.values())
 
 
-def test_what_finder_adds_is_passed_over(tmp_path: Path) -> None:
+def test_entries_of_the_macos_finder_are_skipped(tmp_path: Path) -> None:
     members = {"train/": b"", f"train/{A}": b"1", "train/.DS_Store": b"1", f"__MACOSX/train/._{A}": b"1"}
     folder = unpack(_zip(tmp_path / "train.zip", members), tmp_path / "unpacked")
     assert _images(folder) == {A: b"1"}
 
 
-def test_two_runs_may_unpack_at_once(tmp_path: Path) -> None:
+def test_several_processes_can_unpack_at_once(tmp_path: Path) -> None:
     archive = _many(tmp_path, 300)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(3, mp_context=context) as pool:
         folders = set(pool.map(unpack, [archive] * 6, [tmp_path / "unpacked"] * 6))
-    assert set(_visible(tmp_path / "unpacked")) == folders
-    assert _images(folders.pop()) == _held(archive)
+    assert set(_without_locks(tmp_path / "unpacked")) == folders
+    assert _images(folders.pop()) == _members(archive)
 
 
-def test_who_waited_leaves_alone_what_the_other_has_finished(tmp_path: Path) -> None:
+def test_a_process_that_waited_does_not_unpack_again(tmp_path: Path) -> None:
     archive = _many(tmp_path, 8)
     folder = unpack(archive, tmp_path / "unpacked")
     aside = folder.rename(tmp_path / "aside")
@@ -304,17 +304,17 @@ def test_a_killed_run_is_resumed(tmp_path: Path, event: str, ending: str, times:
     archive = _many(tmp_path, 300)
     arguments = (str(archive), str(tmp_path / "unpacked"), event, ending, str(times))
     assert subprocess.run([sys.executable, "-c", KILLED, *arguments]).returncode == -signal.SIGKILL
-    (part,) = _visible(tmp_path / "unpacked")
+    (part,) = _without_locks(tmp_path / "unpacked")
     assert part.suffix == ".part"
     before = {name: when for name, when in _written(part).items() if name.endswith(".jpg")}
     assert len(before) == (times - 1 if event == "open" else 300)
     folder = unpack(archive, tmp_path / "unpacked")
-    assert _images(folder) == _held(archive)
+    assert _images(folder) == _members(archive)
     assert {name: _written(folder)[name] for name in before} == before
-    assert _visible(tmp_path / "unpacked") == [folder]
+    assert _without_locks(tmp_path / "unpacked") == [folder]
 
 
-def test_only_what_is_whole_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_complete_files_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     archive = _many(tmp_path, 8)
     folder = unpack(archive, tmp_path / "unpacked")
     part = folder.rename(f"{folder}.part")
@@ -330,8 +330,8 @@ def test_only_what_is_whole_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFix
     (part / "folder" / "in").mkdir(parents=True)
     with caplog.at_level("INFO"):
         assert unpack(archive, tmp_path / "unpacked") == folder
-    assert f"Unpacking {archive}: 8 images, 5 of them already there" in caplog.text
-    assert _images(folder) == _held(archive)
+    assert f"Unpacking {archive}: 8 images, 5 of them already unpacked" in caplog.text
+    assert _images(folder) == _members(archive)
     assert {path.name: _written(folder)[path.name] for path in whole} == {
         path.name: before[path.name] for path in whole
     }
@@ -364,7 +364,7 @@ def _take_another_manifest(folder: Path) -> None:
     "harm",
     [_remove_an_image, _cut_an_image, _remove_the_manifest, _break_the_manifest, _take_another_manifest],
 )
-def test_a_folder_that_is_not_finished_is_completed(
+def test_an_incomplete_folder_is_completed(
     tmp_path: Path, harm: Callable[[Path], None], leftover: bool
 ) -> None:
     archive = _many(tmp_path, 8)
@@ -375,14 +375,14 @@ def test_a_folder_that_is_not_finished_is_completed(
         shutil.copytree(folder, f"{folder}.part")
     assert find_unpacked(tmp_path / "unpacked", "train") is None
     assert unpack(archive, tmp_path / "unpacked") == folder
-    assert _images(folder) == _held(archive)
+    assert _images(folder) == _members(archive)
     kept = [name for name, when in _written(folder).items() if before[name] == when]
     assert len(kept) >= 7
     assert find_unpacked(tmp_path / "unpacked", "train") == folder
-    assert _visible(tmp_path / "unpacked") == [folder]
+    assert _without_locks(tmp_path / "unpacked") == [folder]
 
 
-def test_the_newest_finished_folder_is_found_without_its_archive(tmp_path: Path) -> None:
+def test_the_newest_complete_folder_is_found_without_its_archive(tmp_path: Path) -> None:
     unpacked = tmp_path / "unpacked"
     assert find_unpacked(unpacked, "train") is None
     one = unpack(_many(tmp_path, 1), unpacked)
@@ -401,7 +401,7 @@ def test_the_newest_finished_folder_is_found_without_its_archive(tmp_path: Path)
     assert find_unpacked(unpacked, "train") is None
 
 
-def test_a_disk_that_fills_up_ends_in_advice_and_the_next_run_goes_on(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_the_next_run_resumes(tmp_path: Path) -> None:
     archive = _zip(tmp_path / "train.zip", {f"train/{A}": bytes(10_000), f"train/{B}": os.urandom(200_000)})
 
     def limit_files() -> None:
@@ -422,15 +422,15 @@ def test_a_disk_that_fills_up_ends_in_advice_and_the_next_run_goes_on(tmp_path: 
     assert done.returncode == 1
     assert f"{archive} cannot be unpacked into" in done.stderr
     assert "File too large" in done.stderr
-    assert "the next run goes on from there" in done.stderr
-    (part,) = _visible(tmp_path / "unpacked")
+    assert "Files that are unpacked already are kept." in done.stderr
+    (part,) = _without_locks(tmp_path / "unpacked")
     before = _written(part)
     folder = unpack(archive, tmp_path / "unpacked")
-    assert _images(folder) == _held(archive)
+    assert _images(folder) == _members(archive)
     assert _written(folder)[A] == before[A]
 
 
-def test_room_is_asked_for_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_space_is_checked_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = _many(tmp_path, 10)
     needed: list[int] = []
     monkeypatch.setattr(
@@ -442,34 +442,34 @@ def test_room_is_asked_for_before_writing(tmp_path: Path, monkeypatch: pytest.Mo
     assert needed == [10 * 8192, 8192]  # 5000 bytes take two blocks
 
 
-def test_a_finished_folder_needs_no_right_to_write(tmp_path: Path) -> None:
+def test_a_complete_folder_is_used_without_writing(tmp_path: Path) -> None:
     archive = _many(tmp_path, 1)
     folder = unpack(archive, tmp_path / "unpacked")
     lock = tmp_path / "unpacked" / f".{folder.name}.lock"
     lock.unlink()
     assert unpack(archive, tmp_path / "unpacked") == folder
-    assert not lock.exists()  # a read-only disk could not hold it
+    assert not lock.exists()  # it could not be created on a read-only disk
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("image,mask\na.jpg,1 2\n", "should have the columns img,rle_mask, not 'image,mask'"),
-        ("img,rle_mask\na.jpg,1 2\na.jpg,\n", r"line 3: a\.jpg is there twice"),
+        ("img,rle_mask\na.jpg,1 2\na.jpg,\n", r"line 3: a\.jpg appears twice"),
         ("img,rle_mask\na.jpg,1 2,3\n", "line 2: 3 fields instead of 2"),
         ("", "should have the columns"),
     ],
 )
-def test_wrong_tables_are_named(tmp_path: Path, content: str, told: str) -> None:
+def test_errors_name_the_wrong_table(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "solution.csv").write_text(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         list(read_table(tmp_path, "solution") or ())
     (tmp_path / "solution.csv").write_bytes(b"img,rle_mask\n\xff\xfe")
     with pytest.raises(UserError, match=r"solution\.csv is damaged"):
         list(read_table(tmp_path, "solution") or ())
 
 
-def test_folders_are_used_where_they_lie(tmp_path: Path) -> None:
+def test_folders_are_used_where_they_are(tmp_path: Path) -> None:
     (tmp_path / "train" / "train").mkdir(parents=True)
     assert find_folder(tmp_path, ("train",), tmp_path / "never") == tmp_path / "train" / "train"
     (tmp_path / "train_hq").mkdir()
@@ -483,9 +483,9 @@ def test_an_empty_folder_does_not_hide_the_archive(archives: Path, tmp_path: Pat
     assert len(list(find_folder(tmp_path, ("train",), tmp_path / "unpacked").glob("*.jpg"))) == 16
 
 
-def test_what_is_missing_is_named_with_what_is_there(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_folder_lists_the_existing_files(tmp_path: Path) -> None:
     (tmp_path / "trian.zip").touch()
-    with pytest.raises(UserError, match=r"Neither train_hq/ or .*train\.zip is in .*which holds: trian\.zip"):
+    with pytest.raises(UserError, match=r"should hold train_hq/ or .*train\.zip, but holds: trian\.zip"):
         find_folder(tmp_path, ("train_hq", "train"), tmp_path / "never")
     with pytest.raises(UserError, match="does not exist"):
         find_folder(tmp_path / "nowhere", ("train",), tmp_path / "never")
@@ -502,7 +502,7 @@ def test_tables_are_read_from_csv_and_zip(archives: Path, tmp_path: Path) -> Non
         list(read_table(tmp_path, "bad") or ())
 
 
-def test_a_table_is_found_before_it_is_read(archives: Path, tmp_path: Path) -> None:
+def test_a_csv_file_is_preferred_to_its_archive(archives: Path, tmp_path: Path) -> None:
     assert find_table(tmp_path, "solution") is None
     shutil.copy(archives / "solution.csv.zip", tmp_path)
     assert find_table(tmp_path, "solution") == tmp_path / "solution.csv.zip"
@@ -514,42 +514,42 @@ def test_a_table_is_found_before_it_is_read(archives: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("members", "attributes", "told"),
+    ("members", "attributes", "message"),
     [
         ({}, {}, r"holds t\.csv 0 times"),
         ({"t.csv": b"", "t.csv/": b"", "__MACOSX/._t.csv": b""}, {}, "should have the columns"),
-        ({"other.csv": b""}, {}, r"holds 'other\.csv': only t\.csv belongs there"),
-        ({"t.csv": b"", "more.txt": b""}, {}, r"holds 'more\.txt': only t\.csv belongs there"),
-        ({"../t.csv": b""}, {}, r"holds '\.\./t\.csv': its path leads elsewhere"),
-        ({"t.csv": b""}, {"external_attr": _mode(stat.S_IFLNK)}, r"holds 't\.csv': it is not a plain file"),
+        ({"other.csv": b""}, {}, r"holds 'other\.csv': only t\.csv is allowed"),
+        ({"t.csv": b"", "more.txt": b""}, {}, r"holds 'more\.txt': only t\.csv is allowed"),
+        ({"../t.csv": b""}, {}, r"holds '\.\./t\.csv': its path leads out of the folder"),
+        ({"t.csv": b""}, {"external_attr": _mode(stat.S_IFLNK)}, r"holds 't\.csv': it is not a regular file"),
         ({"t.csv": b""}, {"flag_bits": 1}, r"holds 't\.csv': it is encrypted"),
-        ({"t.csv": b"1"}, {"file_size": 17 << 20}, r"holds 't\.csv': it would grow to more than 200 times"),
+        ({"t.csv": b"1"}, {"file_size": 17 << 20}, r"holds 't\.csv': it would unpack to more than 200 times"),
         (
             {"t.csv": b"1"},
             {"file_size": 5 << 30, "compress_size": 5 << 30},
-            r"holds 't\.csv': it is 5\.4 GB large",
+            r"holds 't\.csv': its size is 5\.4 GB",
         ),
     ],
 )
-def test_hostile_tables_are_refused(
-    tmp_path: Path, members: dict[str, bytes], attributes: dict[str, int], told: str
+def test_unsafe_tables_are_rejected(
+    tmp_path: Path, members: dict[str, bytes], attributes: dict[str, int], message: str
 ) -> None:
     with zipfile.ZipFile(tmp_path / "t.csv.zip", "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
         for attribute, value in attributes.items():
             setattr(archive.infolist()[0], attribute, value)
-    with pytest.raises(UserError, match=told) as refusal:
+    with pytest.raises(UserError, match=message) as raised:
         list(read_rows(tmp_path / "t.csv.zip"))
-    assert not isinstance(refusal.value, DamagedArchive)
-    assert "t.csv.zip" in str(refusal.value)
+    assert not isinstance(raised.value, DamagedArchiveError)
+    assert "t.csv.zip" in str(raised.value)
 
 
-def test_damaged_tables_can_be_fetched_again(archives: Path, tmp_path: Path) -> None:
+def test_damaged_tables_are_errors(archives: Path, tmp_path: Path) -> None:
     whole = (archives / "solution.csv.zip").read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 0xFF
     for content in (b"", whole[:-30], bytes(flipped)):
         (tmp_path / "solution.csv.zip").write_bytes(content)
-        with pytest.raises(DamagedArchive, match=r"solution\.csv\.zip is damaged"):
+        with pytest.raises(DamagedArchiveError, match=r"solution\.csv\.zip is damaged"):
             list(read_rows(tmp_path / "solution.csv.zip"))

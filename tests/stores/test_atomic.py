@@ -7,7 +7,7 @@ import pytest
 from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
 
 
-def test_the_file_appears_whole(tmp_path: Path) -> None:
+def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
     with atomic_path(path) as part:
         part.write_text("content")
@@ -16,7 +16,7 @@ def test_the_file_appears_whole(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_an_error_leaves_only_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(RuntimeError, match="no luck"), atomic_path(path) as part:

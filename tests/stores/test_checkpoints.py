@@ -17,43 +17,43 @@ from carvana_kedro.stores.checkpoints import CheckpointStore, load_checkpoint, s
 
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return exec, ("raise SystemExit('code of a checkpoint was run')",)
+        return exec, ("raise SystemExit('code of a checkpoint was executed')",)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of some size. Read only."""
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with 30,000 numbers. Read only."""
     path = tmp_path_factory.mktemp("checkpoint") / "whole.pt"
     save_checkpoint(path, {"weights": torch.arange(30_000), "epoch": 2, "name": "unet"})
     return path
 
 
-def test_what_was_saved_is_loaded(whole: Path) -> None:
-    loaded = load_checkpoint(whole)
+def test_a_saved_checkpoint_is_loaded(checkpoint: Path) -> None:
+    loaded = load_checkpoint(checkpoint)
     assert (loaded["epoch"], loaded["name"]) == (2, "unet")
     assert torch.equal(loaded["weights"], torch.arange(30_000))
-    assert [path.name for path in whole.parent.iterdir()] == ["whole.pt"]
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["whole.pt"]
 
 
-def test_others_can_read_it_too(whole: Path) -> None:
-    assert torch.equal(torch.load(whole, weights_only=True)["weights"], torch.arange(30_000))
-    with zipfile.ZipFile(whole) as archive:
+def test_torch_and_zip_can_read_a_checkpoint(checkpoint: Path) -> None:
+    assert torch.equal(torch.load(checkpoint, weights_only=True)["weights"], torch.arange(30_000))
+    with zipfile.ZipFile(checkpoint) as archive:
         assert archive.testzip() is None
         digest = archive.comment.removeprefix(b"sha256:").decode()
-    body = whole.read_bytes()[: -2 - len(b"sha256:") - 64] + b"\0\0"
+    body = checkpoint.read_bytes()[: -2 - len(b"sha256:") - 64] + b"\0\0"
     assert hashlib.sha256(body).hexdigest() == digest
 
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_any_flipped_bit_and_any_cut_is_noticed(whole: Path, data: st.DataObject) -> None:
-    content = bytearray(whole.read_bytes())
+def test_every_flipped_bit_and_every_truncation_is_detected(checkpoint: Path, data: st.DataObject) -> None:
+    content = bytearray(checkpoint.read_bytes())
     if data.draw(st.booleans(), label="cut"):
         content = content[: data.draw(st.integers(0, len(content) - 1), label="size")]
     else:
         bit = data.draw(st.integers(0, 8 * len(content) - 1), label="bit")
         content[bit // 8] ^= 1 << bit % 8
-    damaged = whole.with_name("damaged.pt")
+    damaged = checkpoint.with_name("damaged.pt")
     damaged.write_bytes(content)
     try:
         with pytest.raises(UserError, match=r"damaged\.pt is (cut short|damaged)"):
@@ -62,26 +62,26 @@ def test_any_flipped_bit_and_any_cut_is_noticed(whole: Path, data: st.DataObject
         damaged.unlink()
 
 
-def test_bad_files_are_named(tmp_path: Path) -> None:
+def test_errors_name_the_bad_file(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     with pytest.raises(UserError, match=r"There is no checkpoint .*model\.pt"):
         load_checkpoint(path)
     for content in (b"", b"text", os.urandom(5000)):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"model\.pt is cut short, or is not a checkpoint of ours"):
+        with pytest.raises(UserError, match=r"model\.pt is cut short, or is not a carvana-kedro checkpoint"):
             load_checkpoint(path)
-    torch.save({"weights": torch.zeros(3)}, path)  # another project's
-    with pytest.raises(UserError, match=r"model\.pt is cut short, or is not a checkpoint of ours"):
+    torch.save({"weights": torch.zeros(3)}, path)  # without a checksum
+    with pytest.raises(UserError, match=r"model\.pt is cut short, or is not a carvana-kedro checkpoint"):
         load_checkpoint(path)
 
 
-def test_no_code_is_run(tmp_path: Path) -> None:
+def test_no_code_of_a_checkpoint_is_executed(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "evil.pt", {"weights": Evil()})
-    with pytest.raises(UserError, match=r"evil\.pt is not a checkpoint of ours"):
+    with pytest.raises(UserError, match=r"evil\.pt is not a carvana-kedro checkpoint"):
         load_checkpoint(tmp_path / "evil.pt")
 
 
-def test_the_newest_of_each_series_are_kept(tmp_path: Path) -> None:
+def test_the_newest_checkpoints_of_each_series_are_kept(tmp_path: Path) -> None:
     run = CheckpointStore(tmp_path).run("run", keep=2)
     for step in (8, 9, 10, 11):
         run.save("last", step, {"step": step})
@@ -94,7 +94,7 @@ def test_the_newest_of_each_series_are_kept(tmp_path: Path) -> None:
     assert run.newest("skipped") is None
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+def test_the_previous_checkpoint_replaces_a_damaged_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = CheckpointStore(tmp_path).run("run", keep=2)
@@ -104,8 +104,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     newest.write_bytes(newest.read_bytes()[:-100])
     assert run.newest("last") == {"step": 1}
     assert "last-000000002.pt is cut short" in caplog.text
-    assert "It is now last-000000002.damaged" in caplog.text
-    # It is out of the way: what is saved next does not push out the whole one.
+    assert "It was renamed to last-000000002.damaged" in caplog.text
+    # The damaged file does not count: the next checkpoint does not replace the intact one.
     run.save("last", 2, {"step": 2})
     assert {path.name for path in run.folder.iterdir()} == {
         "last-000000001.pt", "last-000000002.pt", "last-000000002.damaged"
@@ -115,7 +115,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     assert run.newest("last") is None
 
 
-def test_what_a_killed_writer_left_is_removed_under_the_lock(tmp_path: Path) -> None:
+def test_partial_files_are_removed_under_the_lock(tmp_path: Path) -> None:
     run = CheckpointStore(tmp_path).run("run")
     run.save("last", 1, {})
     (run.folder / "last-000000002.pt.1a2b3c4d.part").write_bytes(b"half")
@@ -123,7 +123,7 @@ def test_what_a_killed_writer_left_is_removed_under_the_lock(tmp_path: Path) -> 
         assert [path.name for path in run.folder.iterdir()] == ["last-000000001.pt"]
 
 
-def test_runs_come_with_the_one_begun_last_first(tmp_path: Path) -> None:
+def test_runs_are_listed_newest_first(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     assert list(store.runs()) == []
     for number, name in enumerate(("b", "c", "a")):
@@ -135,9 +135,7 @@ def test_runs_come_with_the_one_begun_last_first(tmp_path: Path) -> None:
     assert [run.facts for run in store.runs()] == [{"number": number} for number in (2, 1, 0)]
 
 
-def test_a_checkpoint_that_cannot_be_read_just_now_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_stays_if_it_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = CheckpointStore(tmp_path).run("run")
     for step in (1, 2):
         run.save("last", step, {"step": step})
@@ -156,18 +154,20 @@ def test_a_checkpoint_that_cannot_be_read_just_now_stays(
     assert run.newest("last") == {"step": 2}
 
 
-def test_all_damaged_is_told_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_says_that_all_checkpoints_are_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = CheckpointStore(tmp_path).run("run")
     for step in (1, 2):
         run.save("last", step, {"step": step})
         (run.folder / f"last-{step:09d}.pt").write_bytes(b"")
     assert run.newest("last") is None
     first, second = (record.message for record in caplog.records)
-    assert first.endswith("It is now last-000000002.damaged. The one before it is used.")
-    assert second.endswith("It is now last-000000001.damaged. There is none before it.")
+    assert first.endswith("It was renamed to last-000000002.damaged. The previous checkpoint is used.")
+    assert second.endswith("It was renamed to last-000000001.damaged. There is no earlier checkpoint.")
 
 
-def test_checkpoints_of_steps_that_are_done_again_are_put_aside(tmp_path: Path) -> None:
+def test_checkpoints_of_repeated_steps_are_renamed(tmp_path: Path) -> None:
     run = CheckpointStore(tmp_path).run("run", keep=3)
     for step in (3, 80, 100):
         run.save("best", step, {"step": step})
@@ -179,14 +179,14 @@ def test_checkpoints_of_steps_that_are_done_again_are_put_aside(tmp_path: Path) 
     assert len(list(run.folder.glob("best-*.superseded"))) == 3
 
 
-def test_a_full_disk_is_told_and_what_was_there_stays(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_the_old_checkpoint_stays(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     save_checkpoint(path, {"epoch": 1})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(
-            UserError, match=r"last\.pt cannot be written: File too large\. Those before it are whole"
+            UserError, match=r"last\.pt cannot be written: File too large\. Earlier checkpoints are intact"
         ):
             save_checkpoint(path, {"weights": torch.zeros(1_000_000)})
     finally:

@@ -28,7 +28,7 @@ def _never(rows: np.ndarray) -> None:
     raise AssertionError("filled again")
 
 
-def test_rows_are_filled_once_and_kept(tmp_path: Path) -> None:
+def test_rows_are_filled_once(tmp_path: Path) -> None:
     cache = PixelCache(tmp_path / "not yet" / "there")
     for fill in (_fill, _never):
         rows = cache.rows("source", "key", SHAPE, fill)
@@ -40,7 +40,7 @@ def test_rows_are_filled_once_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("source", "key"), [("other", "key"), ("source", "other")])
-def test_another_name_is_another_file(tmp_path: Path, source: str, key: str) -> None:
+def test_another_source_or_key_has_another_file(tmp_path: Path, source: str, key: str) -> None:
     cache = PixelCache(tmp_path)
     cache.rows("source", "key", SHAPE, _fill)
     with pytest.raises(AssertionError, match="filled again"):
@@ -58,14 +58,14 @@ def test_another_name_is_another_file(tmp_path: Path, source: str, key: str) -> 
     ],
     ids=["empty", "other", "cut", "shape", "type"],
 )
-def test_a_file_that_does_not_fit_is_made_anew(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+def test_a_damaged_or_wrong_file_is_filled_again(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
     cache = PixelCache(tmp_path)
     cache.rows("source", "key", SHAPE, _fill)
     spoil(tmp_path / "source-key.npy")
     assert np.array_equal(cache.rows("source", "key", SHAPE, _fill)[:], EXPECTED)
 
 
-def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+def test_an_error_leaves_no_file(tmp_path: Path) -> None:
     def fail(rows: np.ndarray) -> None:
         rows[:2] = 1
         raise UserError("car_3.jpg is missing.")
@@ -102,7 +102,7 @@ def _builder(folder: Path) -> subprocess.Popen[str]:
     return builder
 
 
-def test_what_a_killed_build_left_is_not_used_and_removed(tmp_path: Path) -> None:
+def test_the_partial_file_of_a_killed_process_is_removed(tmp_path: Path) -> None:
     with _builder(tmp_path) as builder:
         os.kill(builder.pid, signal.SIGKILL)
     (left,) = tmp_path.glob("*.part")
@@ -111,7 +111,7 @@ def test_what_a_killed_build_left_is_not_used_and_removed(tmp_path: Path) -> Non
     assert np.array_equal(PixelCache(tmp_path).rows("source", "key", SHAPE, _fill)[:], EXPECTED)
 
 
-def test_two_runs_that_build_at_once_end_with_one_file(tmp_path: Path) -> None:
+def test_two_processes_fill_one_file(tmp_path: Path) -> None:
     with _builder(tmp_path) as builder:
         found = []
         waiting = threading.Thread(
@@ -126,20 +126,20 @@ def test_two_runs_that_build_at_once_end_with_one_file(tmp_path: Path) -> None:
     assert np.array_equal(found[0], np.full(SHAPE, 3, np.uint8))
 
 
-def test_a_finished_file_is_used_while_another_run_builds(tmp_path: Path) -> None:
+def test_a_complete_file_is_used_while_another_is_filled(tmp_path: Path) -> None:
     PixelCache(tmp_path).rows("source", "finished", SHAPE, _fill)
     with _builder(tmp_path) as builder:
         assert np.array_equal(PixelCache(tmp_path).rows("source", "finished", SHAPE, _never)[:], EXPECTED)
         builder.kill()
 
 
-def test_a_disk_without_room_is_found_beforehand(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Keeping images decoded needs 1000\.0 TB"):
+def test_free_space_is_checked_before_writing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Caching decoded images needs 1000\.0 TB"):
         PixelCache(tmp_path).rows("source", "key", (10**6, 10**9), _never)
     assert list(tmp_path.glob("*.npy*")) == []
 
 
-def test_room_is_taken_before_it_is_written(tmp_path: Path) -> None:
+def test_space_is_allocated_before_rows_are_filled(tmp_path: Path) -> None:
     shape = (64, 1 << 20)
     allocated = []
 
@@ -162,7 +162,7 @@ def test_room_is_taken_before_it_is_written(tmp_path: Path) -> None:
         (None, None, None, None),
     ],
 )
-def test_memory_is_looked_for_where_the_system_tells(
+def test_available_memory_is_read_from_linux(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     meminfo: str | None,
@@ -179,12 +179,12 @@ def test_memory_is_looked_for_where_the_system_tells(
     if available is None:
         require_memory(1 << 60, "keeping the images in memory")
         return
-    message = rf"^Keeping the images in memory needs 9\.0 MB; {available} of memory.*cache=memmap.*input_size"
+    message = rf"^Keeping the images in memory needs 9\.0 MB, but only {available} of memory.*cache=memmap.*input_size"
     with pytest.raises(UserError, match=message):
         require_memory(9_000_000, "keeping the images in memory")
 
 
-def test_this_machine_tells() -> None:
+def test_the_available_memory_of_this_machine_is_known() -> None:
     require_memory(1000, "keeping the images in memory")
     if sys.platform == "linux":
         with pytest.raises(UserError, match=r"needs 1152921\.5 TB"):

@@ -25,7 +25,7 @@ def test_shards_are_read_back_in_order(tmp_path: Path) -> None:
     assert list(shards.read(reversed(names))) == ROWS[::-1]
 
 
-def test_a_submission_is_what_kaggle_reads(tmp_path: Path) -> None:
+def test_a_submission_has_the_format_of_kaggle(tmp_path: Path) -> None:
     path = tmp_path / "submit.csv.gz"
     assert write_submission(path, ROWS) == 2
     with gzip.open(path, "rt") as file:
@@ -37,8 +37,8 @@ def test_a_submission_is_what_kaggle_reads(tmp_path: Path) -> None:
     assert list(SubmissionFile(path)) == ROWS
 
 
-def test_a_noisy_mask_is_written_and_read(tmp_path: Path) -> None:
-    # In a process of its own: the csv module's limit is the process's.
+def test_a_mask_of_many_runs_is_written_and_read(tmp_path: Path) -> None:
+    # In a separate process, because the limit of the csv module is global.
     program = """
 import sys
 from pathlib import Path
@@ -53,7 +53,7 @@ assert list(SubmissionFile(folder / "submit.csv.gz")) == rows
 
 
 @pytest.mark.parametrize("library", [gzip.GzipFile, igzip.IGzipFile])
-def test_the_same_rows_give_the_same_bytes_of_one_member(
+def test_the_same_rows_give_the_same_bytes_in_one_member(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: type
 ) -> None:
     monkeypatch.setattr(predictions, "_GzipFile", library)
@@ -89,7 +89,7 @@ def test_a_failure_leaves_the_old_submission(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_submission_is_read_anew_each_time(tmp_path: Path) -> None:
+def test_a_submission_can_be_read_repeatedly(tmp_path: Path) -> None:
     submission = SubmissionFile(tmp_path / "submit.csv.gz")
     write_submission(submission.path, ROWS)
     assert next(iter(submission)) == ROWS[0]
@@ -122,27 +122,27 @@ def _flipped(content: bytes) -> bytes:
         "the header alone",
         "flipped",
         "checksum",
-        "something behind it",
+        "trailing bytes",
     ],
 )
-def test_a_damaged_submission_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+def test_errors_name_the_damaged_submission(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = tmp_path / "submit.csv.gz"
     write_submission(path, [(f"{number:012x}_01", f"{number + 1} 2") for number in range(5000)])
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         list(SubmissionFile(path))
-    assert str(path) in str(told.value)
-    assert "kedro run --pipelines inference" in str(told.value)
+    assert str(path) in str(raised.value)
+    assert "kedro run --pipelines inference" in str(raised.value)
 
 
-def test_an_empty_file_is_no_submission(tmp_path: Path) -> None:
+def test_an_empty_file_is_not_a_submission(tmp_path: Path) -> None:
     path = tmp_path / "submit.csv.gz"
     path.touch()
     with pytest.raises(UserError, match=r"should have the columns img,rle_mask"):
         list(SubmissionFile(path))
 
 
-def test_whole_shards_are_found_and_damaged_ones_named(
+def test_intact_shards_are_found_and_damaged_ones_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shards = PredictionShards(tmp_path)
@@ -153,12 +153,12 @@ def test_whole_shards_are_found_and_damaged_ones_named(
     (tmp_path / names[1]).write_bytes((tmp_path / names[1]).read_bytes()[:-3])
     (tmp_path / names[2]).unlink()
     assert shards.find("key") == {0: names[0], 3: names[3]}
-    assert f"{tmp_path / names[1]} is damaged: its images are predicted again" in caplog.text
-    with pytest.raises(UserError, match=r"00002-[0-9a-f]{16}\.csv is missing\. Make the submission anew"):
+    assert f"{tmp_path / names[1]} is damaged. Its images are predicted again." in caplog.text
+    with pytest.raises(UserError, match=r"00002-[0-9a-f]{16}\.csv is missing\. Create the submission again"):
         list(shards.read(names[2:]))
 
 
-def test_what_a_killed_writer_left_is_removed_under_the_lock(tmp_path: Path) -> None:
+def test_partial_files_are_removed_under_the_lock(tmp_path: Path) -> None:
     shards = PredictionShards(tmp_path)
     name = shards.write("key", 0, ROWS)
     (tmp_path / f"{name}.1a2b3c4d.part").write_bytes(b"half")

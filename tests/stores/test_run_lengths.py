@@ -24,7 +24,7 @@ def encode_pixel_by_pixel(mask):
 
 
 @given(masks)
-def test_encode_agrees_with_reading_pixel_by_pixel(mask):
+def test_encode_equals_a_loop_over_pixels(mask):
     assert run_lengths.encode(mask) == encode_pixel_by_pixel(mask)
 
 
@@ -43,16 +43,16 @@ def test_decode_undoes_encode(mask):
         ([[1, 1], [0, 0]], "1 2"),
         ([[0, 0], [1, 1]], "3 2"),
         ([[1, 0], [0, 1]], "1 1 4 1"),
-        ([[0, 1], [1, 0]], "2 2"),  # a run goes on in the next row
+        ([[0, 1], [1, 0]], "2 2"),  # a run continues in the next row
         ([[1]], "1 1"),
         ([[0]], ""),
     ],
 )
-def test_encode_at_the_corners(mask, expected):
+def test_encode_handles_runs_at_corners_and_line_ends(mask, expected):
     assert run_lengths.encode(np.array(mask, dtype=np.uint8)) == expected
 
 
-def test_encode_reads_rows_whatever_the_memory_layout():
+def test_encode_reads_rows_in_any_memory_layout():
     mask = np.array([[0, 1, 1], [0, 1, 0]], dtype=np.uint8)
     assert run_lengths.encode(np.asfortranarray(mask)) == run_lengths.encode(mask) == "2 2 5 1"
 
@@ -65,7 +65,7 @@ def test_a_mask_without_pixels_is_empty():
 @pytest.mark.parametrize(
     "mask", [np.zeros(4, dtype=bool), np.zeros((2, 2)), np.zeros((2, 2, 1), dtype=np.uint8)]
 )
-def test_encode_refuses_what_is_no_mask(mask):
+def test_encode_rejects_arrays_that_are_not_masks(mask):
     with pytest.raises(ValueError, match="A mask must be"):
         run_lengths.encode(mask)
 
@@ -86,17 +86,17 @@ def test_encode_refuses_what_is_no_mask(mask):
         ("1 99999999999999999999", "outside an image"),
     ],
 )
-def test_decode_refuses_illegal_encodings(text, message):
+def test_decode_rejects_invalid_encodings(text, message):
     with pytest.raises(ValueError, match=message):
         run_lengths.decode(text, 2, 3)
 
 
-def test_check_returns_the_runs_and_accepts_runs_that_touch():
+def test_check_accepts_adjacent_runs():
     np.testing.assert_array_equal(run_lengths.check("1 2 3 1 6 1", 2, 3), [[1, 2], [3, 1], [6, 1]])
     assert run_lengths.check("", 2, 3).shape == (0, 2)
 
 
-def test_torch_stays_out():
+def test_torch_is_not_imported():
     """Ingestion imports these modules, and torch takes seconds to import."""
     code = "import sys, carvana_kedro.{0}; sys.exit('torch' in sys.modules)"
     for module in ("stores.run_lengths", "segmentation.metrics.mask_scores"):

@@ -1,1 +1,1 @@
-"""The only code that opens a path: atomic writes, archives, images, checkpoints, prediction shards."""
+"""Code that reads and writes files: atomic writes, locks, archives, images, checkpoints, predictions, downloads."""

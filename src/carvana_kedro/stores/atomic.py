@@ -1,4 +1,4 @@
-"""A saved file appears whole or not at all."""
+"""Atomic writes: a file appears complete or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ from uuid import uuid4
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place when the block ends well.
+    """Yield a temporary path beside `path`. It is renamed to `path` when the block ends without an error.
 
-    The content is flushed to the disk before the rename, so that after a power cut either the old file or
-    the whole new one is there. When the block raises, the temporary file is removed and `path` is untouched.
+    The content is flushed to the disk before the rename: after a power cut, `path` is either the old file or the
+    complete new one. If the block raises an error, the temporary file is removed and `path` stays as it was.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "folder" / "note.txt"
     >>> with atomic_path(target) as part:
-    ...     _ = part.write_text("whole")
+    ...     _ = part.write_text("complete")
     >>> target.read_text()
-    'whole'
+    'complete'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own keeps two writers of the same file out of each other's way.
+    # The random part of the name separates two processes that write the same file.
     part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
     try:
         yield part

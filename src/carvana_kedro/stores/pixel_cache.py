@@ -1,4 +1,4 @@
-"""Room for decoded images: files that are mapped into memory, and the memory that there is."""
+"""Cache of decoded images in memory-mapped files, and the available memory."""
 
 import logging
 import os
@@ -24,9 +24,9 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 class MappedRows:
-    """The rows of an array's file, read as they are indexed.
+    """The rows of an array in a file. Indexing reads them.
 
-    Goes to another process as a path; a memory map would be pickled as all that it maps.
+    It is pickled as its path: a memory map would be pickled with its whole content.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,19 +35,19 @@ class MappedRows:
         self._rows = np.load(path, mmap_mode="r")
 
     def __getitem__(self, index: Any, /) -> NDArray[np.uint8]:
-        """Return what an array would."""
+        """Return the indexed rows, like an array."""
         return np.asarray(self._rows[index])
 
     def __reduce__(self) -> tuple[type["MappedRows"], tuple[Path]]:
-        """Be pickled as a path."""
+        """Pickle the path only."""
         return MappedRows, (self._path,)
 
 
 @dataclass(frozen=True)
 class PixelCache:
-    """Decoded and resized images in a folder, a file `<source>-<key>.npy` for each choice of images and of size.
+    """A folder of decoded and resized images: one file `<source>-<key>.npy` per choice of images and size.
 
-    Files stay for later runs until somebody removes them.
+    Later runs use the files again. They stay until the user removes them.
     """
 
     folder: Path
@@ -55,73 +55,73 @@ class PixelCache:
     def rows(
         self, source: str, key: str, shape: tuple[int, int], fill: Callable[[NDArray[np.uint8]], None]
     ) -> MappedRows:
-        """Return the rows that are kept under these names; the first time, let `fill` write them.
+        """Return the rows cached as `<source>-<key>`. On the first call, `fill` writes them.
 
         Args:
-            source: fingerprint of the images' source.
-            key: what tells these rows from others of the source.
-            shape: number of rows, and their length.
-            fill: writes into an array (shape) uint8.
+            source: fingerprint of the image source.
+            key: identifies these rows among those of the source.
+            shape: number of rows, and length of a row in bytes.
+            fill: writes into an array of this shape, uint8.
 
         Raises:
-            UserError: the disk has no room.
+            UserError: the disk has too little space.
         """
         path = self.folder / f"{source}-{key}.npy"
         if not _is_whole(path, shape):
-            # One lock for all names, so that every unfinished file is a killed build's.
+            # All files share one lock: under it, every partial file belongs to a killed process.
             with locked(self.folder / "pixels"):
                 if not _is_whole(path, shape):
                     self._build(path, shape, fill)
-        logger.info("Decoded images are read from %s", path)
+        logger.info("Reading decoded images from %s", path)
         return MappedRows(path)
 
     def _build(self, path: Path, shape: tuple[int, int], fill: Callable[[NDArray[np.uint8]], None]) -> None:
         remove_partial_files(self.folder)
-        require_space(self.folder, int(np.prod(shape)), "keeping images decoded")
+        require_space(self.folder, int(np.prod(shape)), "caching decoded images")
         with atomic_path(path) as part:
             _write_rows(part, shape, fill)
 
 
 def require_memory(needed: int, purpose: str) -> None:
-    """Make sure that `needed` bytes of memory are available, where the system tells.
+    """Check that `needed` bytes of memory are available, on systems that report it (Linux).
 
     Args:
         needed: bytes.
-        purpose: what for, as the message says it: `keeping the images in memory`.
+        purpose: what the memory is for; the message begins with it. Example: `keeping the images in memory`.
 
     Raises:
-        UserError: there is less; the message says how much is needed and how much is there.
+        UserError: there is less. The message names both sizes.
     """
     available = min(_available_memory(), default=needed)
     if available < needed:
         raise UserError(
-            f"{purpose[:1].upper()}{purpose[1:]} needs {format_size(needed)}; {format_size(available)} of memory are "
-            "available. Keep them in a file (--params model_training.cache=memmap), decode them anew every time "
-            "(cache=none), or choose a smaller model_training.input_size."
+            f"{purpose[:1].upper()}{purpose[1:]} needs {format_size(needed)}, but only {format_size(available)} of "
+            "memory is available. Keep the images in a file (--params model_training.cache=memmap), decode them in "
+            "each epoch (cache=none), or choose a smaller model_training.input_size."
         )
 
 
 def _available_memory() -> list[int]:
-    """Return what the machine and the container leave, so far as either tells (Linux)."""
+    """Return the bytes that the machine and the container have left, if they report it (Linux)."""
     found = []
     with suppress(OSError):
-        found += [1024 * kilobytes for kilobytes in _figures(_MEMINFO, "MemAvailable:")]
+        found += [1024 * kilobytes for kilobytes in _numbers(_MEMINFO, "MemAvailable:")]
     with suppress(OSError, ValueError):  # "max": no limit
         limit = int((_CGROUP / "memory.max").read_text())
-        # Files that are cached count as used there, but make room.
-        found += [max(0, limit - used) for used in _figures(_CGROUP / "memory.stat", "anon")]
+        # memory.current also counts cached files, which the kernel drops when memory is short.
+        found += [max(0, limit - used) for used in _numbers(_CGROUP / "memory.stat", "anon")]
     return found
 
 
-def _figures(path: Path, name: str) -> list[int]:
-    return [int(figure) for figure in re.findall(rf"^{name}\s+(\d+)", path.read_text(), re.MULTILINE)]
+def _numbers(path: Path, name: str) -> list[int]:
+    return [int(number) for number in re.findall(rf"^{name}\s+(\d+)", path.read_text(), re.MULTILINE)]
 
 
 def _write_rows(path: Path, shape: tuple[int, int], fill: Callable[[NDArray[np.uint8]], None]) -> None:
-    """Write the file. Its map is closed at the end: Windows does not rename a file that is mapped."""
+    """Write the file. The memory map is closed at the end: Windows cannot rename a mapped file."""
     rows = np.lib.format.open_memmap(path, "w+", np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
-        # A disk that fills up while a map is written kills the process.
+        # Writing to a map on a full disk would kill the process.
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     fill(rows)

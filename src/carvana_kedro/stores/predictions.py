@@ -1,4 +1,4 @@
-"""Predicted masks on their way into a submission: shards of rows, then one gzip csv."""
+"""Predicted masks: shards of rows, images, and the submission, a gzip csv file."""
 
 import csv
 import gzip
@@ -29,29 +29,29 @@ logger = logging.getLogger(__name__)
 
 _HEADER = f"{','.join(COLUMNS)}\n"
 
-MAKE_ANEW = "Make the submission anew, with the same options: kedro run --pipelines inference"
-"""What to do about a submission that something is wrong with."""
+MAKE_ANEW = "Create the submission again, with the same options: kedro run --pipelines inference"
+"""What to do about a damaged or wrong submission, for error messages."""
 
 
 @dataclass(frozen=True)
 class PredictionShards:
-    """Rows of one source's predictions, in numbered files below a folder of their own for every key.
+    """Predicted rows of one source, in numbered files. Each key has its own subfolder.
 
-    A shard is called `<key>/<number>-<digest>.csv`, the digest being its content's. So a restart can tell which are
-    there and whole, and has only the others to do.
+    The name of a shard is `<key>/<number>-<digest>.csv`, with a digest of its content. A restarted run uses it to find
+    the intact shards, and predicts only the others.
     """
 
     folder: Path
 
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
-        """Keep other processes away from a key's shards while the block runs; wait while one is at them."""
+        """Lock the shards of a key while the block runs. Wait while another process holds the lock."""
         with locked(self.folder / key):
             remove_partial_files(self.folder / key)
             yield
 
     def write(self, key: str, number: int, rows: Sequence[Row]) -> str:
-        """Write one shard, whole or not at all; return its name for the manifest."""
+        """Write one shard atomically, and return its name for the manifest."""
         text = io.StringIO(newline="")
         _write_rows(text, rows)
         content = text.getvalue().encode()
@@ -61,18 +61,18 @@ class PredictionShards:
         return name
 
     def find(self, key: str) -> dict[int, str]:
-        """Return the names of the shards of a key that are whole, by number. The others are named in the log."""
+        """Return the names of the intact shards of a key, by number. Damaged ones are logged."""
         names = {}
         for path in sorted((self.folder / key).glob("*-*.csv")):
             number, _, digest = path.stem.partition("-")
             if _digest(path.read_bytes()) == digest:
                 names[int(number)] = f"{key}/{path.name}"
             else:
-                logger.warning("%s is damaged: its images are predicted again", path)
+                logger.warning("%s is damaged. Its images are predicted again.", path)
         return names
 
     def read(self, names: Sequence[str]) -> "ShardRows":
-        """Return the rows of the named shards, which are read when asked, one shard at a time."""
+        """Return the rows of the named shards. They are read one shard at a time, when iterated."""
         return ShardRows([self.folder / name for name in names])
 
 
@@ -81,7 +81,7 @@ class ShardRows:
     """The rows of shards, in order.
 
     Attributes:
-        paths: of the shards.
+        paths: paths of the shards.
     """
 
     paths: Sequence[Path]
@@ -96,7 +96,7 @@ class ShardRows:
             yield from read_masks(io.StringIO(f"{_HEADER}{content.decode()}", newline=""), path)
 
     def contents(self) -> Iterator[bytes]:
-        """Yield the text of each shard without its header: whole csv rows.
+        """Yield the bytes of each shard without its header: complete csv rows.
 
         Raises:
             UserError: a shard is missing or damaged.
@@ -116,46 +116,47 @@ Kind = Literal["masks", "cutouts", "overlays"]
 
 @dataclass(frozen=True)
 class PredictedImages:
-    """Pictures of what was predicted: `masks/NAME.png`, `cutouts/NAME.png` and `overlays/NAME.jpg`.
+    """Images of predictions: `masks/NAME.png`, `cutouts/NAME.png` and `overlays/NAME.jpg`.
 
     Attributes:
-        folder: of all of them.
+        folder: parent folder of the three kinds.
     """
 
     folder: Path
 
     def path(self, kind: Kind, image_id: str) -> Path:
-        """Return where a picture lies."""
+        """Return the path of an image."""
         return self.folder / kind / f"{image_id}{'.jpg' if kind == 'overlays' else '.png'}"
 
-    def write(self, kind: Kind, image_id: str, picture: np.ndarray) -> None:
-        """Write a picture, (H, W) bool, (H, W, 3) or (H, W, 4) uint8 RGB(A), whole or not at all."""
+    def write(self, kind: Kind, image_id: str, image: np.ndarray) -> None:
+        """Write an image atomically: (H, W) bool, (H, W, 3) uint8 RGB or (H, W, 4) uint8 RGBA."""
         path = self.path(kind, image_id)
         order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
         levels = (
-            cv2.cvtColor(picture, order[picture.shape[2]])
-            if picture.ndim == 3
-            else picture.astype(np.uint8) * 255
+            cv2.cvtColor(image, order[image.shape[2]]) if image.ndim == 3 else image.astype(np.uint8) * 255
         )
         _, content = cv2.imencode(path.suffix, levels)
         with atomic_path(path) as part:
             part.write_bytes(content.tobytes())
 
     def has(self, kinds: Iterable[Kind], image_ids: Iterable[str]) -> bool:
-        """Tell whether all of these are there."""
+        """Return whether the images of all these kinds and ids exist."""
         return all(self.path(kind, image_id).is_file() for image_id in image_ids for kind in kinds)
 
 
 def write_submission(path: Path, rows: Iterable[Row]) -> int:
-    """Write `img,rle_mask` rows as a single-member gzip csv, whole or not at all; return their number.
+    """Write `img,rle_mask` rows atomically as a gzip csv file with a single member.
 
-    The same rows give the same bytes, if the same library packs them: the gzip header carries no time and no name.
-    Level 1 is within a few per cent of the size of level 9 on run lengths, at a tenth of the time. ISA-L, if it is
-    installed (`pip install isal`), needs a third of that.
+    The same rows give the same bytes with the same gzip library: the gzip header holds no time and no name. On run
+    lengths, level 1 takes a tenth of the time of level 9, and the file is a few percent larger. ISA-L (`pip install
+    isal`) takes a third of that time.
 
     Args:
-        path: of the file.
-        rows: those of shards are copied as they are, in a third of the time.
+        path: path of the file.
+        rows: (image id, rle) pairs. `ShardRows` are copied without parsing, in a third of the time.
+
+    Returns:
+        The number of rows.
     """
     with (
         atomic_path(path) as part,
@@ -175,19 +176,19 @@ def write_submission(path: Path, rows: Iterable[Row]) -> int:
 
 @dataclass(frozen=True)
 class SubmissionFile:
-    """A finished submission: iterating over it reads the rows from the file, anew each time.
+    """A submission. Each iteration reads the rows from the file.
 
     Attributes:
-        path: the gzip csv.
+        path: path of the gzip csv file.
     """
 
     path: Path
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield the id (without `.jpg`) and the mask of every row.
+        """Yield the image id (without `.jpg`) and the mask of every row.
 
         Raises:
-            UserError: the file is not gzip, is cut short or damaged; see also `read_masks`.
+            UserError: the file is not gzip, or is cut short or damaged. See also `read_masks`.
         """
         try:
             with gzip.open(self.path, "rt", newline="") as file:
@@ -198,12 +199,12 @@ class SubmissionFile:
             raise UserError(f"{error} {MAKE_ANEW}") from error
 
     def sha256(self) -> str:
-        """Return the digest of the file's bytes, 64 hex digits."""
+        """Return the SHA-256 of the file, 64 hex digits."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def size(self) -> int:
-        """Return the file's size in bytes."""
+        """Return the size of the file in bytes."""
         return self.path.stat().st_size
 
 

@@ -1,7 +1,7 @@
-"""Run-length encoding of masks, as Kaggle's Carvana challenge writes it.
+"""Run-length encoding of masks in the format of Kaggle's Carvana challenge.
 
-The mask is read row by row, pixels count from 1, and the text holds `start length` pairs of its runs of ones.
-An empty mask is an empty text.
+The text holds `start length` pairs, one per run of ones. Pixels are counted from 1, row by row. The text of an empty
+mask is empty.
 """
 
 import re
@@ -19,7 +19,7 @@ def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> str:
         mask: (H, W) bool, or uint8 in {0, 1}.
 
     Returns:
-        The runs of ones, ascending, maximal, separated by single spaces; "" for an empty mask.
+        The runs of ones in ascending order, separated by single spaces. Runs do not touch. "" for an empty mask.
 
     Raises:
         ValueError: The mask does not have two dimensions, or is neither bool nor uint8.
@@ -31,13 +31,13 @@ def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> str:
 
 
 def find_edges(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Find where the pixels of a mask change, read row by row.
+    """Find the positions at which the value changes, reading the mask row by row.
 
     Args:
         mask: (H, W) bool, or uint8 in {0, 1}.
 
     Returns:
-        (2 R,) ascending positions, counted from 0: a run's first pixel, the first behind it, the next run's first ...
+        (2 R,) int64 ascending positions, counted from 0: for each run its first pixel, and the first pixel after it.
 
     Raises:
         ValueError: The mask does not have two dimensions, or is neither bool nor uint8.
@@ -47,15 +47,15 @@ def find_edges(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> NDArray[np.int64]
     pixels = mask.ravel()
     return np.concatenate(
         [
-            np.flatnonzero(pixels[:1]),  # comparing neighbors misses the edge in front of the first pixel
+            np.flatnonzero(pixels[:1]),  # the comparison of neighbors misses the edge before the first pixel
             np.flatnonzero(pixels[1:] != pixels[:-1]) + 1,
-            np.flatnonzero(pixels[-1:]) + pixels.size,  # and the edge behind the last
+            np.flatnonzero(pixels[-1:]) + pixels.size,  # and the edge after the last one
         ]
     )
 
 
 def spell(edges: NDArray[np.int64]) -> str:
-    """Write down what `find_edges` found as `start length` pairs."""
+    """Format the edges that `find_edges` returns as `start length` pairs."""
     runs = edges.reshape(-1, 2)
     pairs = np.stack([runs[:, 0] + 1, runs[:, 1] - runs[:, 0]], axis=1)
     return " ".join(map(str, pairs.ravel().tolist()))
@@ -65,7 +65,7 @@ def decode(rle: str, height: int, width: int) -> NDArray[np.uint8]:
     """Decode `start length` pairs into a mask.
 
     Args:
-        rle: What `encode` returns, or a field of Kaggle's `train_masks.csv`.
+        rle: Text from `encode`, or a field of Kaggle's `train_masks.csv`.
         height: Rows of the mask.
         width: Columns of the mask.
 
@@ -73,7 +73,7 @@ def decode(rle: str, height: int, width: int) -> NDArray[np.uint8]:
         (height, width) uint8 in {0, 1}.
 
     Raises:
-        ValueError: The text is not a legal encoding of a mask of this size (see `check`).
+        ValueError: The text is not a valid encoding of a mask of this size (see `check`).
 
     >>> decode("2 3 6 1", 2, 3)
     array([[0, 1, 1],
@@ -86,7 +86,7 @@ def decode(rle: str, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def check(rle: str, height: int, width: int) -> NDArray[np.int64]:
-    """Parse a run-length encoding and make sure that it describes a mask of the given size.
+    """Parse a run-length encoding and check that it describes a mask of the given size.
 
     Args:
         rle: The text to check.
@@ -94,11 +94,11 @@ def check(rle: str, height: int, width: int) -> NDArray[np.int64]:
         width: Columns of the mask.
 
     Returns:
-        (R, 2) int64, a row a run: its first pixel, counted from 1, and its length.
+        (R, 2) int64, one row per run: its first pixel, counted from 1, and its length.
 
     Raises:
-        ValueError: The text holds something that is no integer, a number without its partner, a start or
-            length below 1, a run that ends outside the image, or runs that overlap or are out of order.
+        ValueError: The text holds something other than integers, an odd count of numbers, a start or length below 1, a
+            run that ends outside the image, or runs that overlap or are not in order.
 
     >>> check("5 3", 2, 3)
     Traceback (most recent call last):
@@ -106,7 +106,7 @@ def check(rle: str, height: int, width: int) -> NDArray[np.int64]:
     ValueError: Run 1 ("5 3") ends at pixel 7, outside an image of 2 x 3 = 6 pixels.
     """
     try:
-        # int() alone would take `1_0`, `+5` and the digits of other scripts.
+        # int() also accepts `1_0`, `+5` and digits of other scripts.
         if not _INTEGERS.fullmatch(rle):
             raise ValueError(f"{rle[:40]!r}")
         numbers = [int(number) for number in rle.split(" ") if number]
@@ -121,7 +121,7 @@ def check(rle: str, height: int, width: int) -> NDArray[np.int64]:
         if start < 1 or length < 1:
             problem = "must have a start and a length of at least 1"
         elif start <= end:
-            problem = f"starts before the run in front of it has ended, at pixel {end}"
+            problem = f"starts before the previous run has ended, at pixel {end}"
         elif last > size:
             problem = f"ends at pixel {last}, outside an image of {height} x {width} = {size} pixels"
         else:

@@ -1,4 +1,4 @@
-"""The competition's tables: csv files with fields of any length."""
+"""The competition's tables of masks: csv files with the columns `img` and `rle_mask`."""
 
 import csv
 from collections.abc import Iterator
@@ -7,24 +7,24 @@ from typing import TextIO
 
 from carvana_kedro.errors import UserError
 
-# A mask's run lengths are ~9 kB; those of a noisy mask pass the csv module's own limit of 128 KiB a field.
+# The run lengths of a mask take about 9 kB, but those of a noisy mask exceed the csv module's limit of 128 KiB.
 csv.field_size_limit(1 << 28)
 
 Row = tuple[str, str]
-"""An image's id and its run-length encoded mask."""
+"""Image id and run-length encoded mask."""
 
 COLUMNS = ("img", "rle_mask")
 
 
 def read_masks(file: TextIO, name: Path) -> Iterator[Row]:
-    """Yield the id (without `.jpg`) and the mask of every row of a submission, a solution or `train_masks.csv`.
+    """Yield the image id (without `.jpg`) and the mask of every row.
 
     Args:
-        file: the csv, opened as text.
-        name: what messages call it.
+        file: a submission, a solution or `train_masks.csv`, opened as text.
+        name: path of the file, for error messages.
 
     Raises:
-        UserError: it has not the columns `img,rle_mask`, is not text, names an image twice or something that is none.
+        UserError: the columns are not `img,rle_mask`, the file is not text, or a row has a wrong or duplicate name.
     """
     seen = set()
     try:
@@ -39,10 +39,10 @@ def read_masks(file: TextIO, name: Path) -> Iterator[Row]:
                 raise UserError(f"{name}, line {number}: {len(row)} fields instead of {len(COLUMNS)}.")
             image_id, dot, suffix = row[0].rpartition(".")
             if f"{dot}{suffix}" != ".jpg":
-                raise UserError(f"{name}, line {number}: {row[0]!r} should be the name of an image, in .jpg.")
+                raise UserError(f"{name}, line {number}: {row[0]!r} is not the name of a jpg.")
             if image_id in seen:
-                raise UserError(f"{name}, line {number}: {row[0]} is there twice.")
+                raise UserError(f"{name}, line {number}: {row[0]} appears twice.")
             seen.add(image_id)
             yield image_id, row[1]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{name} is damaged or not a csv: {error}.") from error
+        raise UserError(f"{name} is damaged or not a csv file: {error}.") from error

@@ -56,7 +56,7 @@ def test_channels_are_red_green_blue(tmp_path: Path) -> None:
         ((160, 240), (320, 480), (160, 240)),
     ],
 )
-def test_a_photograph_comes_smaller_where_enough_is_left(
+def test_an_image_is_reduced_if_it_stays_large_enough(
     tmp_path: Path, size: tuple[int, int], at_least: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     rows, columns = np.mgrid[: size[0], : size[1]]
@@ -69,7 +69,7 @@ def test_a_photograph_comes_smaller_where_enough_is_left(
     assert whole.shape[:2] == size == store.size("car")
     height, width = expected
     averaged = whole.reshape(height, size[0] // height, width, size[1] // width, 3).mean((1, 3))
-    assert np.abs(image - averaged).mean() < 1  # the colors in their order, and no shift
+    assert np.abs(image - averaged).mean() < 1  # no channels are swapped, and nothing is shifted
 
 
 def test_a_good_source_has_no_problems(training_images: ImageStore, test_images: ImageStore) -> None:
@@ -81,15 +81,15 @@ def test_a_good_source_has_no_problems(training_images: ImageStore, test_images:
     assert {record.view for record in records} == {1, 2, 3, 4}
 
 
-def test_every_problem_is_named(broken: Path) -> None:
+def test_every_problem_is_reported(broken: Path) -> None:
     store = _store(broken)
     ids = store.ids()
     store.mask_path(ids[0]).unlink()
     store.image_path(ids[1]).unlink()
     content = store.image_path(ids[2]).read_bytes()
     store.image_path(ids[2]).write_bytes(content[: len(content) // 2])
-    store.image_path(ids[3]).write_bytes(b"no picture")
-    store.mask_path(ids[4]).write_bytes(b"no picture")
+    store.image_path(ids[3]).write_bytes(b"not an image")
+    store.mask_path(ids[4]).write_bytes(b"not an image")
     Image.new("P", (10, 10)).save(store.mask_path(ids[5]))
     Image.fromarray(np.arange(100, dtype=np.uint8).reshape(10, 10)).save(store.mask_path(ids[6]))
     store.image_path(ids[7]).write_bytes(store.image_path(ids[8]).read_bytes())
@@ -108,7 +108,7 @@ def test_every_problem_is_named(broken: Path) -> None:
     }
 
 
-def test_the_test_side_is_held_against_the_sample_submission(test_images: ImageStore, broken: Path) -> None:
+def test_the_test_side_is_compared_with_the_sample_submission(test_images: ImageStore, broken: Path) -> None:
     store = ImageStore(broken / "test", expected=test_images.expected)
     first = store.ids()[0]
     store.image_path(first).rename(store.image_path("0123456789ab_01"))
@@ -119,11 +119,11 @@ def test_the_test_side_is_held_against_the_sample_submission(test_images: ImageS
     assert [record.image for record in store.examine()][:-1] == list(test_images.expected or ())
 
 
-def test_unreadable_files_are_named(broken: Path) -> None:
+def test_errors_name_the_unreadable_file(broken: Path) -> None:
     store = _store(broken)
     first, second, *_ = store.ids()
-    store.image_path(first).write_bytes(b"no picture")
-    store.mask_path(first).write_bytes(b"no picture")
+    store.image_path(first).write_bytes(b"not an image")
+    store.mask_path(first).write_bytes(b"not an image")
     store.image_path(second).unlink()
     store.mask_path(second).unlink()
     for image_id in (first, second):
@@ -136,7 +136,7 @@ def test_unreadable_files_are_named(broken: Path) -> None:
         ImageStore(broken / "test").read_mask(first)
 
 
-def test_an_orientation_tag_turns_nothing(tmp_path: Path) -> None:
+def test_exif_orientation_is_ignored(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (60, 40)).save(tmp_path / "turned.jpg", exif=exif)
@@ -146,18 +146,18 @@ def test_an_orientation_tag_turns_nothing(tmp_path: Path) -> None:
     assert store.read_image("turned", (30, 20)).shape[:2] == (40, 60)
 
 
-def test_white_is_car_whatever_its_index_in_the_palette(tmp_path: Path) -> None:
+def test_white_is_the_car_with_any_index_in_the_palette(tmp_path: Path) -> None:
     mask = np.zeros((8, 8), np.uint8)
     mask[:2] = 1
     for name, palette, indices in (("a", [0] * 3 + [255] * 3, mask), ("b", [255] * 3 + [0] * 3, 1 - mask)):
-        picture = Image.fromarray(indices).convert("P")
-        picture.putdata(indices.ravel().tolist())
-        picture.putpalette(palette)
-        picture.save(tmp_path / f"{name}_mask.gif")
+        image = Image.fromarray(indices).convert("P")
+        image.putdata(indices.ravel().tolist())
+        image.putpalette(palette)
+        image.save(tmp_path / f"{name}_mask.gif")
         assert np.array_equal(ImageStore(tmp_path, tmp_path).read_mask(name), mask)
 
 
-def test_the_fingerprint_is_the_files(broken: Path) -> None:
+def test_the_fingerprint_depends_on_the_files(broken: Path) -> None:
     store = _store(broken)
     before = store.fingerprint()
     assert _store(broken).fingerprint() == before
@@ -165,12 +165,12 @@ def test_the_fingerprint_is_the_files(broken: Path) -> None:
     assert store.fingerprint() != before
 
 
-def test_what_finder_leaves_is_not_part_of_the_source(broken: Path) -> None:
+def test_files_of_the_macos_finder_are_ignored(broken: Path) -> None:
     store = _store(broken)
     before = store.fingerprint()
     (broken / "train" / ".DS_Store").touch()
     assert store.fingerprint() == before
 
 
-def test_stores_go_to_other_processes(training_images: ImageStore) -> None:
+def test_stores_can_be_pickled(training_images: ImageStore) -> None:
     assert pickle.loads(pickle.dumps(training_images)) == training_images

@@ -14,25 +14,25 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageOps
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.images.decoding import _TURNS
+from carvana_kedro.stores.images.decoding import _ROTATIONS
 from carvana_kedro.stores.images.folder import FolderStore
 
 HEIGHT, WIDTH = 40, 64
 ORIENTATION = 0x0112
-LIMITS = "at most 32768 a side and 100 million in all"
+LIMITS = "at most 32768 per side and 100 million in total"
 
-# Smooth, so that jpg keeps it, and other in every corner, so that no turn goes unnoticed.
+# Smooth, so that jpg preserves it. The corners differ, so that every rotation changes it.
 _ROWS, _COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH]
 COLORS = np.stack([3 * _COLUMNS + 40, 4 * _ROWS + 50, 120 + _COLUMNS - _ROWS], axis=2).astype(np.uint8)
-PICTURE = Image.fromarray(COLORS)
-GRAY = np.array(PICTURE.convert("L"))
+IMAGE = Image.fromarray(COLORS)
+GRAY = np.array(IMAGE.convert("L"))
 SHAPE = np.zeros((HEIGHT, WIDTH), np.uint8)
 SHAPE[10:22, 8:40] = 1
 
 
-def _encode(picture: Image.Image, kind: str, **options: object) -> bytes:
+def _encode(image: Image.Image, kind: str, **options: object) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, kind, **options)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -40,7 +40,7 @@ def _opencv(ending: str, pixels: np.ndarray, *options: int) -> bytes:
     return cv2.imencode(ending, pixels, options)[1].tobytes()
 
 
-def _turned(orientation: int) -> Image.Exif:
+def _exif(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     return exif
@@ -57,7 +57,7 @@ def _png_header(width: int, height: int) -> bytes:
 
 
 def _jpeg_header(width: int, height: int) -> bytes:
-    jpeg = bytearray(_encode(PICTURE, "JPEG"))
+    jpeg = bytearray(_encode(IMAGE, "JPEG"))
     frame = jpeg.index(b"\xff\xc0")
     jpeg[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
     return bytes(jpeg)
@@ -70,14 +70,14 @@ def _webp_header(width: int, height: int) -> bytes:
 
 
 def _png_with_late_tags(orientation: int) -> bytes:
-    png = _encode(PICTURE, "PNG")
-    tags = _chunk(b"eXIf", _turned(orientation).tobytes().removeprefix(b"Exif\0\0"))
+    png = _encode(IMAGE, "PNG")
+    tags = _chunk(b"eXIf", _exif(orientation).tobytes().removeprefix(b"Exif\0\0"))
     return png[:-12] + tags + png[-12:]
 
 
 def _cmyk(adobe: bool) -> bytes:
-    """Return inks as Adobe stores them, inverted and marked, or as the standard has them."""
-    inks = PICTURE.convert("CMYK")
+    """Return a CMYK jpg as Adobe stores it, inverted and marked, or as the standard defines it."""
+    inks = IMAGE.convert("CMYK")
     if adobe:
         return _encode(inks, "JPEG", quality=95)
     jpeg = _encode(ImageChops.invert(inks), "JPEG", quality=95)
@@ -86,25 +86,25 @@ def _cmyk(adobe: bool) -> bytes:
 
 
 def _damaged_tags() -> bytes:
-    return _encode(PICTURE, "JPEG", quality=95, exif=b"Exif\0\0nonsense")
+    return _encode(IMAGE, "JPEG", quality=95, exif=b"Exif\0\0nonsense")
 
 
-JPEG = _encode(PICTURE, "JPEG", quality=95)
-PNG = _encode(PICTURE, "PNG")
-INDEXED = PICTURE.quantize(64)
+JPEG = _encode(IMAGE, "JPEG", quality=95)
+PNG = _encode(IMAGE, "PNG")
+INDEXED = IMAGE.quantize(64)
 TINY = Image.new("RGB", (1, 1), (200, 100, 50))
-FRAMES = [Image.new("RGB", PICTURE.size, (20 * number, 0, 0)) for number in range(11)]
+FRAMES = [Image.new("RGB", IMAGE.size, (20 * number, 0, 0)) for number in range(11)]
 ALL_GRAY = np.repeat(GRAY[..., None], 3, axis=2)
 
-# File name, content, what read_image returns.
+# File name, content, the result of read_image.
 READABLE = [
     ("plain.jpg", JPEG, COLORS),
     ("UPPER.JPG", JPEG, COLORS),
-    ("progressive.jpeg", _encode(PICTURE, "JPEG", quality=95, progressive=True), COLORS),
-    ("gray.jpg", _encode(PICTURE.convert("L"), "JPEG", quality=95), ALL_GRAY),
+    ("progressive.jpeg", _encode(IMAGE, "JPEG", quality=95, progressive=True), COLORS),
+    ("gray.jpg", _encode(IMAGE.convert("L"), "JPEG", quality=95), ALL_GRAY),
     ("cmyk.jpg", _cmyk(adobe=False), COLORS),
     ("cmyk_adobe.jpg", _cmyk(adobe=True), COLORS),
-    ("preview_behind.jpg", _encode(PICTURE, "MPO", quality=95, save_all=True, append_images=[TINY]), COLORS),
+    ("preview_behind.jpg", _encode(IMAGE, "MPO", quality=95, save_all=True, append_images=[TINY]), COLORS),
     ("junk_behind.jpg", JPEG + b"junk" * 99, COLORS),
     ("damaged_tags.jpg", _damaged_tags(), COLORS),
     ("really_a_png.jpg", PNG, COLORS),
@@ -117,51 +117,51 @@ READABLE = [
         _encode(INDEXED, "PNG", transparency=bytes(range(64))),
         np.array(INDEXED.convert("RGB")),
     ),
-    ("rgba.png", _encode(PICTURE.convert("RGBA"), "PNG"), COLORS),
-    ("gray_alpha.png", _encode(PICTURE.convert("LA"), "PNG"), ALL_GRAY),
+    ("rgba.png", _encode(IMAGE.convert("RGBA"), "PNG"), COLORS),
+    ("gray_alpha.png", _encode(IMAGE.convert("LA"), "PNG"), ALL_GRAY),
     ("one_bit.png", _encode(Image.fromarray(SHAPE * 255).convert("1"), "PNG"), np.dstack([SHAPE * 255] * 3)),
     ("gray16.tif", _opencv(".tif", GRAY.astype(np.uint16) * 257), ALL_GRAY),
     ("rgb16.tiff", _opencv(".tif", COLORS[..., ::-1].astype(np.uint16) * 257), COLORS),
-    ("lzw.tif", _encode(PICTURE, "TIFF", compression="tiff_lzw"), COLORS),
-    ("deflate.TIFF", _encode(PICTURE, "TIFF", compression="tiff_deflate"), COLORS),
-    ("cmyk.tif", _encode(PICTURE.convert("CMYK"), "TIFF"), COLORS),
-    ("lossless.webp", _encode(PICTURE, "WEBP", lossless=True), COLORS),
-    ("lossy.webp", _encode(PICTURE, "WEBP", quality=95), COLORS),
-    ("alpha.webp", _encode(PICTURE.convert("RGBA"), "WEBP", lossless=True), COLORS),
+    ("lzw.tif", _encode(IMAGE, "TIFF", compression="tiff_lzw"), COLORS),
+    ("deflate.TIFF", _encode(IMAGE, "TIFF", compression="tiff_deflate"), COLORS),
+    ("cmyk.tif", _encode(IMAGE.convert("CMYK"), "TIFF"), COLORS),
+    ("lossless.webp", _encode(IMAGE, "WEBP", lossless=True), COLORS),
+    ("lossy.webp", _encode(IMAGE, "WEBP", quality=95), COLORS),
+    ("alpha.webp", _encode(IMAGE.convert("RGBA"), "WEBP", lossless=True), COLORS),
 ]
 
-# File name, content, what is wrong with it.
+# File name, content, the reported problem.
 UNREADABLE = [
     ("cut.jpg", JPEG[: len(JPEG) // 2], "cannot be decoded: "),
     ("cut.png", PNG[: len(PNG) // 2], "cannot be decoded: "),
-    ("cut.webp", _encode(PICTURE, "WEBP")[:-50], "cannot be decoded: "),
-    ("cut.tif", _encode(PICTURE, "TIFF", compression="tiff_lzw")[:-50], "cannot be decoded: "),
+    ("cut.webp", _encode(IMAGE, "WEBP")[:-50], "cannot be decoded: "),
+    ("cut.tif", _encode(IMAGE, "TIFF", compression="tiff_lzw")[:-50], "cannot be decoded: "),
     ("only_magic.tif", b"II*\0", "cannot be decoded: "),
     ("flipped.png", PNG[:60] + bytes([PNG[60] ^ 255]) + PNG[61:], "cannot be decoded: "),
-    ("text.jpg", b"not a picture at all", "is no image, whatever its name says"),
-    ("heic.jpg", b"\0\0\0\x18ftypheic" + bytes(99), "is no image, whatever its name says"),
+    ("text.jpg", b"not an image at all", "is not an image, despite its name"),
+    ("heic.jpg", b"\0\0\0\x18ftypheic" + bytes(99), "is not an image, despite its name"),
     ("zero.jpg", b"", "is empty"),
     (
         "animated.webp",
-        _encode(PICTURE, "WEBP", save_all=True, append_images=FRAMES),
-        "has 12 frames: a photograph has one",
+        _encode(IMAGE, "WEBP", save_all=True, append_images=FRAMES),
+        "has 12 frames instead of one",
     ),
     (
         "animated.png",
-        _encode(PICTURE, "PNG", save_all=True, append_images=[TINY.resize((64, 40))]),
+        _encode(IMAGE, "PNG", save_all=True, append_images=[TINY.resize((64, 40))]),
         "has 2 frames",
     ),
     (
         "pages.tif",
-        _encode(PICTURE, "TIFF", save_all=True, append_images=[PICTURE]),
-        "has 2 frames: a photograph has",
+        _encode(IMAGE, "TIFF", save_all=True, append_images=[IMAGE]),
+        "has 2 frames instead of one",
     ),
     ("wide.png", _png_header(60_000, 100), f"is 60000x100 pixels: {LIMITS}"),
     ("wide.jpg", _jpeg_header(60_000, 100), f"is 60000x100 pixels: {LIMITS}"),
     ("bomb.png", _png_header(30_000, 30_000), f"is 30000x30000 pixels: {LIMITS}"),
     ("bomb.jpg", _jpeg_header(11_000, 11_000), f"is 11000x11000 pixels: {LIMITS}"),
     ("bomb.webp", _webp_header(1 << 24, 200), f"has too many pixels: {LIMITS}"),
-    ("float.tif", _opencv(".tif", GRAY.astype(np.float32) / 255), "has 32 bits a pixel"),
+    ("float.tif", _opencv(".tif", GRAY.astype(np.float32) / 255), "has 32 bits per pixel"),
 ]
 
 
@@ -169,11 +169,11 @@ def _problems(store: FolderStore) -> dict[str, str]:
     return {record.image: "; ".join(record.problems) for record in store.examine() if record.problems}
 
 
-def _fill(folder: Path, *names: str, picture: Image.Image = PICTURE) -> Path:
+def _fill(folder: Path, *names: str, image: Image.Image = IMAGE) -> Path:
     folder.mkdir(exist_ok=True)
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(exist_ok=True)
-        picture.resize((WIDTH + number, HEIGHT)).save(folder / name)
+        image.resize((WIDTH + number, HEIGHT)).save(folder / name)
     return folder
 
 
@@ -187,7 +187,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize(("name", "content", "expected"), READABLE, ids=[case[0] for case in READABLE])
-def test_ordinary_and_odd_images_are_read(
+def test_images_of_all_formats_are_read(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, content: bytes, expected: np.ndarray
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -205,7 +205,7 @@ def test_ordinary_and_odd_images_are_read(
 
 @pytest.mark.parametrize(("name", "content", "problem"), UNREADABLE, ids=[case[0] for case in UNREADABLE])
 @pytest.mark.filterwarnings("error")
-def test_hostile_images_are_refused(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
+def test_unusable_images_are_rejected(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
     (tmp_path / name).write_bytes(content)
     store = FolderStore(tmp_path)
     (record,) = store.examine()
@@ -219,15 +219,15 @@ def test_hostile_images_are_refused(tmp_path: Path, name: str, content: bytes, p
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (os.mkfifo, "x.jpg is not a plain file"),
-        (Path.mkdir, "x.jpg is not a plain file"),
-        (lambda path: path.symlink_to("nowhere"), "x.jpg is a link to nothing"),
+        (os.mkfifo, "x.jpg is not a regular file"),
+        (Path.mkdir, "x.jpg is not a regular file"),
+        (lambda path: path.symlink_to("nowhere"), "x.jpg is a broken link"),
         (lambda path: path.symlink_to(path), "x.jpg cannot be opened: Too many levels of symbolic links"),
-        (lambda path: path.symlink_to("/dev/zero"), "x.jpg is not a plain file"),
+        (lambda path: path.symlink_to("/dev/zero"), "x.jpg is not a regular file"),
     ],
     ids=["fifo", "folder", "dangling", "loop", "device"],
 )
-def test_what_is_no_file_is_not_opened(tmp_path: Path, make: Callable[[Path], None], problem: str) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path, make: Callable[[Path], None], problem: str) -> None:
     make(tmp_path / "x.jpg")
     store = FolderStore(tmp_path)
     assert _problems(store) == {"x": problem}
@@ -237,16 +237,14 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path, make: Callable[[Path], No
             read("x")
 
 
-def test_a_tiny_image_is_legal_to_read_but_of_no_use(tmp_path: Path) -> None:
+def test_a_tiny_image_can_be_read_but_is_a_problem(tmp_path: Path) -> None:
     TINY.save(tmp_path / "tiny.png")
     store = FolderStore(tmp_path)
     assert store.read_image("tiny").tolist() == [[[200, 100, 50]]]
-    assert _problems(store) == {"tiny": "tiny.png is 1x1 pixels: at least 16 a side"}
+    assert _problems(store) == {"tiny": "tiny.png is 1x1 pixels: at least 16 per side"}
 
 
-def test_a_large_photograph_is_read_without_a_warning(
-    tmp_path: Path, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_a_large_image_is_read_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     Image.new("L", (9_500, 10_000)).save(tmp_path / "large.jpg")  # 95 million: Pillow warns from 89 on
     assert FolderStore(tmp_path).size("large") == (10_000, 9_500)
     assert not recwarn
@@ -254,18 +252,18 @@ def test_a_large_photograph_is_read_without_a_warning(
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "late"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_and_masks_are_given_upright(pair: tuple[Path, Path], orientation: int, kind: str) -> None:
+def test_images_and_masks_are_upright(pair: tuple[Path, Path], orientation: int, kind: str) -> None:
     images, masks = pair
-    exif = _turned(orientation)
+    exif = _exif(orientation)
     if kind == "late":
         content = _png_with_late_tags(orientation)
     else:
-        content = _encode(PICTURE, kind, exif=exif, **({} if kind == "TIFF" else {"quality": 95}))
+        content = _encode(IMAGE, kind, exif=exif, **({} if kind == "TIFF" else {"quality": 95}))
     (images / f"car.{'png' if kind == 'late' else kind.lower()}").write_bytes(content)
     Image.fromarray(SHAPE * 255).save(masks / "car.png", exif=exif)
     store = FolderStore(images, masks)
 
-    tagged = PICTURE.copy()
+    tagged = IMAGE.copy()
     tagged.getexif()[ORIENTATION] = orientation
     upright = np.array(ImageOps.exif_transpose(tagged))
     image, mask = store.read_image("car"), store.read_mask("car")
@@ -273,19 +271,19 @@ def test_pictures_and_masks_are_given_upright(pair: tuple[Path, Path], orientati
     assert image.shape == upright.shape
     assert np.abs(image.astype(int) - upright).mean() < 2
     assert store.size("car") == (record.height, record.width) == mask.shape == upright.shape[:2]
-    assert np.array_equal(mask, _TURNS[orientation](SHAPE))
+    assert np.array_equal(mask, _ROTATIONS[orientation](SHAPE))
     assert record.problems == []
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_jpg_comes_smaller_and_upright(tmp_path: Path, orientation: int, kind: str) -> None:
-    (tmp_path / f"car.{kind.lower()}").write_bytes(_encode(PICTURE, kind, exif=_turned(orientation)))
+def test_only_a_jpg_is_reduced_and_it_is_upright(tmp_path: Path, orientation: int, kind: str) -> None:
+    (tmp_path / f"car.{kind.lower()}").write_bytes(_encode(IMAGE, kind, exif=_exif(orientation)))
     store = FolderStore(tmp_path)
     whole = store.read_image("car")
     height, width, _ = whole.shape
     assert store.size("car") == (height, width)
-    # One pixel more along either side, as the picture is seen, and a half is not enough.
+    # If either side of the upright image must have one pixel more, half the size is too small.
     half = height // 2, width // 2
     assert store.read_image("car", (half[0] + 1, half[1])).shape == whole.shape
     assert store.read_image("car", (half[0], half[1] + 1)).shape == whole.shape
@@ -297,29 +295,29 @@ def test_a_jpg_comes_smaller_and_upright(tmp_path: Path, orientation: int, kind:
 
 
 @pytest.mark.parametrize("ending", ["jpg", "tif"])
-def test_a_mask_of_the_stored_picture_is_told_from_any_other(pair: tuple[Path, Path], ending: str) -> None:
+def test_a_mask_of_the_stored_orientation_has_its_own_message(pair: tuple[Path, Path], ending: str) -> None:
     images, masks = pair
     for name in ("a", "b"):
-        PICTURE.rotate(90 * (name == "b")).save(images / f"{name}.{ending}", exif=_turned(6))
+        IMAGE.rotate(90 * (name == "b")).save(images / f"{name}.{ending}", exif=_exif(6))
     Image.fromarray(SHAPE * 255).save(masks / "a.png")
     Image.new("L", (20, 20)).save(masks / "b.png")
     assert _problems(FolderStore(images, masks)) == {
-        "a": "the mask is 64x40, like the image as it is stored, but upright the image is 40x64: "
-        "turn the mask as the camera says",
+        "a": "the mask is 64x40 like the stored image, but the upright image is 40x64: "
+        "rotate the mask as the EXIF orientation of the image says",
         "b": "the mask is 20x20, the image 40x64",
     }
 
 
 def _colored(shape: np.ndarray, colors: list[tuple[int, int, int]], white: int = 1) -> Image.Image:
-    picture = Image.fromarray(shape * np.uint8(white))
-    picture.putpalette([value for color in colors for value in color])
-    return picture
+    image = Image.fromarray(shape * np.uint8(white))
+    image.putpalette([value for color in colors for value in color])
+    return image
 
 
 def _cutout(alpha: int = 255) -> Image.Image:
-    picture = PICTURE.convert("RGBA")
-    picture.putalpha(Image.fromarray(SHAPE * np.uint8(alpha)))
-    return picture
+    image = IMAGE.convert("RGBA")
+    image.putalpha(Image.fromarray(SHAPE * np.uint8(alpha)))
+    return image
 
 
 def _soft(shape: np.ndarray = SHAPE) -> np.ndarray:
@@ -382,23 +380,27 @@ NO_MASKS = [
     (
         "few_labels.png",
         _encode(Image.fromarray(LABELS * (LABELS > 1)), "PNG"),
-        "it has 2, 3, like a map of labels",
+        "it has the values 2, 3, like a label map",
     ),
     (
         "labels16.png",
         _opencv(".png", (LABELS * (LABELS > 1)).astype(np.uint16)),
-        "it has 2, 3, like a map of labels",
+        "it has the values 2, 3, like a label map",
     ),
-    ("bordered_label.png", _encode(Image.fromarray(BORDERED), "PNG"), "it has 15, like a map of labels"),
+    (
+        "bordered_label.png",
+        _encode(Image.fromarray(BORDERED), "PNG"),
+        "it has the values 15, like a label map",
+    ),
     ("photograph.jpg", JPEG, "% of its pixels are neither black nor white"),
     ("half_alpha.png", _encode(_cutout(128), "PNG"), "is not a mask: 15 % of its pixels are neither"),
     (
         "animated.gif",
-        _encode(PICTURE, "GIF", save_all=True, append_images=[TINY.resize((64, 40))]),
+        _encode(IMAGE, "GIF", save_all=True, append_images=[TINY.resize((64, 40))]),
         "has 2 frames",
     ),
     ("cut.gif", _encode(Image.fromarray(GRAY), "GIF")[:-400], "cannot be decoded"),
-    ("text.png", b"nothing", "is no image, whatever its name says"),
+    ("text.png", b"nothing", "is not an image, despite its name"),
     ("zero.bmp", b"", "is empty"),
     ("bomb.png", _png_header(60_000, 60_000), f"is 60000x60000 pixels: {LIMITS}"),
     ("float.tif", _opencv(".tif", GRAY.astype(np.float32) / 255), "is not a mask: 100 %"),
@@ -416,7 +418,7 @@ def test_masks_of_all_kinds_are_read(
     images, masks = pair
     image_id = Path(name).stem
     (masks / name).write_bytes(content)
-    PICTURE.resize(expected.shape[::-1]).save(images / f"{image_id}.png")
+    IMAGE.resize(expected.shape[::-1]).save(images / f"{image_id}.png")
     store = FolderStore(images, masks)
     mask = store.read_mask(image_id)
     (record,) = store.examine()
@@ -429,11 +431,13 @@ def test_masks_of_all_kinds_are_read(
 
 
 @pytest.mark.parametrize(("name", "content", "problem"), NO_MASKS, ids=[case[0] for case in NO_MASKS])
-def test_what_is_no_mask_is_refused(pair: tuple[Path, Path], name: str, content: bytes, problem: str) -> None:
+def test_images_that_are_not_masks_are_rejected(
+    pair: tuple[Path, Path], name: str, content: bytes, problem: str
+) -> None:
     images, masks = pair
     (masks / name).write_bytes(content)
     image_id = Path(name).stem
-    PICTURE.save(images / f"{image_id}.png")
+    IMAGE.save(images / f"{image_id}.png")
     store = FolderStore(images, masks)
     (record,) = store.examine()
     assert problem in "; ".join(record.problems)
@@ -444,7 +448,7 @@ def test_what_is_no_mask_is_refused(pair: tuple[Path, Path], name: str, content:
     assert str(raised.value).startswith(str(masks / name))
 
 
-def test_few_soft_pixels_are_cut_and_many_are_refused(pair: tuple[Path, Path]) -> None:
+def test_a_few_gray_pixels_are_rounded_and_many_are_rejected(pair: tuple[Path, Path]) -> None:
     images, masks = pair
     _fill(images, "a.png", "b.png")
     for name, grays in (("a", 128), ("b", 129)):  # 5 % of 2560 pixels are 128
@@ -475,77 +479,78 @@ def test_images_and_masks_are_paired(tmp_path: Path) -> None:
     }
     assert (store.image_path("a"), store.mask_path("a")) == (images / "a.jpg", masks / "a.gif")
     for read, image_id in ((store.image_path, "c"), (store.mask_path, "e")):
-        with pytest.raises(UserError, match=rf"{image_id}\.\w+ and {image_id}\.\w+ in .*there must be one"):
+        with pytest.raises(
+            UserError, match=rf"should hold one .*but holds {image_id}\.\w+ and {image_id}\.\w+\."
+        ):
             read(image_id)
-    with pytest.raises(UserError, match=r"Nothing in .*there must be one photograph d"):
+    with pytest.raises(UserError, match=r"images should hold one image d, but holds none\."):
         store.read_image("d")
-    with pytest.raises(UserError, match=r"Nothing in .*there must be one mask of b"):
+    with pytest.raises(UserError, match=r"masks should hold one mask of b, but holds none\."):
         store.read_mask("b")
     with pytest.raises(UserError, match="have no masks"):
         FolderStore(images).read_mask("a")
 
 
-def test_a_suffix_tells_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_masks_are_matched_by_their_suffix(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images = _fill(tmp_path / "images", "a.jpg", "b.jpg")
     masks = _fill(
-        tmp_path / "masks", "a_mask.png", "b_mask.png", "b.png", "_mask.png", picture=Image.new("L", (1, 1))
+        tmp_path / "masks", "a_mask.png", "b_mask.png", "b.png", "_mask.png", image=Image.new("L", (1, 1))
     )
     store = FolderStore(images, masks, "_mask", "(.)")
     assert _problems(store) == {}
     assert store.mask_path("b") == masks / "b_mask.png"
     (message,) = caplog.messages
-    assert (
-        message
-        == f"{masks}: the names of 2 masks do not end in '_mask', they are not matched: _mask.png, b.png"
+    assert message == (
+        f"{masks}: the names of 2 masks do not end in '_mask' and are ignored: _mask.png, b.png"
     )
 
 
-def test_one_folder_holds_both(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_and_masks_can_share_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _fill(tmp_path, "a.jpg", "b.png")
-    _fill(tmp_path, "a_mask.gif", "b_mask.png", picture=Image.new("L", (1, 1)))
+    _fill(tmp_path, "a_mask.gif", "b_mask.png", image=Image.new("L", (1, 1)))
     for masks in (tmp_path, tmp_path / ".." / tmp_path.name):
         store = FolderStore(tmp_path, masks, "_mask", "(.)")
         assert store.ids() == ["a", "b"]
         assert _problems(store) == {}
     assert caplog.messages == []
-    with pytest.raises(UserError, match=r"both lie in .*folder\.mask_suffix=_mask"):
+    with pytest.raises(UserError, match=r"both in .*folder\.mask_suffix=_mask"):
         FolderStore(tmp_path, tmp_path).ids()
 
 
-def test_masks_among_the_photographs_are_not_predicted(
+def test_masks_among_the_images_are_not_used_as_images(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     _fill(tmp_path, "a.jpg", "a_mask.png")
     assert FolderStore(tmp_path, None, "_mask").ids() == ["a"]
-    assert "1 files are named like masks and not taken for images: a_mask.png" in caplog.text
+    assert "1 files have names of masks and are not used as images: a_mask.png" in caplog.text
     assert FolderStore(tmp_path).ids() == ["a", "a_mask"]
 
 
-def test_what_is_left_out_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ignored_files_are_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _fill(tmp_path, "a.jpg", "more/b.jpg")
     for name in ("Thumbs.db", "notes.txt", "1.heic", "2.heic", "3.heic", "4.heic", ".DS_Store", "._a.jpg"):
         (tmp_path / name).touch()
     store = FolderStore(tmp_path)
     assert [record.image for record in store.examine()] == store.ids() == ["a"]
     assert caplog.messages == [
-        f"{tmp_path}: 1 subfolders are not looked into: more",
-        f"{tmp_path}: 6 files are no jpg, png, webp or tiff and are ignored: "
+        f"{tmp_path}: 1 subfolders are ignored: more",
+        f"{tmp_path}: 6 files are not jpg, png, webp or tiff and are ignored: "
         "1.heic, 2.heic, 3.heic, 4.heic, Thumbs.db, ...",
     ]
 
 
-def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
+def test_missing_and_empty_folders_are_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     full = _fill(tmp_path / "full", "a.jpg")
     wrong = {
         FolderStore(tmp_path / "gone"): r"gone cannot be opened as a folder.*folder\.images",
         FolderStore(full / "a.jpg"): r"a\.jpg cannot be opened as a folder.*folder\.images",
-        FolderStore(tmp_path / "empty"): r"in .*empty\. Set folder\.images",
+        FolderStore(tmp_path / "empty"): r"empty holds no jpg.*\. Set folder\.images",
         FolderStore(full, tmp_path / "gone"): r"gone cannot be opened as a folder.*folder\.masks",
-        FolderStore(full, tmp_path / "empty"): r"There is no mask in .*empty\. Look at folder\.masks",
+        FolderStore(full, tmp_path / "empty"): r"empty holds no mask\. Check folder\.masks",
         FolderStore(
             full, _fill(tmp_path / "m", "a.png"), "_m"
-        ): r"no mask with a name that ends in '_m' in .*m\.",
+        ): r"m holds no mask with a name that ends in '_m'\.",
     }
     for store, message in wrong.items():
         for ask in (store.ids, store.fingerprint, lambda: list(store.examine())):  # noqa: B023
@@ -562,7 +567,7 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
         ("(a)?", ["a", "a", "odd"], {"odd": "the name does not match folder.group = '(a)?'"}),
     ],
 )
-def test_groups_come_from_names(
+def test_groups_are_taken_from_names(
     pair: tuple[Path, Path],
     caplog: pytest.LogCaptureFixture,
     group: str | None,
@@ -571,23 +576,23 @@ def test_groups_come_from_names(
 ) -> None:
     images, masks = pair
     for folder in pair:
-        _fill(folder, "a_1.png", "a_2.png", "odd.png", picture=Image.new("L", (1, 1)))
+        _fill(folder, "a_1.png", "a_2.png", "odd.png", image=Image.new("L", (1, 1)))
     store = FolderStore(images, masks, group=group)
     assert [record.car for record in store.examine()] == groups
     assert _problems(store) == problems
     hints = [message for message in caplog.messages if "--params folder.group='(.+)_[0-9]+'" in message]
-    assert len(hints) == (2 if group is None else 0)  # one an examination
+    assert len(hints) == (2 if group is None else 0)  # one per examination
     caplog.clear()
     list(FolderStore(images).examine())
     assert caplog.messages == []
 
 
-def test_an_expression_that_is_none_is_found_at_once() -> None:
-    with pytest.raises(UserError, match=r"folder\.group = '\(\.\+' is no regular expression: missing \)"):
+def test_an_invalid_regular_expression_is_an_error_at_construction() -> None:
+    with pytest.raises(UserError, match=r"folder\.group = '\(\.\+' is not a regular expression: missing \)"):
         FolderStore(Path("nowhere"), group="(.+")
 
 
-def test_copies_are_named_where_they_could_be_split(pair: tuple[Path, Path]) -> None:
+def test_duplicates_are_problems_only_with_masks(pair: tuple[Path, Path]) -> None:
     images, masks = pair
     for name in ("a", "b", "c"):
         (images / f"{name}.jpg").write_bytes(JPEG)
@@ -596,7 +601,7 @@ def test_copies_are_named_where_they_could_be_split(pair: tuple[Path, Path]) -> 
     assert _problems(FolderStore(images)) == {}
 
 
-def test_names_are_compared_as_people_read_them(pair: tuple[Path, Path]) -> None:
+def test_names_are_compared_in_normal_form(pair: tuple[Path, Path]) -> None:
     images, masks = pair
     (images / "Bu\N{COMBINING DIAERESIS}s.jpg").write_bytes(JPEG)
     (masks / "B\N{LATIN SMALL LETTER U WITH DIAERESIS}s.png").write_bytes(
@@ -607,7 +612,7 @@ def test_names_are_compared_as_people_read_them(pair: tuple[Path, Path]) -> None
     assert _problems(store) == {}
 
 
-def test_a_name_that_is_no_text_breaks_nothing(tmp_path: Path) -> None:
+def test_a_name_that_is_not_valid_unicode_can_be_used(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"")
     store = FolderStore(tmp_path)
     assert store.ids() == ["caf\N{REPLACEMENT CHARACTER}"]
@@ -618,9 +623,9 @@ def test_a_name_that_is_no_text_breaks_nothing(tmp_path: Path) -> None:
     assert store.fingerprint()
 
 
-def test_the_fingerprint_is_the_files(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_images_and_masks_only(tmp_path: Path) -> None:
     images = _fill(tmp_path / "images", "a.png", "b.png")
-    masks = _fill(tmp_path / "masks", "a.png", "b.png", picture=Image.new("L", (1, 1)))
+    masks = _fill(tmp_path / "masks", "a.png", "b.png", image=Image.new("L", (1, 1)))
     before = FolderStore(images, masks).fingerprint()
     (images / ".DS_Store").touch()
     (images / "notes.txt").touch()
@@ -629,7 +634,7 @@ def test_the_fingerprint_is_the_files(tmp_path: Path) -> None:
     assert FolderStore(images, masks).fingerprint() != before
 
 
-def test_stores_go_to_other_processes_before_and_after_listing(
+def test_stores_can_be_pickled_before_and_after_listing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = FolderStore(_fill(tmp_path, "a.png", "more/b.png"), None, "_m", "(.)")
@@ -643,10 +648,10 @@ def test_stores_go_to_other_processes_before_and_after_listing(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_what_an_examination_passes_can_be_read_and_nothing_raises_out_of_it(tmp_path: Path) -> None:
+def test_examined_images_without_problems_can_be_read(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    tiff = _encode(PICTURE, "TIFF", exif=_turned(6))
-    kinds = {"jpg": JPEG, "png": PNG, "webp": _encode(PICTURE, "WEBP"), "tif": tiff}
+    tiff = _encode(IMAGE, "TIFF", exif=_exif(6))
+    kinds = {"jpg": JPEG, "png": PNG, "webp": _encode(IMAGE, "WEBP"), "tif": tiff}
     for number in range(200):
         ending, content = list(kinds.items())[number % 4]
         damaged = bytearray(content)
@@ -667,8 +672,8 @@ def test_what_an_examination_passes_can_be_read_and_nothing_raises_out_of_it(tmp
 
 
 @given(st.integers(1, 8), st.integers(1, 9), st.integers(1, 9))
-def test_turns_are_pillows(orientation: int, height: int, width: int) -> None:
+def test_rotations_match_pillow(orientation: int, height: int, width: int) -> None:
     pixels = np.arange(height * width, dtype=np.uint8).reshape(height, width)
-    picture = Image.fromarray(pixels)
-    picture.getexif()[ORIENTATION] = orientation
-    assert np.array_equal(_TURNS[orientation](pixels), np.array(ImageOps.exif_transpose(picture)))
+    image = Image.fromarray(pixels)
+    image.getexif()[ORIENTATION] = orientation
+    assert np.array_equal(_ROTATIONS[orientation](pixels), np.array(ImageOps.exif_transpose(image)))

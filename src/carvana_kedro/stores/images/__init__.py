@@ -1,1 +1,1 @@
-"""Images and masks on the disk."""
+"""Image sources: folders of images and masks, and decoding."""

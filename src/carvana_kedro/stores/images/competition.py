@@ -1,4 +1,4 @@
-"""ImageSource and masks, read one at a time when asked."""
+"""The competition's images and masks in their folders."""
 
 import hashlib
 import re
@@ -17,26 +17,27 @@ from carvana_kedro.stores.images import decoding
 from carvana_kedro.stores.images.source import ImageRecord, examine_all
 
 IMAGE_ID = "([0-9a-f]{12})_(0[1-9]|1[0-6])"
-"""An image of the competition: its car, and one of its 16 views."""
+"""Pattern of an image id: the car, and one of its 16 views."""
 
 _NAME = re.compile(IMAGE_ID)
-# What Pillow raises for damaged files.
+# Exceptions of Pillow for damaged files.
 _UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 _JPEG_END = b"\xff\xd9"
 
 
 @dataclass(frozen=True)
 class ImageStore:
-    """The images of one side of the competition, and the masks where it has them.
+    """The images of one side of the competition, and their masks if there are any.
 
-    Opens nothing at construction and can be pickled, so that worker processes can hold it. A jpg that is damaged in
-    its middle is not noticed: decoders paint over it in silence.
+    Construction opens no file. Instances can be pickled and sent to worker processes. Damage in the middle of a jpg is
+    not detected: decoders fill such areas without an error.
 
     Attributes:
         images: folder of `<car>_<view>.jpg`.
         masks: folder of `<car>_<view>_mask.gif`, or None on the test side.
-        expected: ids that must be there (the rows of `sample_submission.csv`), in that order; None: no such list.
-        mask_runs: `train_masks.csv`, plain or zipped, where there is one: the masks again, as run lengths.
+        expected: ids of the images that must exist, in the order of `sample_submission.csv`. None: no such list.
+        mask_runs: path of `train_masks.csv`, plain or zipped, which holds the masks as run lengths too. None: no such
+            file.
     """
 
     one_size: ClassVar[bool] = True
@@ -47,21 +48,21 @@ class ImageStore:
     mask_runs: Path | None = None
 
     def ids(self) -> list[str]:
-        """Return the ids of the images that are there, sorted."""
+        """Return the ids of the existing images, sorted."""
         return sorted(path.stem for path in self.images.glob("*.jpg"))
 
     def fingerprint(self) -> str:
-        """Return a short hash of the names and sizes of all images and masks: another source has another one."""
+        """Return a short hash of the names and sizes of all images and masks. It identifies the source."""
         files = [*self.images.glob("*.jpg"), *(self.masks.glob("*_mask.gif") if self.masks else ())]
         listing = sorted((file.name, file.stat().st_size) for file in files)
         return hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
 
     def image_path(self, image_id: str) -> Path:
-        """Return where the photograph lies."""
+        """Return the path of the image."""
         return self.images / f"{image_id}.jpg"
 
     def mask_path(self, image_id: str) -> Path:
-        """Return where the mask lies.
+        """Return the path of the mask.
 
         Raises:
             UserError: this side has no masks.
@@ -71,17 +72,17 @@ class ImageStore:
         return self.masks / f"{image_id}_mask.gif"
 
     def size(self, image_id: str) -> tuple[int, int]:
-        """Return the photograph's (height, width), from its header."""
-        with Image.open(self.image_path(image_id)) as picture:
-            return picture.height, picture.width
+        """Return the (height, width) of the image, from its header."""
+        with Image.open(self.image_path(image_id)) as opened:
+            return opened.height, opened.width
 
     def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
-        """Return the photograph, (H, W, 3) uint8 RGB.
+        """Return the image, (H, W, 3) uint8 RGB.
 
         Args:
-            image_id: which.
-            at_least: (height, width) that it is needed at: where that makes hardly a difference, it comes smaller by
-                2, 4 or 8, in less time. None: its own size.
+            image_id: id of the image.
+            at_least: required (height, width). If the result is nearly the same, the image is decoded at 1/2, 1/4 or
+                1/8 of its size, which takes less time. None: full size.
 
         Raises:
             UserError: the file is missing or cannot be decoded.
@@ -89,45 +90,46 @@ class ImageStore:
         path = self.image_path(image_id)
         content = _read(path)
         try:
-            # A photograph and its mask lie as they are stored, whatever a camera says of up and down.
+            # Image and mask are both used as stored: EXIF orientation is ignored.
             image = decoding.decode(content, at_least and self.size(image_id), at_least)
         except _UNREADABLE:
             image = None
         if image is None:
-            raise UserError(f"{path} cannot be decoded as an image. Fetch it again, or take it away.")
+            raise UserError(f"{path} cannot be decoded as an image. Fetch it again, or remove it.")
         return image
 
     def read_mask(self, image_id: str) -> np.ndarray:
-        """Return the mask, (H, W) uint8 of 0 and 1.
+        """Return the mask, (H, W) uint8 with values 0 and 1.
 
         Raises:
-            UserError: the file is missing, cannot be decoded, or has colors besides black and white.
+            UserError: the file is missing, cannot be decoded, or has colors other than black and white.
         """
         path = self.mask_path(image_id)
         try:
-            with Image.open(path) as picture:
-                if picture.mode == "P":  # as Kaggle's are: by way of the palette, in half of the time
-                    colors = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-                    pixels = np.asarray(picture)
+            with Image.open(path) as opened:
+                if (
+                    opened.mode == "P"
+                ):  # Kaggle's masks. Mapping the palette takes half the time of converting.
+                    colors = np.array(opened.getpalette("RGB"), np.uint8).reshape(-1, 3)
+                    pixels = np.asarray(opened)
                 else:
                     colors = np.arange(256, dtype=np.uint8)[:, None]
-                    pixels = np.asarray(picture.convert("L"))
+                    pixels = np.asarray(opened.convert("L"))
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing.") from error
         except _UNREADABLE as error:
             raise UserError(f"{path} cannot be decoded as a mask ({error}). Fetch it again.") from error
-        levels = np.full(256, 2, np.uint8)  # 2 for all colors but black and white
+        levels = np.full(256, 2, np.uint8)  # 2 for colors other than black and white
         levels[: len(colors)] = np.select([(colors == 0).all(1), (colors == 255).all(1)], [0, 1], 2)
         mask = cv2.LUT(pixels, levels)
         if mask.max(initial=0) > 1:
-            raise UserError(f"{path} is not a mask: it has colors besides black and white.")
+            raise UserError(f"{path} is not a mask: it has colors other than black and white.")
         return np.asarray(mask, np.uint8)
 
     def examine(self) -> Iterator[ImageRecord]:
-        """Yield a record for every image that is there or should be, in order, problems included.
+        """Yield a record for every image that exists or should exist, in order, with its problems.
 
-        ImageSource are not decoded (their header and end are looked at), masks are. The files are looked at
-        in threads, a window at a time, so that memory does not grow with their number.
+        Of images, only the header and the end of the file are read. Masks are decoded, in threads.
         """
         present = self.ids()
         wanted = list(self.expected) if self.expected is not None else present
@@ -137,7 +139,7 @@ class ImageStore:
             )
         known = set(wanted)
         image_ids = wanted + [image_id for image_id in present if image_id not in known]
-        # Threads decode masks. Reading a header takes less time than handing it to a thread.
+        # Reading a header takes less time than handing it to a thread.
         for record in examine_all(self._examine, image_ids, in_threads=self.masks is not None):
             if record.image not in known:
                 record.problems.append("not in sample_submission.csv")
@@ -152,7 +154,7 @@ class ImageStore:
         path = self.image_path(image_id)
         try:
             if path.exists() and not path.is_file():
-                raise OSError("opening a pipe would wait for ever")
+                raise OSError("not a regular file; opening a pipe would block")
             with path.open("rb") as file:
                 width, height = Image.open(file).size
                 file.seek(-2, 2)
@@ -173,9 +175,9 @@ class ImageStore:
                 if path.is_file():
                     digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
             except UserError:
-                missing = not self.mask_path(image_id).is_file()
+                exists = self.mask_path(image_id).is_file()
                 problems.append(
-                    "the mask is missing" if missing else "the mask cannot be read or is not black and white"
+                    "the mask cannot be read or is not black and white" if exists else "the mask is missing"
                 )
         return ImageRecord(image_id, car, view, width, height, area, problems, digest)
 

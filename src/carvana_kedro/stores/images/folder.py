@@ -1,4 +1,4 @@
-"""ImageSource and masks in folders of the user's own, in whatever formats and sizes they come."""
+"""The user's own images and masks in folders, in any common format and size."""
 
 import hashlib
 import logging
@@ -25,7 +25,7 @@ _SMALLEST_SIDE = 16
 
 
 class _Listing(NamedTuple):
-    """Files by the id of their image; more than one file an id is a problem."""
+    """Files by image id. More than one file per id is a problem."""
 
     images: dict[str, list[Path]]
     masks: dict[str, list[Path]]
@@ -33,23 +33,24 @@ class _Listing(NamedTuple):
 
 @dataclass(frozen=True)
 class FolderStore:
-    """A folder of photographs and, for training, one of masks.
+    """A folder of images and, for training, a folder of masks.
 
-    Opens nothing at construction and can be pickled, so that worker processes can hold it. The folders are listed
-    once, when first needed. Pictures are given upright, whichever way the camera was held.
+    Construction opens no file. Instances can be pickled and sent to worker processes. The folders are listed once, when
+    first needed. Images are returned upright, as their EXIF orientation says.
 
     Attributes:
-        images: folder of jpg, png, webp or tiff, of any sizes. An image's id is the file's name without its ending.
-        masks: folder of png, gif, tiff, bmp, webp or jpg, or None where there are none. May be the same as `images`
-            if there is a suffix.
-        mask_suffix: what stands between the image's id and the ending of the mask's name. Files that are named so are
-            never taken for photographs.
-        group: regular expression that finds, at the start of an id, what the photograph shows: images of one group
-            stay on one side of the split. None: every image is its own group.
-        expected: always None: there is no list of images that must be there.
+        images: folder of jpg, png, webp or tiff files of any size. The id of an image is the file name without its
+            extension.
+        masks: folder of png, gif, tiff, bmp, webp or jpg files, or None. It may be the folder of images if there is a
+            suffix.
+        mask_suffix: text between the image id and the extension in the name of a mask. Files with this suffix are never
+            used as images.
+        group: regular expression that matches the group at the start of an id. Images of one group stay on one side of
+            the split. None: each image is its own group.
+        expected: always None: there is no list of images that must exist.
 
     Raises:
-        UserError: `group` is no regular expression.
+        UserError: `group` is not a regular expression.
     """
 
     one_size: ClassVar[bool] = False
@@ -61,40 +62,42 @@ class FolderStore:
     expected: tuple[str, ...] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        """Find mistakes that need no file."""
+        """Check the regular expression."""
         try:
             re.compile(self.group or "")
         except (re.error, OverflowError, RecursionError) as error:
-            raise UserError(f"folder.group = {self.group!r} is no regular expression: {error}.") from error
+            raise UserError(f"folder.group = {self.group!r} is not a regular expression: {error}.") from error
 
     def ids(self) -> list[str]:
-        """Return the ids of the images that are there, sorted, without those that two files claim.
+        """Return the ids of the existing images, sorted, without ids that several files have.
 
         Raises:
-            UserError: a folder is missing or has nothing of use.
+            UserError: a folder is missing, or holds no images or masks.
         """
         return sorted(image_id for image_id, paths in self._listing.images.items() if len(paths) == 1)
 
     def fingerprint(self) -> str:
-        """Return a short hash of the names and sizes of all images and masks: another source has another one."""
+        """Return a short hash of the names and sizes of all images and masks. It identifies the source."""
         images, masks = self._listing
         files = [path for paths in (*images.values(), *masks.values()) for path in paths]
-        listing = sorted((file.name, _bytes_in(file)) for file in files)
+        listing = sorted((file.name, _file_size(file)) for file in files)
         return hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
 
     def image_path(self, image_id: str) -> Path:
-        """Return where the photograph lies.
+        """Return the path of the image.
 
         Raises:
             UserError: there is none, or more than one.
         """
         paths = self._listing.images.get(image_id, [])
         if len(paths) != 1:
-            raise UserError(f"{_claimed(paths)} in {self.images}: there must be one photograph {image_id}.")
+            raise UserError(
+                f"{self.images} should hold one image {image_id}, but holds {_format_names(paths)}."
+            )
         return paths[0]
 
     def mask_path(self, image_id: str) -> Path:
-        """Return where the mask lies.
+        """Return the path of the mask.
 
         Raises:
             UserError: there is none, or more than one.
@@ -103,60 +106,61 @@ class FolderStore:
             raise UserError(f"The images in {self.images} have no masks.")
         paths = self._listing.masks.get(image_id, [])
         if len(paths) != 1:
-            raise UserError(f"{_claimed(paths)} in {self.masks}: there must be one mask of {image_id}.")
+            raise UserError(
+                f"{self.masks} should hold one mask of {image_id}, but holds {_format_names(paths)}."
+            )
         return paths[0]
 
     def size(self, image_id: str) -> tuple[int, int]:
-        """Return the upright photograph's (height, width).
+        """Return the (height, width) of the upright image.
 
         Raises:
-            UserError: the file is missing, cannot be read or is larger than is decoded.
+            UserError: the file is missing, cannot be read or is too large.
         """
         path = self.image_path(image_id)
-        with _for_people(path):
+        with _as_user_error(path):
             return decoding.read_header(path).upright
 
     def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
-        """Return the upright photograph, (H, W, 3) uint8 RGB. Alpha is left out.
+        """Return the upright image, (H, W, 3) uint8 RGB, without alpha.
 
         Args:
-            image_id: which.
-            at_least: (height, width) that it is needed at: where that makes hardly a difference, a jpg comes smaller
-                by 2, 4 or 8, in less time. None: its own size.
+            image_id: id of the image.
+            at_least: required (height, width). If the result is nearly the same, a jpg is decoded at 1/2, 1/4 or 1/8 of
+                its size, which takes less time. None: full size.
 
         Raises:
-            UserError: the file is missing, cannot be decoded or is larger than is decoded.
+            UserError: the file is missing, cannot be decoded or is too large.
         """
         path = self.image_path(image_id)
-        with _for_people(path):
+        with _as_user_error(path):
             return decoding.read_rgb(path, at_least)
 
     def read_mask(self, image_id: str) -> np.ndarray:
-        """Return the upright mask, (H, W) uint8 of 0 and 1.
+        """Return the upright mask, (H, W) uint8 with values 0 and 1.
 
         Raises:
             UserError: the file is missing, cannot be decoded, or is not black and white.
         """
         path = self.mask_path(image_id)
-        with _for_people(path):
+        with _as_user_error(path):
             return decoding.read_mask(path)
 
     def examine(self) -> Iterator[ImageRecord]:
-        """Yield a record for every image and every mask without one, in order, problems included.
+        """Yield a record for every image and every mask without an image, in order, with its problems.
 
-        All files are decoded, jpg at an eighth of their size. They are looked at in threads, a window at a time,
-        so that memory does not grow with their number. Two files of the same bytes are a problem where there are
-        masks, as they could fall on both sides of a split.
+        All files are decoded in threads, jpg files at 1/8 of their size. If there are masks, two images with the same
+        bytes are a problem: they could be on different sides of the split.
 
         Raises:
-            UserError: a folder is missing or has nothing of use.
+            UserError: a folder is missing, or holds no images or masks.
         """
         images, masks = self._listing
         if self.masks is not None and self.group is None:
             logger.warning(
-                "Every image is taken for another object: if there are several views of one, they may fall on both "
-                "sides of the split, and the scores are too good. If names tell what belongs together, say so: "
-                "--params folder.group='(.+)_[0-9]+' takes car_1 and car_2 for views of the same car."
+                "Each image is treated as a different object. If several images show the same object, they may be on "
+                "both sides of the split, and the scores will be too high. If the names show which images belong "
+                "together, set folder.group: --params folder.group='(.+)_[0-9]+' puts car_1 and car_2 into one group."
             )
         yield from examine_all(self._examine, sorted({*images, *masks}), in_threads=True)
 
@@ -175,7 +179,7 @@ class FolderStore:
         return ImageRecord(image_id, group or image_id, 0, width, height, area, problems, digest)
 
     def _group_of(self, image_id: str) -> str:
-        """Return the group of an image, empty if its name does not tell."""
+        """Return the group of an image, or "" if its name does not match."""
         if self.group is None:
             return image_id
         match = re.match(self.group, image_id)
@@ -186,70 +190,65 @@ class FolderStore:
     @cached_property
     def _listing(self) -> _Listing:
         found = _Listing({}, {})
-        files = _files_in(self.images, "folder.images")
+        files = _list_files(self.images, "folder.images")
         shared = self.masks is not None and self.masks.is_dir() and self.images.samefile(self.masks)
         if shared and not self.mask_suffix:
             raise UserError(
-                f"The photographs and the masks both lie in {self.images}. Say what the names of masks end in: "
-                "--params folder.mask_suffix=_mask, or keep them in another folder: folder.masks."
+                f"Images and masks are both in {self.images}. Set the suffix of mask names, "
+                "--params folder.mask_suffix=_mask, or move the masks to another folder: folder.masks."
             )
-        among: dict[str, list[Path]] = {}
-        others = _sort_into(among, files, _MASK_TYPES, self.mask_suffix) if self.mask_suffix else files
-        others = _sort_into(found.images, others, _IMAGE_TYPES)
-        _report("%s: %d files are no jpg, png, webp or tiff and are ignored: %s", self.images, others)
+        with_suffix: dict[str, list[Path]] = {}
+        others = _collect(with_suffix, files, _MASK_TYPES, self.mask_suffix) if self.mask_suffix else files
+        others = _collect(found.images, others, _IMAGE_TYPES)
+        _warn("%s: %d files are not jpg, png, webp or tiff and are ignored: %s", self.images, others)
         if shared:
-            found.masks.update(among)
+            found.masks.update(with_suffix)
         else:
-            named_so = [path for paths in among.values() for path in paths]
-            _report("%s: %d files are named like masks and not taken for images: %s", self.images, named_so)
+            masks = [path for paths in with_suffix.values() for path in paths]
+            _warn("%s: %d files have names of masks and are not used as images: %s", self.images, masks)
         if self.masks is not None and not shared:
             self._list_masks(self.masks, found.masks)
         if not found.images:
             raise UserError(
-                f"There is no jpg, png, webp or tiff in {self.images}. "
-                "Set folder.images to the folder in which your photographs lie."
+                f"{self.images} holds no jpg, png, webp or tiff. Set folder.images to the folder of your images."
             )
         if self.masks is not None and not found.masks:
             ending = f" with a name that ends in {self.mask_suffix!r}" if self.mask_suffix else ""
-            raise UserError(
-                f"There is no mask{ending} in {self.masks}. Look at folder.masks and folder.mask_suffix."
-            )
+            raise UserError(f"{self.masks} holds no mask{ending}. Check folder.masks and folder.mask_suffix.")
         return found
 
     def _list_masks(self, folder: Path, masks: dict[str, list[Path]]) -> None:
-        others = _sort_into(masks, _files_in(folder, "folder.masks"), _MASK_TYPES, self.mask_suffix)
-        unmatched = [path for path in others if path.suffix.lower() in _MASK_TYPES]
+        others = _collect(masks, _list_files(folder, "folder.masks"), _MASK_TYPES, self.mask_suffix)
+        without_suffix = [path for path in others if path.suffix.lower() in _MASK_TYPES]
         ending = repr(self.mask_suffix).replace("%", "%%")
-        _report(
-            f"%s: the names of %d masks do not end in {ending}, they are not matched: %s", folder, unmatched
-        )
-        strangers = [path for path in others if path.suffix.lower() not in _MASK_TYPES]
-        _report("%s: %d files are no images and are ignored: %s", folder, strangers)
+        _warn(f"%s: the names of %d masks do not end in {ending} and are ignored: %s", folder, without_suffix)
+        not_images = [path for path in others if path.suffix.lower() not in _MASK_TYPES]
+        _warn("%s: %d files are not images and are ignored: %s", folder, not_images)
 
 
-def _files_in(folder: Path, parameter: str) -> list[Path]:
-    """Return what lies directly in a folder, sorted. Hidden files are left out, subfolders after a warning."""
+def _list_files(folder: Path, parameter: str) -> list[Path]:
+    """Return the files of a folder, sorted, without hidden files. Warn about subfolders and leave them out."""
     try:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        # A folder that is called x.jpg is somebody's mistake: it stays, and is found to be no file.
+        # A folder with a name like x.jpg is a mistake. It stays in the list, and is reported as a problem.
         subfolders = [path for path in paths if path.suffix.lower() not in _MASK_TYPES and path.is_dir()]
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be opened as a folder ({error.strerror}). Set {parameter} to one of yours."
+            f"{folder} cannot be opened as a folder ({error.strerror}). Set {parameter} to an existing folder."
         ) from error
-    _report("%s: %d subfolders are not looked into: %s", folder, subfolders)
+    _warn("%s: %d subfolders are ignored: %s", folder, subfolders)
     skipped = set(subfolders)
     return [path for path in paths if path not in skipped]
 
 
-def _sort_into(
+def _collect(
     found: dict[str, list[Path]], paths: Sequence[Path], types: frozenset[str], suffix: str = ""
 ) -> list[Path]:
-    """Note the files of the given types whose stem ends in the suffix under their ids, and return the others."""
+    """Add the files with these types and this suffix to `found`, by image id. Return the other files."""
     others = []
-    suffix = _plain(suffix)
+    suffix = _normalize(suffix)
     for path in paths:
-        stem = _plain(path.stem)
+        stem = _normalize(path.stem)
         if path.suffix.lower() in types and stem.endswith(suffix) and stem != suffix:
             found.setdefault(stem.removesuffix(suffix), []).append(path)
         else:
@@ -257,31 +256,32 @@ def _sort_into(
     return others
 
 
-def _plain(name: str) -> str:
-    """Return a name that can be compared and written: a Mac stores ü as two characters, others as one."""
+def _normalize(name: str) -> str:
+    """Return a name that can be compared and printed. macOS stores ü as two characters, other systems as one."""
     return unicodedata.normalize("NFC", name.encode(errors="surrogateescape").decode(errors="replace"))
 
 
-def _report(message: str, folder: Path, paths: Sequence[Path], count: int = 5) -> None:
+def _warn(message: str, folder: Path, paths: Sequence[Path], count: int = 5) -> None:
+    """Log the number of paths and the first names, if there are any."""
     if paths:
         rest = ["..."] if len(paths) > count else []
-        names = [_plain(path.name) for path in paths[:count]]
+        names = [_normalize(path.name) for path in paths[:count]]
         logger.warning(message, folder, len(paths), ", ".join([*names, *rest]))
 
 
-def _claimed(paths: Sequence[Path]) -> str:
-    """Say which files there are.
+def _format_names(paths: Sequence[Path]) -> str:
+    """Join the names of files.
 
-    >>> _claimed([Path("car.jpg"), Path("car.png")])
+    >>> _format_names([Path("car.jpg"), Path("car.png")])
     'car.jpg and car.png'
     """
-    return " and ".join(_plain(path.name) for path in paths) or "Nothing"
+    return " and ".join(_normalize(path.name) for path in paths) or "none"
 
 
-def _bytes_in(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # a link to nothing
+    except OSError:  # a broken link
         return -1
 
 
@@ -289,60 +289,64 @@ def _digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, hashlib.blake2b).hexdigest()
-    except OSError:  # it was there a moment ago
+    except OSError:  # removed since it was listed
         return ""
 
 
 def _examine_image(paths: Sequence[Path], problems: list[str]) -> decoding.Header | None:
-    """Return what the header says, None if it cannot be read, and add what is wrong to the problems."""
-    path = _only(paths, "image", problems)
+    """Return the header, or None if it cannot be read. Append to `problems` what is wrong."""
+    path = _single(paths, "image", problems)
     if path is None:
         return None
     header = None
     try:
         header = decoding.read_header(path)
         decoding.check_pixels(path)
-    except decoding.UnfitError as error:
-        problems.append(f"{_plain(path.name)} {error}")
+    except decoding.UnusableImageError as error:
+        problems.append(f"{_normalize(path.name)} {error}")
         return header
     if min(header.upright) < _SMALLEST_SIDE:
         height, width = header.upright
-        problems.append(f"{_plain(path.name)} is {width}x{height} pixels: at least {_SMALLEST_SIDE} a side")
+        problems.append(
+            f"{_normalize(path.name)} is {width}x{height} pixels: at least {_SMALLEST_SIDE} per side"
+        )
     return header
 
 
 def _examine_mask(paths: Sequence[Path], image: decoding.Header | None, problems: list[str]) -> float:
-    """Return the mask's share of the pixels, NaN if it cannot be read, and add what is wrong to the problems."""
-    path = _only(paths, "mask", problems)
+    """Return the mask's fraction of the pixels, or NaN if it cannot be read. Append to `problems` what is wrong."""
+    path = _single(paths, "mask", problems)
     if path is None:
         return float("nan")
     try:
         mask = decoding.read_mask(path)
-    except decoding.UnfitError as error:
-        problems.append(f"{_plain(path.name)} {error}")
+    except decoding.UnusableImageError as error:
+        problems.append(f"{_normalize(path.name)} {error}")
         return float("nan")
     if image and mask.shape != image.upright:
         size, upright = (f"{width}x{height}" for height, width in (mask.shape, image.upright))
         problems.append(
-            f"the mask is {size}, like the image as it is stored, but upright the image is {upright}: "
-            "turn the mask as the camera says"
+            f"the mask is {size} like the stored image, but the upright image is {upright}: "
+            "rotate the mask as the EXIF orientation of the image says"
             if mask.shape == image.stored
             else f"the mask is {size}, the image {upright}"
         )
     return float(mask.mean())
 
 
-def _only(paths: Sequence[Path], what: str, problems: list[str]) -> Path | None:
+def _single(paths: Sequence[Path], what: str, problems: list[str]) -> Path | None:
+    """Return the only path, or None. Append to `problems` if there are none or several."""
     if len(paths) == 1:
         return paths[0]
-    problems.append(f"ambiguous: {_claimed(paths)}" if paths else f"the {what} is missing")
+    problems.append(f"ambiguous: {_format_names(paths)}" if paths else f"the {what} is missing")
     return None
 
 
 @contextmanager
-def _for_people(path: Path) -> Iterator[None]:
+def _as_user_error(path: Path) -> Iterator[None]:
+    """Turn an `UnusableImageError` of the block into a `UserError` that names the file."""
     try:
         yield
-    except decoding.UnfitError as error:
-        name = path.parent / _plain(path.name)
-        raise UserError(f"{name} {error}. Replace it, or take it away.") from error
+    except decoding.UnusableImageError as error:
+        name = path.parent / _normalize(path.name)
+        raise UserError(f"{name} {error}. Replace or remove it.") from error

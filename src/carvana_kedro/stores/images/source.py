@@ -1,4 +1,4 @@
-"""What every store of images offers, and what an index says of one image."""
+"""The interface of image sources, and the record of one image."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +13,17 @@ _WINDOW = 1024
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What an index says of one image.
+    """The facts about one image.
 
-    `mask_area` is the mask's share of the picture's pixels, NaN where there is no readable mask; `problems`
-    is empty for an image that can be used.
+    Attributes:
+        image: id of the image.
+        car: group of the image. Images of one group stay on one side of the split.
+        view: number of the view, 0 if it is unknown.
+        width: in pixels, 0 if the image cannot be read.
+        height: in pixels, 0 if the image cannot be read.
+        mask_area: the mask's fraction of the image's pixels. NaN without a readable mask.
+        problems: what is wrong with the image or its mask. Empty if it can be used.
+        digest: hash of the image's bytes. Empty where duplicates do not matter.
     """
 
     image: str
@@ -53,10 +60,10 @@ def examine_all(
 
 
 class ImageSource(Protocol):
-    """What every source gives: photographs by id, and their masks where it has them."""
+    """Images by id, and their masks if there are any."""
 
     one_size: ClassVar[bool]
-    """Whether images that have masks are all of one size."""
+    """Whether all images with masks have the same size."""
 
     @property
     def images(self) -> Path:
@@ -64,25 +71,26 @@ class ImageSource(Protocol):
 
     @property
     def masks(self) -> Path | None:
-        """The folder of masks."""
+        """The folder of masks, or None."""
 
     def ids(self) -> list[str]:
-        """Return the ids of the images that are there, sorted."""
+        """Return the ids of the existing images, sorted."""
 
     def fingerprint(self) -> str:
         """Return a short hash of the names and sizes of all images and masks."""
 
     def size(self, image_id: str) -> tuple[int, int]:
-        """Return the photograph's own (height, width), without decoding it."""
+        """Return the (height, width) of the image, without decoding it."""
 
     def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
-        """Return the photograph, (H, W, 3) uint8 RGB.
+        """Return the image, (H, W, 3) uint8 RGB.
 
-        With `at_least`, the (height, width) that it is needed at, it may come smaller, in less time.
+        With `at_least`, a (height, width), the image may be decoded at a reduced size, which takes less time. It is
+        at least this size, unless the image itself is smaller.
         """
 
     def read_mask(self, image_id: str) -> np.ndarray:
-        """Return the mask, (H, W) uint8 of 0 and 1."""
+        """Return the mask, (H, W) uint8 with values 0 and 1."""
 
     def examine(self) -> Iterator[ImageRecord]:
-        """Yield a record for every image that is there or should be, problems included."""
+        """Yield a record for every image that exists or should exist, with its problems."""

@@ -1,1 +1,1 @@
-"""Kaggle: credentials, downloads, submissions."""
+"""Access to Kaggle: credentials, downloads, submissions."""

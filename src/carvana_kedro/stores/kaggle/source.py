@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.archives import DamagedArchive, check_table, find_unpacked, read_rows, unpack
+from carvana_kedro.stores.archives import DamagedArchiveError, check_table, find_unpacked, read_rows, unpack
 from carvana_kedro.stores.competition import Content, Side
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.kaggle.competition import KaggleCompetition
@@ -116,7 +116,7 @@ class KaggleSource:
             self.competition.fetch(archive.name, archive)
             try:
                 return use()
-            except DamagedArchive as error:
+            except DamagedArchiveError as error:
                 if not fetched_digest(archive):
                     raise UserError(f"{error} If you remove it, it is fetched from Kaggle.") from error
                 delete_fetched(archive)
