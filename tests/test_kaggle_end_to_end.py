@@ -71,14 +71,14 @@ def test_from_nothing_to_a_score(kedro: Kedro, kaggle: StandInKaggle, tmp_path: 
 def _no_account(kaggle: StandInKaggle, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.delenv("KAGGLE_KEY")
     monkeypatch.delenv("KAGGLE_USERNAME")
-    return "There are no credentials for Kaggle"
+    return "No Kaggle credentials were found"
 
 
 def _old_login(kaggle: StandInKaggle, monkeypatch: pytest.MonkeyPatch) -> str:
     _no_account(kaggle, monkeypatch)
     monkeypatch.setenv("KAGGLE_USER", "me")
     monkeypatch.setenv("KAGGLE_PASSWD", "s3cret")
-    return "Kaggle's login by password is gone: tokens replace it"
+    return "Kaggle accepts only tokens, no passwords"
 
 
 def _wrong_key(kaggle: StandInKaggle, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -13,29 +13,29 @@ from carvana_kedro.studio import StudioSettings, sample_folder
 TINY = asdict(StudioSettings(training_cars=1, test_cars=1, views=2, width=96, height=64))
 
 
-def test_archives_give_both_sides(archives: Path, tmp_path: Path) -> None:
+def test_archives_are_opened_for_both_sides(archives: Path, tmp_path: Path) -> None:
     training = ArchivesDataset(str(tmp_path), "training", str(archives)).load()
     assert len(training.ids()) == 16
     assert training.masks is not None
-    # Nothing of the test side is unpacked before it is asked for.
+    # The training side does not unpack the test images.
     assert not list(tmp_path.glob("test-*"))
     test = ArchivesDataset(str(tmp_path), "test", str(archives)).load()
     assert test.masks is None
     assert sorted(test.expected or ()) == test.ids()
 
 
-def test_a_test_set_without_a_sample_submission_is_taken_as_it_is(broken: Path, tmp_path: Path) -> None:
+def test_a_test_set_without_a_sample_submission_is_used(broken: Path, tmp_path: Path) -> None:
     (broken / "sample_submission.csv.zip").unlink()
     store = ArchivesDataset(str(tmp_path), "test", str(broken)).load()
     assert store.expected is None
     assert len(list(store.examine())) == 4
 
 
-def test_missing_archives_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError) as told:
+def test_missing_archives_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError) as raised:
         ArchivesDataset(str(tmp_path), "training", str(tmp_path / "nowhere")).load()
-    assert isinstance(told.value.__cause__, UserError)
-    assert "nowhere does not exist" in str(told.value.__cause__)
+    assert isinstance(raised.value.__cause__, UserError)
+    assert "nowhere does not exist" in str(raised.value.__cause__)
     with pytest.raises(DatasetError, match="--params source=archives,archives=PATH"):
         ArchivesDataset(str(tmp_path), "training").load()
 
@@ -50,7 +50,7 @@ def test_the_sample_is_rendered_once(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*.zip")} == before
 
 
-def test_an_unfinished_rendering_is_done_again(tmp_path: Path) -> None:
+def test_an_incomplete_sample_is_rendered_again(tmp_path: Path) -> None:
     dataset = SampleDataset(str(tmp_path), "training", TINY)
     dataset.load()
     folder = sample_folder(tmp_path, StudioSettings(**TINY))
@@ -60,17 +60,19 @@ def test_an_unfinished_rendering_is_done_again(tmp_path: Path) -> None:
     assert len(dataset.load().ids()) == 2
 
 
-def test_other_settings_get_a_folder_of_their_own(tmp_path: Path) -> None:
+def test_other_settings_have_another_folder(tmp_path: Path) -> None:
     assert sample_folder(tmp_path, StudioSettings()) != sample_folder(tmp_path, StudioSettings(seed=1))
 
 
-def test_the_solution_is_read_where_there_is_one(archives: Path, tmp_path: Path) -> None:
+def test_the_solution_is_read_if_it_exists(archives: Path, tmp_path: Path) -> None:
     assert len(ArchivesDataset(str(tmp_path), "solution", str(archives)).load()) == 4
     assert len(SampleDataset(str(tmp_path), "solution", TINY).load()) == 2
     assert ArchivesDataset(str(tmp_path), "solution", str(tmp_path)).load() == []
 
 
-def test_the_sample_submission_gives_its_ids(archives: Path, test_images: ImageStore, tmp_path: Path) -> None:
+def test_the_sample_submission_is_loaded_as_ids(
+    archives: Path, test_images: ImageStore, tmp_path: Path
+) -> None:
     ids = ArchivesDataset(str(tmp_path), "sample_submission", str(archives)).load()
     assert ids == list(test_images.expected or ())
     assert ArchivesDataset(str(tmp_path), "sample_submission", str(tmp_path)).load() == []

@@ -1,4 +1,4 @@
-"""Entries that are files: what is saved is what is loaded, and what Kedro-Viz shows."""
+"""Datasets of files: saving, loading and previews for Kedro-Viz."""
 
 import base64
 import io
@@ -50,7 +50,7 @@ def test_ids_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["index.csv"]
 
 
-def test_a_dry_run_does_not_take_the_place_of_an_uploads_receipt(tmp_path: Path) -> None:
+def test_a_dry_run_does_not_overwrite_the_receipt_of_an_upload(tmp_path: Path) -> None:
     dataset = ReceiptDataset(filepath=str(tmp_path / "receipt.json"))
     dry, done, again = (
         {"uploaded": False},
@@ -62,13 +62,13 @@ def test_a_dry_run_does_not_take_the_place_of_an_uploads_receipt(tmp_path: Path)
         assert dataset.load() == kept
 
 
-def test_a_model_is_shown_without_its_weights(tmp_path: Path) -> None:
+def test_the_preview_of_a_model_omits_the_weights(tmp_path: Path) -> None:
     dataset = ModelDataset(str(tmp_path / "model.pt"))
     assert not dataset.exists()
-    with pytest.raises(DatasetError) as told:
+    with pytest.raises(DatasetError) as raised:
         dataset.load()
-    assert isinstance(told.value.__cause__, UserError)
-    assert "kedro run --pipelines model_training" in str(told.value.__cause__)
+    assert isinstance(raised.value.__cause__, UserError)
+    assert "kedro run --pipelines model_training" in str(raised.value.__cause__)
     facts = {
         "architecture": "unet_small",
         "width_multiplier": 1.0,
@@ -85,7 +85,7 @@ def test_a_model_is_shown_without_its_weights(tmp_path: Path) -> None:
     assert json.loads(dataset.preview()) == facts
 
 
-def test_a_record_is_saved_whole(tmp_path: Path) -> None:
+def test_a_record_is_saved_atomically(tmp_path: Path) -> None:
     dataset = RecordDataset(filepath=str(tmp_path / "record.json"))
     dataset.save({"dice": 0.5})
     with pytest.raises(DatasetError):
@@ -95,16 +95,16 @@ def test_a_record_is_saved_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
 
-def test_a_picture_is_a_png(tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8)
-    dataset = ImageDataset(str(tmp_path / "picture.png"))
-    dataset.save(picture)
-    assert np.array_equal(dataset.load(), picture)
+def test_an_image_is_saved_as_png(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8)
+    dataset = ImageDataset(str(tmp_path / "image.png"))
+    dataset.save(image)
+    assert np.array_equal(dataset.load(), image)
     shown = Image.open(io.BytesIO(base64.b64decode(dataset.preview())))
-    assert np.array_equal(np.asarray(shown), picture)
+    assert np.array_equal(np.asarray(shown), image)
 
 
-def test_a_submission_drains_an_iterator(tmp_path: Path) -> None:
+def test_a_submission_is_saved_from_an_iterator(tmp_path: Path) -> None:
     dataset = SubmissionDataset(str(tmp_path / "submit.csv.gz"))
     rows = [("a_01", "1 2"), ("a_02", " ".join(["5 1"] * 100))]
     dataset.save(iter(rows))
@@ -122,7 +122,7 @@ def test_a_submission_drains_an_iterator(tmp_path: Path) -> None:
         (FolderDataset, Path),
     ],
 )
-def test_a_handle_loads_a_store_and_saves_nothing(tmp_path: Path, dataset_type: type, loaded: type) -> None:
+def test_a_handle_loads_a_store_and_cannot_be_saved(tmp_path: Path, dataset_type: type, loaded: type) -> None:
     dataset = dataset_type(str(tmp_path / "new"))
     assert dataset.exists()
     assert isinstance(dataset.load(), loaded)
@@ -131,7 +131,7 @@ def test_a_handle_loads_a_store_and_saves_nothing(tmp_path: Path, dataset_type: 
         dataset.save("anything")
 
 
-def test_a_checkpoint_takes_the_models_place_until_there_is_a_new_one(
+def test_a_checkpoint_replaces_the_model_until_one_is_saved(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def member(name: str) -> dict[str, Any]:

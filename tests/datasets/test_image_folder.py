@@ -8,7 +8,7 @@ from PIL import Image
 from carvana_kedro.datasets import ImageFolderDataset
 
 
-def _photographs(folder: Path, names: list[str]) -> Path:
+def _images(folder: Path, names: list[str]) -> Path:
     folder.mkdir(exist_ok=True)
     for name in names:
         pixels = np.random.default_rng(len(name)).integers(0, 255, (40, 60, 3), np.uint8)
@@ -27,7 +27,7 @@ def _masks(folder: Path, names: list[str]) -> Path:
 
 def test_training_pairs_images_with_masks(tmp_path: Path) -> None:
     images, masks = (
-        _photographs(tmp_path / "i", ["a_1.png", "a_2.jpg"]),
+        _images(tmp_path / "i", ["a_1.png", "a_2.jpg"]),
         _masks(tmp_path / "m", ["a_1.png", "a_2.png"]),
     )
     store = ImageFolderDataset("training", str(images), str(masks), group="(.+)_[0-9]+").load()
@@ -39,26 +39,26 @@ def test_training_pairs_images_with_masks(tmp_path: Path) -> None:
     assert store.read_mask("a_1").mean() == 0.25
 
 
-def test_photographs_and_masks_may_share_a_folder(tmp_path: Path) -> None:
-    folder = _masks(_photographs(tmp_path / "i", ["a.png", "bb.png"]), ["a_mask.png", "bb_mask.png"])
+def test_images_and_masks_can_share_a_folder(tmp_path: Path) -> None:
+    folder = _masks(_images(tmp_path / "i", ["a.png", "bb.png"]), ["a_mask.png", "bb_mask.png"])
     options = {"images": str(folder), "masks": str(folder), "mask_suffix": "_mask"}
     for side in ("training", "test"):
         assert ImageFolderDataset(side, **options).load().ids() == ["a", "bb"]  # type: ignore[arg-type]
 
 
-def test_the_photographs_to_predict_may_be_others(tmp_path: Path) -> None:
-    images, test = _photographs(tmp_path / "i", ["a.png"]), _photographs(tmp_path / "t", ["b.png"])
+def test_the_test_images_can_be_in_another_folder(tmp_path: Path) -> None:
+    images, test = _images(tmp_path / "i", ["a.png"]), _images(tmp_path / "t", ["b.png"])
     assert ImageFolderDataset("test", str(images)).load().ids() == ["a"]
     assert ImageFolderDataset("test", str(images), test=str(test), group="x").load().ids() == ["b"]
     assert ImageFolderDataset("test", test=str(test)).load().masks is None
 
 
 @pytest.mark.parametrize("side", ["solution", "sample_submission"])
-def test_there_is_no_competition_around_them(side: str) -> None:
+def test_sample_submission_and_solution_are_empty(side: str) -> None:
     assert ImageFolderDataset(side).load() == []  # type: ignore[arg-type]
 
 
-def test_what_is_not_said_is_asked_for(tmp_path: Path) -> None:
+def test_missing_parameters_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"source=folder,folder\.images=PATH"):
         ImageFolderDataset("training").load()
     with pytest.raises(DatasetError, match=r"needs masks: --params folder\.masks=PATH"):

@@ -1,4 +1,4 @@
-"""What a catalog entry is: thin adapters between Kedro's catalog and the stores."""
+"""Kedro datasets: thin adapters between the catalog and the stores."""
 
 from .competition import ArchivesDataset, SampleDataset
 from .handles import (

@@ -1,6 +1,6 @@
-"""Handles: entries that give a node a store to work with, for what it reads and writes piece by piece.
+"""Handles: datasets that load a store object. The node reads and writes through this object, piece by piece.
 
-A node may not have one dataset as input and output; a handle is an input only.
+In Kedro, a dataset cannot be both input and output of a node. A handle is an input.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ Store = TypeVar("Store")
 
 
 class HandleDataset(AbstractDataset[None, Store], Generic[Store]):
-    """A store below `path`; subclasses say which."""
+    """Base class of datasets that load a store below `path`."""
 
     _SINGLE_PROCESS = True
 
@@ -28,19 +28,21 @@ class HandleDataset(AbstractDataset[None, Store], Generic[Store]):
         self.metadata = metadata
 
     def save(self, data: None) -> None:
-        """Refuse."""
-        raise DatasetError(f"{type(self).__name__} is a handle: nodes write through what it loads.")
+        """Raise an error: nodes write through the loaded store."""
+        raise DatasetError(
+            f"{type(self).__name__} is a handle and cannot be saved. Write through the object that it loads."
+        )
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._path)}
 
     def _exists(self) -> bool:
-        # The store makes its folders itself.
+        # The store creates its folders.
         return True
 
 
 class CheckpointsDataset(HandleDataset["CheckpointStore"]):
-    """The checkpoints of a recipe's runs."""
+    """The checkpoints of all runs of a recipe."""
 
     def load(self) -> "CheckpointStore":
         """Return the store."""
@@ -58,7 +60,7 @@ class PredictionShardsDataset(HandleDataset[PredictionShards]):
 
 
 class PredictedImagesDataset(HandleDataset[PredictedImages]):
-    """Masks, cut-outs and overlays as pictures."""
+    """Masks, cut-outs and overlays as image files."""
 
     def load(self) -> PredictedImages:
         """Return the store."""
@@ -74,7 +76,7 @@ class PixelCacheDataset(HandleDataset[PixelCache]):
 
 
 class FolderDataset(HandleDataset[Path]):
-    """A folder that a library writes into by itself, as TensorBoard does."""
+    """A folder that a library such as TensorBoard writes into."""
 
     def load(self) -> Path:
         """Return the folder's path."""

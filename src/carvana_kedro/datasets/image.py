@@ -1,4 +1,4 @@
-"""Pictures that people look at."""
+"""Images for reports."""
 
 import base64
 from pathlib import Path
@@ -13,11 +13,11 @@ from carvana_kedro.stores.atomic import atomic_path
 
 
 class ImageDataset(AbstractDataset[np.ndarray, np.ndarray]):
-    """An RGB picture, (H, W, 3) uint8, in a png file that Kedro-Viz shows.
+    """An RGB image, (H, W, 3) uint8, in a png file. Kedro-Viz previews it.
 
     Args:
-        filepath: the file.
-        metadata: Kedro-Viz's.
+        filepath: path of the file.
+        metadata: for Kedro-Viz.
     """
 
     def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
@@ -25,17 +25,17 @@ class ImageDataset(AbstractDataset[np.ndarray, np.ndarray]):
         self.metadata = metadata
 
     def load(self) -> np.ndarray:
-        """Return the picture."""
-        with Image.open(self._filepath) as picture:
-            return np.asarray(picture.convert("RGB"))
+        """Return the image."""
+        with Image.open(self._filepath) as opened:
+            return np.asarray(opened.convert("RGB"))
 
     def save(self, data: np.ndarray) -> None:
-        """Write the picture, whole or not at all."""
+        """Write the image atomically."""
         with atomic_path(self._filepath) as part:
             Image.fromarray(data).save(part, "png")
 
     def preview(self) -> ImagePreview:
-        """Return the file, base64."""
+        """Return the file in base64."""
         return ImagePreview(base64.b64encode(self._filepath.read_bytes()).decode())
 
     def _describe(self) -> dict[str, Any]:

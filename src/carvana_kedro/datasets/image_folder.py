@@ -1,4 +1,4 @@
-"""Anybody's own photographs: a folder of them, and for training a folder of masks."""
+"""The user's own images: a folder of images, and a folder of masks for training."""
 
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,19 @@ from carvana_kedro.stores.images.folder import FolderStore
 
 
 class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
-    """A folder of photographs of any size.
+    """A folder of images of any size.
 
-    The training side pairs them with the masks; the test side takes those in `test`, or the same ones where that is
-    not given. There is neither a sample submission nor a solution.
+    The training side has images with masks. The test side has the images in `test`, or the same images if `test` is not
+    set. The sample submission and the solution are empty.
 
     Args:
         side: `training`, `test`, `sample_submission` or `solution`.
-        images: the folder of photographs.
-        masks: the folder of masks; may be the same one if `mask_suffix` tells masks from photographs.
-        test: the folder of the photographs to predict, where they are others.
-        mask_suffix: what a mask's name has behind the photograph's.
-        group: a regular expression that finds, in a photograph's name, what it shows: see `FolderStore`.
-        metadata: Kedro-Viz's.
+        images: folder of images.
+        masks: folder of masks. It may be the folder of images if there is a `mask_suffix`.
+        test: folder of the images to predict, if they are not those in `images`.
+        mask_suffix: text after the image's id in the name of a mask.
+        group: regular expression that matches the group in an image's id: see `FolderStore`.
+        metadata: for Kedro-Viz.
     """
 
     def __init__(
@@ -44,30 +44,30 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
         self.metadata = metadata
 
     def load(self) -> FolderStore | list[Any]:
-        """Return the photographs.
+        """Return the images.
 
         Raises:
-            UserError: a folder is not given, or not there, or empty; or the expression is none.
+            UserError: a folder is not set, does not exist or is empty, or `group` is not a regular expression.
         """
         if self._side in ("solution", "sample_submission"):
             return []
         images = self._images if self._side == "training" else self._test or self._images
         if images is None:
             raise UserError(
-                "Say where the photographs are: --params source=folder,folder.images=PATH and, to train, "
+                "The folder of images is not set. Set it: --params source=folder,folder.images=PATH and, for training, "
                 "folder.masks=PATH"
             )
         if self._side == "test":
-            # The suffix keeps masks that lie among the photographs from being predicted.
+            # With the suffix, masks in the same folder are not predicted.
             store = FolderStore(Path(images), None, self._mask_suffix)
         elif self._masks is None:
             raise UserError(
-                f"Training on {images} needs masks: --params folder.masks=PATH (beside the photographs? the same path, "
-                "and folder.mask_suffix=_mask)"
+                f"Training on {images} needs masks: --params folder.masks=PATH. If they are in the same folder, set "
+                "the same path and folder.mask_suffix=_mask"
             )
         else:
             store = FolderStore(Path(images), Path(self._masks), self._mask_suffix, self._group)
-        store.ids()  # finds the folders, or says what is wrong with them
+        store.ids()  # raises an error if a folder is missing or empty
         return store
 
     def _describe(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Numbers and plain values as json files."""
+"""Plain values in json files."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from carvana_kedro.stores.atomic import atomic_path
 
 
 class RecordDataset(JSONDataset):
-    """Kedro's json dataset that saves whole or not at all."""
+    """Kedro's json dataset with atomic writes."""
 
     def save(self, data: Any) -> None:
         """Write the values."""

@@ -15,7 +15,7 @@ from carvana_kedro.stores.tables import Row
 
 
 class ReceiptDataset(RecordDataset):
-    """What came of handing a submission in. A dry run does not take the place of what an upload has left."""
+    """The result of submitting to Kaggle. A dry run does not overwrite the result of an upload."""
 
     def save(self, data: dict[str, Any]) -> None:
         """Write the receipt."""
@@ -24,11 +24,11 @@ class ReceiptDataset(RecordDataset):
 
 
 class SubmissionDataset(AbstractDataset[Iterable[Row], SubmissionFile]):
-    """`img,rle_mask` rows in a gzip csv. Saving drains an iterator, so that masks never pile up in memory.
+    """`img,rle_mask` rows in a gzip csv file. Saving consumes an iterator, so that memory holds one mask at a time.
 
     Args:
-        filepath: the file.
-        metadata: Kedro-Viz's.
+        filepath: path of the file.
+        metadata: for Kedro-Viz.
     """
 
     def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
@@ -36,16 +36,16 @@ class SubmissionDataset(AbstractDataset[Iterable[Row], SubmissionFile]):
         self.metadata = metadata
 
     def load(self) -> SubmissionFile:
-        """Return the file; iterating over it gives (image id, rle)."""
+        """Return the file. Iterating over it yields (image id, rle) rows."""
         return SubmissionFile(self._filepath)
 
     def save(self, data: Iterable[Row]) -> None:
-        """Write all rows, whole or not at all."""
+        """Write all rows atomically."""
         rows = write_submission(self._filepath, data)
         self._logger.info("%s: %d rows, %.1f MB", self._filepath, rows, self._filepath.stat().st_size / 1e6)
 
     def preview(self, nrows: int = 8) -> TablePreview:
-        """Return the first rows, their masks cut to a readable length."""
+        """Return the first rows with shortened masks."""
         rows = [[f"{image_id}.jpg", shorten(rle, 60)] for image_id, rle in islice(self.load(), nrows)]
         return TablePreview({"index": list(range(len(rows))), "columns": ["img", "rle_mask"], "data": rows})
 

@@ -1,4 +1,4 @@
-"""Tables as csv files."""
+"""Tables in csv files."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from carvana_kedro.stores.atomic import atomic_path
 
 
 class TableDataset(CSVDataset):
-    """Kedro's csv dataset that saves whole or not at all, and reads ids and empty cells as text.
+    """Kedro's csv dataset with atomic writes. It reads ids and empty cells as text.
 
-    Without the dtypes a car named `120e45678901` would come back as a number.
+    Without the dtypes, a car id such as `120e45678901` would be read as a number.
     """
 
-    DEFAULT_LOAD_ARGS = {  # noqa: RUF012 - the name and the kind are Kedro's
+    DEFAULT_LOAD_ARGS = {  # noqa: RUF012 - Kedro defines this attribute
         "dtype": {"image": str, "car": str, "source": str, "problems": str},
         "keep_default_na": False,
         "na_values": {"mask_area": [""], "dice": [""]},

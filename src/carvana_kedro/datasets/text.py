@@ -1,4 +1,4 @@
-"""Texts as files."""
+"""Text files."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from carvana_kedro.stores.atomic import atomic_path
 
 
 class TextDataset(KedroTextDataset):
-    """Kedro's text dataset that saves whole or not at all."""
+    """Kedro's text dataset with atomic writes."""
 
     def save(self, data: str) -> None:
         """Write the text."""

@@ -1,4 +1,4 @@
-"""Kaggle's client against a stand-in for Kaggle: real HTTP, every way a line or a server can fail."""
+"""KaggleCompetition against a stand-in for Kaggle: real HTTP, with failures of the connection and the server."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ CONTENT = os.urandom(3_000_000)
 
 @pytest.fixture
 def kaggle(kaggle: StandInKaggle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandInKaggle:
-    """The stand-in with two files, and no account in the environment."""
+    """The stand-in with two files, and no credentials in the environment."""
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
     kaggle.folder = tmp_path
@@ -37,16 +37,16 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "here" / "train.zip"
 
 
-def _told(kaggle: StandInKaggle, competition: KaggleCompetition, target: Path) -> str:
-    with pytest.raises(UserError) as told:
+def _error_of(kaggle: StandInKaggle, competition: KaggleCompetition, target: Path) -> str:
+    with pytest.raises(UserError) as raised:
         competition.fetch("train.zip", target)
     assert not target.exists()
-    assert KEY not in str(told.value)
-    assert "s3cret" not in str(told.value)
-    return str(told.value)
+    assert KEY not in str(raised.value)
+    assert "s3cret" not in str(raised.value)
+    return str(raised.value)
 
 
-def test_all_pages_of_files_are_read(kaggle: StandInKaggle, competition: KaggleCompetition) -> None:
+def test_all_pages_of_the_file_list_are_read(kaggle: StandInKaggle, competition: KaggleCompetition) -> None:
     assert competition.files() == {"train.zip": len(CONTENT), "train_masks.zip": 5}
     assert kaggle.requests == ["ListDataFiles"] * 2
 
@@ -80,38 +80,38 @@ def test_the_manifest_has_the_digest(
         pytest.param([Fault(cut_after=1_000_000), Fault(cut_after=700_000)], id="cut twice"),
         pytest.param([Fault(cut_after=len(CONTENT) - 1)], id="cut before the last byte"),
         pytest.param([Fault(silent_after=1_000_000)], id="silent"),
-        pytest.param([Fault(500), Fault(502), Fault(503), Fault(504), Fault(429)], id="five bad answers"),
-        pytest.param([Fault(cut_after=1_000_000), Fault(503), Fault(503)], id="bad answers to the rest"),
-        # More failures than tries, but something comes through every time.
-        pytest.param([Fault(cut_after=100_000)] * 25, id="a bad line"),
+        pytest.param([Fault(500), Fault(502), Fault(503), Fault(504), Fault(429)], id="five failures"),
+        pytest.param([Fault(cut_after=1_000_000), Fault(503), Fault(503)], id="failures after a cut"),
+        # More failures than allowed attempts, but each attempt makes progress.
+        pytest.param([Fault(cut_after=100_000)] * 25, id="a bad connection"),
     ],
 )
-def test_what_fails_in_passing_is_tried_again(
+def test_transient_failures_are_retried(
     kaggle: StandInKaggle, competition: KaggleCompetition, target: Path, faults: list[Fault]
 ) -> None:
     kaggle.fail("train.zip", *faults)
     competition.fetch("train.zip", target)
     assert target.read_bytes() == CONTENT
-    # No byte is written twice but those of the chunk that was not whole when the line broke.
+    # Only the bytes of the last, incomplete chunk are fetched twice.
     again = kaggle.sent["train.zip"] - len(CONTENT)
     assert again <= len(faults) * CHUNK
 
 
 @pytest.mark.parametrize("name", ["ListDataFiles", "DownloadDataFile", "train.zip"])
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_tries_are_bounded(
+def test_the_number_of_attempts_is_limited(
     kaggle: StandInKaggle, competition: KaggleCompetition, target: Path, name: str, status: int
 ) -> None:
     kaggle.fail(name, *[Fault(status)] * 100)
     if name == "ListDataFiles":
-        with pytest.raises(UserError, match=f"Kaggle is out of order: {status} .*, 6 times in a row"):
+        with pytest.raises(UserError, match=f"Kaggle is unavailable: {status} .*, 6 times in a row"):
             competition.files()
     else:
-        assert f"Kaggle is out of order: {status}" in _told(kaggle, competition, target)
+        assert f"Kaggle is unavailable: {status}" in _error_of(kaggle, competition, target)
     assert kaggle.asked(name) == 6
 
 
-def test_waits_grow_and_heed_retry_after(
+def test_waits_increase_and_follow_retry_after(
     kaggle: StandInKaggle, competition: KaggleCompetition, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
@@ -130,20 +130,16 @@ def test_waits_grow_and_heed_retry_after(
     assert waits[:2] == [0.01, 0.02]
 
 
-def test_a_long_wait_is_told_instead(
-    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
-) -> None:
+def test_a_long_wait_is_an_error(kaggle: StandInKaggle, competition: KaggleCompetition, target: Path) -> None:
     kaggle.fail("DownloadDataFile", Fault(429, {"Retry-After": "3600"}))
-    assert "Kaggle asks to come back in 60 minutes (429 Too Many Requests)" in _told(
-        kaggle, competition, target
-    )
+    assert "Kaggle asks to wait 60 minutes (429 Too Many Requests)" in _error_of(kaggle, competition, target)
 
 
-def test_what_was_fetched_is_kept_for_the_next_run(
+def test_a_partial_file_is_kept_for_the_next_run(
     kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
 ) -> None:
     kaggle.fail("train.zip", Fault(cut_after=2_000_000), *[Fault(503)] * 6)
-    assert "What has been fetched stays where it is" in _told(kaggle, competition, target)
+    assert "files that are fetched already are kept" in _error_of(kaggle, competition, target)
     kaggle.faults.clear()
     KaggleCompetition(COMPETITION, {"token": TOKEN}).fetch("train.zip", target)
     assert target.read_bytes() == CONTENT
@@ -151,13 +147,13 @@ def test_what_was_fetched_is_kept_for_the_next_run(
     assert kaggle.ranges[-1].startswith("bytes=1")
 
 
-def test_another_version_is_fetched_from_its_beginning(
+def test_another_version_is_fetched_from_the_beginning(
     kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
 ) -> None:
     kaggle.fail("train.zip", Fault(cut_after=2_000_000), *[Fault(503)] * 6)
-    _told(kaggle, competition, target)
+    _error_of(kaggle, competition, target)
     kaggle.faults.clear()
-    # Shorter than what is there already, too: the server finds that range impossible.
+    # The second one is shorter than the existing part: the server cannot satisfy the range.
     for content in (os.urandom(2_500_000), os.urandom(10_000)):
         kaggle.content["train.zip"] = content
         competition.fetch("train.zip", target)
@@ -166,7 +162,7 @@ def test_another_version_is_fetched_from_its_beginning(
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"size": 5}', "[]"])
-def test_a_part_that_nothing_is_known_of_is_fetched_anew(
+def test_a_partial_file_without_valid_marker_is_fetched_again(
     kaggle: StandInKaggle, competition: KaggleCompetition, target: Path, damage: str
 ) -> None:
     target.parent.mkdir()
@@ -176,21 +172,24 @@ def test_a_part_that_nothing_is_known_of_is_fetched_anew(
     assert target.read_bytes() == CONTENT
 
 
-def test_wrong_credentials_are_told(kaggle: StandInKaggle, target: Path) -> None:
+def test_wrong_credentials_are_an_error(kaggle: StandInKaggle, target: Path) -> None:
     competition = KaggleCompetition(COMPETITION, {"username": USERNAME, "key": "wrong"})
-    told = _told(kaggle, competition, target)
-    assert "Kaggle does not accept the credentials from credentials.yml (401)" in told
+    raised = _error_of(kaggle, competition, target)
+    assert "Kaggle does not accept the credentials from credentials.yml (401)" in raised
     assert len(kaggle.requests) == 1
 
 
-def test_kaggles_own_reason_is_passed_on(
+def test_the_error_contains_the_reason_of_kaggle(
     kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
 ) -> None:
     kaggle.fail("DownloadDataFile", Fault(400, reason="Your phone number is not verified."))
-    assert _told(kaggle, competition, target) == "Kaggle refuses: 400 Your phone number is not verified."
+    assert (
+        _error_of(kaggle, competition, target)
+        == "Kaggle rejects the request: 400 Your phone number is not verified."
+    )
 
 
-def test_an_address_that_has_expired_is_asked_for_again(
+def test_an_expired_url_is_requested_again(
     kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
 ) -> None:
     kaggle.fail("train.zip", Fault(403), Fault(400))
@@ -198,21 +197,21 @@ def test_an_address_that_has_expired_is_asked_for_again(
     assert kaggle.asked("DownloadDataFile") == 3
 
 
-def test_rules_that_were_not_accepted_are_told_with_the_page(
+def test_the_error_for_rules_that_were_not_accepted_names_the_page(
     kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
 ) -> None:
     kaggle.rules_accepted = False
-    told = _told(kaggle, competition, target)
-    assert f"https://www.kaggle.com/c/{COMPETITION}/rules" in told
+    raised = _error_of(kaggle, competition, target)
+    assert f"https://www.kaggle.com/c/{COMPETITION}/rules" in raised
     assert len(kaggle.requests) == 1
 
 
-def test_an_unknown_competition_is_told(kaggle: StandInKaggle, target: Path) -> None:
+def test_an_unknown_competition_is_an_error(kaggle: StandInKaggle, target: Path) -> None:
     competition = KaggleCompetition("carvana", {"token": TOKEN})
-    assert "Kaggle knows no competition carvana" in _told(kaggle, competition, target)
+    assert "Kaggle does not have the competition carvana" in _error_of(kaggle, competition, target)
 
 
-def test_an_answer_that_is_none_of_kaggles_is_told(
+def test_a_response_of_a_proxy_is_an_error(
     kaggle: StandInKaggle, competition: KaggleCompetition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def login_page(handler: _Handler, request: object) -> None:
@@ -223,11 +222,11 @@ def test_an_answer_that_is_none_of_kaggles_is_told(
         handler.wfile.write(b"<html>")
 
     monkeypatch.setattr(_Handler, "_ListDataFiles", login_page)
-    with pytest.raises(UserError, match="Is there a proxy"):
+    with pytest.raises(UserError, match="Does a proxy"):
         competition.files()
 
 
-def test_an_unknown_environment_of_kaggles_is_told(
+def test_an_unknown_kaggle_environment_is_an_error(
     monkeypatch: pytest.MonkeyPatch, competition: KaggleCompetition
 ) -> None:
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "test")
@@ -235,7 +234,7 @@ def test_an_unknown_environment_of_kaggles_is_told(
         competition.files()
 
 
-def test_a_place_that_cannot_be_written_is_told(
+def test_a_target_that_cannot_be_written_is_an_error(
     kaggle: StandInKaggle, competition: KaggleCompetition, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -243,7 +242,7 @@ def test_a_place_that_cannot_be_written_is_told(
         competition.fetch("train.zip", tmp_path / "file" / "train.zip")
 
 
-def test_nobody_there_is_told(
+def test_a_refused_connection_is_an_error(
     monkeypatch: pytest.MonkeyPatch, competition: KaggleCompetition, target: Path
 ) -> None:
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
@@ -251,13 +250,13 @@ def test_nobody_there_is_told(
         competition.fetch("train.zip", target)
 
 
-def test_silence_is_told(kaggle: StandInKaggle, target: Path) -> None:
+def test_a_server_that_does_not_respond_is_an_error(kaggle: StandInKaggle, target: Path) -> None:
     competition = KaggleCompetition(COMPETITION, {"token": TOKEN}, first_wait=0.01, timeout=0.1)
     kaggle.fail("DownloadDataFile", *[Fault(silent_after=0)] * 6)
-    assert "no answer in time, 6 times in a row" in _told(kaggle, competition, target)
+    assert "no response in time, 6 times in a row" in _error_of(kaggle, competition, target)
 
 
-def test_a_token_in_the_users_folder_does_not_take_the_place_of_what_was_given(
+def test_given_credentials_take_precedence_over_a_token_in_the_home_folder(
     kaggle: StandInKaggle, competition: KaggleCompetition, tmp_path: Path
 ) -> None:
     (tmp_path / "home/.kaggle").mkdir(parents=True)
@@ -265,8 +264,8 @@ def test_a_token_in_the_users_folder_does_not_take_the_place_of_what_was_given(
     assert competition.files()
 
 
-def test_importing_the_client_prints_no_advice(tmp_path: Path) -> None:
-    # In a process of its own: only the first import signs in.
+def test_importing_the_client_prints_nothing(tmp_path: Path) -> None:
+    # In a separate process, because only the first import signs in.
     script = (
         "from carvana_kedro.stores.kaggle.credentials import Credentials\n"
         "from carvana_kedro.stores.kaggle.competition import _sign_in\n"
@@ -279,7 +278,7 @@ def test_importing_the_client_prints_no_advice(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_importing_the_client_asks_nobody(kaggle: StandInKaggle, tmp_path: Path) -> None:
+def test_importing_the_client_sends_no_request(kaggle: StandInKaggle, tmp_path: Path) -> None:
     script = (
         "from kagglesdk import kaggle_env\n"
         "kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = 'http://localhost:7777'\n"
@@ -287,7 +286,7 @@ def test_importing_the_client_asks_nobody(kaggle: StandInKaggle, tmp_path: Path)
         "from carvana_kedro.stores.kaggle.competition import _sign_in\n"
         "_sign_in(Credentials('', token='KGAT_1'), 1)"
     )
-    # The client would ask about this token when it is imported.
+    # The client would use this token when it is imported.
     environment = {**os.environ, "HOME": str(tmp_path), "KAGGLE_API_TOKEN": "KGAT_2"}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)
     assert kaggle.requests == []
@@ -309,7 +308,7 @@ def test_a_submission_is_uploaded(
 
 
 @pytest.mark.parametrize("name", ["StartSubmissionUpload", "upload", "CreateSubmission"])
-def test_an_upload_is_tried_again(
+def test_a_failed_upload_is_retried(
     kaggle: StandInKaggle, competition: KaggleCompetition, submission: Path, name: str
 ) -> None:
     kaggle.fail(name, Fault(503), Fault(503))
@@ -317,16 +316,16 @@ def test_an_upload_is_tried_again(
     assert len(kaggle.submissions) == 1
 
 
-def test_an_upload_that_is_cut_or_meets_silence_is_tried_again(
+def test_a_broken_upload_is_retried(
     kaggle: StandInKaggle, competition: KaggleCompetition, submission: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     kaggle.fail("upload", Fault(), Fault(silent_after=0))
     competition.submit(submission, "a message")
     assert len(kaggle.submissions) == 1
-    assert "/upload/" not in caplog.text  # on Kaggle that address carries a signature
+    assert "/upload/" not in caplog.text  # on Kaggle, this URL contains a signature
 
 
-def test_a_confirmation_that_was_lost_does_not_submit_twice(
+def test_a_lost_confirmation_does_not_submit_twice(
     kaggle: StandInKaggle, competition: KaggleCompetition, submission: Path
 ) -> None:
     kaggle.fail("confirmation", Fault())
@@ -335,7 +334,7 @@ def test_a_confirmation_that_was_lost_does_not_submit_twice(
     assert len(kaggle.submissions) == 1
 
 
-def test_a_submission_that_may_have_arrived_is_not_made_again(
+def test_a_submission_that_may_have_arrived_is_not_repeated(
     kaggle: StandInKaggle, competition: KaggleCompetition, submission: Path
 ) -> None:
     kaggle.fail("confirmation", Fault())
@@ -345,6 +344,6 @@ def test_a_submission_that_may_have_arrived_is_not_made_again(
     assert len(kaggle.submissions) == 1
 
 
-def test_a_source_that_is_no_competition_takes_nothing(submission: Path) -> None:
-    with pytest.raises(UserError, match="no competition on Kaggle"):
+def test_a_source_without_a_competition_accepts_no_submission(submission: Path) -> None:
+    with pytest.raises(UserError, match="does not belong to a competition on Kaggle"):
         KaggleCompetition(None).submit(submission, "a message")

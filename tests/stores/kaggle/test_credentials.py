@@ -1,4 +1,4 @@
-"""Whose name Kaggle is asked in: where it is looked for, in which order, and what is refused."""
+"""Credentials for Kaggle: the places they are found in, their order, and what is rejected."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def _write(path: Path, text: str, mode: int = 0o600) -> Path:
     return path
 
 
-def test_the_order_is_the_documented_one(tmp_path: Path) -> None:
+def test_places_are_searched_in_the_documented_order(tmp_path: Path) -> None:
     _write(tmp_path / ".kaggle/kaggle.json", '{"username": "f", "key": "fk"}')
     configured = {"username": "c", "key": "ck", "file": str(_write(tmp_path / "credentials.yml", "..."))}
     where = [
@@ -46,7 +46,7 @@ def test_the_order_is_the_documented_one(tmp_path: Path) -> None:
         (".kaggle/credentials.json", '{"refresh_token": "r"}', Credentials("")),
     ],
 )
-def test_files_of_kaggles_own_are_found_and_must_be_private(
+def test_files_of_kaggle_are_found_and_must_be_private(
     tmp_path: Path, name: str, text: str, found: Credentials
 ) -> None:
     path = _write(tmp_path / name, text)
@@ -63,13 +63,13 @@ def test_files_of_kaggles_own_are_found_and_must_be_private(
             find_credentials({}, {}, tmp_path)
 
 
-def test_the_configurations_file_must_be_private(tmp_path: Path) -> None:
+def test_the_configuration_file_must_be_private(tmp_path: Path) -> None:
     path = _write(tmp_path / "credentials.yml", "...", 0o644)
     with pytest.raises(UserError, match=f"chmod 600 {path}"):
         find_credentials({"token": "t", "file": str(path)}, {}, tmp_path)
 
 
-def test_tokens_come_from_the_environment_and_from_the_file_it_names(tmp_path: Path) -> None:
+def test_the_environment_holds_a_token_or_the_path_of_a_file(tmp_path: Path) -> None:
     assert find_credentials({}, {"KAGGLE_API_TOKEN": "KGAT_1"}, tmp_path).token == "KGAT_1"
     path = _write(tmp_path / "token", "KGAT_2\n")
     assert find_credentials({}, {"KAGGLE_API_TOKEN": str(path)}, tmp_path).token == "KGAT_2"
@@ -77,22 +77,24 @@ def test_tokens_come_from_the_environment_and_from_the_file_it_names(tmp_path: P
     assert find_credentials({}, {"KAGGLE_CONFIG_DIR": str(own.parent)}, tmp_path).where == str(own)
 
 
-def test_without_any_the_places_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as told:
+def test_the_error_for_missing_credentials_lists_the_places(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
         find_credentials({}, {}, tmp_path)
     for place in ("conf/local/credentials.yml", "KAGGLE_API_TOKEN", "~/.kaggle/access_token", "chmod 600"):
-        assert place in str(told.value)
-    assert "password" not in str(told.value)
+        assert place in str(raised.value)
+    assert "password" not in str(raised.value)
 
 
 @pytest.mark.parametrize("variable", ["KAGGLE_USER", "KAGGLE_PASSWD"])
-def test_the_old_login_is_told_to_be_gone(tmp_path: Path, variable: str) -> None:
-    with pytest.raises(UserError, match="login by password is gone: tokens replace it"):
+def test_the_error_for_the_old_login_says_that_passwords_are_not_accepted(
+    tmp_path: Path, variable: str
+) -> None:
+    with pytest.raises(UserError, match="Kaggle accepts only tokens, no passwords"):
         find_credentials({}, {variable: "x"}, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("configured", "environment", "told"),
+    ("configured", "environment", "raised"),
     [
         ({"username": "u"}, {}, "in credentials.yml lack key"),
         ({"key": "k"}, {}, "in credentials.yml lack username"),
@@ -101,47 +103,47 @@ def test_the_old_login_is_told_to_be_gone(tmp_path: Path, variable: str) -> None
         ({}, {"KAGGLE_KEY": "k"}, "in the environment lack KAGGLE_USERNAME"),
     ],
 )
-def test_half_of_them_is_told(
-    tmp_path: Path, configured: dict[str, str], environment: dict[str, str], told: str
+def test_incomplete_credentials_are_an_error(
+    tmp_path: Path, configured: dict[str, str], environment: dict[str, str], raised: str
 ) -> None:
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=raised):
         find_credentials(configured, environment, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[]", '{"username": "f"}', "no json"])
-def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
+def test_the_error_names_the_damaged_file(tmp_path: Path, text: str) -> None:
     path = _write(tmp_path / ".kaggle/kaggle.json", text)
     with pytest.raises(UserError, match=f"{path} is damaged"):
         find_credentials({}, {}, tmp_path)
 
 
 @pytest.mark.parametrize("token", ["KGAT_se\ncret", "KGAT_…", "KGAT_se cret", "KGAT_\x00secret"])
-def test_what_no_header_carries_is_refused_and_not_quoted(tmp_path: Path, token: str) -> None:
+def test_invalid_characters_are_rejected_and_not_quoted(tmp_path: Path, token: str) -> None:
     for environment, configured in (({"KAGGLE_API_TOKEN": token}, {}), ({}, {"token": token})):
-        with pytest.raises(UserError, match="has characters that none has") as told:
+        with pytest.raises(UserError, match="has invalid characters") as raised:
             find_credentials(configured, environment, tmp_path)
-        assert "KGAT_" not in str(told.value)
+        assert "KGAT_" not in str(raised.value)
 
 
-def test_blanks_and_line_breaks_around_them_do_not_matter(tmp_path: Path) -> None:
+def test_surrounding_whitespace_is_removed(tmp_path: Path) -> None:
     assert find_credentials({"token": " KGAT_1\n"}, {}, tmp_path).token == "KGAT_1"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfeK\x00"])
-def test_an_empty_or_foreign_file_is_named(tmp_path: Path, content: bytes) -> None:
+def test_the_error_names_the_empty_or_unreadable_file(tmp_path: Path, content: bytes) -> None:
     path = _write(tmp_path / ".kaggle/access_token", "")
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"{path} should hold your Kaggle credentials"):
         find_credentials({}, {}, tmp_path)
 
 
-def test_a_file_that_the_environment_names_must_be_private(tmp_path: Path) -> None:
+def test_a_file_named_in_the_environment_must_be_private(tmp_path: Path) -> None:
     path = _write(tmp_path / "token", "KGAT_2", 0o644)
     with pytest.raises(UserError, match=f"chmod 600 {path}"):
         find_credentials({}, {"KAGGLE_API_TOKEN": str(path)}, tmp_path)
 
 
-def test_secrets_are_not_part_of_the_text() -> None:
+def test_secrets_are_not_part_of_repr() -> None:
     text = repr(Credentials("here", token="s3cret", username="n4me", key="s3cret"))
     assert "s3cret" not in text
     assert "here" in text

@@ -1,4 +1,4 @@
-"""Kaggle's side: what a competition holds, fetched so that a bad line costs time and nothing else."""
+"""Client of a Kaggle competition: downloads that resume after failures, and submissions."""
 
 import io
 import logging
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TRIES = 6
-_LONGEST_WAIT = 600.0
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_MAX_ATTEMPTS = 6
+_MAX_WAIT = 600.0  # seconds
+_TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A submission as Kaggle lists it; scores are Kaggle's own text, empty until there is one."""
+    """A submission in Kaggle's list. Scores are text as Kaggle returns them, and empty before the scoring."""
 
     reference: int
     description: str
@@ -48,17 +48,17 @@ class Listed:
 
 
 class KaggleCompetition:
-    """One of Kaggle's competitions, asked through Kaggle's own client.
+    """A competition on Kaggle, accessed through Kaggle's own client.
 
-    Nothing is imported, read or asked at construction. What fails in passing (429, 5xx, a dropped or silent
-    connection) is tried again after growing waits, or after as long as Kaggle says; the count of tries begins anew
-    whenever something has come through.
+    Construction imports and reads nothing and sends no request. Transient failures (429, 5xx, dropped or silent
+    connections) are retried after increasing waits, or after the wait that Kaggle asks for. The count of attempts
+    restarts when a download has made progress.
 
     Args:
-        name: as in the competition's address; None for a source that is no competition.
-        credentials: the entry `kaggle` of `credentials.yml`, see `find_credentials`.
-        first_wait: seconds before the second try; it doubles from try to try.
-        timeout: seconds of silence after which a connection counts as broken.
+        name: name in the competition's URL. None: the source does not belong to a competition.
+        credentials: entry `kaggle` of `credentials.yml`, see `find_credentials`.
+        first_wait: seconds before the second attempt. It doubles with each attempt.
+        timeout: seconds without data after which a connection counts as broken.
     """
 
     def __init__(
@@ -75,15 +75,15 @@ class KaggleCompetition:
         self._timeout = timeout
 
     def files(self) -> dict[str, int]:
-        """Return the names of the competition's files, and their sizes in bytes.
+        """Return the names of the competition's files with their sizes in bytes.
 
         Raises:
-            UserError: Kaggle cannot be asked, or does not want to answer; so does everything below.
+            UserError: Kaggle cannot be reached, or rejects the request. The methods below raise it too.
         """
         sizes: dict[str, int] = {}
         token = ""
         while True:
-            answer = self._patiently(
+            answer = self._retry(
                 lambda: self._api.competition_list_files(self.name, page_token=token, page_size=200)  # noqa: B023
             )
             sizes |= {file.name: file.total_bytes for file in answer.files}
@@ -92,29 +92,29 @@ class KaggleCompetition:
                 return sizes
 
     def fetch(self, name: str, target: Path) -> None:
-        """Fetch one file; what an earlier call has already fetched of it is not fetched again.
+        """Fetch one file. A part that an earlier call fetched is not fetched again.
 
-        `<target>.json` is its manifest: size, SHA-256 and version.
+        `<target>.json` is the manifest of the file: size, SHA-256 and version.
         """
         try:
             with locked(target):
                 if target.is_file():
                     return
                 download = Download(target)
-                logger.info("Fetching %s from Kaggle%s", name, download.spelled())
+                logger.info("Fetching %s from Kaggle%s", name, download.describe())
                 if not download.complete:
-                    self._patiently(lambda: self._transfer(name, download), progress=lambda: download.have)
+                    self._retry(lambda: self._transfer(name, download), progress=lambda: download.have)
                 download.finish()
         except OSError as error:
             raise UserError(
-                f"{target} cannot be written ({error.strerror}). What has been fetched stays where it is: put that "
-                "right and run again."
+                f"{target} cannot be written ({error.strerror}). Fix this and run again. The part that is fetched "
+                "already is kept."
             ) from error
 
     def submit(self, file: Path, message: str) -> int:
         """Upload a submission and return its reference.
 
-        The message should be the submission's own: it tells whether one got through whose confirmation was lost.
+        The message should be unique: it identifies the submission in Kaggle's list if the confirmation was lost.
         """
 
         def upload() -> int:
@@ -123,9 +123,9 @@ class KaggleCompetition:
                 answer = self._api.competition_submit(str(file), message, self.name, quiet=True)
                 return answer.ref or self._reference(message)
             except requests.RequestException as error:
-                if not self._api.uploaded or not _passes(error) or _status(error) == 429:
+                if not self._api.uploaded or not _is_transient(error) or _status(error) == 429:
                     raise
-                # Handed in or not? Kaggle's list may take a while to show it.
+                # Kaggle may have accepted the submission. Its list may show it only after a while.
                 for wait in (1, 2, 4, 8):
                     if reference := self._reference(message):
                         return reference
@@ -133,16 +133,16 @@ class KaggleCompetition:
                 if _status(error):
                     raise
                 raise UserError(
-                    "The connection broke while Kaggle was to confirm the submission. It may have arrived: see "
-                    f"{self.page}, or run again in a few minutes. What has arrived is not uploaded again."
+                    "The connection broke before Kaggle confirmed the submission. It may have arrived: see "
+                    f"{self.page}, or run again in a few minutes. A submission that arrived is not uploaded again."
                 ) from error
 
         logger.info("Uploading %s (%s)", file, format_size(file.stat().st_size))
-        return self._patiently(upload)
+        return self._retry(upload)
 
     def submissions(self) -> list[Listed]:
-        """Return the account's latest submissions, newest first."""
-        listed = self._patiently(lambda: self._api.competition_submissions(self.name, page_size=50))
+        """Return the latest submissions of the account, newest first."""
+        listed = self._retry(lambda: self._api.competition_submissions(self.name, page_size=50))
         return [
             Listed(
                 entry.ref,
@@ -167,8 +167,8 @@ class KaggleCompetition:
     def _api(self) -> "KaggleApi":
         if self.name is None:
             raise UserError(
-                "This source is no competition on Kaggle, so nothing can be submitted: that takes --env kaggle, or "
-                "source=archives. To check the file alone: --params submission.dry_run=true"
+                "This source does not belong to a competition on Kaggle, so nothing can be submitted. Use --env kaggle "
+                "or source=archives. To check the file only: --params submission.dry_run=true"
             )
         return _sign_in(self._credentials, self._timeout)
 
@@ -178,24 +178,24 @@ class KaggleCompetition:
         request = ApiDownloadDataFileRequest()
         request.competition_name, request.file_name = self.name, name
         with self._api.build_kaggle_client() as client:
-            # Kaggle redirects to where the file lies; requests takes these along.
+            # Kaggle redirects to the storage of the file. requests sends these headers there too.
             client.http_client()._session.headers.update(download.headers())
             try:
                 response = client.competitions.competition_api_client.download_data_file(request)
             except requests.HTTPError as error:
                 if _status(error) == requests.codes.requested_range_not_satisfiable:
-                    download.forget()
+                    download.discard()
                     raise requests.ConnectionError("the file has changed on the server") from error
                 raise
             with response:
                 download.receive(response)
 
-    def _patiently(self, call: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
-        """Call until it works, as often as it makes sense.
+    def _retry(self, call: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
+        """Call until there is no transient failure, at most `_MAX_ATTEMPTS` times without progress.
 
         Args:
-            call: asks Kaggle.
-            progress: tells how far it has come: a failure after at least a chunk more counts as the first.
+            call: sends requests to Kaggle.
+            progress: returns the number of bytes received. A failure after one more chunk counts as the first failure.
         """
         failures, reached, renewed = 0, progress(), False
         while True:
@@ -210,45 +210,47 @@ class KaggleCompetition:
                     failures, reached = 0, progress()
                 reached = min(reached, progress())
                 failures += 1
-                wait = _asked_wait(error) or self._first_wait * 2 ** (failures - 1)
-                if not _passes(error) or failures == _TRIES or wait > _LONGEST_WAIT:
+                wait = _retry_after(error) or self._first_wait * 2 ** (failures - 1)
+                if not _is_transient(error) or failures == _MAX_ATTEMPTS or wait > _MAX_WAIT:
                     raise UserError(self._explain(error, failures)) from error
                 logger.warning(
-                    "%s. Trying again in %.0f s (%d of %d)", _said(error), wait, failures, _TRIES - 1
+                    "%s. Retrying in %.0f s (%d of %d)", _summarize(error), wait, failures, _MAX_ATTEMPTS - 1
                 )
                 time.sleep(wait)
             except ValueError as error:
                 raise UserError(
-                    "Kaggle's answer cannot be understood. Is there a proxy that wants a login first?"
+                    "Kaggle's response is not in the expected format. Does a proxy of your network require a login?"
                 ) from error
 
     def _explain(self, error: requests.RequestException, failures: int) -> str:
         status = _status(error)
-        if status == 401 and not _passes(error):
+        if status == 401 and not _is_transient(error):
             return (
                 f"Kaggle does not accept the credentials from {self._credentials.where} (401). They may be wrong or "
-                f"have expired: make new ones at {SETTINGS_PAGE}"
+                f"expired. Create new ones at {SETTINGS_PAGE}"
             )
-        if status == 403 and not _passes(error):
+        if status == 403 and not _is_transient(error):
             return (
-                f"Kaggle does not let this account into the competition {self.name} ({_said(error)}). Its rules must "
-                f"be accepted first, once: https://www.kaggle.com/c/{self.name}/rules"
+                f"Kaggle does not give this account access to the competition {self.name} ({_summarize(error)}). "
+                f"Accept its rules first: https://www.kaggle.com/c/{self.name}/rules"
             )
         if status == 404:
             return (
-                f"Kaggle knows no competition {self.name}, or not the file that was asked for (404). The name stands "
-                "in globals.yml: kaggle.competition"
+                f"Kaggle does not have the competition {self.name}, or not the requested file (404). The name of the "
+                "competition is set in globals.yml: kaggle.competition"
             )
-        if not _passes(error):
-            return f"Kaggle refuses: {_said(error)}."
-        wait = _asked_wait(error)
-        if wait and wait > _LONGEST_WAIT:
-            minutes = f"{wait / 60:.0f} minutes"
-            return f"Kaggle asks to come back in {minutes} ({_said(error)}). Nothing is lost: run again then."
-        problem = "Kaggle cannot be reached" if status is None else "Kaggle is out of order"
+        if not _is_transient(error):
+            return f"Kaggle rejects the request: {_summarize(error)}."
+        wait = _retry_after(error)
+        if wait and wait > _MAX_WAIT:
+            return (
+                f"Kaggle asks to wait {wait / 60:.0f} minutes ({_summarize(error)}). Run again then: files that are "
+                "fetched already are kept."
+            )
+        problem = "Kaggle cannot be reached" if status is None else "Kaggle is unavailable"
         return (
-            f"{problem}: {_said(error)}, {failures} times in a row. What has been fetched stays where it is: run again "
-            "later, and it goes on from there."
+            f"{problem}: {_summarize(error)}, {failures} times in a row. Run again later: files that are fetched "
+            "already are kept."
         )
 
 
@@ -262,16 +264,16 @@ def _sign_in(credentials: Credentials, timeout: float) -> "KaggleApi":
 
     try:
         environment = get_env()
-    except Exception as error:  # it raises no other
-        raise UserError(f"{error}. Leave KAGGLE_API_ENVIRONMENT unset to ask Kaggle itself.") from error
+    except Exception as error:  # get_env raises this class itself
+        raise UserError(f"{error}. Unset KAGGLE_API_ENVIRONMENT to use Kaggle itself.") from error
 
     class Api(KaggleApi):
         uploaded = False
 
         def upload_complete(self, path: str, url: str, quiet: bool, resume: bool = False) -> Any:
-            """Upload a file. The client's own way has no timeout, and logs the address, which carries a signature."""
+            """Upload a file. Kaggle's own method has no timeout, and logs the URL, which contains a signature."""
             with requests.Session() as session, Path(path).open("rb") as file:
-                _mount(session, timeout)
+                _set_timeout(session, timeout)
                 size = os.fstat(file.fileno()).st_size
                 with tqdm.wrapattr(
                     file, "read", total=size, desc="Uploading", leave=False, disable=None
@@ -281,23 +283,23 @@ def _sign_in(credentials: Credentials, timeout: float) -> "KaggleApi":
             return ResumableUploadResult.COMPLETE
 
         def build_kaggle_client(self) -> KaggleClient:
-            """Return a client that is not silent for ever, uses our credentials, and heeds KAGGLE_API_ENVIRONMENT."""
+            """Return a client with a timeout and these credentials, for KAGGLE_API_ENVIRONMENT."""
             token = credentials.token or self.config_values.get(self.CONFIG_NAME_TOKEN)
             client = KaggleClient(env=environment, user_agent="carvana-kedro")
             http = client.http_client()
             http._init_session()
-            # Left alone it prefers a token that lies in the user's folder to the name and key that it was given.
+            # By default, the client prefers a token in the user's folder to the given name and key.
             http._session.auth = (
                 KaggleHttpClient.BearerAuth(token) if token else (credentials.username, credentials.key)
             )
-            _mount(http._session, timeout)
+            _set_timeout(http._session, timeout)
             return client
 
     api = Api()
     if credentials.expires:
         try:
             with redirect_stdout(io.StringIO()):
-                api.authenticate()  # with what `kaggle auth login` has left
+                api.authenticate()  # uses the tokens that `kaggle auth login` stored
         except SystemExit as error:
             raise UserError(
                 f"Kaggle does not accept {credentials.where}. Sign in again: kaggle auth login"
@@ -306,33 +308,34 @@ def _sign_in(credentials: Credentials, timeout: float) -> "KaggleApi":
 
 
 def _import_quietly(http_client: Any) -> None:
-    """Import Kaggle's client without what it does when it is imported.
+    """Import Kaggle's client without requests and output.
 
-    It signs in on Kaggle with whatever it finds, without a timeout, and prints advice if it finds nothing.
+    On import, the client signs in with any credentials that it finds, without a timeout. Without credentials, it prints
+    advice.
     """
 
-    def refuse(*arguments: object) -> None:
-        raise ConnectionError("nothing is asked while the client is imported")
+    def block(*arguments: object) -> None:
+        raise ConnectionError("requests are blocked while the client is imported")
 
-    call, http_client.call = http_client.call, refuse
+    call, http_client.call = http_client.call, block
     try:
         with redirect_stdout(io.StringIO()):
             import kaggle  # noqa: F401
     except OSError as error:
         raise UserError(
-            f"Kaggle's client cannot make its folder for settings ({error}). Name one: KAGGLE_CONFIG_DIR=PATH"
+            f"Kaggle's client cannot create its settings folder ({error}). Set another one: KAGGLE_CONFIG_DIR=PATH"
         ) from error
     finally:
         http_client.call = call
 
 
-def _mount(session: requests.Session, timeout: float) -> None:
+def _set_timeout(session: requests.Session, timeout: float) -> None:
     for scheme in ("https://", "http://"):
-        session.mount(scheme, _Impatient(timeout))
+        session.mount(scheme, _TimeoutAdapter(timeout))
 
 
-class _Impatient(HTTPAdapter):
-    """Gives every request a timeout: Kaggle's client waits for ever."""
+class _TimeoutAdapter(HTTPAdapter):
+    """Adds a timeout to every request. Kaggle's client has none."""
 
     def __init__(self, timeout: float) -> None:
         super().__init__()
@@ -347,49 +350,49 @@ def _status(error: requests.RequestException) -> int | None:
     return error.response.status_code if error.response is not None else None
 
 
-def _passes(error: requests.RequestException) -> bool:
-    """Tell whether it may work the next time."""
+def _is_transient(error: requests.RequestException) -> bool:
+    """Return whether the next attempt may succeed."""
     if error.response is not None:
-        # Kaggle itself is asked by POST. Files come from and go to other places, at addresses that expire.
+        # Requests to Kaggle itself are POST. The URLs of the file storage, for GET and PUT, expire.
         expired = error.response.request.method != "POST" and error.response.status_code in (400, 401, 403)
-        return expired or error.response.status_code in _PASSING
+        return expired or error.response.status_code in _TRANSIENT_STATUS
     return isinstance(
         error, (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
     )
 
 
-def _asked_wait(error: requests.RequestException) -> float | None:
-    """Return the seconds that Kaggle asks to wait: its header gives these or a date (RFC 9110, 10.2.3)."""
-    asked = error.response.headers.get("Retry-After", "") if error.response is not None else ""
-    if asked.isdecimal():
-        return float(asked)
+def _retry_after(error: requests.RequestException) -> float | None:
+    """Return the seconds to wait from the header Retry-After: a number or a date (RFC 9110, 10.2.3)."""
+    value = error.response.headers.get("Retry-After", "") if error.response is not None else ""
+    if value.isdecimal():
+        return float(value)
     try:
-        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
         return None
 
 
-def _said(error: requests.RequestException) -> str:
-    """Return what happened in a few words, without addresses: they carry signatures."""
+def _summarize(error: requests.RequestException) -> str:
+    """Return a short text without URLs, which may contain signatures."""
     if error.response is not None:
         try:
             reason = error.response.json()["message"]
         except (ValueError, KeyError, TypeError):
             reason = error.response.reason
         return f"{error.response.status_code} {reason}".rstrip(".")
-    causes = list(_causes(error))
+    causes = list(_exception_chain(error))
     if len(causes) == 1:
         return str(error)
-    for cause in causes:  # what the system says is the plainest
+    for cause in causes:  # messages of the operating system are the clearest
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
     if any(isinstance(cause, requests.Timeout | urllib3.exceptions.TimeoutError) for cause in causes):
-        return "no answer in time"
+        return "no response in time"
     return "the connection broke"
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _exception_chain(error: BaseException) -> Iterator[BaseException]:
     yield error
     for inner in (*error.args, getattr(error, "reason", None), error.__cause__ or error.__context__):
         if isinstance(inner, BaseException):
-            yield from _causes(inner)
+            yield from _exception_chain(inner)

@@ -1,4 +1,4 @@
-"""Whose name Kaggle is asked in."""
+"""Credentials for Kaggle."""
 
 import json
 import os
@@ -13,29 +13,29 @@ from carvana_kedro.errors import UserError
 SETTINGS_PAGE = "https://www.kaggle.com/settings/api"
 
 _ADVICE = f"""\
-Make a token at {SETTINGS_PAGE} and put it where it is looked for, the first that is there:
+Create a token at {SETTINGS_PAGE} and put it into one of these places. The first one found is used:
   conf/local/credentials.yml               kaggle: {{token: KGAT_...}}   or   kaggle: {{username: ..., key: ...}}
   the environment                          KAGGLE_API_TOKEN              or   KAGGLE_USERNAME and KAGGLE_KEY
   Kaggle's own files                       ~/.kaggle/access_token        or   kaggle.json   or   kaggle auth login
-A file must be yours alone: chmod 600 FILE"""
+Only you may be able to read the file: chmod 600 FILE"""
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What Kaggle knows a user by: a token, or a name and a key; with neither, what `kaggle auth login` has left.
+    """A token, or a name and a key. With neither, the tokens that `kaggle auth login` stored are used.
 
-    The secrets are not part of its text, so that no log shows them.
+    `repr` does not show the secrets, so that they do not appear in logs.
     """
 
     where: str
-    """Where they were found, for messages."""
+    """Where they were found, for error messages."""
     token: str = field(default="", repr=False)
     username: str = field(default="", repr=False)
     key: str = field(default="", repr=False)
 
     @property
     def expires(self) -> bool:
-        """Whether they are those of `kaggle auth login`, whose tokens are renewed now and then."""
+        """Whether these are the tokens of `kaggle auth login`, which expire and are renewed."""
         return not (self.token or self.key)
 
 
@@ -45,14 +45,14 @@ def find_credentials(
     """Return the credentials from the project's configuration, the environment or Kaggle's own files.
 
     Args:
-        configured: the entry `kaggle` of `credentials.yml`: `token`, or `username` and `key`; `file` says where it
-            stands. May be empty.
-        environment: the environment's variables.
-        home: the user's folder, where it is not the one of this process.
+        configured: entry `kaggle` of `credentials.yml`: `token`, or `username` and `key`, and `file`, the path of the
+            configuration file. May be empty.
+        environment: environment variables.
+        home: the user's home folder, if it is not that of this process.
 
     Raises:
-        UserError: there are none, or half of them, or they are no such thing, or lie in a file that others can read.
-            No message quotes them.
+        UserError: there are no credentials, or they are incomplete or invalid, or other users can read their file. The
+            message does not contain them.
     """
     found = (
         _configured(configured)
@@ -60,10 +60,10 @@ def find_credentials(
         or _from_files(environment, home or Path.home())
     )
     if found:
-        return _usable(found)
-    problem = "There are no credentials for Kaggle."
+        return _strip(found)
+    problem = "No Kaggle credentials were found."
     if "KAGGLE_USER" in environment or "KAGGLE_PASSWD" in environment:
-        problem += " KAGGLE_USER and KAGGLE_PASSWD are set, but Kaggle's login by password is gone: tokens replace it."
+        problem += " KAGGLE_USER and KAGGLE_PASSWD are set, but Kaggle accepts only tokens, no passwords."
     raise UserError(f"{problem} {_ADVICE}")
 
 
@@ -76,7 +76,7 @@ def _configured(configured: Mapping[str, str]) -> Credentials | None:
         _require_private(Path(where))
     if unknown := values.keys() - {"token", "username", "key"}:
         raise UserError(
-            f"{where}: kaggle has {', '.join(sorted(unknown))}; a token, or username and key, belong there."
+            f"{where}: kaggle has {', '.join(sorted(unknown))}. Set token, or username and key, instead."
         )
     return _complete(where, values, "username", "key")
 
@@ -84,7 +84,7 @@ def _configured(configured: Mapping[str, str]) -> Credentials | None:
 def _from_environment(environment: Mapping[str, str]) -> Credentials | None:
     names = {"token": "KAGGLE_API_TOKEN", "username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
     values = {name: environment[variable] for name, variable in names.items() if environment.get(variable)}
-    # Kaggle's notebooks give the path of a file.
+    # Kaggle notebooks set it to the path of a file.
     if values.get("token", "").startswith("/") and Path(values["token"]).is_file():
         values["token"] = _read(Path(values["token"]))
     return _complete("the environment", values, "KAGGLE_USERNAME", "KAGGLE_KEY") if values else None
@@ -112,53 +112,53 @@ def _from_files(environment: Mapping[str, str], home: Path) -> Credentials | Non
 
 
 def _complete(where: str, values: Mapping[str, str], username: str, key: str) -> Credentials:
-    """Return the token if there is one, else name and key.
+    """Return credentials with the token if there is one, else with name and key.
 
     Raises:
-        UserError: one of the two is not there.
+        UserError: name or key is missing.
     """
     if "token" in values:
         return Credentials(where, token=values["token"])
     if missing := [name for field, name in (("username", username), ("key", key)) if field not in values]:
-        raise UserError(f"The credentials for Kaggle in {where} lack {missing[0]}. {_ADVICE}")
+        raise UserError(f"The Kaggle credentials in {where} lack {missing[0]}. {_ADVICE}")
     return Credentials(where, username=values["username"], key=values["key"])
 
 
-def _usable(found: Credentials) -> Credentials:
-    """Return them without the blanks and line breaks around them.
+def _strip(found: Credentials) -> Credentials:
+    """Return the credentials without surrounding whitespace.
 
     Raises:
-        UserError: they hold what no token and no key does: a header must not carry it.
+        UserError: they contain characters that are not allowed in an HTTP header.
     """
     secrets = {name: getattr(found, name).strip() for name in ("token", "username", "key")}
     for name, value in secrets.items():
         if value and (not value.isascii() or not value.isprintable() or " " in value):
             raise UserError(
-                f"The {name} in {found.where} has characters that none has. Copy it again: {SETTINGS_PAGE}"
+                f"The {name} in {found.where} has invalid characters. Copy it again: {SETTINGS_PAGE}"
             )
     return replace(found, **secrets)
 
 
 def _read(path: Path) -> str:
-    """Return the text of a file that holds secrets.
+    """Return the text of a file with credentials.
 
     Raises:
-        UserError: others can read it, or it cannot be read, or is empty.
+        UserError: other users can read the file, or it cannot be read, or it is empty.
     """
     _require_private(path)
     try:
         text = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} should hold your Kaggle credentials and cannot be read.") from error
+        raise UserError(f"{path} should hold your Kaggle credentials, but cannot be read.") from error
     if not text:
         raise UserError(
-            f"{path} should hold your Kaggle credentials and is empty. Make new ones: {SETTINGS_PAGE}"
+            f"{path} should hold your Kaggle credentials, but is empty. Create new ones: {SETTINGS_PAGE}"
         )
     return text
 
 
 def _require_private(path: Path) -> None:
     if sys.platform == "win32":
-        return  # the mode says nothing there, and a user's folder is private by default
+        return  # Windows has no such mode, and home folders are private by default
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise UserError(f"Others can read {path}, which holds your Kaggle credentials: chmod 600 {path}")

@@ -1,4 +1,4 @@
-"""Files on their way over the line: what is there of them survives whatever happens."""
+"""Downloads that can be resumed after a failure or a kill."""
 
 import hashlib
 import json
@@ -12,14 +12,18 @@ from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.machine import format_size
 
 CHUNK = 1 << 15
-"""Bytes; what has come of one that was not whole is lost when the line breaks, so they are small."""
+"""Bytes per write. An incomplete chunk is lost when the connection breaks, so chunks are small."""
 
 
 class Download:
-    """A file on its way: what is there of it, and of which version.
+    """A partial download and the version of the file that it belongs to.
 
-    The bytes lie in `<target>.part`, and `<target>.part.json` says which version of the file they belong to: another
-    version is fetched from its beginning.
+    `<target>.part` holds the bytes, and `<target>.part.json` the size and version of the file. Another version is
+    fetched from the beginning.
+
+    Attributes:
+        have: number of bytes on the disk.
+        complete: whether all bytes are on the disk.
     """
 
     def __init__(self, target: Path) -> None:
@@ -34,32 +38,32 @@ class Download:
             self._size, self._version = marker["size"], marker["version"]
             self.have = self._part.stat().st_size
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # then it begins anew
+            pass  # start from the beginning
         self.complete = self._size is not None and self.have == self._size
 
-    def spelled(self) -> str:
-        """Return how much is there already, for a message."""
+    def describe(self) -> str:
+        """Return the size of the existing part, for log messages. "" if there is none."""
         if not self.have:
             return ""
-        return f": {format_size(self.have)} of {format_size(self._size or 0)} are there already"
+        return f", resuming after {format_size(self.have)} of {format_size(self._size or 0)}"
 
     def headers(self) -> dict[str, str]:
-        """Return what asks for the rest, and for the whole if the file has changed."""
+        """Return the request headers for the missing rest. If the file has changed, they request all of it."""
         plain = {"Accept-Encoding": "identity"}
         if not self.have or not self._version:
             return plain
         return plain | {"Range": f"bytes={self.have}-", "If-Range": self._version}
 
     def receive(self, response: requests.Response) -> None:
-        """Write the answer's bytes behind those that are there, or from the beginning if it begins there."""
+        """Append the bytes of the response, or restart if the response begins at the beginning."""
         if response.status_code == requests.codes.partial_content:
             span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-            # A server that does not heed If-Range may send the rest of another version.
+            # A server that ignores If-Range may send the rest of another version.
             tag = response.headers.get("ETag", "")
             other = tag.startswith('"') and tag != self._version
             if other or int(span.partition("-")[0]) != self.have or total != str(self._size):
-                self.forget()
-                raise requests.ConnectionError("the server sent another part than the one asked for")
+                self.discard()
+                raise requests.ConnectionError("the server sent another part than requested")
         else:
             self._begin(response)
         with (
@@ -71,17 +75,17 @@ class Download:
         ):  # fmt: skip
             for chunk in response.iter_content(CHUNK):
                 part.write(chunk)
-                part.flush()  # a process that is killed loses no more than a chunk either
+                part.flush()  # a killed process loses at most one chunk
                 self.have += len(chunk)
                 bar.update(len(chunk))
         if self._size is not None and self.have != self._size:
             if self.have > self._size:
-                self.forget()
+                self.discard()
             raise requests.ConnectionError(f"the connection ended after {self.have} of {self._size} bytes")
         self.complete = True
 
     def finish(self) -> None:
-        """Give the file its name, once it is safe on the disk and its manifest lies beside it."""
+        """Flush the file to the disk, write its manifest, and rename it to the target."""
         with self._part.open("rb+") as part:  # Windows flushes only files that are open for writing
             os.fsync(part.fileno())
             digest = hashlib.file_digest(part, "sha256").hexdigest()
@@ -91,7 +95,7 @@ class Download:
         self._marker.unlink(missing_ok=True)
 
     def _begin(self, response: requests.Response) -> None:
-        self.forget()
+        self.discard()
         length = response.headers.get("Content-Length")
         self._size = int(length) if length else None
         tag = response.headers.get("ETag", "")
@@ -100,15 +104,15 @@ class Download:
         with atomic_path(self._marker) as path:
             path.write_text(json.dumps({"size": self._size, "version": self._version}))
 
-    def forget(self) -> None:
-        """Begin anew."""
+    def discard(self) -> None:
+        """Remove the partial download."""
         self._marker.unlink(missing_ok=True)
         self._part.unlink(missing_ok=True)
         self.have = 0
 
 
 def fetched_digest(archive: Path) -> str | None:
-    """Return the SHA-256, in hexadecimal, of a file that `fetch` has fetched; None for one that it has not."""
+    """Return the SHA-256, in hexadecimal, of a fetched file. None if the file was not fetched."""
     try:
         return str(json.loads(_manifest(archive).read_text())["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -116,7 +120,7 @@ def fetched_digest(archive: Path) -> str | None:
 
 
 def delete_fetched(archive: Path) -> None:
-    """Delete a file that `fetch` has fetched. Its manifest goes first: what has none is the user's own."""
+    """Delete a fetched file. The manifest goes first: a file without a manifest belongs to the user."""
     _manifest(archive).unlink(missing_ok=True)
     archive.unlink(missing_ok=True)
 
