@@ -1,4 +1,4 @@
-"""What several tests need: a small rendered competition, and the project's own commands as real processes."""
+"""Shared fixtures: a small rendered competition, a stand-in for Kaggle, and `kedro` as a process."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def unpacked(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where those archives are unpacked. Read only."""
+    """The folder that those archives are unpacked into. Read only."""
     folder = tmp_path_factory.mktemp("unpacked")
     open_side(archives, folder, "training")
     open_side(archives, folder, "test")
@@ -48,7 +48,7 @@ def test_images(archives: Path, unpacked: Path) -> ImageStore:
 
 @pytest.fixture
 def broken(archives: Path, unpacked: Path, tmp_path: Path) -> Path:
-    """The competition as unpacked folders, for a test to break."""
+    """The competition as unpacked folders that a test may change."""
     for name in ("train", "train_masks", "test"):
         (found,) = unpacked.glob(f"{name}-????????????")
         shutil.copytree(found, tmp_path / "competition" / name)
@@ -58,7 +58,7 @@ def broken(archives: Path, unpacked: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def on_kaggle(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same competition with the archives of both qualities, as Kaggle has them. Read only."""
+    """The same competition with archives in both qualities, as on Kaggle. Read only."""
     folder = tmp_path_factory.mktemp("kaggle")
     for archive in archives.glob("*.zip"):
         shutil.copy(archive, folder)
@@ -71,7 +71,7 @@ def on_kaggle(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def kaggle(on_kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInKaggle]:
-    """A stand-in for Kaggle that serves the competition, and an account there in the environment."""
+    """A stand-in for Kaggle that serves the competition, with credentials in the environment."""
     for variable in [name for name in os.environ if name.startswith("KAGGLE_")]:
         monkeypatch.delenv(variable)
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
@@ -84,7 +84,7 @@ def kaggle(on_kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def kedro(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`kedro(...)` runs the command in the project, as a user would, with a data root of the test's own."""
+    """`kedro(...)` runs the command in the project, with the test's own data root."""
 
     def call(*arguments: str, params: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
         params = ",".join(filter(None, [f"data_root={tmp_path / 'data'}", params]))

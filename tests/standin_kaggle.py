@@ -1,8 +1,7 @@
-"""A stand-in for Kaggle: real HTTP on localhost:7777, where Kaggle's client looks with KAGGLE_API_ENVIRONMENT=TEST.
+"""A stand-in for Kaggle: real HTTP on localhost:7777, the address of KAGGLE_API_ENVIRONMENT=TEST in Kaggle's client.
 
-It serves a competition's files from a folder, takes submissions and scores them against `solution.csv.zip`. It can be
-told to misbehave in every way that a line or a server does. `python tests/standin_kaggle.py FOLDER` serves until it is
-stopped.
+It serves a competition's files from a folder, accepts submissions and scores them against `solution.csv.zip`. It can
+simulate failures of the connection and the server. `python tests/standin_kaggle.py FOLDER` serves until it is stopped.
 """
 
 import base64
@@ -28,7 +27,7 @@ _CHUNK = 1 << 16
 
 @dataclass
 class Fault:
-    """How one request goes wrong: a status, or a transfer cut, or silent, after so many bytes."""
+    """The failure of one request: an error status, or a transfer that is cut or stalls after a number of bytes."""
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -38,12 +37,12 @@ class Fault:
 
 
 class StandInKaggle:
-    """The server; every attribute may be changed while it runs."""
+    """The server. Attributes may be changed while it runs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.content: dict[str, bytes] = {}  # takes the place of the folder's file
-        self.faults: dict[str, list[Fault]] = defaultdict(list)  # by request or file name, used up one by one
+        self.content: dict[str, bytes] = {}  # replaces the file in the folder
+        self.faults: dict[str, list[Fault]] = defaultdict(list)  # by request or file name; each is used once
         self.bytes_per_second: float | None = None
         self.rules_accepted = True
         self.requests: list[str] = []
@@ -52,7 +51,7 @@ class StandInKaggle:
         self.uploads: dict[str, bytes] = {}
         self.submissions: list[dict[str, Any]] = []
         self.polls_until_scored = 2
-        self.lists_late = 0  # so many lists do not show a new submission yet
+        self.lists_late = 0  # number of lists that do not show a new submission yet
         self._server = ThreadingHTTPServer(("127.0.0.1", PORT), _Handler)
         self._server.daemon_threads = True
         self._server.kaggle = self  # type: ignore[attr-defined]
@@ -77,7 +76,7 @@ class StandInKaggle:
         self.faults[name] += faults
 
     def asked(self, name: str) -> int:
-        """Return how often a request was made, by the end of its address."""
+        """Return the number of requests whose name ends in `name`."""
         return sum(request.endswith(name) for request in self.requests)
 
 
@@ -95,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         name = self.path.rpartition("/")[2]
         self.kaggle.requests.append(name)
-        if self._goes_wrong(name):
+        if self._fails(name):
             return
         basic = base64.b64encode(f"{USERNAME}:{KEY}".encode()).decode()
         if self.headers.get("Authorization") not in (f"Basic {basic}", f"Bearer {TOKEN}"):
@@ -150,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         else:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self._goes_wrong("upload"):
+        if self._fails("upload"):
             return
         self.kaggle.uploads[token] = body
         self._answer({})
@@ -171,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault and fault.silent_after is not None:
                 time.sleep(5)
         except OSError:
-            pass  # the other side has gone
+            pass  # the client closed the connection
         if limit < len(content):
             self.close_connection = True
 
@@ -179,11 +178,11 @@ class _Handler(BaseHTTPRequestHandler):
         faults = self.kaggle.faults.get(name)
         return faults.pop(0) if faults else None
 
-    def _goes_wrong(self, name: str) -> bool:
+    def _fails(self, name: str) -> bool:
         fault = self._take_fault(name)
         if fault is None:
             return False
-        if fault.status is None:  # the connection ends without an answer
+        if fault.status is None:  # close the connection without a response
             if fault.silent_after is not None:
                 time.sleep(5)
             self.close_connection = True
@@ -207,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _ListDataFiles(self, request: dict[str, Any]) -> None:
-        # Two pages, so that the client must turn one.
+        # Two pages, so that the client must request the second one.
         names = self.kaggle.names()
         half = len(names) // 2
         page = names[half:] if request.get("pageToken") else names[:half]
@@ -236,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.kaggle.submissions.insert(
             0, {"ref": reference, "description": description, "content": content, "polls": 0}
         )
-        if self._goes_wrong("confirmation"):
+        if self._fails("confirmation"):
             return
         self._answer({"message": "Successfully submitted to Carvana", "ref": reference})
 
@@ -261,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _dice(content: bytes, folder: Path) -> float:
-    """Return the mean Dice coefficient, by sets of pixels: nothing of the project's own arithmetic."""
+    """Return the mean Dice coefficient, computed with sets of pixels and without the project's code."""
     from carvana_kedro.stores.archives import read_table
 
     def pixels(runs: str) -> set[int]:
@@ -273,7 +272,7 @@ def _dice(content: bytes, folder: Path) -> float:
     submitted = dict(line.removesuffix("\r").split(",") for line in lines)
     truth = dict(read_table(folder, "solution") or ())
     if {f"{image_id}.jpg" for image_id in truth} != submitted.keys():
-        raise ValueError("The submission has not the rows of sample_submission.csv")
+        raise ValueError("The submission does not have the rows of sample_submission.csv")
     scores = []
     for image_id, runs in truth.items():
         one, other = pixels(runs), pixels(submitted[f"{image_id}.jpg"])

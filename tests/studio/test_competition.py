@@ -1,4 +1,4 @@
-"""The archives are Kaggle's, and depend on the settings alone."""
+"""The archives have Kaggle's format, and depend only on the settings."""
 
 import csv
 import io
@@ -49,7 +49,7 @@ def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(read(path, path.name.removesuffix(".zip")).decode())))
 
 
-def test_writes_kaggles_archives_and_leaves_nothing_else(folder: Path) -> None:
+def test_only_the_archives_of_kaggle_are_written(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == ARCHIVES
 
 
@@ -61,14 +61,14 @@ def test_writes_kaggles_archives_and_leaves_nothing_else(folder: Path) -> None:
         ("test.zip", r"test/[0-9a-f]{12}_0[1-3]\.jpg", 3),
     ],
 )
-def test_images_are_named_as_kaggles(folder: Path, archive: str, pattern: str, count: int) -> None:
+def test_images_have_names_like_those_of_kaggle(folder: Path, archive: str, pattern: str, count: int) -> None:
     found = names(folder / archive)
     assert len(found) == len(set(found)) == count
     assert all(re.fullmatch(pattern, name) for name in found)
     assert found == sorted(found)
 
 
-def test_photographs_are_jpegs_of_what_was_rendered(folder: Path) -> None:
+def test_jpgs_show_the_rendered_images(folder: Path) -> None:
     image, _ = render_view(SETTINGS, 1, 2)
     jpeg = read(folder / "train.zip", f"train/{car_id(SETTINGS, 1)}_02.jpg")
     with Image.open(io.BytesIO(jpeg)) as opened:
@@ -95,20 +95,20 @@ def test_training_rows_encode_the_same_masks(folder: Path) -> None:
             np.testing.assert_array_equal(run_lengths.decode(row["rle_mask"], 160, 240), np.asarray(mask))
 
 
-def test_solution_holds_the_masks_of_the_test_set(folder: Path) -> None:
+def test_the_solution_holds_the_masks_of_the_test_set(folder: Path) -> None:
     rows = {row["img"]: row["rle_mask"] for row in table(folder / "solution.csv.zip")}
     assert [f"test/{name}" for name in rows] == names(folder / "test.zip")
     _, mask = render_view(SETTINGS, 2, 3)
     np.testing.assert_array_equal(run_lengths.decode(rows[f"{car_id(SETTINGS, 2)}_03.jpg"], 160, 240), mask)
 
 
-def test_sample_submission_is_legal_and_says_nothing(folder: Path) -> None:
+def test_the_sample_submission_is_valid_and_holds_no_masks(folder: Path) -> None:
     rows = table(folder / "sample_submission.csv.zip")
     assert [f"test/{row['img']}" for row in rows] == names(folder / "test.zip")
     assert {row["rle_mask"] for row in rows} == {"1 1"}
 
 
-def test_metadata_has_a_row_a_car_in_an_order_that_tells_nothing(folder: Path) -> None:
+def test_metadata_has_one_row_per_car_sorted_by_id(folder: Path) -> None:
     rows = table(folder / "metadata.csv.zip")
     assert list(rows[0]) == ["id", "year", "make", "model", "trim1", "trim2"]
     assert [row["id"] for row in rows] == sorted(car_id(SETTINGS, car) for car in range(SETTINGS.cars))
@@ -133,12 +133,12 @@ def test_an_interrupted_rendering_leaves_no_archive(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_workers_must_be_positive(tmp_path: Path) -> None:
+def test_the_number_of_workers_must_be_positive(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="num_workers must be at least 1, not 0"):
         render_competition(SETTINGS, tmp_path, num_workers=0)
 
 
-def test_rendering_alone_leaves_the_callers_threads(tmp_path: Path) -> None:
+def test_rendering_in_this_process_does_not_change_its_threads(tmp_path: Path) -> None:
     before = cv2.getNumThreads()
     render_competition(
         StudioSettings(training_cars=1, test_cars=1, views=1, width=96, height=64), tmp_path, num_workers=1
@@ -159,6 +159,6 @@ def test_rendering_alone_leaves_the_callers_threads(tmp_path: Path) -> None:
         ({"views": True}, "views must be a whole number, not True"),
     ],
 )
-def test_impossible_settings_are_refused(changes: dict[str, int], message: str) -> None:
+def test_settings_out_of_range_are_rejected(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StudioSettings(**changes)

@@ -1,8 +1,8 @@
-"""The sample must be as hard as the photographs: what works without learning must not work here.
+"""The sample must be about as hard as the real competition: methods without learning must fail.
 
-On the real training set the best threshold on one color channel scores 0.56 mean Dice, the thresholded difference to
-the per-pixel median image 0.65 and the best constant mask 0.75. All 192 training images of the default settings are
-measured here, rendered at 480 x 320, which leaves their geometry and light as they are.
+On the real training set, the best threshold on one color channel has a mean Dice of 0.56, the thresholded difference to
+the per-pixel median image 0.65, and the best constant mask 0.75. These tests use all 192 training images of the default
+settings, rendered at 480 x 320, which does not change their geometry and light.
 """
 
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ def best(candidates: Iterable[Array], masks: Array) -> float:
 
 
 def channel_baseline(images: Array, masks: Array) -> float:
-    """Return the best score of a threshold on one color channel, either way round."""
+    """Return the best score of a threshold on one color channel, for dark and for bright cars."""
     planes = [plane for channel in range(3) for plane in (images[..., channel], 255 - images[..., channel])]
     return best((plane < threshold for plane in planes for threshold in range(8, 250, 8)), masks)
 
@@ -53,7 +53,7 @@ def constant_baseline(masks: Array) -> float:
     return best((np.broadcast_to(mean > level, masks.shape) for level in np.arange(0.1, 0.9, 0.05)), masks)
 
 
-def test_simple_baselines_fail_as_on_photographs(training_set: tuple[Array, Array]) -> None:
+def test_simple_baselines_fail_as_on_real_images(training_set: tuple[Array, Array]) -> None:
     images, masks = (part[:, ::2, ::2] for part in training_set)
     scores = {
         "channel": channel_baseline(images, masks),
@@ -66,7 +66,7 @@ def test_simple_baselines_fail_as_on_photographs(training_set: tuple[Array, Arra
     assert scores["constant"] <= 0.80
 
 
-def test_masks_have_the_sizes_of_photographs(training_set: tuple[Array, Array]) -> None:
+def test_masks_have_sizes_as_in_real_images(training_set: tuple[Array, Array]) -> None:
     area = training_set[1].mean((1, 2))
     print("foreground: min %.3f, mean %.3f, max %.3f" % (area.min(), area.mean(), area.max()))  # noqa: T201, UP031
     assert area.min() > 0.085
@@ -74,14 +74,14 @@ def test_masks_have_the_sizes_of_photographs(training_set: tuple[Array, Array]) 
     assert 0.19 < area.mean() < 0.24
 
 
-def test_masks_are_one_piece(training_set: tuple[Array, Array]) -> None:
+def test_masks_are_connected(training_set: tuple[Array, Array]) -> None:
     for mask in training_set[1]:
         _, _, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
         assert statistics[1:, cv2.CC_STAT_AREA].max() >= 0.99 * mask.sum()
 
 
-def test_outlines_can_be_seen(training_set: tuple[Array, Array]) -> None:
-    """Along most of every outline the picture changes: no car melts into the studio."""
+def test_outlines_are_visible(training_set: tuple[Array, Array]) -> None:
+    """Along most of each outline there is contrast between car and studio."""
     kernel = np.ones((3, 3), np.uint8)
     for image, mask in zip(*training_set, strict=True):
         inner, outer = cv2.erode(mask.astype(np.uint8), kernel), cv2.dilate(mask.astype(np.uint8), kernel)

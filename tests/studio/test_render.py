@@ -1,4 +1,4 @@
-"""ImageSource and masks belong together and look like cars on a turntable."""
+"""Images and masks match, and show cars on a turntable."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from carvana_kedro.studio import StudioSettings, car_id, render_view
 from carvana_kedro.studio.bodies import PAINTS, STYLES, design_car
 from carvana_kedro.studio.model import build_model
 from carvana_kedro.studio.render import Shot
-from carvana_kedro.studio.scene import photograph_background
+from carvana_kedro.studio.scene import render_background
 
 SETTINGS = StudioSettings(width=480, height=320)
 
@@ -18,7 +18,7 @@ def extents(mask: np.ndarray) -> tuple[int, int, int, int]:
     return int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
 
 
-def test_gives_a_photograph_and_a_mask_the_same_every_time() -> None:
+def test_rendering_gives_an_image_and_a_mask_and_is_deterministic() -> None:
     image, mask = render_view(SETTINGS, 3, 2)
     assert (image.shape, image.dtype, mask.shape, mask.dtype) == (
         (320, 480, 3),
@@ -28,28 +28,28 @@ def test_gives_a_photograph_and_a_mask_the_same_every_time() -> None:
     )
     assert set(np.unique(mask)) == {0, 1}
     build_model.cache_clear()
-    photograph_background.cache_clear()
+    render_background.cache_clear()
     for left, right in zip(render_view(SETTINGS, 3, 2), (image, mask), strict=True):
         np.testing.assert_array_equal(left, right)
 
 
 @pytest.mark.parametrize("size", [(96, 64), (241, 161), (300, 400), (640, 200)])
-def test_any_size_and_shape_of_image_shows_a_car(size: tuple[int, int]) -> None:
+def test_images_of_any_size_show_a_car(size: tuple[int, int]) -> None:
     image, mask = render_view(StudioSettings(width=size[0], height=size[1]), 0, 3)
     assert image.shape[:2] == mask.shape == size[::-1]
     assert 0.02 < mask.mean() < 0.6
 
 
-MISSING = [(16, 1, "car must"), (-1, 1, "car must"), (0, 0, "view must"), (0, 17, "view must")]
+OUT_OF_RANGE = [(16, 1, "car must"), (-1, 1, "car must"), (0, 0, "view must"), (0, 17, "view must")]
 
 
-@pytest.mark.parametrize(("car", "view", "message"), MISSING)
-def test_missing_cars_and_views_are_refused(car: int, view: int, message: str) -> None:
+@pytest.mark.parametrize(("car", "view", "message"), OUT_OF_RANGE)
+def test_cars_and_views_out_of_range_are_rejected(car: int, view: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         render_view(SETTINGS, car, view)
 
 
-def test_a_dozen_cars_show_every_style_and_the_common_paints() -> None:
+def test_twelve_cars_include_every_style_and_the_common_paints() -> None:
     for seed in (1, 2017, 31):
         cars = [design_car(StudioSettings(seed=seed), car) for car in range(12)]
         assert {car.style for car in cars} == set(STYLES)
@@ -57,7 +57,7 @@ def test_a_dozen_cars_show_every_style_and_the_common_paints() -> None:
     assert sum(share for _, share, _, _ in PAINTS) == pytest.approx(1)
 
 
-def test_ids_are_distinct_and_tell_no_order() -> None:
+def test_ids_are_distinct_and_not_in_order() -> None:
     ids = [car_id(SETTINGS, car) for car in range(SETTINGS.cars)]
     assert len(set(ids)) == len(ids)
     assert ids != sorted(ids)
@@ -65,7 +65,7 @@ def test_ids_are_distinct_and_tell_no_order() -> None:
 
 
 def test_masks_agree_across_sizes() -> None:
-    """The outline is geometry: a larger image shows the same one, finer."""
+    """The mask of a larger image, reduced in size, is the mask of the smaller image."""
     _, small = render_view(SETTINGS, 6, 2)
     _, large = render_view(StudioSettings(width=1440, height=960), 6, 2)
     reduced = cv2.resize(large.astype(np.float32), (480, 320), interpolation=cv2.INTER_AREA) >= 0.5
@@ -73,7 +73,7 @@ def test_masks_agree_across_sizes() -> None:
 
 
 def test_mask_is_the_projected_body_and_wheels() -> None:
-    """Every point of the body's surface falls on the mask, and the mask reaches hardly beyond them."""
+    """The mask covers every point of the surface, and extends at most one pixel beyond them."""
     model = build_model(SETTINGS, 4)
     shot = Shot(SETTINGS, model, 4, 3)
     surfaces = (model.body, *model.wheels, *model.mirrors)
@@ -88,8 +88,8 @@ def test_mask_is_the_projected_body_and_wheels() -> None:
     np.testing.assert_allclose([right, bottom], pixels.max(0), atol=1)
 
 
-def test_glass_shows_the_wall_yet_belongs_to_the_mask() -> None:
-    """From the side, some pixels well inside the mask are much like the empty studio behind them."""
+def test_the_mask_includes_glass_that_shows_the_wall() -> None:
+    """In a side view, some pixels inside the mask resemble the empty studio behind the car."""
     for car in range(SETTINGS.cars):
         if not design_car(SETTINGS, car).dark_glass:
             break
@@ -97,25 +97,25 @@ def test_glass_shows_the_wall_yet_belongs_to_the_mask() -> None:
     top, bottom, *_ = extents(mask)
     inside = cv2.erode(mask, np.ones((5, 5), np.uint8)) > 0
     inside[(top + bottom) // 2 :] = False
-    behind = photograph_background(SETTINGS, car).astype(float)
+    behind = render_background(SETTINGS, car).astype(float)
     difference = np.abs(image * (behind[:40].mean() / image[:40].mean()) * 1.3 - behind).max(-1)
     assert (difference[inside] < 40).mean() > 0.1
 
 
-def test_shadow_is_not_the_car() -> None:
-    """Right below the car the floor is darker than the empty studio's, and outside the mask."""
+def test_the_mask_excludes_the_shadow() -> None:
+    """The floor below the car is darker than in the empty studio, and outside the mask."""
     image, mask = render_view(SETTINGS, 0, 5)
     _, bottom, left, right = extents(mask)
     middle = (left + right) // 2
     below = np.flatnonzero(mask[:, middle])[-1] + 3
-    empty = photograph_background(SETTINGS, 0)
+    empty = render_background(SETTINGS, 0)
     assert below < bottom
     assert mask[below, middle] == 0
     assert image[below, middle].mean() < 0.6 * empty[below, middle].mean()
 
 
 @pytest.mark.parametrize("views", [(5, 13), (3, 15), (7, 11)])
-def test_opposite_stops_mirror_each_other(views: tuple[int, int]) -> None:
+def test_opposite_views_have_similar_outlines(views: tuple[int, int]) -> None:
     for car in (0, 5):
         first, second = (render_view(SETTINGS, car, view)[1] for view in views)
         a, b = extents(first), extents(second)

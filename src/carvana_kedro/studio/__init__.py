@@ -1,4 +1,4 @@
-"""A photo studio that renders a small Carvana competition: cars on a turntable, in Kaggle's own files."""
+"""Renders a small Carvana competition: cars on a turntable in a studio, in the file formats of Kaggle."""
 
 from .competition import render_competition, render_sample, sample_folder
 from .render import render_view

@@ -1,6 +1,6 @@
-"""What a car is: proportions of seven body styles, paints, and the smooth solid they describe.
+"""Cars: proportions of seven body styles, paints, and the smooth solid of the body.
 
-Car coordinates: x forward, y to the left, z up, in meters; the origin lies on the floor below the car's middle.
+Car coordinates: x forward, y to the left, z up, in meters; the origin is on the floor below the center of the car.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Style:
-    """A body style: sizes in meters, places as fractions of the length from the nose and of the height.
+    """A body style. Sizes are in meters, positions are fractions of the length (from the nose) and of the height.
 
     Attributes:
         size: Length, width and height.
-        axles: Where the wheels stand.
-        roofline: The outline seen from the side, nose to tail; the fifth point is the windscreen's foot.
-        belt: Height of the windows' lower edge, front and rear.
-        roof_width: As a fraction of the width.
-        pillars: Between the side windows, where the doors end.
-        windows_end: Where the last side window ends at the belt.
-        rear_glass: Height of the rear window's lower edge.
+        axles: Positions of the front and rear wheels.
+        roofline: Outline seen from the side, from nose to tail. The fifth point is the foot of the windscreen.
+        belt: Height of the lower edge of the windows, front and rear.
+        roof_width: Width of the roof as a fraction of the width.
+        pillars: Positions of the pillars between the side windows, at the ends of the doors.
+        windows_end: Position of the end of the last side window, at the belt.
+        rear_glass: Height of the lower edge of the rear window.
     """
 
     name: str
@@ -88,7 +88,7 @@ STYLES = (
 )
 # fmt: on
 
-PAINTS = (  # name, share of the fleet, sRGB, metallic
+PAINTS = (  # name, fraction of all cars, sRGB, metallic
     ("white", 0.21, (226, 226, 222), 0.0),
     ("black", 0.20, (13, 13, 15), 0.2),
     ("gray", 0.16, (82, 86, 90), 0.7),
@@ -104,14 +104,15 @@ PAINTS = (  # name, share of the fleet, sRGB, metallic
 
 @dataclass(frozen=True)
 class Car:
-    """One car: a style with its own proportions and paint, all lengths in meters.
+    """One car: a style with individual proportions and paint. All lengths are in meters.
 
     Attributes:
         paint: Linear RGB, `(3,)` float32.
-        metallic: Share of the light that the paint's flakes return, 0 to 1.
-        clearance: Between floor and body.
+        metallic: Fraction of the light that the flakes of the paint reflect, 0 to 1.
+        clearance: Height of the body above the floor.
         axles: x of the front and rear wheels.
-        stations, roofline: Height of the middle of the car, `roofline`, at the x of `stations`.
+        stations: x of the points of the roofline.
+        roofline: Height of the upper surface in the middle of the car, at each of `stations`.
     """
 
     style: Style
@@ -131,21 +132,21 @@ class Car:
     chrome: bool
 
     def x(self, fraction: float) -> float:
-        """Return the x of a place given as a fraction of the length from the nose."""
+        """Return the x of a position given as a fraction of the length from the nose."""
         return self.length * (0.5 - fraction)
 
     def belt(self, x: Array | float) -> Array:
-        """Return the height at which the windows begin."""
+        """Return the height of the lower edge of the windows."""
         front, rear = (part * self.height for part in self.style.belt)
         return front + (rear - front) * np.clip(0.7 - x / self.length, 0, 1)
 
     def top(self, x: Array | float, y: Array | float) -> Array:
-        """Return the height of the upper surface: hood, glass, roof and tail, bent in plan and crowned."""
+        """Return the height of the upper surface (hood, glass, roof and tail), which curves to the sides."""
         bent = x + 0.17 * y * y * np.tanh(4 * x / self.length)
         return np.interp(bent, self.stations, self.roofline).astype(np.float32) - 0.07 * y * y
 
     def half_width(self, x: Array | float, z: Array | float) -> Array:
-        """Return the half width of the side surface: tumblehome, belly, wheel flares and character lines."""
+        """Return half the width of the side surface, with its slopes, wheel flares and creases."""
         belt = 0.655 * self.height
         low, high = self.clearance, self.height
         heights = (low - 0.1, low + 0.06, 0.30 * high, 0.42 * high, belt, high)
@@ -162,7 +163,7 @@ class Car:
         return half - 0.014 * np.exp(-((rocker / 0.05) ** 2))
 
     def solid(self, x: Array, y: Array, z: Array) -> Array:
-        """Return a smooth field that is negative inside the body and positive outside, about metric at the surface."""
+        """Return a smooth field: about the distance to the surface of the body, and negative inside the body."""
         wide = np.abs(y)
         edge = (wide / (self.width / 2)) ** 2
         shape = _smooth_max(wide - self.half_width(x, z), z - self.top(x, y), 0.14)
@@ -184,18 +185,18 @@ def _smooth_max(a: Array, b: Array, radius: float) -> Array:
 
 
 def to_linear(srgb: tuple[int, int, int]) -> Array:
-    """Return linear RGB `(3,)` float32 of an 8-bit sRGB color."""
+    """Convert an 8-bit sRGB color to linear RGB, `(3,)` float32."""
     return ((np.asarray(srgb, np.float32) / 255) ** 2.2).astype(np.float32)
 
 
 def design_car(settings: StudioSettings, car: int) -> Car:
-    """Return car number `car`, drawn so that a dozen neighbors show every style and every common paint."""
+    """Return car number `car`. Any twelve consecutive cars include every style and every common paint."""
     fleet, own = generator(settings), generator(settings, car)
     style = STYLES[fleet.permutation(len(STYLES))[car % len(STYLES)]]
-    # Golden-ratio steps through the cumulative shares leave no gap as wide as a common paint.
-    place = (fleet.random() + car * 0.6180339887) % 1
+    # Golden-ratio steps through the cumulative fractions leave no gap as wide as that of a common paint.
+    position = (fleet.random() + car * 0.6180339887) % 1
     upto = np.cumsum([share for _, share, _, _ in PAINTS])
-    paint = PAINTS[min(int(np.searchsorted(upto, place)), len(PAINTS) - 1)]
+    paint = PAINTS[min(int(np.searchsorted(upto, position)), len(PAINTS) - 1)]
     length, width, height = np.array(style.size) * own.uniform((0.955, 0.97, 0.965), (1.045, 1.03, 1.035))
     knots = np.array(style.roofline)
     knots[1:-1] += own.normal(0, (0.005, 0.007), (len(knots) - 2, 2)) * (knots[1:-1, 1:] < 0.99)

@@ -8,23 +8,25 @@ import numpy as np
 from .rasterize import extent
 
 Array = np.ndarray
-SCALE = 250  # texels a meter
+SCALE = 250  # texels per meter
 CEILING = 2.1  # meters
 BLACK = (0.012, 0.012, 0.013)
 
 
 class Panel:
-    """One side's drawing; all layers `(h, w)` float32 in [0, 1], z upwards from the last row.
+    """The drawing of one side. All layers are `(h, w)` float32 in [0, 1], with z upwards from the last row.
 
     Attributes:
-        left: Where the first column lies, meters.
+        left: Position of the first column in meters.
         color: `(h, w, 3)` linear RGB where `cover` is above zero.
-        cover: How much of the paint `color` hides.
-        glass, hole, metal: See-through glass, cut-out, mirror-like metal.
+        cover: Fraction of the paint that `color` hides.
+        glass: Transparent glass.
+        hole: Openings in the body.
+        metal: Mirror-like metal.
     """
 
     def __init__(self, left: float, width: float) -> None:
-        """Begin an empty panel `width` meters wide."""
+        """Create an empty panel of `width` meters."""
         self.left, shape = left, (round(CEILING * SCALE), round(width * SCALE))
         self.color = np.zeros((*shape, 3), np.float32)
         self.cover, self.glass, self.hole, self.metal = (np.zeros(shape, np.float32) for _ in range(4))
@@ -59,7 +61,7 @@ class Panel:
         return np.clip((radius - np.hypot(self.across - x, self.up - z)) * SCALE + 0.5, 0, 1)
 
     def paint(self, coverage: Array, color: Sequence[float], metal: float = 0.0) -> None:
-        """Lay an opaque color over the panel."""
+        """Paint the covered area with an opaque color."""
         part = extent(coverage)
         coverage = coverage[part]
         self.color[part] += coverage[..., None] * (np.array(color, np.float32) - self.color[part])
@@ -68,7 +70,7 @@ class Panel:
         self.glass[part] *= 1 - coverage
 
     def glaze(self, coverage: Array, trim: Sequence[float], metal: float) -> None:
-        """Set a pane with its dark band and a trim around it."""
+        """Draw a window pane with a dark band and a trim around it."""
         self.paint(grown(coverage, 0.016), trim, metal)
         self.paint(grown(coverage, 0.008), BLACK)
         self.glass = np.maximum(self.glass, coverage)

@@ -1,4 +1,4 @@
-"""Write a rendered competition in the files that Kaggle hands out."""
+"""Writes a rendered competition in the same files as Kaggle's."""
 
 import csv
 import functools
@@ -45,7 +45,9 @@ _METADATA_FIELDS = ("id", "year", "make", "model", "trim1", "trim2")
 _MASK_FIELDS = ("img", "rle_mask")
 
 Shot = tuple[int, int]
-Developed = tuple[bytes, bytes, str]
+"""Car and view."""
+Encoded = tuple[bytes, bytes, str]
+"""A jpg, a gif of the mask, and the mask's run lengths."""
 
 
 def sample_folder(path: Path, settings: StudioSettings) -> Path:
@@ -76,16 +78,15 @@ def render_competition(
     num_workers: int | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Render every image of the competition and write Kaggle's archives into `folder`.
+    """Render all images of the competition and write archives like Kaggle's into `folder`.
 
-    The files depend on the settings alone, byte for byte, not on the number of workers; each appears whole or
-    not at all.
+    The bytes of the files depend only on the settings, not on the number of workers. Each file is written atomically.
 
     Args:
-        settings: Which competition.
-        folder: Created if missing; archives of the same names are replaced.
-        num_workers: Processes to render in; every core that this process may use if None, none besides this one if 1.
-        on_image: Called with (images written, images in all).
+        settings: Settings of the competition.
+        folder: Created if it does not exist. Archives with the same names are replaced.
+        num_workers: Number of processes that render. None: one per usable core. 1: only this process.
+        on_image: Called with (number of written images, number of all images).
 
     Raises:
         ValueError: If `num_workers` is below 1.
@@ -104,8 +105,8 @@ def render_competition(
             stack.enter_context(_archive(folder / name))
             for name in ("train.zip", "train_masks.zip", "test.zip")
         )
-        developed = stack.enter_context(_developed(settings, training + test, num_workers))
-        for (car, view), (jpeg, gif, runs) in zip(training + test, developed, strict=True):
+        encoded = stack.enter_context(_encode_all(settings, training + test, num_workers))
+        for (car, view), (jpeg, gif, runs) in zip(training + test, encoded, strict=True):
             name = f"{car_id(settings, car)}_{view:02d}"
             if car < settings.training_cars:
                 _add(images, f"train/{name}.jpg", jpeg)
@@ -124,34 +125,32 @@ def render_competition(
 
 
 def _shots(settings: StudioSettings, cars: Iterable[int]) -> list[Shot]:
-    """Order images by name, as a listing of the archive would."""
+    """Return all shots of these cars, sorted by file name."""
     by_name = sorted(cars, key=lambda car: car_id(settings, car))
     return [(car, view) for car in by_name for view in range(1, settings.views + 1)]
 
 
 @contextmanager
-def _developed(
-    settings: StudioSettings, shots: list[Shot], num_workers: int
-) -> Iterator[Iterable[Developed]]:
-    """Yield the finished files of all shots in their order, made by as many processes as asked."""
-    develop = functools.partial(_develop, settings)
+def _encode_all(settings: StudioSettings, shots: list[Shot], num_workers: int) -> Iterator[Iterable[Encoded]]:
+    """Yield an iterable of all encoded shots, in order."""
+    encode = functools.partial(_encode, settings)
     if num_workers == 1:
-        yield map(develop, shots)
+        yield map(encode, shots)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         num_workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
         try:
-            # A car's views stay in one process, which then builds that car once.
-            yield pool.map(develop, shots, chunksize=settings.views)
+            # All views of a car are rendered in one process, which builds the car once.
+            yield pool.map(encode, shots, chunksize=settings.views)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _develop(settings: StudioSettings, shot: Shot) -> Developed:
-    """Render one shot and return its JPEG, its GIF mask and its run-length encoding."""
+def _encode(settings: StudioSettings, shot: Shot) -> Encoded:
+    """Render and encode one shot."""
     image, mask = render_view(settings, *shot)
     _, jpeg = cv2.imencode(
         ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY)
@@ -179,7 +178,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes, compression: int = zipfile.ZIP_STORED) -> None:
-    """Add a file without the clock's or the machine's traces."""
+    """Add a file with metadata that depends neither on the time nor on the machine."""
     entry = zipfile.ZipInfo(name, date_time=(2017, 7, 25, 0, 0, 0))
     entry.create_system, entry.external_attr, entry.compress_type = 3, 0o644 << 16, compression
     archive.writestr(entry, content)

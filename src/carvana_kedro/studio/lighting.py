@@ -1,4 +1,4 @@
-"""The light in the studio, and what it makes of a surface and of the floor."""
+"""The light in the studio, the conversion to display values, and the shadow on the floor."""
 
 import functools
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Light:
-    """What arrives from everywhere, as mirror-ball maps, float32, linear.
+    """Incoming light from all directions, as mirror-ball maps: float32, linear.
 
     Attributes:
-        mirrored: `(S, S, 4)`, looked up by the mirrored ray: what a clear coat shows, what the flakes of a
-            metallic paint make of it, and two empty channels, with which OpenCV is twice as fast.
-        diffuse: `(S, S)`, looked up by the normal: what a matt surface receives.
+        mirrored: `(S, S, 4)`, indexed by the mirrored ray. The channels are the reflection of a clear coat, that of the
+            flakes of a metallic paint, and two empty ones, with which OpenCV is twice as fast.
+        diffuse: `(S, S)`, indexed by the normal: the light on a matt surface.
     """
 
     mirrored: Array
@@ -28,9 +28,9 @@ class Light:
 
 @functools.lru_cache(maxsize=1)
 def studio_light() -> Light:
-    """Return the light of the studio: soft boxes above and beside the camera, bright wall, gray floor."""
+    """Return the light of the studio: soft boxes above and beside the camera, a bright wall and a gray floor."""
     sharp, coarse = _radiance(_ball_directions(512)), 32
-    # On a mirror ball equal areas are equal solid angles, so that a plain mean over its disc integrates.
+    # On a mirror ball, equal areas are equal solid angles, so the mean over its disc is the integral.
     source = cv2.resize(sharp, (coarse, coarse), interpolation=cv2.INTER_AREA).ravel()
     toward = _ball_directions(coarse).reshape(-1, 3)
     disc = np.hypot(*np.mgrid[-1 : 1 : coarse * 1j, -1 : 1 : coarse * 1j]).ravel() <= 1
@@ -71,7 +71,7 @@ def _radiance(direction: Array) -> Array:
 
 
 def look_up(light: Array, direction: Sequence[Array]) -> Array:
-    """Look a mirror-ball map `(S, S, ...)` up in world directions, three planes `(h, w)` float32 of unit length."""
+    """Return the values of a mirror-ball map `(S, S, ...)` in world directions, three planes `(h, w)` float32."""
     (x, y, z), half = direction, len(light) / 2
     scale = half / np.sqrt(np.maximum(2.0002 - 2 * y, 1e-4))
     place = x * scale + (half - 0.5), (half - 0.5) - z * scale
@@ -79,7 +79,7 @@ def look_up(light: Array, direction: Sequence[Array]) -> Array:
 
 
 def _display_curve() -> Array:
-    """Return display values of linear light in steps of 1/1023: gamma with a soft shoulder up to four times white."""
+    """Return display values of linear light in steps of 1/1023, up to four times white: gamma with a soft shoulder."""
     light = np.arange(4 * 1023, dtype=np.float32) / 1023
     knee = np.where(light < 0.6, light, 0.6 + 0.4 * (1 - np.exp(-(light - 0.6) / 0.4)))
     return (255 * knee ** (1 / 2.2) + 0.5).astype(np.uint8)
@@ -89,13 +89,13 @@ _DISPLAY = _display_curve()
 
 
 def display(matt: Array, gloss: Array | float, albedo: Sequence[Array]) -> Array:
-    """Return display values `(h, w, 3)` uint8 of a surface's light and color planes."""
+    """Return display values `(h, w, 3)` uint8 from the light on a surface and its color planes."""
     light = cv2.merge([np.asarray(matt * color + gloss, np.float32) for color in albedo])
     return np.take(_DISPLAY, np.minimum(light * 1023, len(_DISPLAY) - 1).astype(np.intp))
 
 
 def floor_shadow(car: Car) -> Array:
-    """Return how much light the floor keeps around the car, `(h, w)` float32 at 50 texels a meter, 2 m margin."""
+    """Return the fraction of light on the floor, `(h, w)` float32 at 50 texels per meter, up to 1.2 m from the car."""
     scale, margin = 50, 1.2
     shape = (round((car.width + 2 * margin) * scale), round((car.length + 2 * margin) * scale))
     rows, columns = np.indices(shape, np.float32)

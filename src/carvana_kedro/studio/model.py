@@ -1,4 +1,4 @@
-"""Everything about one car that its views share."""
+"""The parts of a car that all its views share."""
 
 import functools
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Model:
-    """A car ready to be photographed: left and right parts in that order, surfaces in car coordinates."""
+    """A car ready to render. Pairs are left and right, surfaces are in car coordinates."""
 
     car: Car
     camera: Camera
@@ -32,7 +32,7 @@ class Model:
 
 @functools.lru_cache(maxsize=2)
 def build_model(settings: StudioSettings, number: int) -> Model:
-    """Build car `number`; the last two are remembered."""
+    """Build car `number`. The last two cars are cached."""
     car = design_car(settings, number)
     return Model(
         car=car,

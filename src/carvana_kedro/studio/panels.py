@@ -1,4 +1,4 @@
-"""What is drawn on a body: glass, lights, grille, plate, gaps and handles, as seen square from three sides."""
+"""Drawings of a body from the side, front and rear: glass, lights, grille, plate, gaps and handles."""
 
 import cv2
 import numpy as np
@@ -15,8 +15,8 @@ def draw_panels(car: Car, rng: np.random.Generator) -> tuple[Array, Array]:
     """Draw side, front and rear next to each other.
 
     Returns:
-        Color and cover, then glass, hole, metal and an empty channel; both `(h, w, 4)` uint8. Color is the
-        square root of linear RGB, so that eight bits suffice.
+        Two arrays, `(h, w, 4)` uint8: color and cover; glass, hole, metal and an empty channel. Color is the square
+        root of linear RGB, so that eight bits suffice.
     """
     tall = car.style.name in ("suv", "pickup", "minivan")
     side = Panel(-car.length / 2 - 0.1, car.length + 0.2)
@@ -43,7 +43,7 @@ def _draw_side(panel: Panel, car: Car, tall: bool, lamp_top: float, rng: np.rand
     else:
         panel.paint(np.clip((car.clearance + 0.045 - z) * SCALE, 0, 1), BLACK)
 
-    # Panes: above the belt, below the roof's outline moved inward, before the rear pillar.
+    # Window panes: above the belt, below the roof with a margin, in front of the rear pillar.
     lean = 0.72 * car.width / 2
     roof = np.minimum.reduce([car.top(column + shift, lean) for shift in (-0.05, -0.02, 0.0, 0.10)]) - 0.085
     belt = car.belt(column) + 0.03
@@ -187,7 +187,7 @@ def _draw_rear(panel: Panel, car: Car, tall: bool, rng: np.random.Generator) -> 
 
 
 def _windscreen(panel: Panel, car: Car, foot: float | None, base: float) -> None:
-    """Glaze the pane that looks forward (`foot` of the windscreen) or backward (None)."""
+    """Draw the windscreen, which begins at `foot`, or the rear window if `foot` is None."""
     level = np.linspace(base * car.height, 0.945 * car.height, 12)
     lean = (car.x(foot), car.x(foot) - 0.8) if foot else (-1.0, -1.0)
     place = np.interp(level, (0.65 * car.height, car.height), lean)
@@ -208,7 +208,7 @@ def _windscreen(panel: Panel, car: Car, foot: float | None, base: float) -> None
 
 
 def _lamp(panel: Panel, outline: list[tuple[float, float]], bulbs: tuple[float, ...] | None = None) -> None:
-    """Draw a head lamp with reflectors at the places `bulbs`, or a tail lamp if None."""
+    """Draw a headlamp with reflectors at `bulbs`, or a tail lamp if `bulbs` is None."""
     lens = panel.polygon(outline, 0.014)
     panel.paint(grown(lens, 0.006), BLACK)
     if bulbs is None:
@@ -236,7 +236,7 @@ def _plate(panel: Panel, level: float, rng: np.random.Generator) -> None:
 
 
 def _tail_lamp(car: Car) -> tuple[float, float]:
-    """Return upper and lower edge of the tail lamps."""
+    """Return the heights of the upper and lower edge of the tail lamps."""
     name, height = car.style.name, car.height
     if name in ("suv", "minivan", "wagon", "hatchback"):
         return 0.66 * height, 0.47 * height
@@ -248,7 +248,7 @@ def _box(x: float, z: float, half_width: float, half_height: float) -> list[tupl
 
 
 def draw_wheel(car: Car) -> tuple[Array, Array]:
-    """Return the wheel's texture, rows along its profile and columns around: color with cover, and metal."""
+    """Return the texture of a wheel, rows along its profile and columns around it: color, and metal."""
     fine = 16
     row = np.arange(17 * fine, dtype=np.float32)[:, None] / fine
     angle = np.arange((COLUMNS + 1) * fine, dtype=np.float32)[None] / fine * (2 * np.pi / COLUMNS)

@@ -1,4 +1,4 @@
-"""Find which part of a surface each pixel sees, and how much of the pixel it covers."""
+"""Rasterization: the part of a surface that each pixel shows, and the covered fraction of the pixel."""
 
 from dataclasses import dataclass
 
@@ -8,20 +8,20 @@ import numpy as np
 from .surfaces import Surface
 
 Array = np.ndarray
-_SAMPLES = (
-    3  # a side; odd, so that the middle sample is the pixel's center and coverage never ties at one half
-)
-_SHIFT = 4  # fractional bits of OpenCV's polygon corners
+# Samples per side. An odd number has a sample at the center of the pixel, and coverage is never exactly one half.
+_SAMPLES = 3
+_SHIFT = 4  # fractional bits of polygon corners in OpenCV
 
 
 @dataclass(frozen=True)
 class Fragments:
-    """What the pixels of a box see of a surface.
+    """The part of a surface that the pixels of a box show. Values are defined where coverage is positive.
 
     Attributes:
         box: Rows and columns of the image.
-        coverage: `(h, w)` float32 in [0, 1], share of the pixel inside the outline.
-        row, column: `(h, w)` float32, place on the surface's grid; meaningful where coverage is positive.
+        coverage: `(h, w)` float32 in [0, 1], fraction of the pixel inside the outline.
+        row: `(h, w)` float32, row in the surface's grid.
+        column: `(h, w)` float32, column in the surface's grid.
         points: Three planes `(h, w)` float32: x, y and z in car coordinates, meters.
         normals: Three planes `(h, w)` float32, car coordinates.
     """
@@ -44,14 +44,15 @@ def rasterize(
     columns: slice = slice(None),
     back: bool = False,
 ) -> Fragments:
-    """Draw the faces that look at the camera, or away from it if `back`, farthest first.
+    """Draw the faces that point to the camera, or away from it if `back`, farthest first.
 
     Args:
-        surface: What to draw, in car coordinates.
+        surface: Surface in car coordinates.
         to_image: `(3, 4)` float64, car coordinates to homogeneous pixels.
         size: Height and width of the image.
-        stride: Grid steps a face spans.
-        rows, columns: Part of the grid to draw; `rows` only for surfaces without seams.
+        stride: Number of grid steps per face.
+        rows: Rows of the grid to draw. Only for surfaces without seams.
+        columns: Columns of the grid to draw.
         back: Draw the inside of the far half instead.
     """
     first = rows.start or 0, columns.start or 0
@@ -91,10 +92,10 @@ def rasterize(
     nearest = cv2.dilate(seen, np.ones((_SAMPLES, _SAMPLES), np.uint8))[middle, middle]
     nearest = np.where(seen[middle, middle] > 0, seen[middle, middle], nearest)
 
-    # On each face the grid's coordinates are affine in the pixel's: down * s + across * t = pixel - center.
+    # On each face, grid coordinates are an affine function of pixels: down * s + across * t = pixel - center.
     center = (a + b + c + d)[face] / 4
     gradients = np.stack((across[face][:, ::-1], down[face][:, ::-1])) * np.array(((1, -1), (-1, 1)))[:, None]
-    # Faces seen edge-on would throw the pixels beside them far across the grid.
+    # For faces seen edge-on, pixels beside them would get grid coordinates far away.
     gradients = np.clip(gradients / area[face][:, None], -0.5, 0.5)
     where = nearest.astype(np.intp)
     y, x = np.ogrid[: np.float32(height), : np.float32(width)]
@@ -112,9 +113,9 @@ def rasterize(
 
 
 def interpolate(grid: Array, column: Array, row: Array) -> tuple[Array, ...]:
-    """Return the channels of `grid` `(R, C, c)`, c up to four, at fractional places, as planes `(h, w)`.
+    """Interpolate `grid`, `(R, C, c)` with c up to four, at fractional positions. Return planes `(h, w)`.
 
-    Outside the grid its border goes on.
+    Outside the grid, the border is repeated.
     """
     channels = grid.shape[2]
     # OpenCV is more than twice as fast with four channels as with two or three.

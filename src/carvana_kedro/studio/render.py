@@ -9,7 +9,7 @@ from .canvas import CEILING, SCALE
 from .lighting import display, look_up, studio_light
 from .model import Model, build_model
 from .rasterize import Fragments, extent, rasterize
-from .scene import fall_off, photograph_background
+from .scene import fall_off, render_background
 from .settings import StudioSettings, generator
 from .surfaces import Surface, windscreen_foot
 
@@ -17,16 +17,16 @@ Array = np.ndarray
 
 
 def render_view(settings: StudioSettings, car: int, view: int) -> tuple[Array, Array]:
-    """Render one photograph and its mask.
+    """Render one image and its mask.
 
     Args:
-        settings: Which competition.
-        car: From 0; training cars come first, then test cars.
-        view: From 1; the turntable has gone `view - 1` steps of a full turn's `views`.
+        settings: Settings of the competition.
+        car: Number of the car, from 0. Training cars come before test cars.
+        view: Number of the view, from 1. Each view turns the car by a full turn divided by `settings.views`.
 
     Returns:
-        The photograph `(H, W, 3)` uint8 RGB, and the mask `(H, W)` uint8 in {0, 1}: one where the
-        car's outline covers at least half a pixel. Glass belongs to the car, its shadow does not.
+        The image, `(H, W, 3)` uint8 RGB, and the mask, `(H, W)` uint8 in {0, 1}. The mask is 1 where the outline of the
+        car covers at least half of the pixel. It includes the windows, but not the shadow.
 
     Raises:
         ValueError: If the settings have no such car or view.
@@ -35,12 +35,12 @@ def render_view(settings: StudioSettings, car: int, view: int) -> tuple[Array, A
         raise ValueError(f"car must lie between 0 and {settings.cars - 1}, not {car}")
     if not 1 <= view <= settings.views:
         raise ValueError(f"view must lie between 1 and {settings.views}, not {view}")
-    image, coverage = Shot(settings, build_model(settings, car), car, view).expose()
+    image, coverage = Shot(settings, build_model(settings, car), car, view).render()
     return image, (coverage >= 0.5).astype(np.uint8)
 
 
 class Shot:
-    """One exposure: geometry projected for one view, then shaded and laid over the studio from back to front."""
+    """Renders one view: projects the geometry, shades it, and composes it over the studio from back to front."""
 
     def __init__(self, settings: StudioSettings, model: Model, car: int, view: int) -> None:
         self.settings, self.model, self.light = settings, model, studio_light()
@@ -56,10 +56,10 @@ class Shot:
         self.size = settings.height, settings.width
         self.coverage = np.zeros(self.size, np.float32)
 
-    def expose(self) -> tuple[Array, Array]:
-        """Return the photograph `(H, W, 3)` uint8 and the car's share of each pixel `(H, W)` float32."""
+    def render(self) -> tuple[Array, Array]:
+        """Return the image, `(H, W, 3)` uint8, and the fraction of each pixel that the car covers, `(H, W)` float32."""
         model = self.model
-        self.image = photograph_background(self.settings, self.number).copy()
+        self.image = render_background(self.settings, self.number).copy()
         self._reflect_in_floor()
         self._cast_shadow()
         body = rasterize(model.body, self.to_image, self.size, stride=2)
@@ -72,7 +72,7 @@ class Shot:
         self._add_body(body, behind, model.wheels[near])
         if beside:
             self._add_mirror(model.mirrors[near])
-        return self._develop(), self.coverage
+        return self._expose(), self.coverage
 
     def _cast_shadow(self) -> None:
         shadow = self.model.shadow
@@ -89,7 +89,7 @@ class Shot:
         part[:] = cv2.multiply(part, cv2.merge((kept, kept, kept)), dtype=cv2.CV_8U)
 
     def _reflect_in_floor(self) -> None:
-        """Let the semi-gloss floor show the car upside down: blurred, so a quarter of the size is enough."""
+        """Add the reflection of the car in the semi-gloss floor. It is blurred, so a quarter of the size is enough."""
         to_image = np.diag((0.25, 0.25, 1)) @ self.to_image @ np.diag((1, 1, -1, 1))
         size = self.size[0] // 4, self.size[1] // 4
         seen = rasterize(self.model.body, to_image, size, stride=4, back=True)
@@ -98,7 +98,7 @@ class Shot:
         albedo, _, glass, *_ = self._appearance(seen)
         pixels = display(0.30 * (1 - glass), 0.0, albedo)
         share = 0.24 * seen.coverage * cv2.exp(seen.points[2] * np.float32(-1.1))
-        # Room for the blur to fade out in, as far as the image reaches.
+        # Padding in which the blur fades out, up to the border of the image.
         sides = zip(seen.box, size, strict=True)
         room = [(min(24, side.start), min(24, end - side.stop)) for side, end in sides]
         layer = np.pad(np.dstack((pixels * share[..., None], share)), (*room, (0, 0)))
@@ -142,14 +142,14 @@ class Shot:
         self._lay(seen.box, pixels, seen.coverage * (1 - hole))
 
     def _appearance(self, seen: Fragments) -> tuple[tuple[Array, ...], Array, Array, Array, Array]:
-        """Return what the body looks like at the seen places, planes `(h, w)` float32.
+        """Return the material of the visible body, planes `(h, w)` float32.
 
         Returns:
-            Linear RGB as three planes; then in [0, 1] how much of the paint is covered, glass, hole and metal.
+            Linear RGB as three planes, and the fractions of covered paint, glass, hole and metal in [0, 1].
         """
         (x, y, z), (n_x, n_y, n_z), car = seen.points, seen.normals, self.model.car
         side, begin = np.abs(n_y) > np.abs(n_x), np.float32(car.length + 0.2)
-        # Side, front and rear lie side by side in one drawing.
+        # Side, front and rear are next to each other in one drawing.
         across = y + np.where(n_x > 0, begin + np.float32(1.15), begin + np.float32(3.45))
         across = np.where(side, x + np.float32(car.length / 2 + 0.1), across)
         u, v = across * SCALE - 0.5, (CEILING - z) * SCALE - 0.5
@@ -164,7 +164,7 @@ class Shot:
         return albedo, cover, glass, hole, metal
 
     def _through(self, box: tuple[slice, slice], behind: Array) -> Array:
-        """Return what shines through glass, 0..255: cabin, seats, and the studio where the far side is glass too."""
+        """Return the view through the glass, 0..255: cabin, seats, and the studio behind the far windows."""
         body, seats = self.model.body, self.model.seats
         columns, middle = body.points.shape[1], body.points[:, body.points.shape[1] // 2, 0]
         cabin = slice(int(np.argmax(middle < self.model.car.x(windscreen_foot(self.model.car)))), None)
@@ -187,17 +187,17 @@ class Shot:
     def _light(
         self, seen: Fragments, flakes: Array | float, metal: Array | float = 0.0, coat: Array | float = 1.0
     ) -> tuple[Array, Array]:
-        """Light the seen places: matt base, metallic flakes, mirror-like metal, and a clear coat over all.
+        """Compute the light from the visible surface: matt base, metallic flakes, mirror-like metal and clear coat.
 
         Returns:
-            Light that takes the surface's color and light that does not, `(h, w)` float32 linear.
+            The light that the color of the surface multiplies, and the light that it does not, `(h, w)` float32 linear.
         """
         (cos, sin), (c_x, c_y, n_z) = self.rotation[:2, 0].astype(np.float32), seen.normals
         n_x, n_y, height = cos * c_x - sin * c_y, sin * c_x + cos * c_y, seen.points[2]
         d_x, d_y, d_z = self._rays(seen.box)
         facing = np.clip(-(d_x * n_x + d_y * n_y + d_z * n_z), 0, 1)
         mirrored = [d + 2 * facing * n for d, n in ((d_x, n_x), (d_y, n_y), (d_z, n_z))]
-        # A mirrored ray that meets the floor close by meets the car's own shadow.
+        # A mirrored ray that hits the floor near the car hits its shadow.
         down = np.maximum(-mirrored[2], 0)
         kept = 1 - 0.85 * cv2.exp(height / (-0.55 * np.maximum(down, 0.02))) * (down > 0)
         shaded = 1 - np.clip(0.45 - 0.55 * n_z, 0, 0.9) * cv2.exp(height * np.float32(-1 / 0.30))
@@ -210,9 +210,9 @@ class Shot:
         return matt, sharp * ((0.05 + 0.8 * rim * rim * (1 - facing)) * coat * shaded)
 
     def _rays(self, box: tuple[slice, slice]) -> tuple[Array, Array, Array]:
-        """Return the unit viewing direction of each pixel, world coordinates."""
+        """Return the viewing direction of each pixel as a unit vector in world coordinates."""
         y, x = np.ogrid[box[0].start : box[0].stop, box[1].start : box[1].stop]
-        # The two terms depend on one axis each: float64 where it is cheap, float32 in the plane.
+        # Each term depends on one axis. float64 is cheap along an axis, and the plane is float32.
         ray = [
             (by_x * x).astype(np.float32) + (by_y * y + start).astype(np.float32)
             for by_x, by_y, start in self.model.camera.to_ray
@@ -221,13 +221,13 @@ class Shot:
         return ray[0] * scale, ray[1] * scale, ray[2] * scale
 
     def _lay(self, box: tuple[slice, slice], pixels: Array, coverage: Array) -> None:
-        """Lay shaded pixels over what is there already."""
+        """Compose shaded pixels over the image."""
         under = self.image[box]
         under[:] = cv2.blendLinear(pixels, under, coverage, 1 - coverage)
         self.coverage[box] = 1 - (1 - self.coverage[box]) * (1 - coverage)
 
-    def _develop(self) -> Array:
-        """Apply exposure, white balance and the sensor's noise."""
+    def _expose(self) -> Array:
+        """Apply exposure, white balance and sensor noise."""
         gain = self.day.uniform(0.90, 1.16) * self.random.uniform(0.985, 1.015)
         balance = gain * (1 + self.day.normal(0, 0.008, 3) + self.random.normal(0, 0.002, 3))
         table = np.clip(np.arange(256)[:, None] * balance + 0.5 - _NOISE_ZERO, 0, 255).astype(np.uint8)[None]
@@ -242,7 +242,7 @@ _NOISE_ZERO = 5
 
 @functools.lru_cache(maxsize=1)
 def _noise(size: tuple[int, int]) -> tuple[Array, int]:
-    """Return more sensor noise than an image needs, uint8 about `_NOISE_ZERO`, and by how many pixels."""
+    """Return uint8 noise around `_NOISE_ZERO`, larger than the image, and the number of extra rows and columns."""
     slack = 64
     random = np.random.default_rng(99)
     noise = random.normal(_NOISE_ZERO + 0.5, 1.3, (size[0] + slack, size[1] + slack, 3))
@@ -256,7 +256,7 @@ def _linear(stored: Array) -> tuple[Array, ...]:
 
 
 def _within(box: tuple[slice, slice], part: tuple[slice, slice]) -> tuple[slice, slice]:
-    """Return the part of a box, counted from the image's corner."""
+    """Convert a part of a box to image coordinates."""
     (top, left), (rows, columns) = (box[0].start, box[1].start), part
     return slice(top + rows.start, top + rows.stop), slice(left + columns.start, left + columns.stop)
 
@@ -264,7 +264,7 @@ def _within(box: tuple[slice, slice], part: tuple[slice, slice]) -> tuple[slice,
 def _overlap(
     outer: tuple[slice, slice], inner: tuple[slice, slice]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Return where two boxes meet, counted from the corner of each; empty where they do not."""
+    """Return the overlap of two boxes, in the coordinates of each. Empty if they do not overlap."""
     spans = [(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(outer, inner, strict=True)]
     (top, bottom), (left, right) = [(start, max(start, stop)) for start, stop in spans]
     first, second = (

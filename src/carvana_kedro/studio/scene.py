@@ -1,6 +1,6 @@
-"""The studio: camera, wall with lettering, floor with its turntable.
+"""The studio: the camera, the wall with its lettering, and the floor with its turntable.
 
-World coordinates: x to the right, y away from the camera, z up, in meters; the origin is the turntable's middle.
+World coordinates: x to the right, y away from the camera, z up, in meters. The origin is the center of the turntable.
 """
 
 import functools
@@ -12,13 +12,13 @@ import numpy as np
 from .settings import StudioSettings, generator
 
 Array = np.ndarray
-WALL = 4.0  # meters behind the turntable's middle
+WALL = 4.0  # meters behind the center of the turntable
 TURNTABLE = 3.15  # radius, meters
-_WALL_SCALE, _FLOOR_SCALE = 200, 150  # texels a meter
+_WALL_SCALE, _FLOOR_SCALE = 200, 150  # texels per meter
 _SIGN = "GYRODROME"
 _STROKES: dict[
     str, list[list[tuple[float, float]]]
-] = {  # on a grid four wide and six high, from the lower left
+] = {  # on a grid of width four and height six, from the lower left
     "G": [[(4, 5), (3, 6), (1, 6), (0, 5), (0, 1), (1, 0), (3, 0), (4, 1), (4, 3), (2.3, 3)]],
     "Y": [[(0, 6), (2, 3.2), (4, 6)], [(2, 3.2), (2, 0)]],
     "R": [[(0, 0), (0, 6), (3, 6), (4, 5), (4, 4), (3, 3), (0, 3)], [(2, 3), (4, 0)]],
@@ -50,7 +50,7 @@ class Camera:
 
 
 def set_up_camera(settings: StudioSettings, car: int) -> Camera:
-    """Return the camera as it stood that day: nearly the same for every car."""
+    """Return the camera for one car. It is nearly the same for every car."""
     rng = generator(settings, car, 0, 2)
     scale = min(settings.width / 1918, settings.height / 1280)
     focal = scale * 2270 * rng.uniform(0.84, 1.13)
@@ -104,14 +104,14 @@ def _surroundings() -> tuple[Array, Array]:
         floor *= 1 - depth * np.exp(-(((radius - ring) / 0.014) ** 2))[..., None]
     grain = cv2.GaussianBlur(rng.normal(0, 1, floor.shape[:2]).astype(np.float32), (0, 0), 14)
     floor *= 1 + 0.5 * grain[..., None]
-    # The wall's reflection in the semi-gloss floor.
+    # The reflection of the wall in the semi-gloss floor.
     floor += 16 * np.exp(-(WALL - y) / 2.2)[..., None]
     return wall.clip(0, 255).astype(np.uint8), floor.clip(0, 255).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=2)
-def photograph_background(settings: StudioSettings, car: int) -> Array:
-    """Return the empty studio as the camera of that car sees it, `(H, W, 3)` uint8 RGB."""
+def render_background(settings: StudioSettings, car: int) -> Array:
+    """Render the empty studio with the camera of this car, `(H, W, 3)` uint8 RGB."""
     camera, (wall, floor) = set_up_camera(settings, car), _surroundings()
     size, m = (settings.width, settings.height), camera.matrix
     wall_texels = np.array([[_WALL_SCALE, 0, 7 * _WALL_SCALE], [0, -_WALL_SCALE, 5 * _WALL_SCALE], [0, 0, 1]])
@@ -134,6 +134,6 @@ def photograph_background(settings: StudioSettings, car: int) -> Array:
 
 @functools.lru_cache(maxsize=1)
 def fall_off(settings: StudioSettings) -> Array:
-    """Return how much light the lens passes toward the corners, `(H, W)` float32, linear."""
+    """Return the vignetting of the lens, `(H, W)` float32: the fraction of light that it passes, linear."""
     y, x = np.mgrid[-1 : 1 : settings.height * 1j, -1 : 1 : settings.width * 1j].astype(np.float32)
     return 1 - 0.10 * (x * x + y * y)

@@ -1,4 +1,4 @@
-"""What a rendered competition depends on, and nothing else."""
+"""The settings of a rendered competition. Its files depend on nothing else."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 STUDIO_VERSION = 1
-"""Goes up whenever the same settings give other pictures: caches key on it."""
+"""Increased whenever the same settings give other images. It is part of cache keys."""
 
 
 @dataclass(frozen=True)
@@ -14,15 +14,15 @@ class StudioSettings:
     """Size and seed of a rendered competition.
 
     Attributes:
-        seed: Chooses the cars, their paints and every other random number.
-        training_cars: Cars with published masks; their indices come first.
-        test_cars: Cars whose masks go to the solution file only.
-        views: Stops of the turntable, spread evenly over the full turn.
+        seed: Seed of the cars, their paints and all other random numbers.
+        training_cars: Number of cars with published masks. They come first.
+        test_cars: Number of cars whose masks are only in the solution file.
+        views: Number of views per car, evenly spaced over a full turn.
         width: Image width in pixels.
         height: Image height in pixels.
 
     Raises:
-        ValueError: If a number is out of its range; the message names it.
+        ValueError: If a setting is out of range. The message names it.
     """
 
     seed: int = 2017
@@ -33,7 +33,7 @@ class StudioSettings:
     height: int = 1280
 
     def __post_init__(self) -> None:
-        """Check every number."""
+        """Check the ranges."""
         limits = {
             "seed": (0, 2**63 - 1),
             "training_cars": (1, 100_000),
@@ -56,10 +56,10 @@ class StudioSettings:
 
 
 def car_id(settings: StudioSettings, car: int) -> str:
-    """Return the car's name in files: 12 hex digits that tell neither its order nor its side of the split."""
+    """Return the id of a car in file names: 12 hex digits that show neither its number nor its side of the split."""
     return hashlib.sha256(f"studio car {settings.seed} {car}".encode()).hexdigest()[:12]
 
 
 def generator(settings: StudioSettings, *key: int) -> np.random.Generator:
-    """Return the random numbers that belong to `key`, e.g. `(car, view)`, whoever asks and in whatever order."""
+    """Return the random generator of `key`, e.g. `(car, view)`. It does not depend on other calls."""
     return np.random.default_rng([settings.seed, len(key), *key])

@@ -1,4 +1,4 @@
-"""Surfaces as grids of points: the body wrapped around its solid, and parts turned from profiles."""
+"""Surfaces as grids of points: the body, wheels, mirrors and seats."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ COLUMNS = 96
 
 @dataclass(frozen=True)
 class Surface:
-    """Grids of points stacked by rows, in car coordinates.
+    """Grids of points in car coordinates, stacked by rows.
 
     Attributes:
         points: `(R, C, 3)` float32, meters.
         normals: `(R, C, 3)` float32, unit length, outward.
-        seams: Rows that begin a new grid: no face joins them to the row before.
+        seams: First rows of further grids. No face connects them to the previous row.
     """
 
     points: Array
@@ -26,13 +26,13 @@ class Surface:
     seams: tuple[int, ...] = ()
 
     def moved(self, offset: tuple[float, float, float], flip: bool = False) -> "Surface":
-        """Return the surface moved by `offset` meters, turned by half a turn about z first if `flip`."""
+        """Return the surface moved by `offset` meters. With `flip`, it is first rotated by 180 degrees about z."""
         turn = np.array((-1, -1, 1) if flip else (1, 1, 1), np.float32)
         return Surface(self.points * turn + np.array(offset, np.float32), self.normals * turn, self.seams)
 
 
 def stack(surfaces: list[Surface]) -> Surface:
-    """Join surfaces of equally many columns into one."""
+    """Join surfaces with the same number of columns into one."""
     starts = np.cumsum([0] + [len(surface.points) for surface in surfaces])
     seams = [
         int(start) + seam for start, part in zip(starts, surfaces, strict=False) for seam in (0, *part.seams)
@@ -45,9 +45,9 @@ def stack(surfaces: list[Surface]) -> Surface:
 
 
 def wrap_body(car: Car, step: float = 0.022) -> Surface:
-    """Wrap a grid around the car's solid by shooting rays outward from its axis.
+    """Wrap a grid around the solid of the car by casting rays outward from its axis.
 
-    Rows run from the nose's pole to the tail's, columns once around from below.
+    Rows go from the pole at the nose to the pole at the tail, columns once around, starting at the bottom.
     """
     reach = car.length / 2 - 0.6
     fan = np.linspace(0, np.pi / 2, 46)
@@ -55,7 +55,7 @@ def wrap_body(car: Car, step: float = 0.022) -> Surface:
     origins = np.concatenate((np.full(45, reach), along, np.full(45, -reach)))
     tilt = np.concatenate((fan[:0:-1], np.zeros(len(along)), -fan[1:]))
     around = np.linspace(-np.pi, np.pi, 2 * 104 + 1)
-    # More columns at roof edges and sills, where the section turns fastest.
+    # More columns at roof edges and sills, where the curvature is largest.
     around = around + 0.14 * np.sin(4 * around)
     direction = np.stack(np.broadcast_arrays(
         np.sin(tilt)[:, None],
@@ -84,7 +84,7 @@ def _gradient(car: Car, points: Array, step: float = 4e-3) -> Array:
 
 
 def turn(profile: Array) -> Surface:
-    """Turn a profile of `(radius, y)` points `(R, 2)` about the y axis, outside facing +y."""
+    """Rotate a profile of `(radius, y)` points, `(R, 2)`, about the y axis. The outside faces +y."""
     angle = np.linspace(0, 2 * np.pi, COLUMNS + 1)
     radius, height = profile[:, :1], profile[:, 1:]
     points = np.stack(np.broadcast_arrays(radius * np.cos(angle), height, radius * np.sin(angle)), -1)
@@ -109,7 +109,7 @@ def wheels(car: Car, side: int) -> Surface:
 
 
 def ellipsoid(size: tuple[float, float, float], power: float = 0.6, rows: int = 13) -> Surface:
-    """Return a rounded box of half sizes `size`; the smaller `power`, the squarer."""
+    """Return a rounded box with half sizes `size`. A smaller `power` gives sharper edges."""
     latitude = np.linspace(-np.pi / 2, np.pi / 2, rows)[:, None]
     longitude = np.linspace(0, 2 * np.pi, COLUMNS + 1)
 
@@ -134,12 +134,12 @@ def mirror(car: Car, side: int) -> Surface:
 
 
 def windscreen_foot(car: Car) -> float:
-    """Return where the windscreen begins, as a fraction of the length."""
+    """Return the front end of the windscreen as a fraction of the length."""
     return car.style.roofline[4][0]
 
 
 def seats(car: Car) -> Surface:
-    """Return what one sees through the windows: seats with head rests, dashboard and steering wheel."""
+    """Return the interior that is visible through the windows: seats with headrests, dashboard and steering wheel."""
     foot, end = car.x(windscreen_foot(car)), car.x(car.style.windows_end)
     top = car.height - 0.30
     parts = [ellipsoid((0.22, 0.42 * car.width, 0.1), 0.5).moved((foot - 0.28, 0, 0.62 * car.height))]
