@@ -57,8 +57,8 @@ def test_a_dry_run_does_not_overwrite_the_receipt_of_an_upload(tmp_path: Path) -
         {"uploaded": True, "reference": 1},
         {"uploaded": True, "reference": 2},
     )
-    for said, kept in ((dry, dry), (done, done), (dry, done), (again, again)):
-        dataset.save(said)
+    for saved, kept in ((dry, dry), (done, done), (dry, done), (again, again)):
+        dataset.save(saved)
         assert dataset.load() == kept
 
 

@@ -139,8 +139,8 @@ def _mode(kind: int) -> int:
 
 
 # Entries as (name, content, attributes when written, false attributes in the central directory).
-Lies = dict[str, int]
-UNSAFE: dict[str, tuple[str, bytes, Lies, Lies]] = {
+Attributes = dict[str, int]
+UNSAFE: dict[str, tuple[str, bytes, Attributes, Attributes]] = {
     "parent": ("../a.jpg", b"1", {}, {}),
     "parent within": (f"train/../../{B}", b"1", {}, {}),
     "parent of a folder": ("train/../../b/", b"", {}, {}),
@@ -171,12 +171,12 @@ UNSAFE: dict[str, tuple[str, bytes, Lies, Lies]] = {
 
 @pytest.mark.parametrize("kind", UNSAFE)
 def test_unsafe_archives_are_rejected_before_anything_is_written(tmp_path: Path, kind: str) -> None:
-    name, content, attributes, lies = UNSAFE[kind]
+    name, content, attributes, false_attributes = UNSAFE[kind]
     with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # duplicate names
         archive.writestr(f"train/{A}", b"1")
         archive.writestr(_entry(name, **attributes), content, attributes.get("compress_type"))
-        for attribute, value in lies.items():
+        for attribute, value in false_attributes.items():
             setattr(archive.infolist()[-1], attribute, value)
     with pytest.raises(UserError) as raised:
         unpack(tmp_path / "train.zip", tmp_path / "unpacked")

@@ -158,9 +158,9 @@ def test_a_file_system_without_locks_is_an_error(
         raise OSError(number, "not supported")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    with pytest.raises(UserError, match="does not support file locks") as told, locked(tmp_path / "run"):
+    with pytest.raises(UserError, match="does not support file locks") as raised, locked(tmp_path / "run"):
         raise AssertionError("the block runs without a lock")
-    assert f"The file system of {tmp_path} " in str(told.value)
+    assert f"The file system of {tmp_path} " in str(raised.value)
 
 
 def test_other_errors_of_the_disk_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

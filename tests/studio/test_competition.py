@@ -149,14 +149,14 @@ def test_rendering_in_this_process_does_not_change_its_threads(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training_cars": 0}, "training_cars must lie between 1 and"),
-        ({"test_cars": -1}, "test_cars must lie between"),
-        ({"views": 100}, "views must lie between 1 and 99, not 100"),
-        ({"width": 10}, "width must lie between"),
-        ({"height": 100_000}, "height must lie between"),
-        ({"seed": -1}, "seed must lie between"),
-        ({"width": 1918.0}, "width must be a whole number, not 1918.0"),
-        ({"views": True}, "views must be a whole number, not True"),
+        ({"training_cars": 0}, "training_cars must be between 1 and"),
+        ({"test_cars": -1}, "test_cars must be between"),
+        ({"views": 100}, "views must be between 1 and 99, not 100"),
+        ({"width": 10}, "width must be between"),
+        ({"height": 100_000}, "height must be between"),
+        ({"seed": -1}, "seed must be between"),
+        ({"width": 1918.0}, "width must be an integer, not 1918.0"),
+        ({"views": True}, "views must be an integer, not True"),
     ],
 )
 def test_settings_out_of_range_are_rejected(changes: dict[str, int], message: str) -> None:

@@ -26,7 +26,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 class MappedRows:
     """The rows of an array in a file. Indexing reads them.
 
-    It is pickled as its path: a memory map would be pickled with its whole content.
+    It is pickled as its path: a memory map would be pickled with all its content.
     """
 
     def __init__(self, path: Path) -> None:

@@ -32,9 +32,9 @@ def render_view(settings: StudioSettings, car: int, view: int) -> tuple[Array, A
         ValueError: If the settings have no such car or view.
     """
     if not 0 <= car < settings.cars:
-        raise ValueError(f"car must lie between 0 and {settings.cars - 1}, not {car}")
+        raise ValueError(f"car must be between 0 and {settings.cars - 1}, not {car}")
     if not 1 <= view <= settings.views:
-        raise ValueError(f"view must lie between 1 and {settings.views}, not {view}")
+        raise ValueError(f"view must be between 1 and {settings.views}, not {view}")
     image, coverage = Shot(settings, build_model(settings, car), car, view).render()
     return image, (coverage >= 0.5).astype(np.uint8)
 

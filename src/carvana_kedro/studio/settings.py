@@ -45,9 +45,9 @@ class StudioSettings:
         for name, (least, most) in limits.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
-                raise ValueError(f"{name} must be a whole number, not {value!r}")
+                raise ValueError(f"{name} must be an integer, not {value!r}")
             if not least <= value <= most:
-                raise ValueError(f"{name} must lie between {least} and {most}, not {value}")
+                raise ValueError(f"{name} must be between {least} and {most}, not {value}")
 
     @property
     def cars(self) -> int:

@@ -102,7 +102,7 @@ def test_every_problem_is_reported(broken: Path) -> None:
         ids[4]: "the mask cannot be read or is not black and white",
         ids[5]: "the mask is 10x10, the image 240x160",
         ids[6]: "the mask cannot be read or is not black and white",
-        ids[8]: f"the same photograph as {ids[7]}",
+        ids[8]: f"a duplicate of {ids[7]}",
         ids[9]: "the image is missing",
         "holiday": "the name is not <12 hex digits>_<01..16>; the mask is missing",
     }

@@ -597,7 +597,7 @@ def test_duplicates_are_problems_only_with_masks(pair: tuple[Path, Path]) -> Non
     for name in ("a", "b", "c"):
         (images / f"{name}.jpg").write_bytes(JPEG)
         Image.fromarray(SHAPE).save(masks / f"{name}.png")
-    assert _problems(FolderStore(images, masks)) == dict.fromkeys("bc", "the same photograph as a")
+    assert _problems(FolderStore(images, masks)) == dict.fromkeys("bc", "a duplicate of a")
     assert _problems(FolderStore(images)) == {}
 
 

@@ -87,7 +87,7 @@ class FolderStore:
         """Return the path of the image.
 
         Raises:
-            UserError: there is none, or more than one.
+            UserError: no file or more than one file has this id.
         """
         paths = self._listing.images.get(image_id, [])
         if len(paths) != 1:
@@ -100,7 +100,7 @@ class FolderStore:
         """Return the path of the mask.
 
         Raises:
-            UserError: there is none, or more than one.
+            UserError: there are no masks, or not exactly one file is the mask of this image.
         """
         if self.masks is None:
             raise UserError(f"The images in {self.images} have no masks.")

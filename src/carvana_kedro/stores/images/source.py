@@ -55,7 +55,7 @@ def examine_all(
             for record in spread(examine, image_ids[start : start + _WINDOW]):
                 first = first_with.setdefault(record.digest, record.image) if record.digest else record.image
                 if first != record.image:
-                    record.problems.append(f"the same photograph as {first}")
+                    record.problems.append(f"a duplicate of {first}")
                 yield record
 
 

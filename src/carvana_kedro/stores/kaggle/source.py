@@ -44,8 +44,8 @@ class KaggleSource:
         """Fetch and unpack what one side needs, and open it. Kaggle does not publish the solution.
 
         Raises:
-            UserError: Kaggle refuses or cannot be reached, the disk has too little space, or an archive is damaged or
-                not safe to unpack.
+            UserError: Kaggle rejects a request or cannot be reached, the disk has too little space, or an archive is
+                damaged or not safe to unpack.
         """
         suffix = "_hq" if self.quality == "hq" else ""
         match side:
