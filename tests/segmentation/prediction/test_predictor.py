@@ -161,7 +161,7 @@ def test_checkpoints_of_all_kinds_are_predicted_with(setup: Setup, tmp_path: Pat
     with pytest.raises(UserError, match="There is no checkpoint"):
         Predictor.from_checkpoint(tmp_path / "nowhere.pt")
     torch.save({"epoch": 1, "state_dict": {}}, tmp_path / "foreign.pt")
-    with pytest.raises(UserError, match=r"foreign\.pt is cut short, or is not a checkpoint of ours"):
+    with pytest.raises(UserError, match=r"foreign\.pt is cut short, or is not a carvana-kedro checkpoint"):
         Predictor.from_checkpoint(tmp_path / "foreign.pt")
     model = TrainedModel.from_dict(state)
     pair = TrainedModel.join([model, changed(model, input_size=(64, 96))])
