@@ -1,10 +1,12 @@
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.machine import format_size, require_space, usable_cores
+from carvana_kedro.stores import machine
+from carvana_kedro.stores.machine import format_size, require_memory, require_space, usable_cores
 
 
 def test_enough_space_passes(tmp_path: Path) -> None:
@@ -52,3 +54,43 @@ def test_usable_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert usable_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "limit", "stat", "available"),
+    [
+        ("MemTotal: 99 kB\nMemAvailable:    8000 kB\n", None, None, "8.2 MB"),
+        ("MemAvailable: 8000 kB\n", "max\n", "anon 5\n", "8.2 MB"),
+        ("MemAvailable: 8000 kB\n", "7000000\n", "anon 1000000\nfile 9000000\n", "6.0 MB"),
+        ("MemAvailable: 8000 kB\n", "7000000\n", "anon 8000000\n", "0 B"),
+        ("MemFree: 1 kB\n", None, None, None),
+        (None, None, None, None),
+    ],
+)
+def test_available_memory_is_read_from_linux(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    meminfo: str | None,
+    limit: str | None,
+    stat: str | None,
+    available: str | None,
+) -> None:
+    for name, content in (("meminfo", meminfo), ("memory.max", limit), ("memory.stat", stat)):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    require_memory(0, "keeping the images in memory")
+    if available is None:
+        require_memory(1 << 60, "keeping the images in memory")
+        return
+    message = rf"^Keeping the images in memory needs 9\.0 MB, but only {available} of memory.*cache=memmap.*input_size"
+    with pytest.raises(UserError, match=message):
+        require_memory(9_000_000, "keeping the images in memory")
+
+
+def test_the_available_memory_of_this_machine_is_known() -> None:
+    require_memory(1000, "keeping the images in memory")
+    if sys.platform == "linux":
+        with pytest.raises(UserError, match=r"needs 1152921\.5 TB"):
+            require_memory(1 << 60, "keeping the images in memory")

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores import pixel_cache
-from carvana_kedro.stores.pixel_cache import PixelCache, require_memory
+from carvana_kedro.stores.pixel_cache import PixelCache
 
 SHAPE = (5, 7)
 EXPECTED = np.arange(35, dtype=np.uint8).reshape(SHAPE)
@@ -149,43 +148,3 @@ def test_space_is_allocated_before_rows_are_filled(tmp_path: Path) -> None:
 
     PixelCache(tmp_path).rows("source", "key", shape, look)
     assert allocated[0] >= 64 << 20
-
-
-@pytest.mark.parametrize(
-    ("meminfo", "limit", "stat", "available"),
-    [
-        ("MemTotal: 99 kB\nMemAvailable:    8000 kB\n", None, None, "8.2 MB"),
-        ("MemAvailable: 8000 kB\n", "max\n", "anon 5\n", "8.2 MB"),
-        ("MemAvailable: 8000 kB\n", "7000000\n", "anon 1000000\nfile 9000000\n", "6.0 MB"),
-        ("MemAvailable: 8000 kB\n", "7000000\n", "anon 8000000\n", "0 B"),
-        ("MemFree: 1 kB\n", None, None, None),
-        (None, None, None, None),
-    ],
-)
-def test_available_memory_is_read_from_linux(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    meminfo: str | None,
-    limit: str | None,
-    stat: str | None,
-    available: str | None,
-) -> None:
-    for name, content in (("meminfo", meminfo), ("memory.max", limit), ("memory.stat", stat)):
-        if content is not None:
-            (tmp_path / name).write_text(content)
-    monkeypatch.setattr(pixel_cache, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(pixel_cache, "_CGROUP", tmp_path)
-    require_memory(0, "keeping the images in memory")
-    if available is None:
-        require_memory(1 << 60, "keeping the images in memory")
-        return
-    message = rf"^Keeping the images in memory needs 9\.0 MB, but only {available} of memory.*cache=memmap.*input_size"
-    with pytest.raises(UserError, match=message):
-        require_memory(9_000_000, "keeping the images in memory")
-
-
-def test_the_available_memory_of_this_machine_is_known() -> None:
-    require_memory(1000, "keeping the images in memory")
-    if sys.platform == "linux":
-        with pytest.raises(UserError, match=r"needs 1152921\.5 TB"):
-            require_memory(1 << 60, "keeping the images in memory")

@@ -1,15 +1,55 @@
-"""What the machine offers: free disk space and processor cores."""
+"""What the machine offers: processor cores, memory and free disk space."""
 
 import os
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from carvana_kedro.errors import UserError
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
     """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def require_memory(needed: int, purpose: str) -> None:
+    """Check that `needed` bytes of memory are available, on systems that report it (Linux).
+
+    Args:
+        needed: bytes.
+        purpose: what the memory is for; the message begins with it. Example: `keeping the images in memory`.
+
+    Raises:
+        UserError: there is less. The message names both sizes.
+    """
+    available = min(_available_memory(), default=needed)
+    if available < needed:
+        raise UserError(
+            f"{purpose[:1].upper()}{purpose[1:]} needs {format_size(needed)}, but only {format_size(available)} of "
+            "memory is available. Keep the images in a file (--params model_training.cache=memmap), decode them in "
+            "each epoch (cache=none), or choose a smaller model_training.input_size."
+        )
+
+
+def _available_memory() -> list[int]:
+    """Return the bytes that the machine and the container have left, if they report it (Linux)."""
+    found = []
+    with suppress(OSError):
+        found += [1024 * kilobytes for kilobytes in _numbers(_MEMINFO, "MemAvailable:")]
+    with suppress(OSError, ValueError):  # "max": no limit
+        limit = int((_CGROUP / "memory.max").read_text())
+        # memory.current also counts cached files, which the kernel drops when memory is short.
+        found += [max(0, limit - used) for used in _numbers(_CGROUP / "memory.stat", "anon")]
+    return found
+
+
+def _numbers(path: Path, name: str) -> list[int]:
+    return [int(number) for number in re.findall(rf"^{name}\s+(\d+)", path.read_text(), re.MULTILINE)]
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:

@@ -1,10 +1,8 @@
-"""Cache of decoded images in memory-mapped files, and the available memory."""
+"""Cache of decoded images in memory-mapped files."""
 
 import logging
 import os
-import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
 from carvana_kedro.stores.locks import locked
-from carvana_kedro.stores.machine import format_size, require_space
+from carvana_kedro.stores.machine import require_space
 
 logger = logging.getLogger(__name__)
-
-_MEMINFO = Path("/proc/meminfo")
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 class MappedRows:
@@ -80,41 +74,6 @@ class PixelCache:
         require_space(self.folder, int(np.prod(shape)), "caching decoded images")
         with atomic_path(path) as part:
             _write_rows(part, shape, fill)
-
-
-def require_memory(needed: int, purpose: str) -> None:
-    """Check that `needed` bytes of memory are available, on systems that report it (Linux).
-
-    Args:
-        needed: bytes.
-        purpose: what the memory is for; the message begins with it. Example: `keeping the images in memory`.
-
-    Raises:
-        UserError: there is less. The message names both sizes.
-    """
-    available = min(_available_memory(), default=needed)
-    if available < needed:
-        raise UserError(
-            f"{purpose[:1].upper()}{purpose[1:]} needs {format_size(needed)}, but only {format_size(available)} of "
-            "memory is available. Keep the images in a file (--params model_training.cache=memmap), decode them in "
-            "each epoch (cache=none), or choose a smaller model_training.input_size."
-        )
-
-
-def _available_memory() -> list[int]:
-    """Return the bytes that the machine and the container have left, if they report it (Linux)."""
-    found = []
-    with suppress(OSError):
-        found += [1024 * kilobytes for kilobytes in _numbers(_MEMINFO, "MemAvailable:")]
-    with suppress(OSError, ValueError):  # "max": no limit
-        limit = int((_CGROUP / "memory.max").read_text())
-        # memory.current also counts cached files, which the kernel drops when memory is short.
-        found += [max(0, limit - used) for used in _numbers(_CGROUP / "memory.stat", "anon")]
-    return found
-
-
-def _numbers(path: Path, name: str) -> list[int]:
-    return [int(number) for number in re.findall(rf"^{name}\s+(\d+)", path.read_text(), re.MULTILINE)]
 
 
 def _write_rows(path: Path, shape: tuple[int, int], fill: Callable[[NDArray[np.uint8]], None]) -> None:

@@ -18,7 +18,7 @@ import torch
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.geometry import Geometry
-from carvana_kedro.segmentation.data.samples import Batch, CachedSamples, Samples
+from carvana_kedro.segmentation.data.samples import Batch, CachedSamples, Samples, in_memory
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.pixel_cache import PixelCache
 
@@ -325,3 +325,11 @@ def test_other_images_and_other_sizes_have_other_cache_files(tmp_path: Path) -> 
     assert len(list(tmp_path.glob("*.npy"))) == len(choices)
     # Cached images are not read again.
     CachedSamples(_synthetic({"car_00": _fail(ValueError())}), keep)
+
+
+def test_images_that_do_not_fit_in_memory_are_refused_before_they_are_read() -> None:
+    def fill(rows: object) -> None:
+        raise AssertionError("the rows were allocated")
+
+    with pytest.raises(UserError, match=r"Keeping the images in memory needs .* TB, but only"):
+        in_memory("key", (1 << 30, 1 << 20), fill)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
+from carvana_kedro.stores.machine import require_memory
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,12 @@ class Samples:
 
 
 def in_memory(key: str, shape: tuple[int, int], fill: Fill) -> NDArray[np.uint8]:
-    """Keep the rows in the memory of this process (a `Keep`)."""
+    """Keep the rows in the memory of this process (a `Keep`).
+
+    Raises:
+        UserError: There is not enough memory.
+    """
+    require_memory(shape[0] * shape[1], "keeping the images in memory")
     rows = np.empty(shape, np.uint8)
     fill(rows)
     return rows
