@@ -60,7 +60,7 @@ def test_a_wrong_parameter_stops_before_any_node(
 @pytest.mark.parametrize(
     ("params", "told"),
     [
-        ("source=archives", "Say where they are: --params source=archives,archives=PATH"),
+        ("source=archives", "Set it: --params source=archives,archives=PATH"),
         ("source=archives,archives=nowhere", "nowhere does not exist."),
         ("source=folder", "--params source=folder,folder.images=PATH"),
         ("source=folder,folder.images=nowhere", "folder.masks=PATH"),
