@@ -142,7 +142,7 @@ def _rename_test_set(folder: Path) -> str:
 
 def _rename_test_folder(folder: Path) -> str:
     (folder / "test").rename(folder / "tset")
-    return "test/ or test.zip is in"
+    return "test/ or test.zip, but holds: "
 
 
 def _lose_a_mask(folder: Path) -> str:
