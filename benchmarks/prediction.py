@@ -76,7 +76,7 @@ def predict(
 
     def rows(count: int) -> Iterator[MaskRow]:
         for prediction in (next(found) for _ in range(count)):
-            yield prediction.image_id, run_lengths.spell(prediction.edges(0.5))
+            yield prediction.image_id, run_lengths.format_runs(prediction.edges(0.5))
 
     names = [
         shards.write("key", number, list(rows(min(SHARD, len(image_ids) - start))))
@@ -149,7 +149,7 @@ def split(report: Report, predictor: Predictor, task: Task, store: ImageStore, i
             ends("network")
             edges = Prediction(image_id, store.size(image_id), logits[0], predictor.geometry).edges(0.5)
             ends("enlarge, threshold, find runs")
-            rows.append((image_id, run_lengths.spell(edges)))
+            rows.append((image_id, run_lengths.format_runs(edges)))
             ends("write the runs")
         shards = PredictionShards(Path(folder))
         write_submission(Path(folder) / "submit.csv.gz", shards.read([shards.write("key", 0, rows)]))
@@ -225,7 +225,7 @@ def write_rows(report: Report, store: ImageStore, image_ids: list[str], count: i
         rows = [
             (
                 f"{number:012x}_01",
-                run_lengths.spell(np.maximum(edges[number % len(edges)] + random.integers(999), 0)),
+                run_lengths.format_runs(np.maximum(edges[number % len(edges)] + random.integers(999), 0)),
             )
             for number in numbers
         ]

@@ -171,9 +171,9 @@ def test_checkpoints_of_repeated_steps_are_renamed(tmp_path: Path) -> None:
     run = CheckpointStore(tmp_path).run("run", keep=3)
     for step in (3, 80, 100):
         run.save("best", step, {"step": step})
-    run.put_aside("best", after=80)
+    run.supersede("best", after=80)
     assert run.newest("best") == {"step": 80}
-    run.put_aside("best", after=0)
+    run.supersede("best", after=0)
     run.save("best", 3, {"step": "3 again"})
     assert run.newest("best") == {"step": "3 again"}
     assert len(list(run.folder.glob("best-*.superseded"))) == 3

@@ -189,7 +189,7 @@ class RunCheckpoints:
                 logger.warning("%s It was renamed to %s. %s", error, kept.name, then)
         return None
 
-    def put_aside(self, series: str, after: int) -> None:
+    def supersede(self, series: str, after: int) -> None:
         """Rename the checkpoints of a series from steps after `after`, because these steps are about to be repeated."""
         for path in self._series(series):
             if int(path.stem.rpartition("-")[2]) > after:

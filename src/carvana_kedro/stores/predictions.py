@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 _HEADER = f"{','.join(COLUMNS)}\n"
 
-MAKE_ANEW = "Create the submission again, with the same options: kedro run --pipelines inference"
+CREATE_AGAIN = "Create the submission again, with the same options: kedro run --pipelines inference"
 """What to do about a damaged or wrong submission, for error messages."""
 
 
@@ -105,9 +105,9 @@ class ShardRows:
             try:
                 content = path.read_bytes()
             except FileNotFoundError as error:
-                raise UserError(f"{path} is missing. {MAKE_ANEW}") from error
+                raise UserError(f"{path} is missing. {CREATE_AGAIN}") from error
             if not path.stem.endswith(f"-{_digest(content)}"):
-                raise UserError(f"{path} is damaged. {MAKE_ANEW}")
+                raise UserError(f"{path} is damaged. {CREATE_AGAIN}")
             yield content[len(_HEADER) :]
 
 
@@ -194,9 +194,9 @@ class SubmissionFile:
             with gzip.open(self.path, "rt", newline="") as file:
                 yield from read_masks(file, self.path)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{self.path} is damaged or not gzip ({error}). {MAKE_ANEW}") from error
+            raise UserError(f"{self.path} is damaged or not gzip ({error}). {CREATE_AGAIN}") from error
         except UserError as error:
-            raise UserError(f"{error} {MAKE_ANEW}") from error
+            raise UserError(f"{error} {CREATE_AGAIN}") from error
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file, 64 hex digits."""

@@ -27,7 +27,7 @@ def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> str:
     >>> encode(np.array([[0, 1, 1], [1, 0, 1]], dtype=np.uint8))
     '2 3 6 1'
     """
-    return spell(find_edges(mask))
+    return format_runs(find_edges(mask))
 
 
 def find_edges(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -54,7 +54,7 @@ def find_edges(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> NDArray[np.int64]
     )
 
 
-def spell(edges: NDArray[np.int64]) -> str:
+def format_runs(edges: NDArray[np.int64]) -> str:
     """Format the edges that `find_edges` returns as `start length` pairs."""
     runs = edges.reshape(-1, 2)
     pairs = np.stack([runs[:, 0] + 1, runs[:, 1] - runs[:, 0]], axis=1)

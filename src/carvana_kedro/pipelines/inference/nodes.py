@@ -158,7 +158,7 @@ def _predict_shards(
                 image = images.read_image(image_id)
                 pictures.write(kind, image_id, _picture(kind, image, mask, prediction, threshold, parameters))
             return image_id, run_lengths.encode(mask)
-        return image_id, run_lengths.spell(prediction.edges(threshold))
+        return image_id, run_lengths.format_runs(prediction.edges(threshold))
 
     return {number: write(number, [row(next(progress)) for _ in ids]) for number, ids in shards.items()}
 

@@ -124,7 +124,7 @@ def _restore(run: Run, state: Mapping[str, Any] | None, checkpoints: RunCheckpoi
         training.restore(state)
     # A best model that is newer than the last state: the process was killed between saving the two. On a GPU the same
     # model may not come out again.
-    checkpoints.put_aside("best", after=training.steps)
+    checkpoints.supersede("best", after=training.steps)
     logger.info(
         "Run %s %s epoch %d of %d, after step %d of %d: %s on %s",
         checkpoints.folder.name, "resumes in" if state else "starts:", training.epoch, training.epochs,

@@ -12,9 +12,9 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import first_few
 from carvana_kedro.parameters import Submission
 from carvana_kedro.stores import run_lengths
-from carvana_kedro.stores.kaggle.competition import KaggleCompetition, Listed
+from carvana_kedro.stores.kaggle.competition import KaggleCompetition, ListedSubmission
 from carvana_kedro.stores.locks import locked
-from carvana_kedro.stores.predictions import MAKE_ANEW, SubmissionFile
+from carvana_kedro.stores.predictions import CREATE_AGAIN, SubmissionFile
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +54,11 @@ def check_submission(
     if problems:
         wrong = "1 row is" if len(problems) == 1 else f"{len(problems)} rows are"
         raise UserError(
-            f"{submission.path} cannot be submitted, {wrong} wrong:\n{first_few(problems)}\n{MAKE_ANEW}"
+            f"{submission.path} cannot be submitted, {wrong} wrong:\n{first_few(problems)}\n{CREATE_AGAIN}"
         )
     if empty_masks == rows:
         raise UserError(
-            f"{submission.path} has only empty masks: the model found no car in any image. {MAKE_ANEW}"
+            f"{submission.path} has only empty masks: the model found no car in any image. {CREATE_AGAIN}"
         )
     logger.info("%s: %d rows, all valid", submission.path, rows)
     if empty_masks:
@@ -180,7 +180,7 @@ def _upload(
 
 def _wait_for_scores(
     competition: KaggleCompetition, reference: int, minutes: float, sleep: Callable[[float], None]
-) -> Listed | None:
+) -> ListedSubmission | None:
     """Return the submission when it is complete or has failed, None if it is still pending after `minutes`."""
     left, wait = 60 * minutes, _FIRST_WAIT
     while True:

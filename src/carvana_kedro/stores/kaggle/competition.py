@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedSubmission:
     """A submission in Kaggle's list. Scores are text as Kaggle returns them, and empty before the scoring."""
 
     reference: int
@@ -140,11 +140,11 @@ class KaggleCompetition:
         logger.info("Uploading %s (%s)", file, format_size(file.stat().st_size))
         return self._retry(upload)
 
-    def submissions(self) -> list[Listed]:
+    def submissions(self) -> list[ListedSubmission]:
         """Return the latest submissions of the account, newest first."""
         listed = self._retry(lambda: self._api.competition_submissions(self.name, page_size=50))
         return [
-            Listed(
+            ListedSubmission(
                 entry.ref,
                 entry.description,
                 entry.status.name.lower(),
