@@ -17,7 +17,7 @@ def test_a_description_is_read_and_shown() -> None:
     assert description.writes_images is True
     assert json.loads(dataset.preview()) == {"name": "mine", **ABOUT}
     assert dataset.exists()
-    with pytest.raises(DatasetError, match="read only"):
+    with pytest.raises(DatasetError, match="is a source and cannot be saved"):
         dataset.save("another")  # type: ignore[arg-type]
 
 
