@@ -67,7 +67,7 @@ def test_a_loss_may_be_a_class() -> None:
         ),
         ({"architecture": "nowhere.Net"}, "architecture nowhere.Net cannot be loaded: there is no module nowhere"),
         ({"architecture": "my_extensions.Net"}, "there is no Net in the module my_extensions"),
-        ({"architecture": "torch.nn.ReLU"}, "torch.nn.ReLU makes a ReLU, which is no architecture"),
+        ({"architecture": "torch.nn.ReLU"}, "torch.nn.ReLU creates a ReLU, which is no architecture"),
         (
             {"architecture": {"type": "my_extensions.TinyNet", "depth": 3}},
             "cannot be called with {'depth': 3}: got an unexpected keyword argument 'depth'",

@@ -21,8 +21,8 @@ def split_spec(kind: str, spec: Spec) -> tuple[str, dict[str, Any]]:
     """Split a specification into its name or path, and its arguments.
 
     Args:
-        kind: What messages call it: `callback`.
-        spec: As it stands in the parameters.
+        kind: The word for it in messages: `callback`.
+        spec: As it is in the parameters.
 
     Raises:
         UserError: It has no `type`.
@@ -62,7 +62,7 @@ def import_object(kind: str, path: str) -> Any:
     somebody else: importing runs code.
 
     Raises:
-        UserError: There is no such module or object, or importing the module fails.
+        UserError: The module or object does not exist, or importing the module fails.
     """
     module, _, name = path.rpartition(".")
     try:
@@ -99,12 +99,13 @@ def make_object(kind: str, spec: Spec, base: type) -> Any:
     """Import a class, or a function that returns an object, and call it with the arguments beside its path.
 
     Args:
-        kind: What messages call it.
+        kind: The word for it in messages.
         spec: Dotted path, or mapping with `type` and arguments.
         base: What the result must be an instance of.
 
     Raises:
-        UserError: There is none of this path, it does not take the arguments, or it makes something else.
+        UserError: The path cannot be imported, the object does not take the arguments, or the result is not an
+            instance of `base`.
     """
     path, arguments = split_spec(kind, spec)
     make = import_object(kind, path)
@@ -112,7 +113,7 @@ def make_object(kind: str, spec: Spec, base: type) -> Any:
     made = make(**arguments)
     if not isinstance(made, base):
         raise UserError(
-            f"{path} makes a {type(made).__name__}, which is no {kind}: derive it from "
+            f"{path} creates a {type(made).__name__}, which is no {kind}: derive it from "
             f"{base.__module__}.{base.__qualname__}."
         )
     return made

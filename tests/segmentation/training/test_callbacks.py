@@ -39,7 +39,7 @@ plain = 5
 
 
 class Saved:
-    """Checkpoints that remember what was saved."""
+    """Replaces `RunCheckpoints`; records what was saved."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
@@ -52,7 +52,7 @@ class Saved:
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder where Python finds modules, those that are imported forgotten afterwards."""
+    """A folder on Python's path. Modules imported from it are removed from `sys.modules` afterwards."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
     (tmp_path / "our_callbacks.py").write_text(MODULE)
@@ -67,7 +67,9 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"type": "our_callbacks.build", "often": 4}, 4),
     ],
 )
-def test_callbacks_are_loaded_by_name(modules: Path, spec: str | dict[str, Any], often: int) -> None:
+def test_callbacks_are_loaded_by_their_dotted_paths(
+    modules: Path, spec: str | dict[str, Any], often: int
+) -> None:
     assert load_callback(spec).often == often  # type: ignore[attr-defined]
     assert not isinstance(spec, dict) or "type" in spec
 
@@ -85,11 +87,11 @@ def test_callbacks_are_loaded_by_name(modules: Path, spec: str | dict[str, Any],
         ),
         ("our_callbacks.build", r"build cannot be called with no arguments: .*'often'"),
         ("our_callbacks.plain", r"plain cannot be called with no arguments: 5 is not a callable object"),
-        ("our_callbacks.Stranger", r"our_callbacks\.Stranger makes a Stranger, which is no callback"),
+        ("our_callbacks.Stranger", r"our_callbacks\.Stranger creates a Stranger, which is no callback"),
         ({"often": 3}, r"The callback {'often': 3} needs a type"),
     ],
 )
-def test_a_callback_that_cannot_be_loaded_is_told(
+def test_the_error_says_why_a_callback_cannot_be_loaded(
     modules: Path, spec: str | dict[str, Any], why: str
 ) -> None:
     with pytest.raises(UserError, match=why):
@@ -105,14 +107,14 @@ def test_a_callback_that_cannot_be_loaded_is_told(
         ("def broken(:", "SyntaxError: "),
     ],
 )
-def test_what_the_users_module_raises_is_shown(modules: Path, code: str, raised: str) -> None:
+def test_the_error_shows_what_the_module_raised(modules: Path, code: str, raised: str) -> None:
     (modules / "faulty.py").write_text(code)
     with pytest.raises(UserError) as caught:
         load_callback("faulty.Mine")
     assert f"faulty.Mine cannot be loaded: importing faulty raised {raised}" in str(caught.value)
 
 
-def test_best_is_saved_before_last_and_only_when_it_is_the_best(setup: Setup) -> None:
+def test_an_improved_model_is_saved_before_the_state(setup: Setup) -> None:
     run, *batches = setup(epochs=3)
     run.best_by = "images"
 
@@ -131,7 +133,7 @@ def test_best_is_saved_before_last_and_only_when_it_is_the_best(setup: Setup) ->
     assert saved.newest["last"].keys() == run.state().keys()
 
 
-def test_the_run_is_saved_within_an_epoch_when_it_is_time(setup: Setup) -> None:
+def test_the_state_is_saved_within_an_epoch_when_it_is_due(setup: Setup) -> None:
     saved = Saved()
     train(*setup(epochs=1), [CheckpointSaver(saved, minutes=0)])
     assert saved.calls == [("last", 1), ("last", 2), ("last", 3), ("best", 3), ("last", 3)]
@@ -158,7 +160,7 @@ def test_an_interrupted_run_is_saved(setup: Setup) -> None:
     assert saved.newest["last"]["progress"]["steps"] == 2
 
 
-def test_a_skipped_step_is_kept_for_who_wants_to_find_out_why(setup: Setup, tmp_path: Path) -> None:
+def test_the_batch_of_a_skipped_step_is_saved_for_debugging(setup: Setup, tmp_path: Path) -> None:
     run, *batches = setup(epochs=1)
     seen: list[Any] = []
 
@@ -186,7 +188,7 @@ def _lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.getMessage().startswith("Epoch")]
 
 
-def test_every_epoch_has_its_line(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_epoch_logs_a_line(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
     run, *batches = setup(epochs=2)
 
     class Measure(Callback):
@@ -206,7 +208,7 @@ def test_every_epoch_has_its_line(setup: Setup, caplog: pytest.LogCaptureFixture
     assert "; 12.3 images/s, 46% of the machine's peak, 25% of the time waiting for images; " in second
 
 
-def test_long_epochs_have_lines_in_between(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+def test_long_epochs_log_their_progress(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
     run, *batches = setup(epochs=1)
 
     class Slow(Callback):
@@ -228,7 +230,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_has_a_bar_from_where_the_epoch_goes_on(
+def test_a_progress_bar_starts_where_the_epoch_resumes(
     setup: Setup, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, *batches = setup(epochs=1)
@@ -251,7 +253,7 @@ def test_a_terminal_has_a_bar_from_where_the_epoch_goes_on(
     first_loss = run.progress.loss[0]
     with caplog.at_level("INFO"):
         train(run, *batches, [progress, Watch()])
-    # 12 images in 3 steps; the first is behind us when the bar appears.
+    # 12 images in 3 steps. The bar appears after the first step.
     assert [bar[:3] for bar in bars] == [(4, 4, 12), (8, 8, 12), (8, 12, 12)]
     assert bars[0][3].startswith(f"loss {first_loss:.4f}, Dice ")
     assert [line.split(":")[0] for line in _lines(caplog)] == ["Epoch 1/1"]

@@ -34,7 +34,7 @@ def _without_clocks(history: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 class OneBatch:
-    """The same batch, `steps` times an epoch."""
+    """Yields the same batch `steps` times per epoch."""
 
     def __init__(self, images: Tensor, targets: Tensor, steps: int = 1) -> None:
         self.batch = torch.arange(len(images)), images, targets
@@ -50,7 +50,7 @@ class OneBatch:
 
 
 def _discs(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Bright discs on dark noise, (N, h, w, 3) and (N, h, w) uint8."""
+    """Return images of bright discs on dark noise, (N, h, w, 3) uint8, and their masks, (N, h, w) uint8."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:height, :width]
     masks = np.stack(
@@ -68,7 +68,7 @@ def _run(
     network: torch.nn.Module, size: tuple[int, int], hardware: Hardware = CPU, **changes: Any
 ) -> Training:
     recipe = Recipe(
-        architecture="unet_small",  # the network is given
+        architecture="unet_small",  # not used: the network is given
         input_size=size,
         batch_size=1,
         epochs=1,
@@ -92,7 +92,7 @@ def test_the_same_seed_trains_the_same_network(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_one_batch_is_learned_by_heart(name: str) -> None:
+def test_every_architecture_overfits_one_batch(name: str) -> None:
     torch.manual_seed(0)
     network = build_network(name, width_multiplier={"unet_small": 0.5, "unet_512": 1 / 4}.get(name, 1 / 16))
     size = (220, 220) if name == "unet_original" else (64, 96)
@@ -106,7 +106,7 @@ def test_one_batch_is_learned_by_heart(name: str) -> None:
     assert run.progress.dice_coeff[-1] > 0.99
 
 
-def test_a_record_says_what_happened(setup: Setup) -> None:
+def test_a_record_describes_its_epoch(setup: Setup) -> None:
     run, train_batches, validation_batches = setup(epochs=2)
     run.flop, run.peak = 1e6, 1e9
     history = train(run, train_batches, validation_batches)
@@ -124,7 +124,7 @@ def test_a_record_says_what_happened(setup: Setup) -> None:
     assert run.steps == 2 * len(train_batches)
 
 
-def test_evaluation_is_the_mean_over_the_images_whatever_the_batches(setup: Setup) -> None:
+def test_evaluation_is_the_mean_over_the_images_for_any_batch_size(setup: Setup) -> None:
     run, _, batches = setup()
     run.network.eval()
     losses, scores = [], []
@@ -166,39 +166,38 @@ def test_callbacks_are_called_in_order(setup: Setup) -> None:
     calls.clear()
     run, *batches = setup(epochs=2)
     run.interrupted = lambda: run.steps == 2
-    with pytest.raises(TrainingInterruptedError, match=r"in epoch 1, after step 2\. All of it is saved"):
+    with pytest.raises(TrainingInterruptedError, match=r"in epoch 1, after step 2\. Everything is saved"):
         train(run, *batches, [Recorder()])
     assert calls == ["begin", *steps[0][:2], "interrupted"]
 
 
-@pytest.mark.parametrize(
-    "stop", [1, 3, 4]
-)  # within an epoch, at its last step (before validation), in the next
+# Within an epoch, after its last step (before validation), and in the next epoch.
+@pytest.mark.parametrize("stop", [1, 3, 4])
 @pytest.mark.parametrize("schedule", ["one_cycle", "plateau"])
-def test_a_restored_run_becomes_what_it_would_have_become(setup: Setup, stop: int, schedule: str) -> None:
-    def fresh() -> tuple:
+def test_a_restored_run_ends_like_an_uninterrupted_one(setup: Setup, stop: int, schedule: str) -> None:
+    def new_run() -> tuple:
         run, *batches = setup(epochs=3)
         run.ema = build_ema(run.network, 0.9)
         run.schedule = build_schedule(run.optimizer, name=schedule, total_steps=9)
         return run, *batches
 
-    whole, *batches = fresh()
-    train(whole, *batches)
-    run, *batches = fresh()
+    uninterrupted, *batches = new_run()
+    train(uninterrupted, *batches)
+    run, *batches = new_run()
     run.interrupted = lambda: run.steps == stop
     with pytest.raises(TrainingInterruptedError):
         train(run, *batches)
-    resumed, *batches = fresh()
+    resumed, *batches = new_run()
     resumed.restore(run.state())
     train(resumed, *batches)
-    assert _without_clocks(resumed.history) == _without_clocks(whole.history)
+    assert _without_clocks(resumed.history) == _without_clocks(uninterrupted.history)
     for one, other in zip(
-        whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True
+        uninterrupted.model.state_dict().values(), resumed.model.state_dict().values(), strict=True
     ):
         assert torch.equal(one, other)
 
 
-def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
+def test_a_batch_computed_in_parts_has_the_same_gradient() -> None:
     images, targets = _discs(4, 64, 96)
     gradients = []
     for parts in (1, 2, 4):
@@ -235,11 +234,11 @@ def test_gradients_are_clipped() -> None:
     moves = [b - w.detach() for b, w in zip(before, network.parameters(), strict=True)]
     moved = math.sqrt(sum(float(move.square().sum()) for move in moves))
     assert moved == pytest.approx(1e-3, rel=1e-2)
-    assert run.progress.gradient_norm[0] > 1e-2  # as it was before
+    assert run.progress.gradient_norm[0] > 1e-2  # the norm before clipping
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
-def test_a_step_that_is_no_number_changes_nothing(
+def test_a_step_that_is_not_finite_changes_nothing(
     setup: Setup, poison: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run, train_batches, validation_batches = setup(epochs=1)
@@ -253,7 +252,7 @@ def test_a_step_that_is_no_number_changes_nothing(
             self.calls += 1
             loss = segmentation_loss(logits, targets)
             if self.calls == 2:
-                # The square root of 0 is a number; its slope is not.
+                # The square root of 0 is finite; its slope is not.
                 return (
                     loss * math.inf
                     if poison == "loss"
@@ -280,16 +279,16 @@ def test_a_step_that_is_no_number_changes_nothing(
     assert all(image_id in caplog.text for image_id in seen[1].image_ids)
 
 
-def test_too_many_steps_that_are_no_number_stop_with_advice(setup: Setup) -> None:
+def test_too_many_skipped_steps_stop_the_run_with_advice(setup: Setup) -> None:
     run, *batches = setup(epochs=4)
     run = replace(run, loss=lambda logits, targets: logits.sum() * math.nan, max_skipped_steps=5)
     with pytest.raises(UserError, match=r"5 steps were skipped.*the loss was nan.*learning_rate, now 0\.003"):
         train(run, *batches)
     assert run.steps == 5
     with pytest.raises(
-        UserError, match=r"5 steps were skipped.*A greater max_skipped_steps goes on from here"
+        UserError, match=r"5 steps were skipped.*To resume from here, increase max_skipped_steps"
     ):
-        train(run, *batches)  # at once
+        train(run, *batches)  # stops before the first step
     assert run.steps == 5
     run.max_skipped_steps = 6
     with pytest.raises(UserError, match="6 steps were skipped"):
@@ -298,7 +297,7 @@ def test_too_many_steps_that_are_no_number_stop_with_advice(setup: Setup) -> Non
     assert all(value.isfinite().all() for value in run.network.state_dict().values())
 
 
-def test_the_best_epoch_is_the_first_of_the_highest_and_never_nan(setup: Setup) -> None:
+def test_the_best_epoch_is_the_first_with_the_best_score_and_never_nan(setup: Setup) -> None:
     run, *_ = setup()
     run.epochs = 9
     assert (run.best_epoch, run.finished) == (0, False)
@@ -324,7 +323,7 @@ def test_early_stopping_ends_a_run(setup: Setup) -> None:
 
 
 class Greedy(torch.nn.Module):
-    """Needs memory that is there for so many images only."""
+    """A network that runs out of memory with more than `most` images."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -336,11 +335,11 @@ class Greedy(torch.nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if len(images) > self.most:
-            torch.empty(2**60, dtype=torch.uint8)  # what torch says when it cannot have it
+            torch.empty(2**60, dtype=torch.uint8)  # raises torch's error
         return self.head(images)[:, 0]
 
 
-def test_memory_that_runs_out_is_told_with_what_fits() -> None:
+def test_the_out_of_memory_error_says_how_many_images_fit() -> None:
     run = _run(Greedy(3), (64, 96))  # type: ignore[arg-type]
     batch = OneBatch(*_discs(8, 64, 96))
     advice = r"train on 8 images of 64 x 96 .*at once\. 2 fit: .*batch_size=2,.*model_training\.accumulation_steps=4"
@@ -351,7 +350,7 @@ def test_memory_that_runs_out_is_told_with_what_fits() -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "parts"), [(8, 1), (7, 1), (5, 1), (12, 2), (6, 3), (30, 6)])
-def test_what_is_advised_when_memory_runs_out_is_allowed(batch_size: int, parts: int) -> None:
+def test_the_advice_of_the_out_of_memory_error_is_a_valid_recipe(batch_size: int, parts: int) -> None:
     run = _run(Greedy(1), (64, 96), accumulation_steps=parts)  # type: ignore[arg-type]
     with pytest.raises(UserError) as caught:
         train(run, OneBatch(*_discs(batch_size, 64, 96)), OneBatch(*_discs(1, 64, 96)))  # type: ignore[arg-type]
@@ -373,9 +372,9 @@ def test_what_is_advised_when_memory_runs_out_is_allowed(batch_size: int, parts:
     assert batch_size // advised["accumulation_steps"] == 1
 
 
-def test_float16_s_search_for_a_scale_is_neither_counted_nor_averaged(setup: Setup) -> None:
+def test_steps_that_only_adjust_the_loss_scale_are_neither_counted_nor_averaged(setup: Setup) -> None:
     run, *batches = setup(epochs=2)
-    # On a CPU, in float32, where only such a scale overflows.
+    # In float32 on a CPU, only a scale as large as this overflows.
     run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-4)
     run.loss = lambda logits, targets: 50 * segmentation_loss(logits, targets)
     run.max_skipped_steps = 1
@@ -392,7 +391,7 @@ def test_float16_s_search_for_a_scale_is_neither_counted_nor_averaged(setup: Set
     assert math.isfinite(history[-1]["gradient_norm"]) and history[-1]["gradient_norm"] > 0
 
 
-def test_clipping_and_the_loss_scale_agree(setup: Setup) -> None:
+def test_clipping_works_with_the_loss_scale(setup: Setup) -> None:
     weights = []
     for scale in (0, 2.0**10):
         run, train_batches, _ = setup()
@@ -406,15 +405,15 @@ def test_clipping_and_the_loss_scale_agree(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize("where", ["training", "validation"])
-def test_workers_that_a_signal_has_ended_are_no_error(setup: Setup, where: str) -> None:
-    whole, *batches = setup(epochs=2)
-    train(whole, *batches)
+def test_workers_killed_by_the_signal_count_as_an_interruption(setup: Setup, where: str) -> None:
+    uninterrupted, *batches = setup(epochs=2)
+    train(uninterrupted, *batches)
     run, train_batches, validation_batches = setup(epochs=2)
     received = False
     saved: list[dict[str, Any]] = []
 
     class Ending:
-        """Batches that end with an error, as those of killed workers do."""
+        """Batches that end with an error, like those of killed workers."""
 
         def __init__(self, batches: Any, left: int) -> None:
             self.batches, self.left = batches, left
@@ -442,14 +441,14 @@ def test_workers_that_a_signal_has_ended_are_no_error(setup: Setup, where: str) 
     broken = Ending(train_batches, 4), Ending(validation_batches, 9)
     if where == "validation":
         broken = Ending(train_batches, 99), Ending(validation_batches, 1)
-    with pytest.raises(TrainingInterruptedError, match="the same command goes on from there"):
+    with pytest.raises(TrainingInterruptedError, match=r"The same command resumes it\."):
         train(run, *broken, [Saver()])  # type: ignore[arg-type]
     resumed, *batches = setup(epochs=2)
     resumed.restore(saved[0])
-    assert resumed.steps == 3  # the fourth was under way when its successor did not come
+    assert resumed.steps == 3  # the fourth step was not complete when fetching the next batch failed
     train(resumed, *batches)
     for one, other in zip(
-        whole.network.state_dict().values(), resumed.network.state_dict().values(), strict=True
+        uninterrupted.network.state_dict().values(), resumed.network.state_dict().values(), strict=True
     ):
         assert torch.equal(one, other)
 
@@ -464,7 +463,7 @@ def test_workers_that_a_signal_has_ended_are_no_error(setup: Setup, where: str) 
     ("change", "tolerance"),
     [({"precision": "bfloat16"}, 0.03), ({"channels_last": False}, 1e-4), ({"fused": False}, 1e-5)],
 )
-def test_hardware_choices_train_about_the_same(
+def test_every_choice_of_hardware_trains_about_the_same(
     setup: Setup, change: dict[str, Any], tolerance: float
 ) -> None:
     losses = []

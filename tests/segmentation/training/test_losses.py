@@ -26,14 +26,14 @@ def logits():
 
 @pytest.fixture
 def targets():
-    """Soft at random, but for a hard corner whose inside is no border."""
+    """Random soft targets, except for a corner of ones whose inside is outside the border band."""
     targets = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(1))
     targets[:, :4, :4] = 1
     return targets
 
 
 def numpy_band(targets, width):
-    """Look around every pixel."""
+    """Compute the border band from the neighborhood of every pixel."""
     masks = np.asarray(targets) > 0.5
     band = np.zeros_like(masks)
     for image, row, column in np.ndindex(masks.shape):
@@ -53,21 +53,21 @@ def numpy_loss(logits, targets, bce_weight, dice_weight, border_weight=0.0, bord
 
 
 @pytest.mark.parametrize("parts", PARTS)
-def test_loss_agrees_with_numpy(logits, targets, parts):
+def test_the_loss_agrees_with_numpy(logits, targets, parts):
     loss = segmentation_loss(logits, targets, **parts)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(numpy_loss(logits, targets, **parts), rel=1e-5)
 
 
 @pytest.mark.parametrize("parts", PARTS)
-def test_gradient(logits, targets, parts):
+def test_the_gradient_of_the_loss_agrees_with_finite_differences(logits, targets, parts):
     logits = logits.double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: segmentation_loss(x, targets.double(), **parts), (logits,))
 
 
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_loss_is_computed_in_float32(logits, targets, parts, dtype):
+def test_the_loss_is_computed_in_float32(logits, targets, parts, dtype):
     half = logits.to(dtype)
     loss = segmentation_loss(half, targets, **parts)
     assert loss.dtype == torch.float32
@@ -79,7 +79,7 @@ def test_loss_is_computed_in_float32(logits, targets, parts, dtype):
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("logit", [-1e4, 0.0, 1e4])
 @pytest.mark.parametrize("mask", ["empty", "half", "full"])
-def test_loss_and_gradient_stay_finite(parts, logit, mask):
+def test_loss_and_gradient_are_finite(parts, logit, mask):
     logits = torch.full((2, 4, 6), logit, requires_grad=True)
     targets = torch.zeros(2, 4, 6)
     targets[..., : {"empty": 0, "half": 3, "full": 6}[mask]] = 1
@@ -104,7 +104,7 @@ def test_the_border_band_agrees_with_brute_force(targets, width):
     )
 
 
-def test_the_border_weighs_more_and_costs_nothing_unless_asked_for(logits, targets, monkeypatch):
+def test_the_border_weighs_more_and_its_band_is_computed_only_if_needed(logits, targets, monkeypatch):
     weighted = segmentation_loss(logits, targets, dice_weight=0.0, border_weight=1e6, border_width=1)
     band = border_band(targets, 1)
     assert 0 < band.sum() < band.numel()
@@ -114,13 +114,13 @@ def test_the_border_weighs_more_and_costs_nothing_unless_asked_for(logits, targe
     segmentation_loss(logits, targets, border_width=1)
 
 
-def test_the_loss_does_not_wait_for_the_device(logits, targets):
-    logits, targets = logits.to("meta"), targets.to("meta")  # has no values to ask for
+def test_the_loss_does_not_synchronize_with_the_device(logits, targets):
+    logits, targets = logits.to("meta"), targets.to("meta")  # reading a value would fail
     assert segmentation_loss(logits, targets, border_weight=1.0).device.type == "meta"
     assert batch_dice(logits, targets).device.type == "meta"
 
 
-def test_every_image_counts_alike_whatever_its_mask_s_area():
+def test_every_image_counts_the_same_whatever_the_area_of_its_mask():
     targets = torch.zeros(2, 10, 10)
     targets[0, :5], targets[1, 0, 0] = 1, 1
     logits = torch.full((2, 10, 10), -50.0)

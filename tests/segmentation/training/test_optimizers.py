@@ -25,7 +25,7 @@ def parameter():
 
 
 def rates(parameter, name, total_steps, warmup_steps=0, **options):
-    """Learning rate of every step of a training, as the trainer steps it; plateau sees epochs of one step."""
+    """Return the learning rate of every step of a training. For plateau every step is an epoch."""
     optimizer = build_optimizer([parameter], name="sgd", learning_rate=0.1)
     schedule = build_schedule(
         optimizer, name=name, total_steps=total_steps, warmup_steps=warmup_steps, **options
@@ -38,8 +38,8 @@ def rates(parameter, name, total_steps, warmup_steps=0, **options):
     return used
 
 
-def stored(state):
-    """What is left of a state after a checkpoint."""
+def saved_and_loaded(state):
+    """Return a state after saving and loading it."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.seek(0)
@@ -57,20 +57,20 @@ def test_every_optimizer_takes_a_step_downhill(parameter, name):
 
 
 @pytest.mark.parametrize("name", ["sgd", "rmsprop"])
-def test_momentum_arrives(parameter, name):
+def test_momentum_reaches_the_optimizer(parameter, name):
     optimizer = build_optimizer([parameter], name=name, learning_rate=0.01, momentum=0.9)
     assert optimizer.param_groups[0]["momentum"] == 0.9
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_momentum_is_refused_where_it_means_nothing(parameter, name):
+def test_optimizers_without_momentum_refuse_it(parameter, name):
     with pytest.raises(UserError, match=rf"{name} takes no momentum.*sgd, rmsprop"):
         build_optimizer([parameter], name=name, learning_rate=0.01, momentum=0.9)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_fused_is_the_same_in_one_kernel(name, momentum):
+def test_fused_optimizers_train_the_same(name, momentum):
     def trained(fused):
         parameter = torch.nn.Parameter(torch.linspace(-1, 1, 50))
         optimizer = build_optimizer(
@@ -81,7 +81,7 @@ def test_fused_is_the_same_in_one_kernel(name, momentum):
             momentum=momentum if name in ("sgd", "rmsprop") else 0.0,
             fused=fused,
         )
-        # None is torch's choice; False would forbid the kernels for lists of weights too.
+        # None lets torch choose; False would also disable its foreach kernels.
         assert optimizer.param_groups[0].get("fused") is (True if fused and name in WITH_FUSED else None)
         for _ in range(5):
             optimizer.zero_grad()
@@ -92,7 +92,7 @@ def test_fused_is_the_same_in_one_kernel(name, momentum):
     torch.testing.assert_close(trained(fused=True), trained(fused=False), rtol=1e-5, atol=1e-6)
 
 
-def test_unknown_names_are_refused_with_the_choices(parameter):
+def test_the_error_about_an_unknown_name_lists_the_available_ones(parameter):
     with pytest.raises(UserError, match=r"'lion'.*sgd, rmsprop, adam, adamw"):
         build_optimizer([parameter], name="lion", learning_rate=0.01)
     optimizer = build_optimizer([parameter], name="sgd", learning_rate=0.01)
@@ -101,7 +101,7 @@ def test_unknown_names_are_refused_with_the_choices(parameter):
 
 
 @pytest.mark.parametrize(("total_steps", "warmup_steps"), [(10, 9), (1, 1), (0, 0), (10, -1)])
-def test_a_warm_up_must_leave_steps_to_train(parameter, total_steps, warmup_steps):
+def test_a_warm_up_must_leave_at_least_two_steps(parameter, total_steps, warmup_steps):
     optimizer = build_optimizer([parameter], name="sgd", learning_rate=0.01)
     with pytest.raises(UserError, match="does not fit"):
         build_schedule(optimizer, name="cosine", total_steps=total_steps, warmup_steps=warmup_steps)
@@ -113,44 +113,44 @@ def test_plateau_takes_no_warm_up(parameter):
         build_schedule(optimizer, name="plateau", total_steps=10, warmup_steps=3)
 
 
-def test_constant(parameter):
+def test_the_constant_schedule(parameter):
     assert rates(parameter, "constant", 4) == pytest.approx([0.1] * 4)
     assert rates(parameter, "constant", 5, warmup_steps=3) == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
 
 
-def test_cosine(parameter):
+def test_the_cosine_schedule(parameter):
     assert rates(parameter, "cosine", 4) == pytest.approx([0.1, 0.0853553, 0.05, 0.0146447], rel=1e-5)
     warmed_up = rates(parameter, "cosine", 5, warmup_steps=1)
     assert warmed_up == pytest.approx([0.05, 0.1, 0.0853553, 0.05, 0.0146447], rel=1e-5)
 
 
-def test_step(parameter):
+def test_the_step_schedule(parameter):
     assert rates(parameter, "step", 4) == pytest.approx([0.1, 0.1, 0.01, 0.001])
     options = {"milestones": (0.6, 0.8), "factor": 0.5}
     warmed_up = rates(parameter, "step", 5, warmup_steps=1, **options)
     assert warmed_up == pytest.approx([0.05, 0.1, 0.1, 0.05, 0.025])
 
 
-def test_a_milestone_inside_the_warm_up_counts_at_its_end(parameter):
+def test_a_milestone_inside_the_warm_up_takes_effect_at_its_end(parameter):
     used = rates(parameter, "step", 5, warmup_steps=3, milestones=(0.2, 0.8))
     assert used == pytest.approx([0.025, 0.05, 0.075, 0.01, 0.001])
 
 
 @pytest.mark.parametrize("power", [0.9, 2.0])
-def test_polynomial(parameter, power):
+def test_the_polynomial_schedule(parameter, power):
     falling = [0.1 * (1 - step / 4) ** power for step in range(4)]
     assert rates(parameter, "polynomial", 4, power=power) == pytest.approx(falling)
     warmed_up = rates(parameter, "polynomial", 5, warmup_steps=1, power=power)
     assert warmed_up == pytest.approx([0.05, *falling])
 
 
-def test_plateau_drops_after_more_than_so_many_epochs_without_a_better_score(parameter):
+def test_plateau_drops_after_more_than_patience_epochs_without_improvement(parameter):
     used = rates(parameter, "plateau", 8, factor=0.5, patience=2)  # the first epoch is the best
     assert used == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.025])
 
 
 @pytest.mark.parametrize(("mode", "dropped"), [("max", False), ("min", True)])
-def test_plateau_knows_better_from_worse(parameter, mode, dropped):
+def test_the_mode_of_plateau_says_which_score_is_better(parameter, mode, dropped):
     optimizer = build_optimizer([parameter], name="sgd", learning_rate=0.1)
     schedule = build_schedule(optimizer, name="plateau", total_steps=10, patience=0, mode=mode)
     assert isinstance(schedule, ReduceLROnPlateau)
@@ -160,7 +160,7 @@ def test_plateau_knows_better_from_worse(parameter, mode, dropped):
 
 
 @pytest.mark.parametrize(("warmup_steps", "peak"), [(0, 29), (10, 10), (1, 1), (98, 98)])
-def test_one_cycle_rises_to_the_rate_and_falls_to_nothing(parameter, warmup_steps, peak):
+def test_one_cycle_rises_to_the_optimizers_rate_and_falls_to_almost_0(parameter, warmup_steps, peak):
     used = rates(parameter, "one_cycle", 100, warmup_steps=warmup_steps)
     assert used[peak] == max(used) == pytest.approx(0.1)
     assert used[: peak + 1] == sorted(used[: peak + 1])
@@ -168,7 +168,7 @@ def test_one_cycle_rises_to_the_rate_and_falls_to_nothing(parameter, warmup_step
     assert used[-1] < 2e-3 * 0.1
 
 
-def test_one_cycle_leaves_momentum_alone(parameter):
+def test_one_cycle_does_not_change_the_momentum(parameter):
     optimizer = build_optimizer([parameter], name="sgd", learning_rate=0.1, momentum=0.99)
     build_schedule(optimizer, name="one_cycle", total_steps=10)
     assert optimizer.param_groups[0]["momentum"] == 0.99
@@ -176,7 +176,7 @@ def test_one_cycle_leaves_momentum_alone(parameter):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize(("total_steps", "warmup_steps"), [(1, 0), (2, 0), (3, 0), (3, 1), (8, 3), (8, 6)])
-def test_no_schedule_warns_or_stumbles_however_short(parameter, name, total_steps, warmup_steps):
+def test_no_schedule_warns_or_fails_for_short_trainings(parameter, name, total_steps, warmup_steps):
     if name == "plateau":
         warmup_steps = 0
     with warnings.catch_warnings():
@@ -185,7 +185,7 @@ def test_no_schedule_warns_or_stumbles_however_short(parameter, name, total_step
 
 
 class Run:
-    """A training of a line, with epochs of two steps that all score alike."""
+    """Trains a linear layer. An epoch has two steps; all epochs have the same score."""
 
     def __init__(self, optimizer_name, schedule_name, total_steps, warmup_steps, fused):
         self.line = torch.nn.Linear(3, 2)
@@ -208,8 +208,8 @@ class Run:
             patience=1,
         )
 
-    def go(self, steps):
-        """Return the learning rates and the weights of those steps."""
+    def train(self, steps):
+        """Return the learning rates and the weights of these steps."""
         seen = []
         for step in steps:
             generator = torch.Generator().manual_seed(step)
@@ -243,21 +243,21 @@ class Run:
 @pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
-def test_a_stored_training_goes_on_bit_for_bit(optimizer_name, schedule_name, data):
+def test_a_resumed_training_is_bit_identical(optimizer_name, schedule_name, data):
     total_steps = data.draw(st.integers(1, 16), "total_steps")
     longest = 0 if schedule_name == "plateau" else max(0, total_steps - 2)
     warmup_steps = data.draw(st.integers(0, longest), "warmup_steps")
     fused = data.draw(st.booleans(), "fused")
     stop = data.draw(st.integers(0, total_steps), "stop")
 
-    def start():
+    def new_run():
         return Run(optimizer_name, schedule_name, total_steps, warmup_steps, fused)
 
-    whole = start().go(range(total_steps))
-    stopped, resumed = start(), start()
-    assert stopped.go(range(stop)) == whole[:stop]
-    resumed.load(stored(stopped.state()))
-    assert resumed.go(range(stop, total_steps)) == whole[stop:]
+    uninterrupted = new_run().train(range(total_steps))
+    stopped, resumed = new_run(), new_run()
+    assert stopped.train(range(stop)) == uninterrupted[:stop]
+    resumed.load(saved_and_loaded(stopped.state()))
+    assert resumed.train(range(stop, total_steps)) == uninterrupted[stop:]
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def network():
 
 
 def disturb(network):
-    """Change all weights and statistics, as a step of a training does."""
+    """Change all weights and statistics, like a training step."""
     network(torch.randn(2, 3, 5, 5))
     with torch.no_grad():
         for weight in network.parameters():
@@ -294,12 +294,12 @@ def test_the_average_agrees_with_numpy(network):
         )
 
 
-def test_a_stored_average_goes_on_bit_for_bit(network):
+def test_a_resumed_average_is_bit_identical(network):
     average, resumed = build_ema(network, decay=0.9), build_ema(network, decay=0.9)
     for _ in range(3):
         disturb(network)
         average.update_parameters(network)
-    resumed.load_state_dict(stored(average.state_dict()))
+    resumed.load_state_dict(saved_and_loaded(average.state_dict()))
     for _ in range(3):
         disturb(network)
         average.update_parameters(network)
@@ -309,12 +309,12 @@ def test_a_stored_average_goes_on_bit_for_bit(network):
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
-def test_the_average_keeps_the_memory_format_and_leaves_the_network_alone(network):
+def test_the_average_keeps_the_memory_format_and_does_not_change_the_network(network):
     average = build_ema(network, decay=0.9)
     disturb(network)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     average.update_parameters(network)
-    average.load_state_dict(stored(average.state_dict()))
+    average.load_state_dict(saved_and_loaded(average.state_dict()))
     assert average.module[0].weight.stride() == network[0].weight.stride() == (27, 1, 9, 3)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name

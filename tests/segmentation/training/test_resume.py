@@ -1,4 +1,4 @@
-"""A training that was killed becomes, bit for bit, what it would have become."""
+"""A training that is killed and resumed ends bit-identical to an uninterrupted one."""
 
 import random
 import signal
@@ -17,17 +17,17 @@ from carvana_kedro.stores.images.competition import ImageStore
 
 SCRIPT = Path(__file__).with_name("trained_process.py")
 CLOCKS = {"seconds", "images_per_second", "data_wait_share", "share_of_peak"}
-STEPS_AN_EPOCH = 6
+STEPS_PER_EPOCH = 6
 
 Start = Callable[[Path, int, int], subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="module")
 def start(training_images: ImageStore) -> Iterator[Start]:
-    """`start(folder, workers, epochs)` begins the process, or goes on with it."""
+    """`start(folder, workers, epochs)` starts or resumes a training in a new process."""
     processes = []
 
-    def begin(folder: Path, num_workers: int, epochs: int) -> subprocess.Popen[str]:
+    def start_process(folder: Path, num_workers: int, epochs: int) -> subprocess.Popen[str]:
         arguments = [training_images.images, training_images.masks, folder, num_workers, epochs]
         process = subprocess.Popen(
             [sys.executable, SCRIPT, *map(str, arguments)],
@@ -36,16 +36,16 @@ def start(training_images: ImageStore) -> Iterator[Start]:
         processes.append(process)
         return process
 
-    yield begin
+    yield start_process
     for process in processes:
         process.kill()
         process.wait()
 
 
 @pytest.fixture(scope="module")
-def whole(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a training of five epochs leaves that nothing ends. Read only."""
-    folder = tmp_path_factory.mktemp("whole")
+def uninterrupted(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted training of five epochs. Tests only read it."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     _finish(start(folder, 0, 5))
     return folder
 
@@ -56,8 +56,8 @@ def _finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def _left(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a finished process has left: the last state and the best model, without what clocks say."""
+def _results(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the last state and the best model of a finished training, without measured times."""
     run = CheckpointStore(folder).run("run")
     last, best = run.newest("last"), run.newest("best")
     assert last is not None and best is not None
@@ -78,10 +78,14 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _kill_again_and_again(
+def _kill_and_resume(
     start: Start, folder: Path, kills: int, num_workers: int, epochs: int
 ) -> list[tuple[str, int]]:
-    """Kill a training `kills` times, every other time while it writes; return the moments, and let it finish."""
+    """Kill a training `kills` times, every other time while it writes a checkpoint; then let it finish.
+
+    Returns:
+        Where it was killed: `while writing` or `anywhere`, and after which step.
+    """
     moments = random.Random(kills)
     table = []
     for number in range(kills):
@@ -90,7 +94,7 @@ def _kill_again_and_again(
         for line in process.stdout or ():
             if line.startswith("step "):
                 step = int(line.split()[1])
-                if moments.random() < 0.4 or step >= STEPS_AN_EPOCH * epochs * (number + 1) / (kills + 1):
+                if moments.random() < 0.4 or step >= STEPS_PER_EPOCH * epochs * (number + 1) / (kills + 1):
                     break
         writing = False
         if number % 2:
@@ -99,7 +103,7 @@ def _kill_again_and_again(
                 pass
         else:
             time.sleep(moments.uniform(0, 0.2))
-        assert process.poll() is None, "it was finished before it was killed"
+        assert process.poll() is None, "the training finished before it was killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
         table.append(("while writing" if writing else "anywhere", step))
@@ -108,26 +112,28 @@ def _kill_again_and_again(
 
 
 @pytest.mark.parametrize(("num_workers", "kills"), [(0, 2), (2, 1)])
-def test_killed_and_gone_on_with_is_the_same_bit_for_bit(
-    start: Start, whole: Path, tmp_path: Path, num_workers: int, kills: int
+def test_a_killed_and_resumed_training_is_bit_identical(
+    start: Start, uninterrupted: Path, tmp_path: Path, num_workers: int, kills: int
 ) -> None:
-    _kill_again_and_again(start, tmp_path, kills, num_workers, 5)
-    assert _same(_left(whole), _left(tmp_path))
+    _kill_and_resume(start, tmp_path, kills, num_workers, 5)
+    assert _same(_results(uninterrupted), _results(tmp_path))
     assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_killed_twenty_times(start: Start, tmp_path: Path, num_workers: int) -> None:
-    _finish(start(tmp_path / "whole", 0, 12))
-    table = _kill_again_and_again(start, tmp_path / "killed", 20, num_workers, 12)
-    same = _same(_left(tmp_path / "whole"), _left(tmp_path / "killed"))
-    print(f"\n{num_workers} workers: {table}\nthe same bit for bit: {same}")  # noqa: T201
+def test_a_training_killed_twenty_times_is_bit_identical(
+    start: Start, tmp_path: Path, num_workers: int
+) -> None:
+    _finish(start(tmp_path / "uninterrupted", 0, 12))
+    table = _kill_and_resume(start, tmp_path / "killed", 20, num_workers, 12)
+    same = _same(_results(tmp_path / "uninterrupted"), _results(tmp_path / "killed"))
+    print(f"\n{num_workers} workers: {table}\nbit-identical: {same}")  # noqa: T201
     assert same
 
 
-def test_a_damaged_checkpoint_costs_a_step_and_changes_nothing(
-    start: Start, whole: Path, tmp_path: Path
+def test_a_damaged_checkpoint_costs_one_step_and_does_not_change_the_result(
+    start: Start, uninterrupted: Path, tmp_path: Path
 ) -> None:
     process = start(tmp_path, 0, 5)
     for line in process.stdout or ():
@@ -141,12 +147,12 @@ def test_a_damaged_checkpoint_costs_a_step_and_changes_nothing(
     newest.write_bytes(content)
     output = _finish(start(tmp_path, 0, 5))
     assert f"{newest} is damaged: its content does not match its checksum" in output
-    assert _same(_left(whole), _left(tmp_path))
+    assert _same(_results(uninterrupted), _results(tmp_path))
 
 
-def test_the_comparison_sees_a_difference(whole: Path) -> None:
-    last, best = _left(whole)
-    other, _ = _left(whole)
+def test_the_comparison_detects_the_smallest_difference(uninterrupted: Path) -> None:
+    last, best = _results(uninterrupted)
+    other, _ = _results(uninterrupted)
     weight = next(iter(other["network"].values()))
     weight[0, 0, 0, 0] = torch.nextafter(weight[0, 0, 0, 0], torch.tensor(9.0))
     assert _same(last, last)
@@ -155,19 +161,21 @@ def test_the_comparison_sees_a_difference(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_leaves(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_saves_the_training_and_stops_it(
+    start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
     process = start(tmp_path, 2, 5)
     for line in process.stdout or ():
         if line.startswith("step 8"):
             break
-    # As a terminal does it: to the workers as well.
+    # Like a terminal, send the signal to the whole process group, workers included.
     subprocess.run(["kill", f"-{int(number)}", "--", f"-{process.pid}"], check=True)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"{number.name}: finishing the step and saving" in output
     message = output.strip().splitlines()[-1]
     assert "Training was interrupted in epoch 2, after step" in message
-    assert "the same command goes on from there" in message
-    left = CheckpointStore(tmp_path).run("run").newest("last")
-    assert left is not None
-    assert left["progress"]["steps"] == int(message.split("after step ")[1].split(".")[0])
+    assert "The same command resumes it." in message
+    saved = CheckpointStore(tmp_path).run("run").newest("last")
+    assert saved is not None
+    assert saved["progress"]["steps"] == int(message.split("after step ")[1].split(".")[0])

@@ -1,6 +1,6 @@
-"""A process that trains, to be killed: python trained_process.py IMAGES MASKS CHECKPOINTS WORKERS EPOCHS
+"""A training process for tests to kill: python trained_process.py IMAGES MASKS CHECKPOINTS WORKERS EPOCHS
 
-It goes on wherever the checkpoints say, and prints a line a step. Nothing of Kedro is in it.
+It resumes from the newest checkpoint, and prints a line after every step. It does not use Kedro.
 """
 
 import logging
@@ -20,14 +20,14 @@ from carvana_kedro.stores.checkpoints import CheckpointStore
 from carvana_kedro.stores.images.competition import ImageStore
 
 
-class TellSteps(Callback):
+class PrintSteps(Callback):
     def on_step_end(self, run: Training, step: Step) -> None:
         print(f"step {run.steps}", flush=True)  # noqa: T201
 
 
 def main(images: Path, masks: Path, folder: Path, num_workers: int, epochs: int) -> None:
     logging.basicConfig(level="INFO")
-    torch.set_num_threads(1)  # a network this small gains nothing from more, and loses where cores are shared
+    torch.set_num_threads(1)  # more threads do not make such a small network faster
     store = ImageStore(images, masks)
     recipe = Recipe(
         architecture="unet_small",
@@ -53,7 +53,7 @@ def main(images: Path, masks: Path, folder: Path, num_workers: int, epochs: int)
     with checkpoints.locked(), Interrupts() as run.interrupted:
         if state := checkpoints.newest("last"):
             run.restore(state)
-        train(run, train_batches, validation_batches, [TellSteps(), CheckpointSaver(checkpoints, minutes=0)])
+        train(run, train_batches, validation_batches, [PrintSteps(), CheckpointSaver(checkpoints, minutes=0)])
 
 
 if __name__ == "__main__":

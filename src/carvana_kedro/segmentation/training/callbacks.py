@@ -37,7 +37,7 @@ class Callback:
         """After the last epoch."""
 
     def on_interrupted(self, run: Training) -> None:
-        """Before the run is left early; save what must not be lost."""
+        """Before an interrupted run stops; save what must not be lost."""
 
 
 def load_callback(spec: Spec) -> Callback:
@@ -48,7 +48,7 @@ def load_callback(spec: Spec) -> Callback:
             and arguments.
 
     Raises:
-        UserError: There is none of this path, or it cannot be made with these arguments.
+        UserError: The path cannot be imported, or the class or function does not take the arguments.
 
     >>> path = "carvana_kedro.segmentation.monitoring.progress.ProgressBar"
     >>> type(load_callback({"type": path, "seconds": 10})).__name__

@@ -32,11 +32,20 @@ logger = logging.getLogger(__name__)
 def train(
     run: Training, train_batches: Batches, validation_batches: Batches, callbacks: Sequence["Callback"] = ()
 ) -> list[Record]:
-    """Train until the run is finished, from wherever it is; return its history.
+    """Train a run from its current state to its end.
+
+    Args:
+        run: A new run, or a restored one. It is changed in place.
+        train_batches: Batches to train on.
+        validation_batches: Batches to evaluate on after each epoch.
+        callbacks: Called in this order.
+
+    Returns:
+        The history of the run: one record per epoch.
 
     Raises:
-        TrainingInterruptedError: the run was asked to leave; the callbacks were told so, and may have saved it.
-        UserError: too many steps were no finite number, an image cannot be read, or memory ran out.
+        TrainingInterruptedError: `run.interrupted` returned True. `on_interrupted` of the callbacks was called.
+        UserError: Too many steps were skipped, an image cannot be read, or the device ran out of memory.
     """
     _stop_if_too_many_were_skipped(run)
     for callback in callbacks:
@@ -60,17 +69,17 @@ def train(
 
 
 def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callback"] = ()) -> None:
-    """Go through the training images that are left of the epoch; `run.progress` holds what came of it."""
+    """Train on the rest of the epoch's batches, and record the steps in `run.progress`."""
     run.network.train()
     progress = run.progress
-    arriving = _unless_interrupted(run, batches.epoch(run.epoch, start=progress.steps))
+    incoming = _unless_interrupted(run, batches.epoch(run.epoch, start=progress.steps))
     clock = time.perf_counter()
 
     def next_batch() -> tuple[Tensor, Tensor, Tensor] | None:
-        asked = time.perf_counter()
-        batch = next(arriving, None)
-        if not run.hardware.busy():  # else it has lost nothing
-            progress.waited += time.perf_counter() - asked
+        started = time.perf_counter()
+        batch = next(incoming, None)
+        if not run.hardware.busy():  # a busy GPU loses no time
+            progress.waited += time.perf_counter() - started
         return batch and (batch[0], *run.augmented(*batch))
 
     batch = next_batch()
@@ -80,8 +89,8 @@ def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callba
         run.seed_step()
         loss, dice = _forward_backward(run, images, targets)
         try:
-            batch = next_batch()  # while a GPU computes, the next one is fetched
-        except UserError:  # the run is left before this step is done
+            batch = next_batch()  # fetched while the GPU computes
+        except UserError:  # training stops before this step is complete
             _restore(run, statistics)
             raise
         step = Step(
@@ -100,12 +109,12 @@ def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callba
         for callback in callbacks:
             callback.on_step_end(run, step)
         if step.skipped and not step.rescaled:
-            _tell_skipped(run, step)
+            _warn_skipped(run, step)
         _leave_if_interrupted(run)
 
 
 def _forward_backward(run: Training, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Leave the gradient of the batch with the weights; return mean loss and Dice coefficient, on the device."""
+    """Compute the gradient of the batch; return its mean loss and Dice coefficient as tensors on the device."""
     run.optimizer.zero_grad(set_to_none=True)
     losses, scores = [], []
     for part, part_targets in zip(
@@ -122,17 +131,17 @@ def _forward_backward(run: Training, images: Tensor, targets: Tensor) -> tuple[T
 def _update(
     run: Training, loss: Tensor, dice: Tensor, statistics: list[Tensor]
 ) -> tuple[float, float, float, bool, bool]:
-    """Step the weights if loss and gradient are finite.
+    """Step the optimizer if loss and gradient are finite; otherwise skip the step.
 
     Returns:
-        Loss, Dice coefficient, gradient norm, whether the step was skipped, and whether for the loss scale's sake.
+        Loss, Dice coefficient, gradient norm, `Step.skipped` and `Step.rescaled`.
     """
     run.scaler.unscale_(run.optimizer)
     weights = list(run.network.parameters())
     norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-    numbers = torch.stack([loss, dice, norm]).tolist()  # the one time that a GPU is waited for
+    numbers = torch.stack([loss, dice, norm]).tolist()  # the only time a step waits for the GPU
     finite = math.isfinite(numbers[0]) and math.isfinite(numbers[2])
-    # float16 finds its scale by overflowing now and then: nothing is wrong with such a step.
+    # GradScaler finds the loss scale of float16 by trial and error, so an overflow now and then is expected.
     searching = run.scaler.is_enabled() and math.isfinite(numbers[0]) and run.scaler.get_scale() > 1
     if finite:
         if run.clip_gradient_norm:
@@ -145,32 +154,33 @@ def _update(
     run.scaler.update()
     if not isinstance(run.schedule, ReduceLROnPlateau):
         with warnings.catch_warnings():
-            # Skipped steps count, the first one as well, of which torch thinks that it was forgotten.
+            # The schedule counts skipped steps too. If the first step is skipped, torch warns that the optimizer was
+            # not stepped.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             run.schedule.step()
     return *numbers, not finite, not finite and searching
 
 
 def _restore(run: Training, statistics: list[Tensor]) -> None:
-    """Take a batch out of BatchNorm's running means, where its forward pass has put it to stay for ever."""
+    """Restore BatchNorm's statistics from before the forward pass: a batch that is not finite would ruin them."""
     for buffer, before in zip(run.network.buffers(), statistics, strict=True):
         buffer.copy_(before)
 
 
 @torch.no_grad()
 def evaluate(run: Training, batches: Batches) -> Record:
-    """Go once through the validation images, at the output size.
+    """Evaluate the model on the validation images, at the output size; set `run.curve` and `run.last_batch`.
 
     Returns:
-        val_loss, val_dice_coeff (means over the images) and best_threshold, at which the mean Dice coefficient would be
-        highest. `run.curve` and `run.last_batch` are set.
+        `val_loss` and `val_dice_coeff`, means over the images; and `best_threshold`, the threshold at which the mean
+        Dice coefficient is highest.
     """
     run.model.eval()
     losses, scores = [], []
     run.curve = ThresholdCurve()
     for _, images, targets in _unless_interrupted(run, batches.epoch(run.epoch)):
         images, targets = run.tensors(images, targets)
-        # All batches have one shape and layout, so that a compiled network is compiled once.
+        # All batches have the same shape and layout, so that a compiled network is compiled only once.
         missing = batches.batch_size - len(images) if run.hardware.compile else 0
         padded = torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
         padded = padded.contiguous(memory_format=torch.channels_last)
@@ -192,29 +202,29 @@ def evaluate(run: Training, batches: Batches) -> Record:
     }
 
 
-def _tell_skipped(run: Training, step: Step) -> None:
-    """Say that a step was skipped, and stop the run if it was one too many."""
-    what = (
-        f"the loss was {step.loss}, the norm of the gradient {step.gradient_norm}, for the images "
+def _warn_skipped(run: Training, step: Step) -> None:
+    """Warn that a step was skipped, and stop the run if there were too many."""
+    reason = (
+        f"the loss was {step.loss} and the gradient norm {step.gradient_norm}, for the images "
         f"{', '.join(step.image_ids)}"
     )
-    logger.warning("Step %d of epoch %d was skipped: %s", step.number, run.epoch, what)
-    _stop_if_too_many_were_skipped(run, f" In the last one, {what}.")
+    logger.warning("Step %d of epoch %d was skipped: %s", step.number, run.epoch, reason)
+    _stop_if_too_many_were_skipped(run, f" In the last one, {reason}.")
 
 
 def _stop_if_too_many_were_skipped(run: Training, last: str = "") -> None:
     if run.skipped >= run.max_skipped_steps:
         raise UserError(
-            f"{run.skipped} steps were skipped, which is as many as model_training.max_skipped_steps allows.{last} Try "
-            "a smaller learning rate (model_training.optimizer.learning_rate, now "
+            f"{run.skipped} steps were skipped, and model_training.max_skipped_steps is {run.max_skipped_steps}.{last} "
+            "Try a smaller learning rate (model_training.optimizer.learning_rate, now "
             f"{run.schedule.get_last_lr()[0]:.3g}), clip_gradient_norm=1, a warm-up "
-            "(model_training.schedule.warmup_fraction) or precision=float32; or look at the images and masks of these "
-            "steps. A greater max_skipped_steps goes on from here."
+            "(model_training.schedule.warmup_fraction) or precision=float32; or check the images and masks of these "
+            "steps. To resume from here, increase max_skipped_steps."
         )
 
 
 def _unless_interrupted(run: Training, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield batches; what goes wrong with them after a signal is the signal's doing, which workers get as well."""
+    """Yield batches. An error after a signal counts as an interruption: the signal reaches the workers too."""
     try:
         yield from batches
     except UserError:
@@ -225,8 +235,8 @@ def _unless_interrupted(run: Training, batches: Iterable[Batch]) -> Iterator[Bat
 def _leave_if_interrupted(run: Training) -> None:
     if run.interrupted():
         raise TrainingInterruptedError(
-            f"Training was interrupted in epoch {run.epoch}, after step {run.progress.steps}. All of it is saved: "
-            "the same command goes on from there."
+            f"Training was interrupted in epoch {run.epoch}, after step {run.progress.steps}. Everything is saved. "
+            "The same command resumes it."
         )
 
 
@@ -240,30 +250,30 @@ def _advice_when_out_of_memory(run: Training, batch_size: int) -> Iterator[None]
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that did not fit
         height, width = run.geometry.input_size
         part = batch_size // run.accumulation_steps
-        fits = _fitting_batch(run, part // 2)
-        if fits:
-            parts = min(
-                n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= fits
-            )
-            advice = (
-                f"{fits} fit: --params model_training.batch_size={fits},model_training.accumulation_steps=1, perhaps "
-                f"with a smaller learning rate; or model_training.accumulation_steps={parts}, which keeps the batch "
-                "and computes it in parts (the means of BatchNorm are then over a part)."
-            )
-        else:
-            advice = "Not even one fits: take a smaller model_training.input_size or width_multiplier."
         raise UserError(
             f"The memory of {run.hardware.device} is too small to train on {part} images of {height} x {width} "
-            f"(height x width) at once. {advice}"
+            f"(height x width) at once. {_advice(batch_size, _fitting_batch(run, part // 2))}"
         ) from error
 
 
+def _advice(batch_size: int, fitting: int) -> str:
+    """Return what to do if only `fitting` images of a batch fit into memory at once."""
+    if not fitting:
+        return "Not even one image fits. Choose a smaller model_training.input_size or width_multiplier."
+    parts = min(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= fitting)
+    return (
+        f"{fitting} fit: --params model_training.batch_size={fitting},model_training.accumulation_steps=1, perhaps "
+        f"with a smaller learning rate; or model_training.accumulation_steps={parts}, which keeps the batch size and "
+        "computes the batch in parts (BatchNorm's statistics are then those of a part)."
+    )
+
+
 def _fitting_batch(run: Training, largest: int) -> int:
-    """Return the largest of `largest`, its half, its quarter ... that can be trained on; 0 if none can."""
+    """Return the largest of `largest`, its half, its quarter ... that fits into memory; 0 if none does."""
     run.optimizer.zero_grad(set_to_none=True)
     while largest:
         try:
-            # A batch and the next one, and what most optimizers keep from their first step on.
+            # This batch and the next one, and the two moments per weight that most optimizers keep.
             images = torch.zeros(2 * largest, 3, *run.geometry.output_size, device=run.hardware.device)
             state = (
                 [] if run.optimizer.state else [torch.zeros_like(w) for w in 2 * [*run.network.parameters()]]

@@ -1,9 +1,9 @@
 """The training loss, and the Dice coefficient of a batch for the training log.
 
-A loss is a function `loss(logits, targets, **arguments)`: from (N, H, W) logits and (N, H, W) targets in [0, 1] to a
-scalar, the mean over the N images. A class whose instances take `(logits, targets)` serves as well. The mean matters
-because a batch may be computed in parts (`accumulation_steps`): the losses of the parts are added, weighted by their
-share of the images.
+A loss is a function `loss(logits, targets, **arguments)`, or a class whose instances take `(logits, targets)`. It
+computes a scalar from (N, H, W) logits and (N, H, W) targets in [0, 1]: the mean over the N images. It must be the
+mean because a batch may be computed in parts (`accumulation_steps`): the losses of the parts are added, weighted by
+their share of the images.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, max_pool2d
 from carvana_kedro.segmentation.extensions import check_arguments, import_object, split_spec
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""(logits (N, H, W), targets (N, H, W) in [0, 1]) to a scalar."""
+"""Function from logits (N, H, W) and targets (N, H, W) in [0, 1] to a scalar."""
 
 
 def build_loss(spec: Mapping[str, Any]) -> Loss:
@@ -27,10 +27,10 @@ def build_loss(spec: Mapping[str, Any]) -> Loss:
 
     Args:
         spec: Arguments of `segmentation_loss`; or `type`, the dotted path of a function or class, and its arguments. A
-            dotted path is imported: it must come from the run's own parameters.
+            dotted path is imported, so it must come from the run's own parameters.
 
     Raises:
-        UserError: There is none of this path, or it does not take the arguments.
+        UserError: The path cannot be imported, or the function or class does not take the arguments.
     """
     if "type" not in spec:
         return partial(segmentation_loss, **spec)
@@ -52,20 +52,20 @@ def segmentation_loss(
     border_weight: float = 0.0,
     border_width: int = 5,
 ) -> Tensor:
-    """Weighted sum of the mean binary cross-entropy and one minus the mean soft Dice of each image.
+    """Compute the weighted sum of the binary cross-entropy and one minus the soft Dice coefficient.
 
     `bce_weight * BCE(sigmoid(logits), targets) + dice_weight * (1 - mean over images of soft_dice)`
 
     BCE is `Σ w bce / Σ w` over all pixels of the batch, with `w = 1 + border_weight` in the `border_band` and 1
-    elsewhere. Ronneberger et al. (2015, U-Net, eq. 2) weigh borders by a Gaussian; this is a box.
+    elsewhere. Ronneberger et al. (2015, U-Net, eq. 2) use a Gaussian instead of this box.
 
     Args:
-        logits: (N, H, W); half precision is raised to float32 first.
+        logits: (N, H, W). Half precision is converted to float32 first.
         targets: (N, H, W) floats in [0, 1].
-        bce_weight: Weight of the cross-entropy, a mean over all pixels.
-        dice_weight: Weight of the Dice term, a mean over images.
-        border_weight: Extra weight of the pixels close to the mask's edge in the cross-entropy.
-        border_width: Pixels on either side of the edge; 5 is the paper's sigma.
+        bce_weight: Weight of the cross-entropy, which is a mean over all pixels.
+        dice_weight: Weight of the Dice term, which is a mean over the images.
+        border_weight: Extra weight of the pixels near the mask's edge in the cross-entropy.
+        border_width: Width of the border band on either side of the edge, in pixels; 5 is the paper's sigma.
 
     Returns:
         A scalar, at least float32.
@@ -80,15 +80,15 @@ def segmentation_loss(
 
 
 def soft_dice(logits: Tensor, targets: Tensor, *, smooth: float = 1.0) -> Tensor:
-    """Soft Dice coefficient of each image (Milletari et al. 2016, V-Net), without the squares.
+    """Compute the soft Dice coefficient of each image (Milletari et al. 2016, V-Net, but without the squares).
 
     With `p = sigmoid(logits)` and `t = targets`: `(2 Σ p t + smooth) / (Σ p + Σ t + smooth)`. `smooth` keeps
     the value finite for empty images: an almost empty prediction of an empty image scores almost 1.
 
     Args:
-        logits: (N, H, W); half precision is raised to float32 first.
+        logits: (N, H, W). Half precision is converted to float32 first.
         targets: (N, H, W) floats in [0, 1].
-        smooth: In pixels, added to both sides of the fraction.
+        smooth: Number of pixels added to numerator and denominator.
 
     Returns:
         (N,), at least float32, in (0, 1].
@@ -101,15 +101,15 @@ def soft_dice(logits: Tensor, targets: Tensor, *, smooth: float = 1.0) -> Tensor
 
 
 def border_band(targets: Tensor, width: int) -> Tensor:
-    """Find the pixels close to the mask's edge.
+    """Find the pixels near the mask's edge.
 
     Args:
-        targets: (N, H, W) floats in [0, 1]; a pixel above one half belongs to the mask.
+        targets: (N, H, W) floats in [0, 1]. A pixel above 0.5 belongs to the mask.
         width: In pixels, at least 1.
 
     Returns:
-        (N, H, W) bool: whether a pixel of the other class is at most `width` rows and columns away. Pixels beyond the
-        image belong to no class.
+        (N, H, W) bool: whether a pixel of the other class is at most `width` rows and columns away. Pixels outside the
+        image do not count.
 
     >>> border_band(torch.tensor([[[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]]]), width=2)
     tensor([[[False,  True,  True,  True,  True, False]]])
@@ -120,15 +120,15 @@ def border_band(targets: Tensor, width: int) -> Tensor:
 
 @torch.no_grad()
 def batch_dice(logits: Tensor, targets: Tensor, threshold: float = 0.5) -> Tensor:
-    """Compute the Dice coefficient of each image of a batch after the threshold, on the device of the logits.
+    """Compute the Dice coefficient of each image of a batch, on the device of the logits.
 
     Args:
         logits: (N, H, W).
-        targets: (N, H, W) floats in [0, 1]; a pixel above one half belongs to the mask.
-        threshold: A pixel is predicted where its probability exceeds this, in (0, 1).
+        targets: (N, H, W) floats in [0, 1]. A pixel above 0.5 belongs to the mask.
+        threshold: In (0, 1). A pixel belongs to the predicted mask if its probability exceeds the threshold.
 
     Returns:
-        (N,) float32 in [0, 1]; 1 where prediction and target are both empty.
+        (N,) float32 in [0, 1]; 1 if the predicted mask and the target are both empty.
 
     >>> batch_dice(torch.tensor([[[2.0, -2.0]], [[-1.0, -1.0]]]), torch.tensor([[[1.0, 1.0]], [[0.0, 0.0]]]))
     tensor([0.6667, 1.0000])
@@ -141,13 +141,13 @@ def batch_dice(logits: Tensor, targets: Tensor, threshold: float = 0.5) -> Tenso
 
 
 def _window_maximum(images: Tensor, reach: int) -> Tensor:
-    # Rows, then columns: the cost grows with the window's side, not with its area.
+    # Rows, then columns: the cost is proportional to the window's side, not to its area.
     size = 2 * reach + 1
     rows = max_pool2d(images, (size, 1), stride=1, padding=(reach, 0))
     return max_pool2d(rows, (1, size), stride=1, padding=(0, reach))
 
 
 def _full_precision(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    # Sums over a million pixels need float32. float64 stays float64.
+    # Sums over a million pixels need at least float32.
     dtype = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(dtype), targets.to(dtype)

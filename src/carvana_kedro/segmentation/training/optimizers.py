@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by name, and the moving average of the weights. All are torch's own."""
+"""PyTorch's optimizers and learning-rate schedules by name, and the moving average of the weights."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -42,22 +42,22 @@ def build_optimizer(
     """Build an optimizer.
 
     Args:
-        parameters: What to optimize.
-        name: One of `OPTIMIZERS`, or the dotted path of a `torch.optim.Optimizer`. A dotted path is imported: it must
-            come from the run's own parameters.
-        learning_rate: The rate that a schedule scales.
-        weight_decay: An L2 penalty; decoupled from the gradient in adamw.
+        parameters: Weights to optimize.
+        name: One of `OPTIMIZERS`, or the dotted path of a `torch.optim.Optimizer`. A dotted path is imported, so it
+            must come from the run's own parameters.
+        learning_rate: The highest rate of the schedule.
+        weight_decay: L2 penalty; adamw decouples it from the gradient.
         momentum: For sgd and rmsprop only.
-        fused: Step all weights in one kernel, which gives the same up to rounding. The weights must be on a device
-            that has such a kernel (CPU and CUDA have). rmsprop has none and ignores it, and so does a dotted path.
-        arguments: Of an optimizer that is named by a dotted path.
+        fused: Update all weights in one kernel. The result is the same up to rounding. The device of the weights must
+            have such a kernel (CPU and CUDA do). rmsprop and optimizers named by a dotted path ignore it.
+        arguments: Further arguments of an optimizer named by a dotted path.
 
     Raises:
         UserError: The name is unknown, or the optimizer does not take the arguments.
     """
     options: dict[str, Any] = {"lr": learning_rate, **arguments}
     if is_dotted_path(name):
-        # Not every optimizer has these two.
+        # Not every optimizer takes these two arguments, so zeros are left out.
         options |= {
             key: value for key, value in (("weight_decay", weight_decay), ("momentum", momentum)) if value
         }
@@ -75,7 +75,7 @@ def build_optimizer(
             f"The optimizer {name} takes no momentum, but momentum is {momentum}: set it to 0, or choose "
             f"one of {', '.join(WITH_MOMENTUM)}."
         )
-    if fused and name in WITH_FUSED:  # False would forbid torch its foreach kernels too
+    if fused and name in WITH_FUSED:  # fused=False would also disable torch's foreach kernels
         options["fused"] = True
     return OPTIMIZERS[name](parameters, **options)
 
@@ -86,7 +86,7 @@ def _build_imported(path: str, parameters: Iterable[Parameter], options: dict[st
     optimizer = kind(parameters, **options)
     if not isinstance(optimizer, Optimizer):
         raise UserError(
-            f"{path} makes a {type(optimizer).__name__}, which is not an optimizer: derive it from "
+            f"{path} creates a {type(optimizer).__name__}, which is not an optimizer: derive it from "
             "torch.optim.Optimizer."
         )
     return optimizer
@@ -106,37 +106,38 @@ def build_schedule(
 ) -> LRScheduler:
     """Build a learning-rate schedule that is stepped after every step of the optimizer.
 
-    Only plateau is different: a `ReduceLROnPlateau` is stepped after every epoch, with the metric.
+    The exception is plateau: a `ReduceLROnPlateau` is stepped after every epoch, with the metric.
 
-    | name | after the warm-up |
+    | name | the learning rate after the warm-up |
     |---|---|
     | constant | stays at the optimizer's rate |
     | step | is multiplied by `factor` at each of the `milestones` |
     | cosine | falls to 0 along half a cosine (Loshchilov & Hutter 2017, SGDR, without restarts) |
-    | one_cycle | as cosine; the rise is a cosine too, over 30 % of the steps by default (Smith & Topin 2018) |
+    | one_cycle | as cosine; it also rises along a cosine, by default for 30 % of the steps (Smith & Topin 2018) |
     | polynomial | falls to 0 as (1 - share of the steps done) ** `power` (Chen et al. 2017, DeepLab) |
-    | plateau | is multiplied by `factor` after more than `patience` epochs without a better metric |
+    | plateau | is multiplied by `factor` after more than `patience` epochs without improvement of the metric |
 
     Args:
-        optimizer: Its current rate is the schedule's highest.
+        optimizer: Its current rate is the highest rate of the schedule.
         name: One of `SCHEDULES`.
-        total_steps: Steps of the optimizer in the whole training, warm-up included.
-        warmup_steps: Steps at the beginning in which the rate rises to the optimizer's rate. Not for plateau.
-        milestones: For step: shares of `total_steps`, in (0, 1). One inside the warm-up counts at its end.
+        total_steps: Number of steps in the whole training, warm-up included.
+        warmup_steps: Number of steps at the beginning in which the rate rises. Not for plateau.
+        milestones: For step: shares of `total_steps`, in (0, 1). A milestone inside the warm-up takes effect at its
+            end.
         factor: For step and plateau, in (0, 1).
         power: For polynomial, above 0.
         patience: For plateau, in epochs.
         mode: For plateau: whether the lowest or the highest metric is the best.
 
     Raises:
-        UserError: The name is unknown, the warm-up leaves fewer than two steps, or the schedule takes none.
+        UserError: The name is unknown, the warm-up leaves fewer than two steps, or plateau has a warm-up.
     """
     if name not in SCHEDULES:
         raise UserError(f"Unknown learning-rate schedule {name!r}. Available: {', '.join(SCHEDULES)}.")
     if total_steps < 1 or not 0 <= warmup_steps <= max(0, total_steps - 2):
         raise UserError(
-            f"A warm-up of {warmup_steps} steps does not fit a training of {total_steps} steps, of which it must leave "
-            "at least two: shorten the warm-up or train longer."
+            f"A warm-up of {warmup_steps} steps does not fit a training of {total_steps} steps: at least two must "
+            "remain. Shorten the warm-up or train longer."
         )
     if name == "plateau":
         if warmup_steps:
@@ -145,7 +146,7 @@ def build_schedule(
                 "choose another schedule."
             )
         return ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)
-    if name == "one_cycle" and total_steps > 2:  # two steps make no cycle
+    if name == "one_cycle" and total_steps > 2:  # two steps are too few for a cycle
         return _one_cycle(optimizer, total_steps, warmup_steps)
     steps = total_steps - warmup_steps
     schedules: dict[str, Callable[[], LRScheduler]] = {
@@ -164,14 +165,14 @@ def build_schedule(
 
 
 def _one_cycle(optimizer: Optimizer, total_steps: int, warmup_steps: int) -> LRScheduler:
-    # OneCycleLR counts the step at the peak as part of the rise, and divides by the rest of the rise.
+    # OneCycleLR counts the step at the peak as part of the rise, and divides by the number of steps before the peak.
     rise = warmup_steps + 1 if warmup_steps else max(2, 0.3 * total_steps)
     return OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=total_steps,
         pct_start=rise / total_steps,
-        cycle_momentum=False,  # it would overwrite the momentum that was asked for
+        cycle_momentum=False,  # True would overwrite the momentum of the parameters
     )
 
 
@@ -183,17 +184,17 @@ def _with_warmup(optimizer: Optimizer, schedule: LRScheduler, warmup_steps: int)
 def build_ema(network: Module, decay: float) -> AveragedModel:
     """Build the exponential moving average of a network's weights (Polyak & Juditsky 1992).
 
-    After the optimizer's n-th step, n from 0, `average.update_parameters(network)` makes it
-    `d * average + (1 - d) * network` with `d = min(decay, (1 + n) / (10 + n))`, as TensorFlow's
-    ExponentialMovingAverage does. With a fixed decay, the random first weights would dominate a short run. The first
-    update copies. Float buffers (BatchNorm's statistics) are averaged too; integer buffers are copied.
+    After the optimizer's n-th step, n from 0, `average.update_parameters(network)` computes
+    `average = d * average + (1 - d) * network` with `d = min(decay, (1 + n) / (10 + n))`, as TensorFlow's
+    ExponentialMovingAverage does. With a fixed decay, the random initial weights would dominate a short run. The first
+    update copies the weights. Float buffers (BatchNorm's statistics) are averaged too; integer buffers are copied.
 
     Args:
-        network: Is copied, on its device and in its memory format.
-        decay: In [0, 1); it averages over about the last `1 / (1 - decay)` steps.
+        network: It is copied, on its device and in its memory format.
+        decay: In [0, 1). The average covers about the last `1 / (1 - decay)` steps.
 
     Returns:
-        A module with the network's inputs and outputs; the averaged network is its attribute `module`.
+        A module with the network's inputs and outputs. Its attribute `module` is the averaged network.
     """
 
     def update(averaged: Any, current: Any, updates: Tensor | int) -> None:

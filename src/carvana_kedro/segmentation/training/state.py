@@ -1,4 +1,4 @@
-"""What a training run holds, and how it is put down in a checkpoint and taken up again."""
+"""The state of a training run: what it consists of, how it is saved to a checkpoint, and how it is restored."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,19 +23,20 @@ Record = dict[str, float]
 
 @dataclass(frozen=True)
 class Step:
-    """What came of one step, for callbacks.
+    """The result of one training step, for callbacks.
 
     Attributes:
-        number: of the epoch, from 1.
-        steps: in the epoch.
-        loss: mean over the batch.
-        dice_coeff: mean over the batch's images.
-        gradient_norm: over all weights, before clipping.
-        skipped: whether loss or gradient was no finite number, so that nothing was learned.
-        rescaled: whether it was skipped only because float16's loss scale was too large, which is how it is found.
-        image_ids: of the batch.
-        images: (N, 3, h, w) float32, as the network saw them, on the device.
-        targets: (N, h, w) float32.
+        number: Number of the step in its epoch, from 1.
+        steps: Number of steps in the epoch.
+        loss: Mean over the batch.
+        dice_coeff: Mean over the images of the batch.
+        gradient_norm: Norm over all weights, before clipping.
+        skipped: Whether the step was skipped because its loss or gradient was not finite.
+        rescaled: Whether it was skipped only because the loss scale of float16 was too large. Such steps are expected:
+            this is how the scale is found.
+        image_ids: Ids of the images in the batch.
+        images: (N, 3, h, w) float32 on the device, augmented, as the network received them.
+        targets: (N, h, w) float32 on the device.
     """
 
     number: int
@@ -52,9 +53,13 @@ class Step:
 
 @dataclass
 class Progress:
-    """How far the epoch under way has come.
+    """The progress of the current epoch.
 
-    `steps` counts all of them; the lists have a number for each that was not skipped. Times are in seconds.
+    Attributes:
+        steps: Number of steps so far, skipped ones included.
+        loss, dice_coeff, gradient_norm: One number for each step that was not skipped.
+        seconds: Duration of the steps.
+        waited: Seconds in which the device was idle because it waited for images.
     """
 
     steps: int = 0
@@ -65,7 +70,7 @@ class Progress:
     waited: float = 0.0
 
     def add(self, step: Step) -> None:
-        """Count a step."""
+        """Record a step."""
         self.steps += 1
         if not step.skipped:
             self.loss.append(step.loss)
@@ -80,41 +85,43 @@ class Progress:
 
 @dataclass
 class Training:
-    """All that a training run holds; callbacks are handed it and may look at everything.
+    """The complete state of a training run. Callbacks receive it and may read all of it.
 
-    The result is a function of these values alone: the order of the images, the augmentation and the random numbers of
-    a step are functions of (seed, epoch, image or step). So a run that is restored from a checkpoint ends like an
-    uninterrupted one, on a CPU bit for bit.
+    The result depends on these values only: the order of the images, the augmentation and the random numbers of a step
+    are functions of (seed, epoch, image or step). A run that is restored from a checkpoint therefore ends like an
+    uninterrupted one; on a CPU the two are bit-identical.
 
     Attributes:
-        network: on the device.
-        geometry: of the network at its input size.
-        optimizer: steps the network's weights.
-        schedule: stepped after every step of the optimizer; ReduceLROnPlateau after every epoch.
-        loss: (logits (N, h, w), targets (N, h, w) in [0, 1]) to a scalar.
-        augmentation: of the training images.
-        hardware: what to compute on, and how.
-        seed: of the augmentation.
-        epochs: how many there will be at most.
-        description: architecture and origin, stored with the weights.
-        about: plain values that every checkpoint holds: parameters, versions.
-        threshold: on the probability, for the Dice coefficient.
-        ema: of the weights (EMA), which is then what is validated and stored as the model.
-        accumulation_steps: how many parts a batch is split into, one after the other, to save memory.
-        clip_gradient_norm: the norm that the gradient is scaled down to; 0: never.
-        best_by: the number of the epochs' records that says which is best; of losses the lowest, else the highest.
-        patience: epochs without a better one after which the run ends; 0: never.
-        max_skipped_steps: the run stops when so many steps were skipped.
-        interrupted: tells whether to save and leave.
-        flop: operations a training step takes for an image, and
-        peak: operations a second that the machine is capable of, for the share of it that was used; 0: not known.
-        history: a record an epoch: epoch, train_loss, train_dice_coeff, val_loss, val_dice_coeff, best_threshold,
+        network: The network to train, on the device.
+        geometry: Geometry of the network at its input size.
+        optimizer: Updates the weights of the network.
+        schedule: Learning-rate schedule, stepped after every step of the optimizer; ReduceLROnPlateau after every
+            epoch.
+        loss: Function from logits (N, h, w) and targets (N, h, w) in [0, 1] to a scalar.
+        augmentation: Random changes of the training images.
+        hardware: Device, precision and memory layout.
+        seed: Seed of the augmentation and of dropout.
+        epochs: Maximum number of epochs.
+        description: Architecture and origin, stored with the weights.
+        about: Plain values that every checkpoint holds: parameters, versions.
+        threshold: On the probability, for the Dice coefficient.
+        ema: Moving average of the weights. If there is one, it is validated and stored as the model.
+        accumulation_steps: Number of parts that a batch is computed in, one after the other, to save memory.
+        clip_gradient_norm: The norm that the gradient is scaled down to; 0: never.
+        best_by: Entry of the records that decides which epoch is best: the lowest loss, or the highest Dice
+            coefficient.
+        patience: Number of epochs without improvement after which the run ends; 0: never.
+        max_skipped_steps: Number of skipped steps after which the run stops.
+        interrupted: Returns whether to save the run and stop.
+        flop: Floating-point operations per image in a training step; 0: unknown.
+        peak: Floating-point operations per second that the machine can do; 0: unknown.
+        history: One record per epoch: epoch, train_loss, train_dice_coeff, val_loss, val_dice_coeff, best_threshold,
             learning_rate, gradient_norm, skipped_steps, images_per_second, data_wait_share, share_of_peak, seconds.
-        progress: of the epoch under way.
-        steps: of the optimizer in all epochs, skipped ones included.
-        skipped: how many steps were skipped, those apart that found float16's loss scale.
-        last_batch: images, targets and logits of the last validation batch, for pictures.
-        curve: of the last validation, by threshold.
+        progress: Progress of the current epoch.
+        steps: Number of steps in all epochs, skipped ones included.
+        skipped: Number of skipped steps, not counting rescaled ones (`Step.rescaled`).
+        last_batch: Images, targets and logits of the last validation batch, for TensorBoard.
+        curve: Scores of the last validation by threshold.
     """
 
     network: SegmentationNetwork
@@ -146,56 +153,56 @@ class Training:
     curve: ThresholdCurve | None = None
 
     def __post_init__(self) -> None:
-        """float16 loses small gradients: its loss is scaled up before the backward pass."""
+        """Build the loss scaler. It is enabled for float16 only, in which small gradients would become 0."""
         scaled = self.hardware.precision == torch.float16
         self.scaler = torch.amp.GradScaler(self.hardware.device.type, enabled=scaled)
 
     @property
     def epoch(self) -> int:
-        """The epoch under way, from 1."""
+        """Number of the current epoch, from 1."""
         return len(self.history) + 1
 
     @property
     def finished(self) -> bool:
-        """Whether the run has its epochs, or has waited long enough for a better one."""
+        """Whether all epochs are done, or `patience` epochs brought no improvement."""
         waited = len(self.history) - self.best_epoch
         return len(self.history) >= self.epochs or 0 < self.patience <= waited
 
     @property
     def best_epoch(self) -> int:
-        """The best epoch so far, from 1; the first of equals. 0 if there is none yet."""
+        """Number of the best epoch so far, from 1; of equal ones the first. 0 before the end of the first epoch."""
         if not self.history:
             return 0
         sign = -1 if self.best_by.endswith("loss") else 1
         scores = [sign * record[self.best_by] for record in self.history]
-        # NaN is worse than any number.
+        # NaN counts as the worst score.
         return int(np.argmax(np.nan_to_num(scores, nan=-math.inf))) + 1
 
     @property
     def model(self) -> torch.nn.Module:
-        """The network that is validated and stored: the average of the weights where there is one."""
+        """The network that is validated and stored: the moving average of the weights if there is one."""
         return self.network if self.ema is None else self.ema.module
 
     def seed_step(self) -> None:
-        """Seed torch for this step: dropout is a function of (seed, epoch, step), like everything that is random."""
+        """Seed torch for the next step, which makes dropout a function of (seed, epoch, step)."""
         sequence = np.random.SeedSequence((self.seed, self.epoch, self.progress.steps))
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     def predict(self, network: torch.nn.Module, images: Tensor) -> Tensor:
-        """Return the logits (N, h, w) of images (N, 3, h, w) fitted to the output size."""
+        """Compute the logits (N, h, w) of images (N, 3, h, w) at the output size."""
         with self.hardware.autocast():
             logits: Tensor = network(self.geometry.pad(images))
         return logits
 
     def tensors(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Move a uint8 batch to the device as floats in [0, 1]: (N, 3, h, w) and (N, h, w)."""
-        # (N, h, w, 3) seen as (N, 3, h, w) is what channels_last means: no copy.
+        # A permuted (N, h, w, 3) tensor already has the channels_last layout: no copy.
         device = self.hardware.device
         images = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
         return images, targets.to(device, non_blocking=True).float() / 255
 
     def augmented(self, positions: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a uint8 batch on the device, changed as this epoch's draws for these images say."""
+        """Move a uint8 batch to the device and augment it with this epoch's random changes of these images."""
         images, targets = self.tensors(images, targets)
         draws = self.augmentation.draw(self.seed, self.epoch, positions.tolist())
         return self.augmentation.apply(images, targets, draws.to(images.device, non_blocking=True))
@@ -204,9 +211,9 @@ class Training:
         """Add the epoch's record to the history.
 
         Args:
-            validated: what `evaluate` found.
-            images: that were trained on.
-            seconds: of the validation.
+            validated: What `evaluate` returned.
+            images: Number of images in the epoch.
+            seconds: Duration of the validation.
         """
         trained, progress = self.progress.means(), self.progress
         speed = images / progress.seconds
@@ -230,7 +237,7 @@ class Training:
             self.schedule.step(self.history[-1][self.best_by])
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds: tensors and plain values."""
+        """Return the content of a checkpoint: tensors and plain values."""
         return {
             "model": {
                 **self.description,
@@ -252,7 +259,7 @@ class Training:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up the run where `state()` was asked for."""
+        """Restore the run from what `state()` returned."""
         self.network.load_state_dict(state["network"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
