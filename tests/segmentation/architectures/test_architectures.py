@@ -44,11 +44,11 @@ def on_meta(name):
         return build_network(name)
 
 
-def test_parameter_count(name):
+def test_the_number_of_parameters_is_known(name):
     assert sum(parameter.numel() for parameter in on_meta(name).parameters()) == PARAMETERS[name]
 
 
-def test_forward_and_backward_reach_every_parameter(network, images):
+def test_every_parameter_has_a_finite_gradient(network, images):
     logits = network(images)
     assert logits.shape == (2, *network.output_size(images.shape[2:]))
     assert logits.dtype == torch.float32
@@ -58,7 +58,7 @@ def test_forward_and_backward_reach_every_parameter(network, images):
         assert parameter.grad.isfinite().all(), parameter_name
 
 
-def test_evaluation_is_deterministic_and_treats_images_one_by_one(network, images):
+def test_evaluation_is_deterministic_and_independent_of_the_other_images(network, images):
     network.eval()
     with torch.no_grad():
         logits = network(images)
@@ -75,7 +75,7 @@ def test_channels_last_gives_the_same_logits(network, images):
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_autocast_trains_with_finite_gradients(network, images):
+def test_gradients_are_finite_under_autocast(network, images):
     with torch.autocast("cpu", torch.bfloat16):
         logits = network(images)
     logits.float().square().mean().backward()
@@ -97,7 +97,7 @@ def test_padded_networks_take_odd_sizes_that_are_not_square(network, size):
 
 
 @pytest.mark.parametrize("name", PADDED)
-def test_padded_networks_refuse_what_they_cannot_halve(network):
+def test_padded_networks_refuse_images_that_are_too_small(network):
     least = network.stride
     assert network.eval()(torch.rand(1, 3, least, least)).shape == (1, least, least)
     with pytest.raises(UserError, match=rf"{least - 1} x 300 .*nearest legal size is {least} x 300"):
@@ -106,23 +106,23 @@ def test_padded_networks_refuse_what_they_cannot_halve(network):
 
 @pytest.mark.parametrize("name", ["unet_original"])
 @pytest.mark.parametrize("size", [(188, 188), (188, 220), (236, 204)])
-def test_unet_original_gives_the_centre(network, size):
+def test_unet_original_returns_the_center_of_the_image(network, size):
     assert network(torch.rand(2, 3, *size)).shape == (2, size[0] - 184, size[1] - 184)
 
 
-def test_unet_original_at_the_paper_s_size():
+def test_unet_original_has_the_papers_output_size():
     network = on_meta("unet_original")
     assert network(torch.empty(3, 3, 572, 572, device="meta")).shape == (3, 388, 388)
 
 
 @pytest.mark.parametrize("name", ["unet_original"])
-def test_unet_original_refuses_illegal_images(network):
+def test_unet_original_refuses_unsupported_sizes(network):
     with pytest.raises(UserError, match="190 x 188"):
         network(torch.rand(1, 3, 190, 188))
 
 
 def follow_the_valid_convolutions(length):
-    """Length of the output for a length of the input, or None where halving leaves a rest."""
+    """Return the output length for an input length, or None if a length cannot be halved."""
     for _ in range(4):
         length -= 4
         if length <= 0 or length % 2:
@@ -146,7 +146,7 @@ class TestSizesOfValidConvolutions:
             assert self.network.output_size((height, width)) == expected
 
     @given(st.integers(0, 100), st.integers(0, 100))
-    def test_legal_sizes(self, i, j):
+    def test_legal_sizes_have_known_output_sizes(self, i, j):
         assert self.network.output_size((188 + 16 * i, 188 + 16 * j)) == (4 + 16 * i, 4 + 16 * j)
 
     @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ class TestSizesOfValidConvolutions:
             self.network.output_size(size)
 
 
-def test_build_refuses_unknown_names_with_the_choices():
+def test_the_error_about_an_unknown_name_lists_the_available_ones():
     with pytest.raises(
         UserError, match=r"'unet_2048': unknown architecture. Available: unet_original, .*unet_resnet34"
     ):
@@ -173,7 +173,7 @@ def test_every_network_is_a_segmentation_network(network):
     assert isinstance(network, SegmentationNetwork)
 
 
-def test_the_narrowest_network_still_has_channels(name, images):
+def test_the_narrowest_network_has_at_least_one_channel_per_layer(name, images):
     assert build_network(name, width_multiplier=1e-6)(images).isfinite().all()
 
 
@@ -185,7 +185,7 @@ class TestPretrained:
         torch.manual_seed(0)
         return resnet34(weights=None).eval()
 
-    def test_torchvision_s_weights_fit_the_encoder(self, monkeypatch, weights):
+    def test_torchvisions_weights_fit_the_encoder(self, monkeypatch, weights):
         from torchvision.models.resnet import ResNet34_Weights
 
         monkeypatch.setattr(ResNet34_Weights, "get_state_dict", lambda *args, **kwargs: weights.state_dict())
@@ -196,7 +196,7 @@ class TestPretrained:
             expected = weights.layer4(weights.layer3(weights.layer2(weights.layer1(x))))
             torch.testing.assert_close(encoder(images)[-1], expected)
 
-    def test_random_weights_and_a_warning_without_a_network(self, monkeypatch, caplog):
+    def test_a_failed_download_gives_random_weights_and_a_warning(self, monkeypatch, caplog):
         from torchvision.models.resnet import ResNet34_Weights
 
         def fail(*args, **kwargs):
@@ -209,11 +209,11 @@ class TestPretrained:
         assert "Name or service not known" in caplog.text
         assert network.encoder.conv1.weight.std() > 0
 
-    def test_needs_full_width(self):
+    def test_pretrained_weights_need_the_full_width(self):
         with pytest.raises(UserError, match="width multiplier of 1"):
             build_network("unet_resnet34", width_multiplier=0.5, pretrained=True)
 
     @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "unet_resnet34"])
-    def test_is_refused_where_there_is_nothing(self, name):
+    def test_networks_without_pretrained_weights_refuse_the_option(self, name):
         with pytest.raises(UserError, match="no pretrained weights"):
             build_network(name, width_multiplier=1 / 32, pretrained=True)

@@ -21,14 +21,14 @@ from carvana_kedro.stores.images.competition import ImageStore
 from models import changed
 
 TOLERANCE = 1e-4
-"""Of a logit, whose sizes here are as in trained networks: what float32 leaves of forty convolutions."""
+"""Rounding error of a logit after forty convolutions in float32."""
 
 QUICK = ("unet_original", "unet_small", "unet_resnet34")
 EVERY = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
 
 
 def _model(architecture: str, input_size: Sequence[int] = (65, 91), **more: Any) -> TrainedModel:
-    """A model with statistics and logits as training leaves them."""
+    """Return a model with random weights whose statistics and logits are as large as a trained model's."""
     torch.manual_seed(0)
     network = build_network(architecture, width_multiplier=1 / 8)
     for module in network.modules():
@@ -62,7 +62,7 @@ def _model(architecture: str, input_size: Sequence[int] = (65, 91), **more: Any)
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Networks this small wait longer for a second thread than they compute."""
+    """Networks this small run faster in one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -70,13 +70,13 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def picture(training_images: ImageStore) -> np.ndarray:
+def image(training_images: ImageStore) -> np.ndarray:
     return training_images.read_image(training_images.ids()[0])
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportableModel, Path]:
-    """A model for images of odd sizes, and the folder of its files. Read only."""
+    """A model for images of an odd size, and the folder of its files. Tests only read them."""
     exportable = ExportableModel(_model("unet_small", (33, 47)), "digest")
     folder = tmp_path_factory.mktemp("exported") / "folder"
     to_onnx(exportable, folder / "model.onnx")
@@ -85,14 +85,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExportableModel,
 
 
 @pytest.mark.parametrize("architecture", EVERY)
-def test_files_say_what_the_network_says(architecture: str, picture: np.ndarray, tmp_path: Path) -> None:
+def test_exported_files_predict_the_same_logits_as_the_network(
+    architecture: str, image: np.ndarray, tmp_path: Path
+) -> None:
     model = _model(architecture)
     exportable = ExportableModel(model, "digest")
     paths = [tmp_path / "folder" / name for name in ("model.onnx", "model.pt2")]
     to_onnx(exportable, paths[0])
     to_program(exportable, paths[1])
     assert sorted(path.name for path in paths[0].parent.iterdir()) == ["model.onnx", "model.pt2"]
-    rows = check_export(model, paths, picture)
+    rows = check_export(model, paths, image)
     assert [row["file"] for row in rows] == ["model.onnx"] * 5 + ["model.pt2"] * 5
     assert {row["batch_size"] for row in rows} == {1, 3}
     assert max(row["largest_difference"] for row in rows) < TOLERANCE
@@ -100,31 +102,34 @@ def test_files_say_what_the_network_says(architecture: str, picture: np.ndarray,
     assert rows[0]["largest_logit"] > 1
 
 
-def test_what_the_metadata_says_leads_to_the_predictors_mask(picture: np.ndarray, tmp_path: Path) -> None:
+def test_following_the_metadata_gives_the_predictors_mask(image: np.ndarray, tmp_path: Path) -> None:
     model = _model("unet_original", best_threshold=0.41)
     predictor = Predictor.from_model(model, device="cpu", precision="float32")
-    median = float(np.median(predictor.predict_one(picture).probabilities()))
+    median = float(np.median(predictor.predict_one(image).probabilities()))
     model = changed(model, threshold=median)
     to_onnx(ExportableModel(model), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    facts = session.get_modelmeta().custom_metadata_map
-    assert "INTER_AREA" in facts["preprocessing"]
-    assert "4 x 20 (height x width)" in facts["preprocessing"]
-    assert "log(threshold / (1 - threshold))" in facts["postprocessing"]
-    found = {key: facts[key] for key in ("architecture", "run_id", "model_digest", "best_threshold")}
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert "INTER_AREA" in metadata["preprocessing"]
+    assert "4 x 20 (height x width)" in metadata["preprocessing"]
+    assert "log(threshold / (1 - threshold))" in metadata["postprocessing"]
+    found = {key: metadata[key] for key in ("architecture", "run_id", "model_digest", "best_threshold")}
     assert list(found.values()) == ["unet_original", "a run", model.digest(), "0.41"]
 
-    image = cv2.resize(picture, (int(facts["width"]), int(facts["height"])), interpolation=cv2.INTER_AREA)
-    (logits,) = session.run(["logits"], {"images": image[None]})
-    enlarged = cv2.resize(logits[0], picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    threshold = float(facts["threshold"])
+    size = int(metadata["width"]), int(metadata["height"])
+    fitted = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    (logits,) = session.run(["logits"], {"images": fitted[None]})
+    enlarged = cv2.resize(logits[0], image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    threshold = float(metadata["threshold"])
     mask = enlarged > np.log(threshold / (1 - threshold))
-    expected = predictor(picture, threshold)
+    expected = predictor(image, threshold)
     assert 0.4 < expected.mean() < 0.6
     assert (mask != expected).mean() < 1e-3
 
 
-def test_a_program_holds_the_metadata_and_takes_any_batch(exported: tuple[ExportableModel, Path]) -> None:
+def test_a_program_contains_the_metadata_and_takes_any_batch_size(
+    exported: tuple[ExportableModel, Path],
+) -> None:
     exportable, folder = exported
     extra = {export.METADATA_FILE: ""}
     program = torch.export.load(folder / "model.pt2", extra_files=extra).module()
@@ -133,7 +138,7 @@ def test_a_program_holds_the_metadata_and_takes_any_batch(exported: tuple[Export
         assert program(torch.zeros(count, 33, 47, 3, dtype=torch.uint8)).shape == (count, 33, 47)
 
 
-def test_an_onnx_file_is_valid_and_names_its_sides(exported: tuple[ExportableModel, Path]) -> None:
+def test_an_onnx_file_is_valid_and_names_its_input_and_output(exported: tuple[ExportableModel, Path]) -> None:
     path = exported[1] / "model.onnx"
     onnx.checker.check_model(path, full_check=True)
     session = onnxruntime.InferenceSession(path)
@@ -143,7 +148,9 @@ def test_an_onnx_file_is_valid_and_names_its_sides(exported: tuple[ExportableMod
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
-def test_no_folder_of_this_machine_is_in_a_file(name: str, exported: tuple[ExportableModel, Path]) -> None:
+def test_exported_files_do_not_contain_paths_of_this_machine(
+    name: str, exported: tuple[ExportableModel, Path]
+) -> None:
     content = (exported[1] / name).read_bytes()
     for module in (export, torch):
         assert str(Path(module.__file__ or "").parent).encode() not in content
@@ -151,12 +158,12 @@ def test_no_folder_of_this_machine_is_in_a_file(name: str, exported: tuple[Expor
 
 def test_several_models_are_refused() -> None:
     model = _model("unet_small")
-    with pytest.raises(UserError, match="one by one, --params checkpoint=FILE"):
+    with pytest.raises(UserError, match="one by one: --params checkpoint=FILE"):
         ExportableModel(TrainedModel.join([model, model]))
     assert ExportableModel(TrainedModel.join([model])).metadata["run_id"] == "a run"
 
 
-def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "model.pt2").mkdir()
     with pytest.raises(UserError, match=r"model\.pt2 cannot be written"):
         to_program(ExportableModel(_model("unet_small", (32, 32))), tmp_path / "model.pt2")

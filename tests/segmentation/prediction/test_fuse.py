@@ -11,7 +11,7 @@ def test_folding_removes_every_batch_norm_and_keeps_the_logits(name: str) -> Non
     torch.manual_seed(0)
     network = build_network(name, width_multiplier=1 / 8)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):  # as after training
+        if isinstance(module, nn.BatchNorm2d):  # statistics like those of a trained network
             for values, low, high in (
                 (module.running_mean, -0.5, 0.5),
                 (module.running_var, 0.5, 2.0),

@@ -50,7 +50,7 @@ def test_both_engines_predict_the_same_probabilities(flip: bool) -> None:
 def test_unsupported_options_of_the_engine_are_refused(segmenter: Segmenter) -> None:
     network = build_network("unet_small", width_multiplier=1 / 8)
     for options in ({"compile": True}, {"precision": "bfloat16"}, {"precision": "float16"}):
-        with pytest.raises(UserError, match="computes in float32 and compiles nothing"):
+        with pytest.raises(UserError, match="computes in float32 and does not compile"):
             Predictor([network], (33, 47), device="cpu", engine="onnxruntime", **options)
     with pytest.raises(UserError, match=r"does not support device=mps\. Choose device=cpu or engine=torch"):
         onnx.OnnxSegmenter(b"", "mps")

@@ -22,7 +22,7 @@ Setup = Callable[..., tuple]
 
 
 class Red(SegmentationNetwork):
-    """Finds what is more red than half: stands for a perfect network, so that only the geometry can err."""
+    """Finds pixels that are more than half red: a perfect network, so that all errors are of the geometry."""
 
     stride = 1
 
@@ -30,8 +30,8 @@ class Red(SegmentationNetwork):
         return (images[:, 0] - 0.5) * 20
 
 
-def test_the_edge_is_found_between_the_networks_pixels() -> None:
-    # A red disc that the network sees at a quarter of its size.
+def test_the_edge_of_a_mask_has_subpixel_precision() -> None:
+    # A red disc. The network's input has a quarter of its size.
     rows, columns = np.mgrid[:240, :360]
     disc = (rows - 100.3) ** 2 + (columns - 201.7) ** 2 < 61.5**2
     image = np.zeros((240, 360, 3), np.uint8)
@@ -39,13 +39,13 @@ def test_the_edge_is_found_between_the_networks_pixels() -> None:
     mask = Predictor([Red()], (60, 90), device="cpu", precision="float32")(image)
     assert (mask.shape, mask.dtype) == ((240, 360), np.bool_)
     assert 2 * (mask & disc).sum() / (mask.sum() + disc.sum()) > 0.995
-    # A mask thresholded first and enlarged afterwards has steps of four pixels.
+    # A mask that is compared first and then enlarged has steps of four pixels.
     coarse = np.kron(Predictor([Red()], (60, 90), device="cpu")(image[::4, ::4]), np.ones((4, 4), bool))
     assert (mask ^ disc).sum() < (coarse ^ disc).sum() / 3
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9])
-def test_the_threshold_is_on_the_probability(threshold: float) -> None:
+def test_the_threshold_applies_to_the_probability(threshold: float) -> None:
     image = np.zeros((8, 256, 3), np.uint8)
     image[..., 0] = np.arange(256)
     mask = Predictor([Red()], (8, 256), device="cpu", precision="float32")(image, threshold)
@@ -53,7 +53,7 @@ def test_the_threshold_is_on_the_probability(threshold: float) -> None:
     assert np.array_equal(mask[0], probability > threshold)
 
 
-def test_images_of_all_sizes_come_back_in_order_and_at_their_size() -> None:
+def test_predictions_are_in_order_and_have_the_sizes_of_their_images() -> None:
     sizes = {"a": (100, 150), "b": (64, 96), "c": (31, 47), "d": (200, 90), "e": (64, 96)}
 
     class Source:
@@ -64,7 +64,7 @@ def test_images_of_all_sizes_come_back_in_order_and_at_their_size() -> None:
             return np.full((*sizes[image_id], 3), 255 * (image_id in "ac"), np.uint8)
 
         def read_mask(self, image_id: str) -> np.ndarray:
-            raise AssertionError("prediction needs no masks")
+            raise AssertionError("prediction must not read masks")
 
     predictor = Predictor([Red()], (32, 48), device="cpu")
     for batch_size in (1, 2, 5):
@@ -76,7 +76,7 @@ def test_images_of_all_sizes_come_back_in_order_and_at_their_size() -> None:
         assert [mask.any() for mask in found.values()] == [True, False, True, False, False]
 
 
-def test_masks_are_of_the_photographs_own_size_though_it_is_decoded_smaller(
+def test_a_mask_has_the_full_size_of_an_image_that_was_decoded_at_a_smaller_size(
     training_images: ImageStore,
 ) -> None:
     image_id = training_images.ids()[0]
@@ -88,16 +88,18 @@ def test_masks_are_of_the_photographs_own_size_though_it_is_decoded_smaller(
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_image_that_cannot_be_read_is_named(training_images: ImageStore, num_workers: int) -> None:
+def test_the_error_names_the_image_that_cannot_be_read(training_images: ImageStore, num_workers: int) -> None:
     first, *_ = training_images.ids()
     predictor = Predictor([Red()], (32, 48), device="cpu")
-    found = predictor.predict(training_images, [first, "gone"], batch_size=1, num_workers=num_workers)
+    found = predictor.predict(training_images, [first, "missing"], batch_size=1, num_workers=num_workers)
     assert next(found).image_id == first
-    with pytest.raises(UserError, match=r"gone\.jpg is missing\.$"):
+    with pytest.raises(UserError, match=r"missing\.jpg is missing\.$"):
         next(found)
 
 
-def test_a_trained_model_predicts_what_the_training_saw(setup: Setup, training_images: ImageStore) -> None:
+def test_a_trained_model_predicts_the_same_logits_as_in_training(
+    setup: Setup, training_images: ImageStore
+) -> None:
     run, train_batches, validation_batches = setup(epochs=1)
     train(run, train_batches, validation_batches)
     predictor = Predictor.from_model(TrainedModel.from_dict(run.state()), device="cpu", precision="float32")
@@ -107,9 +109,9 @@ def test_a_trained_model_predicts_what_the_training_saw(setup: Setup, training_i
     torch.testing.assert_close(predictor.logits(images), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_the_mirrored_image_is_averaged_in() -> None:
+def test_flip_averages_over_the_image_and_its_mirror_image() -> None:
     class Left(Red):
-        """Sees a car in the left half, whatever is there."""
+        """Finds a car in the left half of any image."""
 
         def forward(self, images: Tensor) -> Tensor:
             logits = torch.full((len(images), *images.shape[2:]), -8.0)
@@ -122,8 +124,8 @@ def test_the_mirrored_image_is_averaged_in() -> None:
     assert torch.allclose(logits, torch.full((1, 8, 16), math.log(mean / (1 - mean))), atol=1e-4)
 
 
-def test_networks_are_averaged_as_probabilities() -> None:
-    class Sure(Red):
+def test_the_probabilities_of_several_networks_are_averaged() -> None:
+    class Constant(Red):
         def __init__(self, logit: float) -> None:
             super().__init__()
             self.logit = logit
@@ -131,17 +133,17 @@ def test_networks_are_averaged_as_probabilities() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return torch.full((len(images), *images.shape[2:]), self.logit)
 
-    predictor = Predictor([Sure(10.0), Sure(-1.0), Sure(-1.0)], (8, 16), device="cpu")
+    predictor = Predictor([Constant(10.0), Constant(-1.0), Constant(-1.0)], (8, 16), device="cpu")
     prediction = predictor.predict_one(np.zeros((20, 30, 3), np.uint8))
-    expected = (1 / (1 + math.exp(-10)) + 2 / (1 + math.e)) / 3  # above a half, though the mean logit is, too
+    expected = (1 / (1 + math.exp(-10)) + 2 / (1 + math.e)) / 3
     assert prediction.probabilities().shape == (20, 30)
     assert prediction.probabilities() == pytest.approx(expected, abs=1e-5)
     assert prediction.mask(0.5).all() and not prediction.mask(0.6).any()
-    with pytest.raises(UserError, match="one output size"):
+    with pytest.raises(UserError, match="their output sizes differ"):
         Predictor([Red(), build_network("unet_original", width_multiplier=0.03)], (188, 204), device="cpu")
 
 
-def test_checkpoints_of_all_kinds_are_predicted_with(setup: Setup, tmp_path: Path) -> None:
+def test_every_kind_of_checkpoint_can_be_loaded(setup: Setup, tmp_path: Path) -> None:
     run, *batches = setup(epochs=1)
     train(run, *batches)
     state = run.state()
@@ -154,12 +156,12 @@ def test_checkpoints_of_all_kinds_are_predicted_with(setup: Setup, tmp_path: Pat
         save_checkpoint(tmp_path / f"{name}.pt", content)
         predictor = Predictor.from_checkpoint(tmp_path / f"{name}.pt", device="cpu")
         assert np.array_equal(predictor.predict_one(image).probabilities(), expected)
-    # The mean of a model and itself is the model.
+    # The average of copies of one model equals that model.
     twice = Predictor.from_checkpoint(*[tmp_path / f"{name}.pt" for name in contents], device="cpu")
     assert twice.predict_one(image).probabilities() == pytest.approx(expected, abs=1e-6)
     assert TrainedModel.from_dict(state).threshold("auto") == run.history[-1]["best_threshold"]
     with pytest.raises(UserError, match="There is no checkpoint"):
-        Predictor.from_checkpoint(tmp_path / "nowhere.pt")
+        Predictor.from_checkpoint(tmp_path / "missing.pt")
     torch.save({"epoch": 1, "state_dict": {}}, tmp_path / "foreign.pt")
     with pytest.raises(UserError, match=r"foreign\.pt is cut short, or is not a carvana-kedro checkpoint"):
         Predictor.from_checkpoint(tmp_path / "foreign.pt")
@@ -169,14 +171,14 @@ def test_checkpoints_of_all_kinds_are_predicted_with(setup: Setup, tmp_path: Pat
         Predictor.from_model(pair)
 
 
-def test_a_batch_that_memory_has_no_room_for_is_halved(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_batch_that_does_not_fit_into_memory_is_halved(caplog: pytest.LogCaptureFixture) -> None:
     class Greedy(Red):
         seen: ClassVar[list[int]] = []
 
         def forward(self, images: Tensor) -> Tensor:
             self.seen.append(len(images))
             if len(images) > 3:
-                torch.empty(2**60, dtype=torch.uint8)  # what torch says when it cannot have it
+                torch.empty(2**60, dtype=torch.uint8)  # raises torch's error
             return super().forward(images)
 
     images = torch.randint(256, (10, 8, 16, 3), dtype=torch.uint8)
@@ -184,20 +186,20 @@ def test_a_batch_that_memory_has_no_room_for_is_halved(caplog: pytest.LogCapture
     expected = Predictor([Red()], (8, 16), device="cpu").logits(images)
     assert torch.equal(predictor.logits(images), expected)
     assert Greedy.seen == [10, 5, 2, 2, 2, 2, 2]
-    assert "Memory has no room for 5 images at once: going on with 2" in caplog.text
+    assert "5 images do not fit into memory at once: continuing with 2 at once" in caplog.text
     assert torch.equal(predictor.logits(images), expected)
     assert Greedy.seen[7:] == [2, 2, 2, 2, 2]
 
-    class Insatiable(Red):
+    class AlwaysOutOfMemory(Red):
         def forward(self, images: Tensor) -> Tensor:
             return torch.empty(2**60, dtype=torch.uint8)
 
     with pytest.raises(UserError, match="too small for a single image of 8 x 16"):
-        Predictor([Insatiable()], (8, 16), device="cpu").logits(images)
+        Predictor([AlwaysOutOfMemory()], (8, 16), device="cpu").logits(images)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_what_cannot_be_read_is_left_empty_if_that_is_wanted(
+def test_on_bad_image_empty_leaves_masks_of_unreadable_images_empty(
     training_images: ImageStore, num_workers: int
 ) -> None:
     class Everything(Red):
@@ -206,19 +208,19 @@ def test_what_cannot_be_read_is_left_empty_if_that_is_wanted(
 
     first, second, *_ = training_images.ids()
     predictor = Predictor([Everything()], (32, 48), device="cpu")
-    ids = [first, "gone", second]
+    ids = [first, "missing", second]
     found = list(predictor.predict(training_images, ids, num_workers=num_workers, on_bad_image="empty"))
     assert [prediction.image_id for prediction in found] == ids
     assert [prediction.mask(0.5).all() for prediction in found] == [True, False, True]
     assert [prediction.mask(0.01).any() for prediction in found] == [True, False, True]
     assert [bool(prediction.problem) for prediction in found] == [False, True, False]
-    assert found[1].problem.endswith("gone.jpg is missing.")
+    assert found[1].problem.endswith("missing.jpg is missing.")
     assert [prediction.size for prediction in found] == [(160, 240), (32, 48), (160, 240)]
     assert found[1].edges(0.5).tolist() == []
     assert found[0].edges(0.5).tolist() == [0, 160 * 240]
 
 
-def test_batches_do_not_reach_across_shards(training_images: ImageStore) -> None:
+def test_batches_do_not_cross_the_borders_of_shards(training_images: ImageStore) -> None:
     seen: list[int] = []
 
     class Counting(Red):
@@ -235,7 +237,9 @@ def test_batches_do_not_reach_across_shards(training_images: ImageStore) -> None
 
 
 @pytest.mark.parametrize("architecture", ["unet_small", "unet_resnet34"])
-def test_weights_rounded_once_predict_what_weights_rounded_for_every_batch_do(architecture: str) -> None:
+def test_converting_the_weights_once_predicts_the_same_as_converting_them_for_every_batch(
+    architecture: str,
+) -> None:
     torch.manual_seed(0)
     network = build_network(architecture, width_multiplier=0.25)
     images = torch.randint(256, (2, 64, 96, 3), dtype=torch.uint8)
@@ -248,7 +252,7 @@ def test_weights_rounded_once_predict_what_weights_rounded_for_every_batch_do(ar
 
 
 @pytest.mark.slow  # compiling for the CPU takes half a minute
-def test_a_compiled_network_is_compiled_once_and_says_the_same(training_images: ImageStore) -> None:
+def test_a_compiled_network_is_compiled_once_and_predicts_the_same(training_images: ImageStore) -> None:
     torch.manual_seed(0)
     network, ids = build_network("unet_small", width_multiplier=0.25), training_images.ids()[:5]
     options = {"device": "cpu", "precision": "float32"}
@@ -266,7 +270,7 @@ def test_a_compiled_network_is_compiled_once_and_says_the_same(training_images: 
     assert torch._dynamo.utils.counters["frames"]["ok"] == 1
 
 
-def test_the_valid_network_predicts_the_whole_image() -> None:
+def test_a_network_with_a_smaller_output_predicts_the_whole_image() -> None:
     predictor = Predictor([build_network("unet_original", width_multiplier=0.03)], (188, 204), device="cpu")
     assert predictor.geometry.output_size == (4, 20)
     assert predictor(np.zeros((50, 70, 3), np.uint8)).shape == (50, 70)

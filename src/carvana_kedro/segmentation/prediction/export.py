@@ -1,9 +1,9 @@
-"""Trained models as files that need nothing of this package: ONNX, and PyTorch's exported programs.
+"""Export of trained models to files that do not need this package: ONNX, and PyTorch's exported programs.
 
-    photograph --resize--> images (uint8) --file--> logits --enlarge, compare--> mask
+    image --resize--> (N, h, w, 3) uint8 --file--> logits --enlarge, compare--> mask
 
-What differs from network to network is inside of the file: the range of the colors, the mirrored margin. What any
-image library does is left to who uses it, and is described in the file's metadata.
+The file contains what depends on the network: scaling the colors and padding the image. The user of the file does what
+any image library can do: resizing and comparing. The metadata of the file describes these steps.
 """
 
 import io
@@ -25,32 +25,32 @@ from carvana_kedro.segmentation.prediction.segmenter import Segmenter
 from carvana_kedro.stores.atomic import atomic_path
 
 METADATA_FILE = "metadata.json"
-"""Name of the metadata among a program's `extra_files`."""
+"""Name of the metadata in the `extra_files` of a program."""
 
 _PREPROCESSING = (
-    "Turn the photograph upright and resize the whole of it to {height} x {width} (height x width), whatever its "
-    "proportions: by area averaging (OpenCV: INTER_AREA), and bilinearly (INTER_LINEAR) along an axis that grows. "
-    "Colors are RGB, uint8 from 0 to 255; scaling and padding them is done inside."
+    "Turn the image upright. Resize it to {height} x {width} (height x width) without keeping its aspect ratio: by "
+    "area averaging (OpenCV: INTER_AREA), or bilinearly (INTER_LINEAR) along an axis that grows. Colors are RGB, uint8 "
+    "from 0 to 255. Do not scale the colors or pad the image: the model does both."
 )
 _POSTPROCESSING = (
-    "Enlarge the logits bilinearly to the photograph's size (OpenCV: INTER_LINEAR; PyTorch: bilinear, "
-    "align_corners=False), and only then compare: the car is where a logit exceeds log(threshold / (1 - threshold)). "
-    "The probability is the sigmoid, 1 / (1 + exp(-logit))."
+    "First enlarge the logits bilinearly to the image's size (OpenCV: INTER_LINEAR; PyTorch: bilinear, "
+    "align_corners=False). Then compare: a pixel belongs to the car if its logit exceeds log(threshold / (1 - "
+    "threshold)). The probability is the sigmoid, 1 / (1 + exp(-logit))."
 )
 
 
 class ExportableModel(Segmenter):
-    """A trained model as it is given away: a segmenter on the CPU, in float32, that says how to use it.
+    """A trained model for export: a segmenter on the CPU in float32, with metadata.
 
     Attributes:
-        metadata: how to use the model and where it comes from, as plain text.
+        metadata: How to use the model and where it comes from.
     """
 
     def __init__(self, model: TrainedModel, trusted: Iterable[str] = ()) -> None:
         """Build it from a trained model.
 
         Args:
-            model: With one member.
+            model: A model with one member.
             trusted: Dotted paths of networks that may be imported: see `Member.build_network`.
 
         Raises:
@@ -79,26 +79,26 @@ class ExportableModel(Segmenter):
 
 
 def to_onnx(model: ExportableModel, path: Path) -> None:
-    """Write a model as one ONNX file, whole or not at all, its metadata in `metadata_props`.
+    """Write a model as one ONNX file, with the metadata in `metadata_props`. The file is written atomically.
 
-    Input `images`, (N, h, w, 3) uint8; output `logits`, (N, h, w) float32; N is free.
+    The input is `images`, (N, h, w, 3) uint8; the output is `logits`, (N, h, w) float32, for any N.
 
     Raises:
-        UserError: packages that this needs are not installed, or the file cannot be written.
+        UserError: The packages for ONNX are not installed, or the file cannot be written.
     """
     _write(path, onnx.to_bytes(model, model.metadata))
 
 
 def to_program(model: ExportableModel, path: Path) -> None:
-    """Write a model as a program for `torch.export.load`, whole or not at all, its metadata in `extra_files`.
+    """Write a model as a program for `torch.export.load`, with the metadata in `extra_files`. Written atomically.
 
-    It needs PyTorch and no class of this package. It takes (N, h, w, 3) uint8 images and returns (N, h, w) float32
-    logits; N is free.
+    The program needs PyTorch, but not this package. It takes (N, h, w, 3) uint8 images and returns (N, h, w) float32
+    logits, for any N.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: The file cannot be written.
     """
-    buffer = io.BytesIO()  # torch takes no name but *.pt2, and does not tell why it could not write
+    buffer = io.BytesIO()  # torch writes to names in *.pt2 only, and its errors do not say why writing failed
     metadata = json.dumps(model.metadata, indent=2)
     torch.export.save(onnx.traced(model), buffer, extra_files={METADATA_FILE: metadata})
     _write(path, buffer.getbuffer())
@@ -108,24 +108,24 @@ FORMATS: Mapping[str, tuple[str, Callable[[ExportableModel, Path], None]]] = {
     "onnx": ("model.onnx", to_onnx),
     "program": ("model.pt2", to_program),
 }
-"""By name: what a file of the format is called, and what writes it."""
+"""The file name of each format, and the function that writes it."""
 
 
 def check_export(
-    model: TrainedModel, paths: Sequence[Path], picture: NDArray[np.uint8], trusted: Iterable[str] = ()
+    model: TrainedModel, paths: Sequence[Path], image: NDArray[np.uint8], trusted: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
-    """Compare exported files with the network itself: in evaluation, on the CPU in float32, its BatchNorm not folded.
+    """Compare exported files with the original network on the CPU in float32, without folded BatchNorm.
 
     Args:
-        model: what was exported.
-        paths: `*.onnx` or `*.pt2`.
-        picture: (H0, W0, 3) uint8 RGB of any size, of the kind that the model is for. Looked at are this, random
-            noise, black and white one by one, and three in a batch.
+        model: The exported model.
+        paths: `*.onnx` or `*.pt2` files.
+        image: (H0, W0, 3) uint8 RGB of any size, like the images that the model was trained on.
+        trusted: Dotted paths of networks that may be imported: see `Member.build_network`.
 
     Returns:
-        A row for each file and batch: `file`, `pictures`, `batch_size`, `largest_logit` and `largest_difference`, both
-        without their sign, and `differing_pixels`, the share of pixels on which the masks at the model's threshold
-        differ.
+        One row per file and batch: `file`, `images` (what is in the batch), `batch_size`, `largest_logit` and
+        `largest_difference` (absolute values), and `differing_pixels`, the share of pixels in which the masks at the
+        model's threshold differ.
 
     Raises:
         UserError: onnxruntime is not installed.
@@ -133,29 +133,20 @@ def check_export(
     member = _only_member(model)
     network = member.build_network(trusted).eval()
     geometry = Geometry.of(network, member.input_size)
-    fitted = geometry.fit_image(picture)
-    noise = np.random.default_rng(0).integers(256, size=fitted.shape, dtype=np.uint8)
-    batches = {
-        "picture": [fitted],
-        "noise": [noise],
-        "black": [np.zeros_like(fitted)],
-        "white": [np.full_like(fitted, 255)],
-        "picture, mirrored, noise": [fitted, fitted[:, ::-1], noise],
-    }
     limit = np.log(member.threshold / (1 - member.threshold))
-    running = {path: _running(path) for path in paths}
+    exported = {path: _load(path) for path in paths}
     rows = []
-    for name, pictures in batches.items():
-        images = torch.from_numpy(np.stack(pictures))
+    for name, batch in _test_batches(geometry.fit_image(image)).items():
+        images = torch.from_numpy(np.stack(batch))
         with torch.inference_mode():
             scaled = images.permute(0, 3, 1, 2).float() / 255
             expected = network(geometry.pad(scaled)).numpy()
-            found = {path: run(images).numpy() for path, run in running.items()}
+            found = {path: predict(images).numpy() for path, predict in exported.items()}
         for path, logits in found.items():
             rows.append(
                 {
                     "file": path.name,
-                    "pictures": name,
+                    "images": name,
                     "batch_size": len(images),
                     "largest_logit": float(np.abs(expected).max()),
                     "largest_difference": float(np.abs(logits - expected).max()),
@@ -165,17 +156,29 @@ def check_export(
     return sorted(rows, key=lambda row: row["file"])
 
 
+def _test_batches(fitted: NDArray[np.uint8]) -> dict[str, list[NDArray[np.uint8]]]:
+    """Return batches made from an image at the output size, by name."""
+    noise = np.random.default_rng(0).integers(256, size=fitted.shape, dtype=np.uint8)
+    return {
+        "image": [fitted],
+        "noise": [noise],
+        "black": [np.zeros_like(fitted)],
+        "white": [np.full_like(fitted, 255)],
+        "image, mirrored, noise": [fitted, fitted[:, ::-1], noise],
+    }
+
+
 def _only_member(model: TrainedModel) -> Member:
     if len(model.members) > 1:
         raise UserError(
-            f"{len(model.members)} models were given, and an exported file holds one: export them one by one, "
+            f"{len(model.members)} models were given, but an exported file holds one. Export them one by one: "
             "--params checkpoint=FILE"
         )
     return model.members[0]
 
 
-def _running(path: Path) -> Callable[[Tensor], Tensor]:
-    """Return a function from images to the logits that a file finds in them."""
+def _load(path: Path) -> Callable[[Tensor], Tensor]:
+    """Load an exported file as a function from images to logits."""
     if path.suffix == ".onnx":
         return onnx.OnnxSegmenter(path)
     program: Callable[[Tensor], Tensor] = torch.export.load(path).module()

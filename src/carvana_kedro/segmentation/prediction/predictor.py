@@ -1,4 +1,4 @@
-"""From photographs to masks with trained models."""
+"""Prediction of masks with trained models."""
 
 import logging
 import math
@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of one photograph, on its device; enlarged to the photograph's size when asked.
+    """The prediction for one image. Its logits stay on the device, and are enlarged to the image's size on demand.
 
     Attributes:
-        image_id: of the photograph.
-        size: its (height, width).
+        image_id: Id of the image.
+        size: (H, W) of the image.
         logits: (h, w) float32 at the network's output size.
-        geometry: of the network.
-        problem: why the photograph could not be read, if it could not: then nothing is found in it.
+        geometry: Geometry of the network.
+        problem: Why the image could not be read, in which case its mask is empty; otherwise an empty text.
     """
 
     image_id: str
@@ -47,15 +47,15 @@ class Prediction:
     problem: str = ""
 
     def probabilities(self) -> NDArray[np.float32]:
-        """Return the probability that a pixel is of the car, (H, W) float32."""
+        """Return the probability that a pixel belongs to the car, (H, W) float32."""
         probabilities: NDArray[np.float32] = self.enlarged().sigmoid().cpu().numpy()
         return probabilities
 
     def mask(self, threshold: float) -> NDArray[np.bool_]:
         """Return where the probability exceeds the threshold, (H, W) bool.
 
-        The logits are enlarged to the photograph's size and *then* compared: that keeps the edge between the network's
-        pixels.
+        The logits are enlarged to the image's size before they are compared with the threshold. This keeps the subpixel
+        position of the mask's edge.
         """
         mask: NDArray[np.bool_] = self._exceeding(threshold).cpu().numpy()
         return mask
@@ -63,7 +63,7 @@ class Prediction:
     def edges(self, threshold: float) -> NDArray[np.int64]:
         """Return the edges of the mask's runs: see `run_lengths.find_edges`.
 
-        A GPU finds them itself, and copies these 6 kB instead of a mask of 2.5 MB.
+        On a GPU they are computed there: copying 6 kB of edges is faster than copying a mask of 2.5 MB.
         """
         mask = self._exceeding(threshold)
         if not mask.is_cuda:
@@ -76,14 +76,14 @@ class Prediction:
         return self.enlarged() > math.log(threshold / (1 - threshold))
 
     def enlarged(self) -> Tensor:
-        """Return the logits at the photograph's size, (H, W) float32, on the device."""
+        """Return the logits at the image's size, (H, W) float32, on the device."""
         return self.geometry.restore(self.logits[None], self.size)[0]
 
 
 class Predictor:
-    """Networks that are ready to predict.
+    """Predicts masks with one network, or with the mean probability of several networks.
 
-    BatchNorm is folded into the convolutions, and the hardware used as training does.
+    BatchNorm is folded into the convolutions.
 
     >>> from carvana_kedro.segmentation.architectures import build_network
     >>> predictor = Predictor([build_network("unet_small")], (64, 96), device="cpu")
@@ -103,28 +103,28 @@ class Predictor:
         compile: bool = False,
         engine: Literal["torch", "onnxruntime"] = "torch",
     ) -> None:
-        """Put networks on a device.
+        """Copy the networks to a device.
 
         Args:
-            networks: whose probabilities are averaged.
-            input_size: (H, W) that they read.
-            threshold: on the probability: what calls use if they name none.
-            flip: whether each network looks at the mirrored image as well; twice the time.
-            device: what to compute on; `auto`: a GPU if there is one.
-            precision: `auto`: bfloat16 where the hardware computes in it.
-            compile: whether torch.compile makes kernels for the networks: takes half a minute before the first batch.
-            engine: what computes the networks; `onnxruntime` does so in float32.
+            networks: One network, or several whose probabilities are averaged.
+            input_size: (H, W) of the networks' input.
+            threshold: On the probability; the default of `__call__`.
+            flip: Whether to average over the image and its mirror image, which takes twice the time.
+            device: Device to compute on; `auto`: a GPU if there is one.
+            precision: Precision to compute in; `auto`: bfloat16 if the hardware supports it.
+            compile: Whether to compile the networks with torch.compile, which takes half a minute.
+            engine: Library that runs the networks; `onnxruntime` computes in float32.
 
         Raises:
-            UserError: the machine has no such device, the engine does not do what is asked for or is not installed, or
-                a network cannot take the size.
+            UserError: The machine does not have the device, the engine is not installed or does not support the
+                options, or a network does not take the input size.
         """
         self.threshold = threshold
         self.flip = flip
         if engine == "onnxruntime":
             if compile or precision not in ("auto", "float32"):
                 raise UserError(
-                    "engine=onnxruntime computes in float32 and compiles nothing: leave precision and compile at their "
+                    "engine=onnxruntime computes in float32 and does not compile: leave precision and compile at their "
                     "defaults, or choose engine=torch."
                 )
             device, precision = onnx.choose_device(device), "float32"  # type: ignore[assignment]
@@ -132,7 +132,7 @@ class Predictor:
         self.geometry = Geometry.of(networks[0], input_size)
         if any(Geometry.of(network, input_size) != self.geometry for network in networks):
             raise UserError(
-                "Networks that are averaged must have one output size: their architectures do not fit together."
+                "These networks cannot be averaged: their output sizes differ. Choose networks with one output size."
             )
         segmenters = [Segmenter(network, self.geometry) for network in networks]
         self._segmenters: list[Callable[[Tensor], Tensor]] = [
@@ -141,7 +141,7 @@ class Predictor:
             else self._placed(segmenter)
             for segmenter in segmenters
         ]
-        self._most = 0  # images that fit into memory at once; 0: not found out yet
+        self._fitting = 0  # images that fit into memory at once; 0: unknown
 
     @classmethod
     def from_model(
@@ -155,13 +155,13 @@ class Predictor:
         """Build a predictor from a trained model. The probabilities of several members are averaged.
 
         Args:
-            model: What training returned, or `TrainedModel.from_dict` read.
-            threshold: On the probability; None takes the model's own.
+            model: A model from training or from `TrainedModel.from_dict`.
+            threshold: On the probability; None: the model's own.
             trusted: Dotted paths of networks that may be imported: see `Member.build_network`.
-            options: Those of the constructor.
+            options: Arguments of the constructor.
 
         Raises:
-            UserError: A network cannot be built from the model, or its members do not fit together.
+            UserError: A network cannot be built from the model, or the members have different sizes.
         """
         return cls(
             model.build_networks(trusted), model.input_size, threshold=model.threshold(threshold), **options
@@ -169,14 +169,14 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(cls, *paths: str | Path, **options: Any) -> Self:
-        """Build a predictor from files that training wrote: `model.pt`, or a run's `best-*.pt` or `last-*.pt`.
+        """Build a predictor from files that training has written: `model.pt`, `best-*.pt` or `last-*.pt`.
 
             predictor = Predictor.from_checkpoint("data/06_models/sample/model.pt")
             mask = predictor(np.asarray(Image.open("car.jpg")))
 
         Args:
             paths: One checkpoint, or several whose probabilities are averaged.
-            options: Those of `from_model`.
+            options: Arguments of `from_model`.
 
         Raises:
             UserError: A file is missing, damaged or not a carvana-kedro model.
@@ -185,46 +185,56 @@ class Predictor:
         return cls.from_model(TrainedModel.join(models), **options)
 
     def __call__(self, image: np.ndarray, threshold: float | None = None) -> NDArray[np.bool_]:
-        """Return the mask, (H, W) bool, of an image (H, W, 3) uint8 RGB of any size."""
+        """Predict the mask of an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB of any size.
+            threshold: On the probability; None: the predictor's.
+
+        Returns:
+            (H, W) bool.
+        """
         return self.predict_one(image).mask(self.threshold if threshold is None else threshold)
 
     def predict_one(self, image: np.ndarray) -> Prediction:
-        """Return what is to be said of an image (H, W, 3) uint8 RGB of any size."""
+        """Predict one image, (H, W, 3) uint8 RGB of any size."""
         logits = self.logits(torch.from_numpy(self.geometry.fit_image(image))[None])
         return Prediction("", (image.shape[0], image.shape[1]), logits[0], self.geometry)
 
     @torch.inference_mode()
     def logits(self, fitted: Tensor) -> Tensor:
-        """Return the logits of a batch, of which as many are computed at once as memory has room for.
+        """Compute the logits of a batch. If it does not fit into memory, it is computed in smaller parts.
 
         Args:
-            fitted: (N, h, w, 3) uint8, images at the geometry's output size.
+            fitted: (N, h, w, 3) uint8 images at the geometry's output size.
 
         Returns:
-            (N, h, w) float32 on the device; those of the mean probability, if there are several.
+            (N, h, w) float32 on the device. With several networks: the logits of the mean probability.
 
         Raises:
-            UserError: there is no room for one.
+            UserError: Not even one image fits into memory.
         """
         try:
-            return torch.cat([self._logits(part) for part in fitted.split(self._most or len(fitted))])
+            return torch.cat([self._logits(part) for part in fitted.split(self._fitting or len(fitted))])
         except Exception as error:
-            count = min(self._most or len(fitted), len(fitted))
+            count = min(self._fitting or len(fitted), len(fitted))
             if not is_out_of_memory(error):
                 raise
             if count == 1:
                 raise UserError(
                     f"The memory of {self.hardware.device} is too small for a single image of "
-                    f"{self.geometry.input_size[0]} x {self.geometry.input_size[1]} (height x width). Free some, or "
-                    "predict on another device: --params inference.device=cpu"
+                    f"{self.geometry.input_size[0]} x {self.geometry.input_size[1]} (height x width). Free "
+                    "memory, or predict on another device: --params inference.device=cpu"
                 ) from error
-            traceback.clear_frames(error.__traceback__)  # they hold what did not fit
-            self._most = count // 2
-        logger.warning("Memory has no room for %d images at once: going on with %d", count, self._most)
+            traceback.clear_frames(error.__traceback__)  # they hold the tensors that did not fit
+            self._fitting = count // 2
+        logger.warning(
+            "%d images do not fit into memory at once: continuing with %d at once", count, self._fitting
+        )
         return self.logits(fitted)
 
     def _placed(self, segmenter: Segmenter) -> Segmenter:
-        # In the precision that they are used in, weights need not be converted for every batch.
+        # Convert the weights once, so that autocast does not convert them for every batch.
         segmenter.network = self.hardware.place(segmenter.network.to(self.hardware.precision))
         return segmenter
 
@@ -238,7 +248,7 @@ class Predictor:
                     found.append(segmenter(images.flip(2)).flip(2))
         if len(found) == 1:
             return found[0]
-        # Without float64 the logit of a probability near 1 would be coarse.
+        # In float32, the logit of a probability near 1 is imprecise.
         double = torch.float32 if self.hardware.device.type == "mps" else torch.float64
         mean = torch.stack([logits.to(double).sigmoid() for logits in found]).mean(0)
         return mean.logit(eps=1e-7).float()
@@ -253,54 +263,66 @@ class Predictor:
         shard_size: int | None = None,
         on_bad_image: Literal["stop", "empty"] = "stop",
     ) -> Iterator[Prediction]:
-        """Yield a prediction for every image, in order, some batches in memory at a time.
+        """Yield the prediction for every image, in order. Only a few batches are in memory at a time.
 
         Args:
-            source: where photographs are read.
-            image_ids: which.
-            batch_size: images that go through the networks at once.
-            num_workers: processes that read; 0 reads in this one.
-            shard_size: no batch reaches across a multiple of it, so that who begins again at one gets the same batches.
-            on_bad_image: what to do about one that cannot be read.
+            source: Reads the images.
+            image_ids: Ids of the images to predict.
+            batch_size: Number of images in a batch.
+            num_workers: Processes that read images; 0: this one.
+            shard_size: Batches do not cross multiples of this number, so that a prediction that is resumed at a shard
+                computes the same batches.
+            on_bad_image: Whether to stop at an image that cannot be read, or to leave its mask empty.
 
         Raises:
-            UserError: an image cannot be read, a worker was killed, or memory has no room for an image.
+            UserError: An image cannot be read, a worker was killed, or an image does not fit into memory.
         """
-        photographs = _FittedImages(source, image_ids, self.geometry, on_bad_image == "empty")
+        images = _FittedImages(source, image_ids, self.geometry, on_bad_image == "empty")
         on_gpu = self.hardware.device.type == "cuda"
-        read = Reader(photographs.read, photographs.image_ids, num_workers, pin_memory=on_gpu)
-        count, shard = len(image_ids), shard_size or len(image_ids)
-        batches = [
-            np.arange(start, min(start + batch_size, end, count))
-            for begin in range(0, count, shard or 1)
-            for end in [begin + shard]
-            for start in range(begin, min(end, count), batch_size)
-        ]
+        read = Reader(images.read, images.image_ids, num_workers, pin_memory=on_gpu)
+        batches = _batches(len(image_ids), batch_size, shard_size or len(image_ids))
         largest = max(map(len, batches), default=0)
         waiting: list[Prediction] = []
-        for ids, fitted, sizes, problems in read(batches):
-            if self.hardware.compile and len(fitted) < largest:  # another shape would be compiled anew
-                fitted = torch.cat([fitted, fitted[:1].expand(largest - len(fitted), -1, -1, -1)])
-            batch = [
-                Prediction(
-                    image_id,
-                    (height, width),
-                    torch.full_like(logits, -100) if problem else logits,
-                    self.geometry,
-                    problem,
-                )
-                for image_id, (height, width), logits, problem in zip(
-                    ids, sizes, self.logits(fitted)[: len(ids)], problems, strict=True
-                )
-            ]
-            # A GPU computes these while the ones before them are put to use.
-            yield from waiting if on_gpu else batch
-            waiting = batch
+        for batch in read(batches):
+            predictions = self._predict_batch(batch, largest)
+            # On a GPU, the caller uses the previous batch while this one is computed.
+            yield from waiting if on_gpu else predictions
+            waiting = predictions
         if on_gpu:
             yield from waiting
 
+    def _predict_batch(self, batch: "_Batch", largest: int) -> list[Prediction]:
+        ids, fitted, sizes, problems = batch
+        if self.hardware.compile and len(fitted) < largest:  # another shape would be compiled again
+            fitted = torch.cat([fitted, fitted[:1].expand(largest - len(fitted), -1, -1, -1)])
+        return [
+            Prediction(
+                image_id,
+                (height, width),
+                torch.full_like(logits, -100) if problem else logits,
+                self.geometry,
+                problem,
+            )
+            for image_id, (height, width), logits, problem in zip(
+                ids, sizes, self.logits(fitted)[: len(ids)], problems, strict=True
+            )
+        ]
 
-class _Read(NamedTuple):
+
+def _batches(count: int, batch_size: int, shard_size: int) -> list[NDArray[np.int64]]:
+    """Return the positions of the images of each batch. No batch crosses a multiple of `shard_size`.
+
+    >>> [batch.tolist() for batch in _batches(7, 3, 5)]
+    [[0, 1, 2], [3, 4], [5, 6]]
+    """
+    return [
+        np.arange(start, min(start + batch_size, shard + shard_size, count))
+        for shard in range(0, count, shard_size or 1)
+        for start in range(shard, min(shard + shard_size, count), batch_size)
+    ]
+
+
+class _Batch(NamedTuple):
     ids: list[str]
     fitted: Tensor
     sizes: list[Size]
@@ -308,18 +330,25 @@ class _Read(NamedTuple):
 
 
 class _FittedImages:
-    """Images fitted to the output size, and their own sizes."""
+    """Reads images, and fits them to the output size.
+
+    Args:
+        source: Reads the images.
+        image_ids: Ids of the images.
+        geometry: Fits them.
+        allow_bad: Whether an image that cannot be read is replaced by a black one, instead of raising an error.
+    """
 
     def __init__(
-        self, source: ImageReader, image_ids: Sequence[str], geometry: Geometry, goes_on: bool
+        self, source: ImageReader, image_ids: Sequence[str], geometry: Geometry, allow_bad: bool
     ) -> None:
         self.source = source
         self.image_ids = np.array(image_ids, dtype=np.str_)
         self.geometry = geometry
-        self.goes_on = goes_on
+        self.allow_bad = allow_bad
 
-    def read(self, positions: Iterable[int]) -> _Read:
-        batch = _Read([], torch.empty(0), [], [])
+    def read(self, positions: Iterable[int]) -> _Batch:
+        batch = _Batch([], torch.empty(0), [], [])
         images = []
         for position in positions:
             image_id = str(self.image_ids[position])
@@ -328,7 +357,7 @@ class _FittedImages:
                     image = self.source.read_image(image_id, at_least=self.geometry.output_size)
                     size, problem = self.source.size(image_id), ""
             except UserError as error:
-                if not self.goes_on:
+                if not self.allow_bad:
                     raise
                 image = np.zeros((*self.geometry.output_size, 3), np.uint8)
                 size, problem = self.geometry.output_size, str(error)

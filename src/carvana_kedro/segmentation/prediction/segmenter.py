@@ -1,4 +1,4 @@
-"""A network that only predicts, with what it needs around it: what runs anywhere, and is exported."""
+"""A network for prediction, including the scaling and padding of images. It is also what is exported."""
 
 import copy
 
@@ -10,13 +10,14 @@ from carvana_kedro.segmentation.prediction.fuse import fuse_batch_norm
 
 
 class Segmenter(nn.Module):
-    """Fitted pictures in, logits out: the range of the colors and the mirrored margin are inside.
+    """Computes logits from uint8 images at the output size. It scales the colors and pads the images itself.
 
-    Logits, not probabilities: enlarged to the photograph's size, they keep the edge between the network's pixels.
+    It returns logits, not probabilities: logits that are enlarged to the image's size keep the subpixel position of
+    the mask's edge.
 
     Attributes:
-        network: in evaluation, without gradients, its BatchNorm folded.
-        geometry: of the network at its input size.
+        network: The network in evaluation mode, without gradients, its BatchNorm folded into the convolutions.
+        geometry: Geometry of the network at its input size.
 
     >>> import torch
     >>> from carvana_kedro.segmentation.architectures import build_network
@@ -35,8 +36,8 @@ class Segmenter(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Predict logits: (N, h, w, 3) uint8 at the geometry's output size to (N, h, w) float32."""
-        # (N, h, w, 3) seen as (N, 3, h, w) is what channels_last means: no copy.
+        """Compute (N, h, w) float32 logits from (N, h, w, 3) uint8 images at the geometry's output size."""
+        # A permuted (N, h, w, 3) tensor already has the channels_last layout: no copy.
         scaled = images.permute(0, 3, 1, 2).float() / 255
         logits: Tensor = self.network(self.geometry.pad(scaled))
         return logits.float()
