@@ -45,6 +45,39 @@ class TwoLogits(TinyNet):
         return super().forward(images)[:, None].expand(-1, 2, -1, -1)
 
 
+class FullyConnected(TinyNet):
+    """Takes one size only, and does not say so in `output_size`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(96, 96)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(super().forward(images))
+
+
+class GlobalNorm(TinyNet):
+    """BatchNorm of one value per channel and image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norm(self.reduce(images).mean((2, 3), keepdim=True))
+        return self.head(features)[:, 0].expand(-1, *images.shape[2:])
+
+
+class Branching(TinyNet):
+    """Computes one of two things, depending on the values of the pixels."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(1 - images if images.mean() > 0.5 else images)
+
+
+class SingularValues(TinyNet):
+    """Uses an operation that ONNX does not have."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) + torch.linalg.svdvals(images)[:, :1, :1].mean((1, 2), keepdim=True)
+
+
 def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
     """Lin et al. (2017), the mean over all pixels."""
     cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")

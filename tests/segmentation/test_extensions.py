@@ -75,6 +75,14 @@ def test_a_loss_may_be_a_class() -> None:
         ({"architecture": {"type": "unet_small", "depth": 3}}, "unet_small takes no arguments, but depth was given"),
         ({"width_multiplier": 0.5}, "TinyNet takes no width_multiplier"),
         ({"architecture": "my_extensions.TwoLogits"}, r"returns \(1, 2, 32, 48\) for 1 image\(s\) of 32 x 48"),
+        (
+            {"architecture": "my_extensions.FullyConnected"},
+            r"FullyConnected fails for 1 image\(s\) of 32 x 48 \(height x width\): RuntimeError: mat1 and mat2 shapes",
+        ),
+        (
+            {"architecture": "my_extensions.GlobalNorm", "accumulation_steps": 2},
+            r"GlobalNorm cannot learn from batches of 1 image\(s\) of 32 x 48",
+        ),
         ({"pretrained": True}, "TinyNet has no pretrained weights"),
         ({"architecture": "smp:Unet"}, "write smp:NAME/ENCODER, such as smp:Unet/resnet34"),
         ({"loss": {"type": "my_extensions.loss_by_image"}}, "must return a scalar tensor"),
@@ -92,6 +100,10 @@ def test_a_loss_may_be_a_class() -> None:
 def test_mistakes_are_named_before_training(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_recipe(_recipe(**changes))
+
+
+def test_a_network_that_needs_two_images_to_learn_gets_them() -> None:
+    check_recipe(_recipe(architecture="my_extensions.GlobalNorm"))
 
 
 def test_an_optimizer_by_path_takes_weight_decay_only_if_it_is_set() -> None:

@@ -1,4 +1,5 @@
 import builtins
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.prediction import onnx
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
+from my_extensions import Branching, SingularValues, TinyNet
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +86,23 @@ def test_the_error_names_the_missing_package(segmenter: Segmenter, monkeypatch: 
     monkeypatch.setattr(onnx, "find_spec", lambda name: None if name == "onnxscript" else builtins)
     with pytest.raises(UserError, match=r'needs onnxscript: pip install "carvana-kedro\[export\]"'):
         onnx.to_bytes(segmenter)
+
+
+@pytest.mark.parametrize(
+    ("network", "write", "reason"),
+    [
+        (Branching, onnx.traced, r"torch\.export raised \w+: Could not guard on data-dependent expression"),
+        (Branching, onnx.to_bytes, r"torch\.export raised \w+: Could not guard on data-dependent expression"),
+        (SingularValues, onnx.to_bytes, r"torch\.onnx\.export raised \w+: No ONNX function found for .*svd"),
+    ],
+)
+def test_a_network_that_cannot_be_exported_is_named_with_the_reason(
+    network: type[TinyNet], write: Callable[[Segmenter], object], reason: str
+) -> None:
+    segmenter = Segmenter(network(), Geometry((32, 48), (32, 48)))
+    assert segmenter(torch.zeros(1, 32, 48, 3, dtype=torch.uint8)).shape == (1, 32, 48)
+    with pytest.raises(
+        UserError,
+        match=rf"network my_extensions\.{network.__name__} cannot be exported: {reason}.*engine=torch",
+    ):
+        write(segmenter)

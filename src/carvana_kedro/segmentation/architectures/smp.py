@@ -37,12 +37,18 @@ class SmpNetwork(SegmentationNetwork):
         smp = _import_smp()
         known = {model.__name__: model for model in smp.MODEL_ARCHITECTURES_MAPPING.values()}
         _check_name("architecture", architecture, known)
+        if encoder.startswith("tu-"):
+            raise UserError(
+                f"model_training.architecture: encoders that segmentation-models-pytorch takes from timm are not "
+                f"supported, such as {encoder}. Choose one without tu-, such as resnet34."
+            )
         _check_name("encoder", encoder, smp.encoders.encoders)
         try:
             self.model = known[architecture](encoder, encoder_weights=None)
         except (TypeError, ValueError) as error:
             raise UserError(f"{SMP_PREFIX}{architecture}/{encoder} cannot be built: {error}") from error
         self.architecture, self.encoder_name = architecture, encoder
+        self.name = f"{SMP_PREFIX}{architecture}/{encoder}"
         self.stride = int(self.model.encoder.output_stride)
         self._has_imagenet_weights = "imagenet" in smp.encoders.encoders[encoder]["pretrained_settings"]
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -78,8 +84,8 @@ class SmpNetwork(SegmentationNetwork):
         if tuple(legal) != tuple(input_size) and self.model.requires_divisible_input_shape:
             raise UserError(
                 f"Images of {input_size[0]} x {input_size[1]} (height x width) do not fit "
-                f"{SMP_PREFIX}{self.architecture}/{self.encoder_name}, whose sides must be multiples of {self.stride}: "
-                f"the nearest legal size is {legal[0]} x {legal[1]}."
+                f"{self.name}, whose sides must be multiples of {self.stride}: the "
+                f"nearest legal size is {legal[0]} x {legal[1]}."
             )
         return super().output_size(input_size)
 

@@ -1,6 +1,7 @@
 """Export of segmenters to ONNX, and inference with ONNX Runtime."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.architectures import SegmentationNetwork
+from carvana_kedro.segmentation.architectures.smp import SmpNetwork
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
 
 _OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory")
@@ -23,10 +26,16 @@ def traced(segmenter: Segmenter) -> torch.export.ExportedProgram:
 
     Returns:
         A program from `(N, h, w, 3)` uint8 images to `(N, h, w)` float32 logits.
+
+    Raises:
+        UserError: torch.export cannot export the network.
     """
     # Two images, because torch.export treats a dimension of size 1 as a constant.
     images = torch.zeros(2, *segmenter.geometry.output_size, 3, dtype=torch.uint8)
-    program = torch.export.export(segmenter, (images,), dynamic_shapes={"images": {0: torch.export.Dim("N")}})
+    with _errors_naming(segmenter.network, "torch.export"):
+        program = torch.export.export(
+            segmenter, (images,), dynamic_shapes={"images": {0: torch.export.Dim("N")}}
+        )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it contains paths of this machine
     return program
@@ -42,21 +51,42 @@ def to_bytes(segmenter: Segmenter, metadata: Mapping[str, str] | None = None) ->
         metadata: Entries for the model's `metadata_props`.
 
     Raises:
-        UserError: onnx or onnxscript is not installed.
+        UserError: onnx or onnxscript is not installed, or the network cannot be exported.
     """
     require("onnx", "onnxscript")
-    exported = torch.onnx.export(
-        traced(segmenter),
-        dynamo=True,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes={"images": {0: "N"}},
-        verbose=False,
-    )
+    program = traced(segmenter)
+    with _errors_naming(segmenter.network, "torch.onnx.export"):
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes={"images": {0: "N"}},
+            verbose=False,
+        )
     assert exported
     exported.model.metadata_props.update(metadata or {})
     content: bytes = exported.model_proto.SerializeToString()
     return content
+
+
+@contextmanager
+def _errors_naming(network: SegmentationNetwork, exporter: str) -> Iterator[None]:
+    """Turn any error of an exporter into one that names the network and the reason."""
+    try:
+        yield
+    except Exception as error:  # the exporters' errors have no common base
+        reason: BaseException = error
+        while reason.__cause__ is not None:  # the outermost error is general advice
+            reason = reason.__cause__
+        kind = type(network)
+        name = network.name if isinstance(network, SmpNetwork) else f"{kind.__module__}.{kind.__qualname__}"
+        raise UserError(
+            f"The network {name} cannot be exported: {exporter} raised {type(reason).__name__}: "
+            f"{str(reason).strip().partition(chr(10))[0]}. An exported network must take any number of images, and "
+            "its control flow must not depend on the values of tensors. Without export, predict with "
+            "inference.engine=torch."
+        ) from error
 
 
 def choose_device(name: str) -> str:

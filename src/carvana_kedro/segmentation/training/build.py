@@ -52,8 +52,9 @@ def check_recipe(recipe: Recipe) -> None:
     if _is_own(recipe.architecture):
         _check_forward(network, recipe, torch.empty(part, 3, *recipe.input_size, device="meta"), output_size)
     else:
-        # Other people's networks may not run on the meta device: one image, computed for real.
-        network = build_network(recipe.architecture).eval()
+        # Other people's networks may not run on the meta device: one image, computed for real. If each part of a batch
+        # is one image, BatchNorm may have too few values to train, so the network computes as in training.
+        network = build_network(recipe.architecture).train(part == 1)
         with torch.no_grad():
             _check_forward(network, recipe, torch.zeros(1, 3, *recipe.input_size), output_size)
 
@@ -244,10 +245,16 @@ def _check_forward(network: SegmentationNetwork, recipe: Recipe, images: Tensor,
     count, _, height, width = images.shape
     try:
         logits = network(images)
-    except ValueError as error:
+    except Exception as error:  # the user's code may raise anything
+        images_of = f"{count} image(s) of {height} x {width} (height x width)"
+        if network.training and isinstance(error, ValueError):  # BatchNorm has one value per channel
+            raise UserError(
+                f"{recipe.architecture} cannot learn from batches of {images_of}: {error}. Take a larger "
+                "model_training.batch_size or input_size."
+            ) from error
         raise UserError(
-            f"{recipe.architecture} cannot learn from batches of {count} image(s) of {height} x {width} "
-            f"(height x width): {error}. Take a larger model_training.batch_size or input_size."
+            f"{recipe.architecture} fails for {images_of}: {type(error).__name__}: {error}. Correct the network, or "
+            "choose another model_training.input_size."
         ) from error
     if not isinstance(logits, Tensor) or logits.shape != (count, *output_size):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
