@@ -1,3 +1,4 @@
+import ast
 import dataclasses
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from kedro.config import OmegaConfigLoader
 from pydantic import BaseModel
 
+import carvana_kedro
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import Loss, ModelTraining, Optimizer, Parameters, Schedule, check_configuration
 from carvana_kedro.segmentation.training.losses import segmentation_loss
@@ -90,6 +92,26 @@ def test_extensions_are_taken_with_their_arguments(override: dict[str, Any], ext
     for name, value in override.items():
         assert getattr(recipe, name) == value
         assert parameters.decisive()[name] == value
+
+
+def test_a_loss_may_be_a_dotted_path_alone() -> None:
+    parameters = ModelTraining.model_validate({**RECIPES["sample"], "loss": "my.loss"})
+    assert parameters.to_recipe().loss == {"type": "my.loss"}
+    with pytest.raises(UserError, match=r"model_training\.loss\.type = 'focal'"):
+        _check(model_training={"loss": "focal"})
+
+
+def test_every_key_of_a_recipe_is_read_somewhere() -> None:
+    package = Path(carvana_kedro.__file__).parent
+    modules = [ast.parse(path.read_text()) for path in package.rglob("*.py")]
+    read = {
+        node.attr
+        for module in modules
+        for node in ast.walk(module)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        and node.value.id in ("recipe", "parameters", "self")
+    }  # fmt: skip
+    assert {field.name for field in dataclasses.fields(Recipe)} <= read
 
 
 @pytest.mark.parametrize(

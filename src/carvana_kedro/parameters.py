@@ -88,6 +88,11 @@ class Custom(BaseModel):
 
     type: DottedPath
 
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
+
 
 class Loss(_Frozen):
     """Weights of the two parts of the loss, and of the mask's edge."""
@@ -171,9 +176,8 @@ class Schedule(_Frozen):
 
 
 def _loss_kind(value: Any) -> str:
-    return (
-        "Custom" if isinstance(value, Custom) or (isinstance(value, Mapping) and "type" in value) else "Loss"
-    )
+    is_custom = isinstance(value, Custom | str) or (isinstance(value, Mapping) and "type" in value)
+    return "Custom" if is_custom else "Loss"
 
 
 def _optimizer_kind(value: Any) -> str:

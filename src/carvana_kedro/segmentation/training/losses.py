@@ -3,7 +3,8 @@
 A loss is a function `loss(logits, targets, **arguments)`, or a class whose instances take `(logits, targets)`. It
 computes a scalar from (N, H, W) logits and (N, H, W) targets in [0, 1]: the mean over the N images. It must be the
 mean because a batch may be computed in parts (`accumulation_steps`): the losses of the parts are added, weighted by
-their share of the images.
+their share of the images. (With `border_weight`, the cross-entropy of `segmentation_loss` is normalized over the part.)
+A loss has no state: its buffers are not part of a checkpoint, and its parameters are not trained.
 """
 
 import inspect
