@@ -61,6 +61,15 @@ def _weights(run: Run) -> dict[str, torch.Tensor]:
     return run.training.network.state_dict()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On images this small, the layers wait longer for a second thread than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module", params=NETWORKS)
 def trained(request: pytest.FixtureRequest, training_images: ImageStore) -> Iterator[Run]:
     """A finished run of each network. Read only."""
