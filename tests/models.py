@@ -1,4 +1,4 @@
-"""Models and recipes that several tests need."""
+"""Models and a recipe for several tests."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,11 +19,11 @@ RECIPE = ModelTraining.model_validate(
 
 
 def changed(model: TrainedModel, **values: Any) -> TrainedModel:
-    """Return the model with other values in every member."""
+    """Return the model with these values changed in every member."""
     return TrainedModel(tuple(replace(member, **values) for member in model.members))
 
 
 def blind(model: TrainedModel) -> TrainedModel:
-    """Return the model, but one that finds the car nowhere."""
+    """Return the model, changed so that its masks are empty."""
     weights = dict(model.members[0].weights)
     return changed(model, weights={**weights, "head.bias": weights["head.bias"] - 100})

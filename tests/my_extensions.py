@@ -1,4 +1,4 @@
-"""What a user may write: a network, a loss and an optimizer, in a module of their own."""
+"""Networks, losses and an optimizer as a user may write them."""
 
 from typing import Any
 
@@ -79,7 +79,7 @@ class SingularValues(TinyNet):
 
 
 def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
-    """Lin et al. (2017), the mean over all pixels."""
+    """The focal loss of Lin et al. (2017), a mean over all pixels."""
     cross_entropy = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return ((1 - torch.exp(-cross_entropy)) ** gamma * cross_entropy).mean()
 
@@ -94,12 +94,12 @@ class SquaredError(nn.Module):
 
 
 def loss_by_image(logits: Tensor, targets: Tensor) -> Tensor:
-    """Not a scalar."""
+    """Returns one value per image: not a scalar."""
     return (logits.sigmoid() - targets).square().mean((1, 2))
 
 
 class SignDescent(torch.optim.Optimizer):
-    """Steps by the sign of the gradient."""
+    """Updates weights by the sign of the gradient."""
 
     def __init__(self, params: Any, lr: float, damping: float = 1.0) -> None:
         super().__init__(params, {"lr": lr, "damping": damping})

@@ -1,4 +1,4 @@
-"""The pipelines as Kedro sees them: shapes, names, and a slice run on an in-memory catalog."""
+"""The registered pipelines: their names, inputs and outputs, and a run on an in-memory catalog."""
 
 import pytest
 from kedro.framework.project import configure_project
@@ -15,26 +15,26 @@ from carvana_kedro.stores.images.competition import ImageStore
 configure_project("carvana_kedro")
 
 
-def test_the_default_is_all_four_in_order() -> None:
+def test_the_default_pipeline_is_the_sum_of_four_pipelines_in_order() -> None:
     assert set(registered) == {"__default__", *NAMES}
     assert registered["__default__"].nodes == sum((registered[name] for name in DEFAULT), Pipeline([])).nodes
 
 
-def test_what_costs_or_leaves_the_machine_is_asked_for_by_name() -> None:
+def test_the_other_pipelines_run_only_by_name() -> None:
     assert {"evaluation", "export", "submission"} == set(NAMES) - set(DEFAULT)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nodes_are_named_like_their_functions_and_folded_by_pipeline(name: str) -> None:
+def test_nodes_have_the_name_of_their_function_and_the_namespace_of_their_pipeline(name: str) -> None:
     for node in registered[name].nodes:
         assert node.namespace == name
         assert node.name == f"{name}.{node.func.__name__}"
         assert node.func.__doc__
 
 
-def test_what_runs_alone_takes_only_what_earlier_pipelines_leave() -> None:
-    made: set[str] = set()
-    sources = {
+def test_the_inputs_of_a_pipeline_are_handles_or_outputs_of_earlier_pipelines() -> None:
+    outputs: set[str] = set()
+    handles = {
         "training_images",
         "test_images",
         "solution",
@@ -49,8 +49,8 @@ def test_what_runs_alone_takes_only_what_earlier_pipelines_leave() -> None:
     }
     for name in (*DEFAULT, "submission"):
         inputs = {entry for entry in registered[name].inputs() if not entry.startswith("params:")}
-        assert inputs <= made | sources
-        made |= registered[name].outputs() | registered[name].all_outputs()
+        assert inputs <= outputs | handles
+        outputs |= registered[name].outputs() | registered[name].all_outputs()
 
 
 def test_ingestion_runs_on_an_in_memory_catalog(training_images: ImageStore) -> None:

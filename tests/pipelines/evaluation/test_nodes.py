@@ -12,7 +12,7 @@ from models import RECIPE, blind, changed
 
 @pytest.fixture
 def trained(model: TrainedModel) -> TrainedModel:
-    """A model of another source."""
+    """A model that was trained on another source."""
     return changed(model, best_threshold=0.42, source="another", validation_cars=("a car",))
 
 
@@ -38,7 +38,7 @@ def test_a_model_is_scored_on_all_images_of_another_source(
     assert averaged["dice"] == 0
 
 
-def test_of_its_own_source_it_is_scored_on_what_it_has_not_seen(
+def test_a_model_is_scored_on_the_validation_cars_of_its_own_source(
     trained: TrainedModel, training_images: ImageStore
 ) -> None:
     cars = sorted({image_id.partition("_")[0] for image_id in training_images.ids()})
@@ -55,7 +55,7 @@ def test_of_its_own_source_it_is_scored_on_what_it_has_not_seen(
         select_unseen_images(training_images, folds)
 
 
-def test_images_with_problems_stop(trained: TrainedModel, broken: Path) -> None:
+def test_images_with_problems_stop_the_run(trained: TrainedModel, broken: Path) -> None:
     store = ImageStore(broken / "train", broken / "train_masks")
     store.mask_path(store.ids()[0]).unlink()
     with pytest.raises(UserError, match="Correct or remove these files"):

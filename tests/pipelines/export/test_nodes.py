@@ -32,12 +32,12 @@ def test_a_model_is_exported_and_checked(
         assert caplog.records[-1].levelname == "WARNING"
 
 
-def test_only_what_is_asked_for_is_written(model: TrainedModel, tmp_path: Path) -> None:
+def test_only_the_requested_formats_are_written(model: TrainedModel, tmp_path: Path) -> None:
     manifest = export_model(model, tmp_path, Export(formats=("program",)), RECIPE)
     assert manifest["files"] == ["model.pt2"] == [path.name for path in tmp_path.iterdir()]
 
 
-def test_the_formats_are_those_of_the_science() -> None:
+def test_the_parameter_allows_exactly_the_formats_that_can_be_written() -> None:
     (names, _) = get_args(Export.model_fields["formats"].annotation)
     assert get_args(names) == tuple(FORMATS) == Export().formats
     with pytest.raises(ValidationError, match="must name onnx, program or both"):

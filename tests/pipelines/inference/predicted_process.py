@@ -1,7 +1,7 @@
-"""A process that predicts, to be killed: python predicted_process.py MODEL IMAGES FOLDER WORKERS
+"""A predicting process for tests to kill: python predicted_process.py MODEL IMAGES FOLDER WORKERS
 
-It does what earlier ones have left undone, prints a line a shard, and writes FOLDER/submit.csv.gz. Nothing of Kedro's
-runner or catalog is in it.
+It predicts the shards that are missing, prints a line after each, and writes FOLDER/submit.csv.gz. It does not use
+Kedro's runner or catalog.
 """
 
 import logging
@@ -21,7 +21,7 @@ from carvana_kedro.stores.tables import Row
 from models import RECIPE
 
 
-class TellShards(PredictionShards):
+class PrintShards(PredictionShards):
     def write(self, key: str, number: int, rows: Sequence[Row]) -> str:
         name = super().write(key, number, rows)
         print(f"shard {number} {' '.join(image_id for image_id, _ in rows)}", flush=True)  # noqa: T201
@@ -31,7 +31,7 @@ class TellShards(PredictionShards):
 if __name__ == "__main__":
     model, images, folder, workers = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-    store, shards = ImageStore(images), TellShards(folder)
+    store, shards = ImageStore(images), PrintShards(folder)
     parameters = Inference(batch_size=2, shard_size=3, num_workers=workers)
     predictions = predict_masks(
         TrainedModel.from_dict(load_checkpoint(model)),

@@ -1,4 +1,4 @@
-"""A prediction that was killed leaves, byte for byte, the file that it would have left."""
+"""A prediction that is killed and resumed writes the same bytes as an uninterrupted one."""
 
 import random
 import signal
@@ -24,7 +24,7 @@ Start = Callable[[Path, int], subprocess.Popen[str]]
 
 @pytest.fixture(scope="module")
 def start(training_images: ImageStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """`start(folder, workers)` begins a process that predicts 96 images, or goes on with them."""
+    """`start(folder, workers)` starts or resumes a process that predicts 96 images."""
     folder = tmp_path_factory.mktemp("images")
     for number, image_id in enumerate(training_images.ids() * 6):
         (folder / f"{number:012x}_01.jpg").hardlink_to(training_images.image_path(image_id))
@@ -34,7 +34,7 @@ def start(training_images: ImageStore, tmp_path_factory: pytest.TempPathFactory)
     save_checkpoint(folder.parent / "model.pt", {**model, "weights": weights, "run_id": "run"})
     processes = []
 
-    def begin(output: Path, num_workers: int) -> subprocess.Popen[str]:
+    def start_process(output: Path, num_workers: int) -> subprocess.Popen[str]:
         arguments = [folder.parent / "model.pt", folder, output, num_workers]
         process = subprocess.Popen(
             [sys.executable, SCRIPT, *map(str, arguments)],
@@ -43,14 +43,14 @@ def start(training_images: ImageStore, tmp_path_factory: pytest.TempPathFactory)
         processes.append(process)
         return process
 
-    yield begin
+    yield start_process
     for process in processes:
         process.kill()
         process.wait()
 
 
 def _finish(process: subprocess.Popen[str], folder: Path) -> tuple[list[str], bytes]:
-    """Wait for a process; return the images it predicted, and its submission."""
+    """Wait for a process; return the ids of the images that it predicted, and its submission."""
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return _predicted(output.splitlines()), (folder / "submit.csv.gz").read_bytes()
@@ -60,10 +60,12 @@ def _predicted(lines: list[str]) -> list[str]:
     return [image_id for line in lines if line.startswith("shard") for image_id in line.split()[2:]]
 
 
-def _kill_again_and_again(
-    start: Start, folder: Path, kills: int, num_workers: int
-) -> tuple[list[str], bytes]:
-    """Kill the process `kills` times at random, then let it finish; print a line for each."""
+def _kill_and_resume(start: Start, folder: Path, kills: int, num_workers: int) -> tuple[list[str], bytes]:
+    """Kill the process `kills` times at random, then let it finish; print a line for each kill.
+
+    Returns:
+        The ids of all predicted images, and the submission.
+    """
     moments = random.Random(kills + num_workers)
     predicted: list[str] = []
     for number in range(kills):
@@ -85,9 +87,9 @@ def _kill_again_and_again(
 
 
 @pytest.fixture(scope="module")
-def whole(start: Start, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The submission of a process that nothing ends."""
-    folder = tmp_path_factory.mktemp("whole")
+def uninterrupted(start: Start, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The submission of an uninterrupted process."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     predicted, submission = _finish(start(folder, 0), folder)
     assert len(predicted) == len(set(predicted)) == 96
     return submission
@@ -102,22 +104,24 @@ def whole(start: Start, tmp_path_factory: pytest.TempPathFactory) -> bytes:
         pytest.param(2, 20, marks=pytest.mark.slow),
     ],
 )
-def test_killed_and_done_again_is_the_same_byte_for_byte(
-    start: Start, whole: bytes, tmp_path: Path, num_workers: int, kills: int
+def test_a_killed_and_resumed_prediction_is_byte_identical(
+    start: Start, uninterrupted: bytes, tmp_path: Path, num_workers: int, kills: int
 ) -> None:
-    predicted, submission = _kill_again_and_again(start, tmp_path, kills, num_workers)
-    assert submission == whole
-    # What was written is not predicted again. (A kill between writing and printing hides a shard, never doubles one.)
+    predicted, submission = _kill_and_resume(start, tmp_path, kills, num_workers)
+    assert submission == uninterrupted
+    # No image is predicted twice. (A kill between writing and printing hides a shard, but does not repeat it.)
     assert max(Counter(predicted).values()) == 1
     assert not list(tmp_path.glob("*/*.part"))
     assert len(list(tmp_path.rglob("*-*.csv"))) == 96 // SHARD
 
 
-def test_what_is_damaged_is_predicted_again(start: Start, whole: bytes, tmp_path: Path) -> None:
+def test_damaged_and_missing_shards_are_predicted_again(
+    start: Start, uninterrupted: bytes, tmp_path: Path
+) -> None:
     _finish(start(tmp_path, 0), tmp_path)
     first, second, *_ = sorted(tmp_path.rglob("*-*.csv"))
     first.write_bytes(first.read_bytes()[:-5])
     second.unlink()
     predicted, submission = _finish(start(tmp_path, 0), tmp_path)
     assert predicted == [f"{number:012x}_01" for number in range(2 * SHARD)]
-    assert submission == whole
+    assert submission == uninterrupted

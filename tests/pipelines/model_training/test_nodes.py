@@ -47,7 +47,7 @@ def indices(training_images: ImageStore) -> tuple[pd.DataFrame, pd.DataFrame]:
     return index[:12], index[12:]
 
 
-def test_training_leaves_model_history_checkpoints_and_events(
+def test_training_saves_model_history_checkpoints_and_events(
     indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path
 ) -> None:
     model, history = _train(indices, training_images, tmp_path)
@@ -91,7 +91,7 @@ def test_training_leaves_model_history_checkpoints_and_events(
     assert {"python", "torch", "carvana_kedro"} <= set(manifest["versions"])
 
 
-def test_folds_are_averaged_and_scored_on_the_cars_they_have_not_seen(
+def test_folds_are_averaged_and_scored_out_of_fold(
     indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path
 ) -> None:
     recipe = RECIPE.model_copy(update={"folds": 2})
@@ -102,14 +102,14 @@ def test_folds_are_averaged_and_scored_on_the_cars_they_have_not_seen(
     cars = {*indices[0]["car"], *indices[1]["car"]}
     assert sorted(first.validation_cars + second.validation_cars) == sorted(cars)
 
-    # Trained for a moment, both may find nothing: one that finds the car everywhere can be told from the other.
+    # After so short a training, both models may find nothing. Make them differ: one finds the car everywhere.
     second.weights["head.bias"] += 100
     scores, means, _ = evaluate_model(model, *indices, training_images, recipe)
     assert means["images"] == len(scores) == 16
     by_image = scores.set_index("image")
     for member, other in ((first, second), (second, first)):
         rows = by_image[by_image["car"].isin(member.validation_cars)]
-        dice, of_other = (
+        dice, other_dice = (
             [
                 mask_scores.dice(predictor(training_images.read_image(name)), training_images.read_mask(name))
                 for name in rows.index
@@ -117,29 +117,29 @@ def test_folds_are_averaged_and_scored_on_the_cars_they_have_not_seen(
             for predictor in (Predictor.from_model(TrainedModel((one,))) for one in (member, other))
         )
         assert rows["dice"].tolist() == pytest.approx(dice, abs=1e-6)
-        assert dice != pytest.approx(of_other, abs=1e-4)
+        assert dice != pytest.approx(other_dice, abs=1e-4)
     with pytest.raises(UserError, match="folds do not fit these cars"):
         evaluate_model(TrainedModel((first,)), *indices, training_images, recipe)
 
     manifest = describe_run(model, *indices, history, means, "small", recipe)
     assert manifest["train_cars"] == manifest["validation_cars"] == sorted(cars)
     assert manifest["train_images"] == manifest["validation_images"] == 16
-    assert [made["run_id"] for made in manifest["models"]] == [first.run_id, second.run_id]
+    assert [described["run_id"] for described in manifest["models"]] == [first.run_id, second.run_id]
     assert manifest["models"][0]["validation_cars"] == list(first.validation_cars)
 
-    # The file that is written is the ensemble, for the catalog and for the library.
+    # The file contains both models, for the catalog and for the library.
     dataset = ModelDataset(str(tmp_path / "model.pt"))
     dataset.save(model)
     image = training_images.read_image(training_images.ids()[0])
     expected = Predictor.from_model(model)(image)
     assert (Predictor.from_checkpoint(tmp_path / "model.pt")(image) == expected).all()
-    given = ModelDataset(str(tmp_path / "none.pt"), checkpoint=str(tmp_path / "model.pt")).load()
-    assert given.run_id == f"{first.run_id}+{second.run_id}"
-    assert (Predictor.from_model(given)(image) == expected).all()
+    loaded = ModelDataset(str(tmp_path / "none.pt"), checkpoint=str(tmp_path / "model.pt")).load()
+    assert loaded.run_id == f"{first.run_id}+{second.run_id}"
+    assert (Predictor.from_model(loaded)(image) == expected).all()
 
 
 class StopAt(Callback):
-    """A user's own callback: asks the run to leave after some steps."""
+    """A user's callback. It interrupts the run after some steps."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -148,27 +148,27 @@ class StopAt(Callback):
         run.interrupted = lambda: run.steps == self.steps
 
 
-def test_an_interrupted_run_goes_on_and_tensorboard_shows_it_once(
+def test_an_interrupted_run_resumes_and_tensorboard_shows_no_duplicates(
     indices: tuple[pd.DataFrame, pd.DataFrame],
     training_images: ImageStore,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     recipe = RECIPE.model_copy(update={"epochs": 3})
-    whole, expected = _train(indices, training_images, tmp_path / "whole", recipe)
-    # Who looks on, how often is saved and how images are read decide nothing.
-    own = {"type": f"{__name__}.StopAt", "steps": 4}
-    stopped = recipe.model_copy(update={"callbacks": (own,), "cache": "memory", "checkpoint_minutes": 0})
+    uninterrupted, expected = _train(indices, training_images, tmp_path / "uninterrupted", recipe)
+    # Callbacks, the cache and the number of checkpoints do not change the result, so this is the same run.
+    callback = {"type": f"{__name__}.StopAt", "steps": 4}
+    stopped = recipe.model_copy(update={"callbacks": (callback,), "cache": "memory", "checkpoint_minutes": 0})
     with pytest.raises(TrainingInterruptedError, match="in epoch 2, after step 1"):
         _train(indices, training_images, tmp_path, stopped)
-    time.sleep(1.1)  # TensorBoard puts files in order by the second they were begun in
+    time.sleep(1.1)  # TensorBoard orders files by the second in which they were created
     with caplog.at_level("INFO"):
         model, history = _train(indices, training_images, tmp_path, recipe)
     assert "resumes in epoch 2 of 3, after step 1 of 3: unet_small on cpu" in caplog.text
     clocks = ["seconds", "images_per_second", "data_wait_share", "share_of_peak"]
     pd.testing.assert_frame_equal(history.drop(columns=clocks), expected.drop(columns=clocks))
-    assert model.run_id == whole.run_id
-    for name, weight in whole.members[0].weights.items():
+    assert model.run_id == uninterrupted.run_id
+    for name, weight in uninterrupted.members[0].weights.items():
         assert torch.equal(weight, model.members[0].weights[name])
     events = EventAccumulator(str(tmp_path / "events" / model.run_id))
     events.Reload()
@@ -185,9 +185,8 @@ def test_a_finished_run_is_not_trained_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, history = _train(indices, training_images, tmp_path)
-    monkeypatch.setattr(
-        "carvana_kedro.pipelines.model_training.nodes.train", None
-    )  # it would not be callable
+    # Calling it would fail.
+    monkeypatch.setattr("carvana_kedro.pipelines.model_training.nodes.train", None)
     with caplog.at_level("INFO"):
         again, same = _train(indices, training_images, tmp_path)
     assert f"Run {model.run_id} is finished, and nothing that decides its result has changed" in caplog.text
@@ -195,7 +194,7 @@ def test_a_finished_run_is_not_trained_again(
     assert again.members[0].weights.keys() == model.members[0].weights.keys()
 
 
-def test_what_differs_is_told_and_nothing_is_deleted(
+def test_a_new_run_logs_how_it_differs_and_deletes_nothing(
     indices: tuple[pd.DataFrame, pd.DataFrame],
     training_images: ImageStore,
     tmp_path: Path,
@@ -214,7 +213,7 @@ def test_what_differs_is_told_and_nothing_is_deleted(
 
 
 @pytest.mark.parametrize("cache", ["memory", "memmap"])
-def test_a_cache_changes_nothing(
+def test_a_cache_does_not_change_the_result(
     indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path, cache: str
 ) -> None:
     expected, _ = _train(indices, training_images, tmp_path / "none")
@@ -224,7 +223,7 @@ def test_a_cache_changes_nothing(
     assert bool(list((tmp_path / cache / "pixels").glob("*"))) == (cache == "memmap")
 
 
-def test_a_lost_best_model_is_told_and_the_next_best_thing_taken(
+def test_a_lost_best_model_is_replaced_by_the_last_one_with_a_warning(
     indices: tuple[pd.DataFrame, pd.DataFrame],
     training_images: ImageStore,
     tmp_path: Path,
@@ -243,13 +242,13 @@ def test_a_lost_best_model_is_told_and_the_next_best_thing_taken(
 
 
 class StopAtTheEnd(Callback):
-    """A signal that comes while the last epoch is being saved."""
+    """Interrupts the run while the last epoch is saved."""
 
     def on_epoch_end(self, run: Training) -> None:
         run.interrupted = lambda: run.finished
 
 
-def test_a_signal_after_the_last_step_is_heard(
+def test_a_signal_after_the_last_step_interrupts_the_run(
     indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path
 ) -> None:
     stopped = RECIPE.model_copy(update={"callbacks": (f"{__name__}.StopAtTheEnd",)})
@@ -259,7 +258,7 @@ def test_a_signal_after_the_last_step_is_heard(
     assert len(history) == RECIPE.epochs
 
 
-def test_other_surroundings_are_told(
+def test_resuming_with_other_libraries_logs_a_warning(
     indices: tuple[pd.DataFrame, pd.DataFrame],
     training_images: ImageStore,
     tmp_path: Path,
@@ -277,7 +276,7 @@ def test_other_surroundings_are_told(
     )
 
 
-def test_sizes_that_do_not_fit_the_network_are_told(
+def test_an_input_size_that_the_network_does_not_take_is_refused(
     indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path
 ) -> None:
     recipe = RECIPE.model_copy(update={"architecture": "unet_original"})

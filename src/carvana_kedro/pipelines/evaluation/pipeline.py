@@ -6,7 +6,7 @@ from .nodes import score_model, select_unseen_images
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    """Return the pipeline from any model and photographs with masks to scores."""
+    """Return the pipeline from any model and images with masks to scores."""
     return Pipeline(
         [
             Node(

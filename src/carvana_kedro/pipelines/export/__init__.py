@@ -1,4 +1,4 @@
-"""From a trained model to files that need nothing of this package."""
+"""Export of a trained model to files that do not need this package."""
 
 from .pipeline import create_pipeline
 

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 _STUDIO = StudioSettings(width=960, height=640)
 _TOLERANCE = 1e-3
-"""Difference of logits, as a share of the largest: ten times what rounding in float32 leaves."""
+"""Tolerated difference of logits, as a share of the largest logit: ten times the rounding error of float32."""
 
 
 def export_model(
@@ -63,7 +63,7 @@ def check_export(
     agree = difference <= _TOLERANCE * max(1, largest)  # False if one of them is NaN
     logger.log(
         logging.INFO if agree else logging.WARNING,
-        "Exported logits differ by %.1e at most; masks differ on %.4f %% of the pixels at most",
+        "Exported logits differ by at most %.1e; masks differ in at most %.4f %% of the pixels",
         difference, 100 * share,
     )  # fmt: skip
     return table

@@ -6,7 +6,7 @@ from .nodes import check_export, export_model
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    """Return the pipeline from a trained model to files that need nothing of this package."""
+    """Return the pipeline from a trained model to files that do not need this package."""
     return Pipeline(
         [
             Node(

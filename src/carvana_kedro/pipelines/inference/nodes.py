@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,20 +29,26 @@ logger = logging.getLogger(__name__)
 
 
 def index_test_images(test_images: ImageSource) -> pd.DataFrame:
-    """List every test image and every one that should be there, in the order of the sample submission."""
+    """List every test image, including missing ones, in the order of the sample submission."""
     return index_images(test_images)
 
 
 def select_test_images(test_image_index: pd.DataFrame, parameters: Inference) -> pd.DataFrame:
-    """Make sure that every test image can be predicted. A node of its own, so that it stops before any training.
+    """Check that every test image can be predicted. This is a separate node so that a run stops before training.
+
+    Args:
+        test_image_index: What `index_test_images` returns.
+        parameters: `inference`.
+
+    Returns:
+        The index, unchanged.
 
     Raises:
-        UserError: an image is missing, damaged or not one of the competition's, since a submission must have a
-            row for every one; unless `on_bad_image` is `empty`.
+        UserError: `on_bad_image` is `stop`, and an image is missing, damaged or not part of the competition.
     """
     advice = (
-        "Every test image needs a mask. Put these right (or take them away, if they are yours), then run again; or "
-        "leave their masks empty: --params inference.on_bad_image=empty"
+        "Every test image needs a mask. Correct these files (or remove them, if they are your own), then run again. To "
+        "leave their masks empty instead: --params inference.on_bad_image=empty"
     )
     usable = usable_images(test_image_index, "skip" if parameters.on_bad_image == "empty" else "stop", advice)
     if len(usable) < len(test_image_index):
@@ -61,16 +68,26 @@ def predict_masks(
     model_training: ModelTraining,
     source: SourceDescription,
 ) -> dict[str, Any]:
-    """Predict the mask of every test image at its original size, and write them away shard by shard.
+    """Predict the mask of every test image at its original size, and write the masks shard by shard.
 
-    With them go the pictures that are asked for: masks, cut-outs, overlays. Shards that an earlier run has left, of the
-    same model, images and parameters, are not predicted again.
+    The images that the parameters request are written too: masks, cut-outs, overlays. Shards that an earlier run has
+    written from the same model, images and parameters are not predicted again.
+
+    Args:
+        model: The model.
+        test_index: What `select_test_images` returns.
+        test_images: The test images.
+        prediction_shards: Where shards are written.
+        predicted_images: Where images are written.
+        parameters: `inference`.
+        model_training: `model_training`, which names the code outside this package that may be imported.
+        source: The description of the source of the images.
 
     Returns:
         The manifest of the shards: their names in order, the number of images, and what they were made from.
 
     Raises:
-        UserError: the index belongs to another source, or an image cannot be decoded.
+        UserError: The index was made from other files, the model cannot be built, or an image cannot be read.
     """
     check_source(test_index, test_images, "inference")
     parameters = parameters.with_images(source.writes_images)
@@ -95,12 +112,13 @@ def predict_masks(
             for number, name in prediction_shards.find(key).items()
             if predicted_images.has(kinds, shards[number])
         }
-        left = {number: ids for number, ids in shards.items() if number not in names}
+        missing = {number: ids for number, ids in shards.items() if number not in names}
         if names:
-            logger.info("%d of %d shards are there already", len(shards) - len(left), len(shards))
-        if left:
+            logger.info("%d of %d shards already exist", len(shards) - len(missing), len(shards))
+        if missing:
+            predictor = _build_predictor(model, parameters, trusted)
             write = partial(prediction_shards.write, key)
-            names |= _predict_shards(model, left, test_images, write, predicted_images, parameters, trusted)
+            names |= _predict_shards(predictor, missing, test_images, write, predicted_images, parameters)
     return {
         **origin,
         "images": len(image_ids),
@@ -108,18 +126,11 @@ def predict_masks(
     }
 
 
-def _predict_shards(
-    model: TrainedModel,
-    shards: Mapping[int, Sequence[str]],
-    images: ImageSource,
-    write: Callable[[int, Sequence[Row]], str],
-    pictures: PredictedImages,
-    parameters: Inference,
-    trusted: Sequence[str],
-) -> dict[int, str]:
-    """Predict and write some shards, their pictures first; return their names by number."""
+def _build_predictor(model: TrainedModel, parameters: Inference, trusted: Sequence[str]) -> Predictor:
+    """Build the predictor of a model, and log its threshold and hardware."""
     predictor = Predictor.from_model(
         model,
+        threshold=model.threshold(parameters.threshold),
         trusted=trusted,
         flip=parameters.flip,
         device=parameters.device,
@@ -127,12 +138,22 @@ def _predict_shards(
         compile=parameters.compile,
         engine=parameters.engine,
     )
-    threshold = model.threshold(parameters.threshold)
-    how = (
+    hardware = (
         predictor.hardware if parameters.engine == "torch" else f"{predictor.hardware.device} in ONNX Runtime"
     )
-    logger.info("Predicting at a threshold of %.2f on %s", threshold, how)
-    kinds = _kinds(parameters)
+    logger.info("Predicting at a threshold of %.2f on %s", predictor.threshold, hardware)
+    return predictor
+
+
+def _predict_shards(
+    predictor: Predictor,
+    shards: Mapping[int, Sequence[str]],
+    images: ImageSource,
+    write: Callable[[int, Sequence[Row]], str],
+    predicted_images: PredictedImages,
+    parameters: Inference,
+) -> dict[int, str]:
+    """Predict and write shards, each of them after its images; return their names by number."""
     image_ids = [image_id for shard in shards.values() for image_id in shard]
     predictions = predictor.predict(
         images,
@@ -142,34 +163,43 @@ def _predict_shards(
         shard_size=parameters.shard_size,
         on_bad_image=parameters.on_bad_image,
     )
-    progress = iter(
-        tqdm(predictions, "Predicting", len(image_ids), unit=" images", leave=False, disable=None)
+    progress = tqdm(predictions, "Predicting", len(image_ids), unit=" images", leave=False, disable=None)
+    rows = (
+        _row(prediction, predictor.threshold, images, predicted_images, parameters) for prediction in progress
     )
+    return {number: write(number, list(islice(rows, len(ids)))) for number, ids in shards.items()}
 
-    def row(prediction: Prediction) -> Row:
-        image_id = prediction.image_id
-        if prediction.problem:
-            logger.warning("The mask of %s is empty: %s", image_id, prediction.problem)
-        elif kinds or parameters.keep_largest or parameters.fill_holes:
-            mask = postprocess(
-                prediction.mask(threshold), largest=parameters.keep_largest, filled=parameters.fill_holes
-            )
-            for kind in kinds:
-                image = images.read_image(image_id)
-                pictures.write(kind, image_id, _picture(kind, image, mask, prediction, threshold, parameters))
-            return image_id, run_lengths.encode(mask)
-        return image_id, run_lengths.format_runs(prediction.edges(threshold))
 
-    return {number: write(number, [row(next(progress)) for _ in ids]) for number, ids in shards.items()}
+def _row(
+    prediction: Prediction,
+    threshold: float,
+    images: ImageSource,
+    predicted_images: PredictedImages,
+    parameters: Inference,
+) -> Row:
+    """Return the row of an image in the submission. Write the images that the parameters request."""
+    image_id, kinds = prediction.image_id, _kinds(parameters)
+    if prediction.problem:
+        logger.warning("The mask of %s is empty: %s", image_id, prediction.problem)
+    elif kinds or parameters.keep_largest or parameters.fill_holes:
+        mask = prediction.mask(threshold)
+        mask = postprocess(mask, largest=parameters.keep_largest, filled=parameters.fill_holes)
+        for kind in kinds:
+            image = images.read_image(image_id)
+            predicted_image = _predicted_image(kind, image, mask, prediction, threshold, parameters)
+            predicted_images.write(kind, image_id, predicted_image)
+        return image_id, run_lengths.encode(mask)
+    # The mask itself is not needed, and a GPU finds its edges.
+    return image_id, run_lengths.format_runs(prediction.edges(threshold))
 
 
 def _kinds(parameters: Inference) -> list[Kind]:
-    """Return the kinds of pictures that are asked for."""
+    """Return the kinds of images that the parameters request."""
     kinds: tuple[Kind, ...] = ("masks", "cutouts", "overlays")
     return [kind for kind in kinds if getattr(parameters, kind) is True]
 
 
-def _picture(
+def _predicted_image(
     kind: Kind,
     image: np.ndarray,
     mask: np.ndarray,
@@ -182,13 +212,19 @@ def _picture(
     if kind == "overlays":
         return visualization.overlay(image, mask)
     alpha = alpha_of(prediction.probabilities(), mask, threshold)
-    color = parameters.background.removeprefix("#")
-    red, green, blue = bytes.fromhex(color) if color != "transparent" else (0, 0, 0)
-    return cut_out(image, alpha, None if color == "transparent" else (red, green, blue))
+    return cut_out(image, alpha, _color(parameters.background))
+
+
+def _color(background: str) -> tuple[int, int, int] | None:
+    """Return a color such as `#ff8000` as (red, green, blue); None for `transparent`."""
+    if background == "transparent":
+        return None
+    red, green, blue = bytes.fromhex(background.removeprefix("#"))
+    return red, green, blue
 
 
 def write_submission(predictions: dict[str, Any], prediction_shards: PredictionShards) -> ShardRows:
-    """Return the rows of all shards in order; the submission's dataset drains them into its file."""
+    """Return the rows of all shards in order. The dataset of the submission writes them to its file."""
     return prediction_shards.read(predictions["shards"])
 
 
@@ -200,11 +236,11 @@ def summarize_predictions(
     parameters: Inference,
     source: SourceDescription,
 ) -> pd.DataFrame:
-    """Say what was found in every image: a mask that is empty, or covers far more than the others, is worth a look.
+    """Summarize the masks of all images. An empty mask, or one much larger than the others, may be wrong.
 
     Returns:
-        A row an image: image, width, height, covered (share of the picture that is car), runs (of pixels, in the
-        submission), problems (what the index says is wrong with the file).
+        One row per image: image, width, height, covered (share of the image that the mask covers, in [0, 1]), runs
+        (number of runs of pixels in the submission), problems (problems of the file, from the index).
     """
     rows = []
     for image_id, runs in prediction_shards.read(predictions["shards"]):
@@ -212,13 +248,13 @@ def summarize_predictions(
         rows.append((image_id, sum(map(int, lengths)), len(lengths)))
     found = pd.DataFrame(rows, columns=["image", "covered", "runs"])
     summary = test_index[["image", "width", "height", "problems"]].merge(found, on="image", validate="1:1")
-    # Of a photograph without a size nothing was predicted.
+    # An image that cannot be read has no size and an empty mask.
     summary["covered"] /= (summary["width"] * summary["height"]).clip(lower=1)
-    lines = [f"{len(summary)} images", f"{(summary['runs'] == 0).sum()} masks are empty"]
+    lines = [f"{len(summary)} images", f"empty masks: {(summary['runs'] == 0).sum()}"]
     shares = summary[summary["runs"] > 0].set_index("image")["covered"]
     if len(shares):
         lines.append(
-            f"where there is a car, it covers {shares.mean():.1%} of the picture, from {shares.min():.1%} "
+            f"other masks cover {shares.mean():.1%} of the image on average, from {shares.min():.1%} "
             f"({shares.idxmin()}) to {shares.max():.1%} ({shares.idxmax()})"
         )
     if kinds := _kinds(parameters.with_images(source.writes_images)):

@@ -40,7 +40,7 @@ def train_model(
     """Train a network as the recipe says, or resume its run; a finished run is not trained again.
 
     The recipe, the images, and the code that decides the result identify a run. If one of them changes, a new run
-    starts, in a folder of its own. With `folds`, one run per fold follows the other, and the model is their average.
+    starts in a new folder. With `folds`, one run per fold follows the other, and the model is their average.
 
     Args:
         train_index: Images to train on.
@@ -87,18 +87,18 @@ def _train_run(
     source = training_images.fingerprint()
     facts = provenance.run_facts(parameters.decisive(), sides, source, recipe.extensions())
     run_id = provenance.run_id(facts)
-    ours = checkpoints.run(run_id, keep=recipe.keep_checkpoints)
-    with ours.locked():
-        state: Mapping[str, Any] | None = ours.newest("last")
+    run_checkpoints = checkpoints.run(run_id, keep=recipe.keep_checkpoints)
+    with run_checkpoints.locked():
+        state: Mapping[str, Any] | None = run_checkpoints.newest("last")
         if state and state["finished"]:
             logger.info(
                 "Run %s is finished, and nothing that decides its result has changed: its model is used. To train "
-                "again, choose another model_training.seed, or remove %s.", run_id, ours.folder,
+                "again, choose another model_training.seed, or remove %s.", run_id, run_checkpoints.folder,
             )  # fmt: skip
         else:
-            if ours.facts is None:
+            if run_checkpoints.facts is None:
                 _log_differences(checkpoints, facts)
-                ours.begin(facts)
+                run_checkpoints.begin(facts)
             validation_cars = sorted(indices[1]["car"].unique().tolist())
             run = build_run(
                 recipe,
@@ -111,9 +111,9 @@ def _train_run(
                 },
                 keep_in_file=partial(pixel_cache.rows, f"{source}-{provenance.decoding_digest()}"),
             )
-            _restore(run, state, ours)
-            state = _train(run, recipe, ours, tensorboard / run_id)
-        return _best_model(state, ours), state["history"]
+            _restore(run, state, run_checkpoints)
+            state = _train(run, recipe, run_checkpoints, tensorboard / run_id)
+        return _best_model(state, run_checkpoints), state["history"]
 
 
 def _restore(run: Run, state: Mapping[str, Any] | None, checkpoints: RunCheckpoints) -> None:
@@ -235,7 +235,7 @@ def _describe_cars(side: str, index: pd.DataFrame) -> dict[str, Any]:
 
 
 def _describe_sizes(index: pd.DataFrame, recipe: Recipe) -> dict[str, Any]:
-    """Return the most common size of the photographs, the number of their sizes, and the size of the output."""
+    """Return the most common size of the images, the number of their sizes, and the size of the output."""
     sizes = index.value_counts(["width", "height"])  # the most common first
     width, height = map(int, sizes.index[0])
     output_height, output_width = output_size(recipe)
