@@ -92,9 +92,9 @@ def test_training_goes_on_where_it_was(kedro: Kedro, tmp_path: Path) -> None:
     leave(signal.SIGKILL)
     told = leave(signal.SIGTERM)
     assert "Traceback" not in told
-    assert "All of it is saved: the same command goes on from there." in " ".join(told.split())
+    assert "Everything is saved. The same command resumes it." in " ".join(told.split())
     done = kedro(*train, params=epochs)
-    assert "goes on in epoch" in " ".join(done.stdout.split())
+    assert "resumes in epoch" in " ".join(done.stdout.split())
     history = pd.read_csv(tmp_path / "data/06_models/sample/training_history.csv")
     assert history["epoch"].tolist() == list(range(1, 121))
     again = kedro(*train, params=epochs)

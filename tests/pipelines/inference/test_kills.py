@@ -1,5 +1,6 @@
 """A prediction that is killed and resumed writes the same bytes as an uninterrupted one."""
 
+import os
 import random
 import signal
 import subprocess
@@ -39,6 +40,7 @@ def start(training_images: ImageStore, tmp_path_factory: pytest.TempPathFactory)
         process = subprocess.Popen(
             [sys.executable, SCRIPT, *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # as pytest finds modules of the tests
         )  # fmt: skip
         processes.append(process)
         return process
