@@ -1,7 +1,7 @@
-"""Every parameter as a frozen, typed, validated model.
+"""Frozen, typed and validated models of all parameters.
 
-The top-level keys of the parameters are the pipelines' names, `recipe` and `recipes`. What decides where things come
-from and go to lies in `globals.yml`, and can be said on the command line all the same.
+The top-level keys of the parameters are the names of the pipelines, `recipe` and `recipes`. Where data comes from and
+where it goes is in `globals.yml`, and can also be set on the command line.
 """
 
 import difflib
@@ -40,11 +40,10 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bfloat16", "float16", "tf32", "float32"]
 Switch = Literal["auto"] | Annotated[bool, Field(strict=True)]
 
-
-_TRIED = re.compile(
+_TRIED_TYPE = re.compile(
     r"(literal\[.*\]|constrained-\w+|bool|float|int|str|Loss|Custom|Optimizer|CustomOptimizer)$"
 )
-
+"""Parts of an error's location that name no key, but the type that pydantic has tried."""
 
 _RENAMED = {
     "model_training.parts": "model_training.accumulation_steps",
@@ -53,7 +52,7 @@ _RENAMED = {
     "inference.workers": "inference.num_workers",
     "pictures": "inference.masks, inference.cutouts and inference.overlays (true or false), in a parameters file",
 }
-"""Parameters of version 0.1 that have another name now. To be removed with version 0.3."""
+"""New names of parameters of version 0.1. To be removed in version 0.3."""
 
 
 class _Frozen(BaseModel):
@@ -65,13 +64,13 @@ class DataIngestion(_Frozen):
 
     seed: Seed = 2017
     validation_fraction: Probability = 0.2
-    """Share of the cars kept for validation."""
+    """Share of the cars in the validation set."""
     sample_fraction: Annotated[Number, Field(gt=0, le=1)] = 1.0
-    """Share of the cars used at all."""
+    """Share of the cars that are used."""
     on_problem: Literal["stop", "skip"] = "stop"
-    """What to do about images that cannot be used."""
+    """Whether to stop at images that cannot be used, or to skip them."""
     mask_check_fraction: Fraction = 0.05
-    """Share of the masks held against the run lengths of `train_masks.csv`."""
+    """Share of the masks that are compared with the run lengths in `train_masks.csv`."""
 
 
 class ImageSize(_Frozen):
@@ -82,7 +81,7 @@ class ImageSize(_Frozen):
 
 
 class Custom(BaseModel):
-    """A class or function that is named by its dotted path, with its arguments."""
+    """A class or function named by its dotted path, with its arguments."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -95,24 +94,24 @@ class Custom(BaseModel):
 
 
 class Loss(_Frozen):
-    """Weights of the two parts of the loss, and of the mask's edge."""
+    """Weights of the two terms of the loss, and of the mask's edge: see `segmentation_loss`."""
 
     bce_weight: NotNegative = 1.0
     dice_weight: NotNegative = 1.0
     border_weight: NotNegative = 0.0
-    """What a pixel at the mask's edge weighs more than others in the cross-entropy."""
+    """Extra weight of the pixels near the mask's edge in the cross-entropy."""
     border_width: Count = 5
-    """Pixels of the output on either side of the edge."""
+    """Width of the band on either side of the edge, in pixels of the output."""
 
     @model_validator(mode="after")
     def _something_is_learned(self) -> Self:
         if not self.bce_weight + self.dice_weight:
-            raise ValueError("with both weights 0 nothing is learned")
+            raise ValueError("bce_weight and dice_weight must not both be 0: nothing would be learned")
         return self
 
 
 class CustomOptimizer(BaseModel):
-    """An optimizer that is named by its dotted path, with its other arguments."""
+    """An optimizer named by its dotted path, with its arguments."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -121,7 +120,7 @@ class CustomOptimizer(BaseModel):
 
 
 class Optimizer(_Frozen):
-    """One of torch's optimizers."""
+    """One of PyTorch's optimizers."""
 
     name: Literal["sgd", "rmsprop", "adam", "adamw"]
     learning_rate: Positive
@@ -135,7 +134,7 @@ class Optimizer(_Frozen):
         return self
 
 
-_TAKEN_BY: Mapping[str, tuple[str, ...]] = {
+_SCHEDULES_WITH: Mapping[str, tuple[str, ...]] = {
     "warmup_fraction": ("constant", "step", "cosine", "one_cycle", "polynomial"),
     "milestones": ("step",),
     "factor": ("step", "plateau"),
@@ -145,32 +144,32 @@ _TAKEN_BY: Mapping[str, tuple[str, ...]] = {
 
 
 class Schedule(_Frozen):
-    """How the learning rate goes over the run's steps: see `build_schedule`."""
+    """Learning rate over the steps of a run: see `build_schedule`."""
 
     name: Literal["constant", "step", "cosine", "one_cycle", "polynomial", "plateau"] = "constant"
     warmup_fraction: Share = 0.0
-    """Share of the steps with a rising learning rate; not for plateau."""
+    """Share of the steps in which the learning rate rises; not for plateau."""
     milestones: Annotated[tuple[Probability, ...], Field(min_length=1)] = (0.5, 0.75)
     """For step: shares of the steps after which the rate drops."""
     factor: Probability = 0.1
-    """For step and plateau: what the rate is multiplied by when it drops."""
+    """For step and plateau: the factor by which the rate is multiplied when it drops."""
     power: Positive = 0.9
-    """For polynomial: above 1 the rate falls fastest at first, below 1 at last."""
+    """For polynomial: above 1 the rate falls fastest at the beginning, below 1 at the end."""
     patience: NotNegativeCount = 3
-    """For plateau: epochs without a better score before the rate drops in the next such."""
+    """For plateau: number of epochs without improvement that are tolerated. After one more, the rate drops."""
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
-        for option, schedules in _TAKEN_BY.items():
-            said = getattr(self, option) != type(self).model_fields[option].default
-            if said and self.name not in schedules:
+        for option, schedules in _SCHEDULES_WITH.items():
+            is_set = getattr(self, option) != type(self).model_fields[option].default
+            if is_set and self.name not in schedules:
                 raise ValueError(
                     f"{self.name} takes no {option}: leave it out, or choose {' or '.join(schedules)}"
                 )
         if self.name == "step" and self.warmup_fraction >= min(self.milestones):
             raise ValueError(
-                f"a warmup_fraction of {self.warmup_fraction} lasts beyond the first of the milestones, "
-                f"{min(self.milestones)}: shorten it, or put them later"
+                f"with a warmup_fraction of {self.warmup_fraction}, the warm-up does not end before the first "
+                f"milestone, {min(self.milestones)}: choose a smaller warmup_fraction or larger milestones"
             )
         return self
 
@@ -186,7 +185,7 @@ def _optimizer_kind(value: Any) -> str:
 
 
 class Augmentation(_Frozen):
-    """Ranges of the random changes; one draw serves image and mask."""
+    """Ranges of the random changes. An image and its mask are changed in the same way."""
 
     shift: Fraction = 0.0625
     scale: Fraction = 0.1
@@ -201,44 +200,44 @@ class Augmentation(_Frozen):
 
 
 class ModelTraining(_Frozen):
-    """A recipe: network, sizes, optimizer and all else that decides what is trained."""
+    """A recipe: network, sizes, optimizer and everything else that decides how a model is trained."""
 
     architecture: str | Custom
-    """A name, or the dotted path of a class, alone or as `type` beside its arguments: see `build_network`."""
+    """A name, or the dotted path of a class, alone or as `type` with arguments: see `build_network`."""
     width_multiplier: Positive = 1.0
-    """Scales every layer's channels."""
+    """Scales the number of channels of every layer."""
     pretrained: bool = False
-    """ImageNet weights, where the architecture has them."""
+    """Whether to start from ImageNet weights, which not every architecture has."""
     input_size: ImageSize
     batch_size: Count
     accumulation_steps: Count = 1
-    """Parts that a batch is computed in, one after the other, to save memory."""
+    """Number of parts that a batch is computed in, one after the other, to save memory."""
     epochs: Count
     folds: Annotated[int, Field(strict=True, ge=0)] = 0
-    """Car folds: so many models are trained, each without a part of the cars, and averaged; 0: one model."""
+    """Folds of the cars. One model is trained without each fold, and the models are averaged; 0: a single model."""
     seed: Seed = 2017
     threshold: Probability = 0.5
     loss: Annotated[
         Annotated[Loss, Tag("Loss")] | Annotated[Custom, Tag("Custom")], Discriminator(_loss_kind)
     ] = Loss()
-    """Weights of this package's loss, or another one by its dotted path: see `build_loss`."""
+    """Weights of this package's loss, or the dotted path of another loss: see `build_loss`."""
     optimizer: Annotated[
         Annotated[Optimizer, Tag("Optimizer")] | Annotated[CustomOptimizer, Tag("CustomOptimizer")],
         Discriminator(_optimizer_kind),
     ]
-    """One of torch's by name, or another one by its dotted path: see `build_optimizer`."""
+    """One of PyTorch's optimizers by name, or the dotted path of another one: see `build_optimizer`."""
     schedule: Schedule = Schedule()
     clip_gradient_norm: NotNegative = 0.0
     """The norm that the gradient is scaled down to; 0: never."""
     ema_decay: Share = 0.0
-    """Of the moving average of the weights, which then is the model; 0: none."""
+    """Decay of the moving average of the weights, which is then the model; 0: no average."""
     augmentation: Augmentation = Augmentation()
     best_by: Literal["val_dice_coeff", "val_loss", "train_dice_coeff", "train_loss"] = "val_dice_coeff"
-    """What says which epoch's model is kept."""
+    """Score that decides which epoch's model is kept."""
     early_stopping: NotNegativeCount = 0
-    """Epochs without a better one after which training ends; 0: never."""
+    """Number of epochs without improvement after which training ends; 0: never."""
     max_skipped_steps: Count = 10
-    """Steps without a finite loss and gradient after which training stops."""
+    """Number of steps without a finite loss and gradient after which training stops."""
     device: Device = "auto"
     precision: Precision = "auto"
     channels_last: Switch = "auto"
@@ -247,27 +246,27 @@ class ModelTraining(_Frozen):
     num_workers: NotNegativeCount = 0
     """Processes that read images; 0: this one."""
     cache: Literal["none", "memory", "memmap"] = "none"
-    """Where the decoded and resized images are kept: nowhere, in memory, or in a file below `05_model_input`."""
+    """Where decoded and resized images are kept: nowhere, in memory, or in a file below `05_model_input`."""
     checkpoint_minutes: NotNegative = 10
-    """Between two checkpoints of one epoch; there is one after every epoch as well."""
+    """Minutes between two checkpoints within an epoch. Every epoch also ends with a checkpoint."""
     keep_checkpoints: Annotated[int, Field(strict=True, ge=2)] = 2
-    """Of each kind; the second is there in case the first is damaged."""
+    """Number of checkpoints of each kind to keep, in case the newest is damaged."""
     logged_images: NotNegativeCount = 2
-    """Validation images shown in TensorBoard."""
+    """Number of validation images shown in TensorBoard."""
     callbacks: tuple[str | dict[str, Any], ...] = ()
-    """The user's own: dotted paths of classes, or `type` with arguments."""
+    """Callbacks of the user: dotted paths of classes, or mappings with `type` and arguments."""
 
     def to_recipe(self) -> Recipe:
         """Return the recipe as plain values."""
         return Recipe.from_dict(self.model_dump())
 
     def trusted(self) -> tuple[str, ...]:
-        """Return the dotted path of the architecture, which may be imported when a model file names it too."""
+        """Return the dotted path of the architecture. It may be imported if a model file names it too."""
         path = self.architecture if isinstance(self.architecture, str) else self.architecture.type
         return (path,)
 
     def decisive(self) -> dict[str, Any]:
-        """Return the parameters that decide the resulting model, without those of speed, safety and display."""
+        """Return the parameters that decide the resulting model, without those for speed, safety and display."""
         rest = {
             "num_workers", "cache", "checkpoint_minutes", "keep_checkpoints", "max_skipped_steps",
             "logged_images", "callbacks",
@@ -286,7 +285,9 @@ class ModelTraining(_Frozen):
     @classmethod
     def _one_fold_is_none(cls, folds: int) -> int:
         if folds == 1:
-            raise ValueError("a single fold would leave no car to train on: 0 for one model, or 2 and more")
+            raise ValueError(
+                "one fold would leave no cars to train on: choose 0 for a single model, or at least 2 folds"
+            )
         return folds
 
 
@@ -294,40 +295,40 @@ class Inference(_Frozen):
     """How masks are predicted."""
 
     threshold: Probability | Literal["auto"] = 0.5
-    """On the probability; `auto` takes what was best on the validation images."""
+    """Threshold on the probability; `auto`: the best one on the validation images."""
     flip: Annotated[bool, Field(strict=True)] = False
-    """Whether the mirrored photograph is looked at as well; twice the time."""
+    """Whether to average over the image and its mirror image, which takes twice the time."""
     keep_largest: Annotated[bool, Field(strict=True)] = False
-    """Whether all pieces of a mask but the largest are dropped."""
+    """Whether to keep only the largest connected part of a mask."""
     fill_holes: Annotated[bool, Field(strict=True)] = False
-    """Whether what a mask encloses becomes part of it."""
+    """Whether to fill the holes of a mask."""
     masks: Switch = False
-    """Whether masks are written as image files; `auto`: the source decides."""
+    """Whether to write masks as image files; `auto`: the source decides."""
     cutouts: Switch = False
-    """Whether cut-outs of the cars are written; `auto`: the source decides."""
+    """Whether to write cut-outs of the cars; `auto`: the source decides."""
     overlays: Switch = False
-    """Whether overlays of the masks on the images are written; `auto`: the source decides."""
+    """Whether to write the images with their masks as overlays; `auto`: the source decides."""
     background: Annotated[str, Field(pattern="^(transparent|#[0-9a-fA-F]{6})$")] = "transparent"
-    """What cut-outs are set on: nothing, or a color, as #ffffff."""
+    """Background of the cut-outs: transparent, or a color such as #ffffff."""
     on_bad_image: Literal["stop", "empty"] = "stop"
-    """What to do about a photograph that is missing or cannot be read: stop, or leave its mask empty."""
+    """Whether to stop at an image that is missing or cannot be read, or to leave its mask empty."""
     batch_size: Count = 8
     shard_size: Count = 512
-    """Images in one file of predictions."""
+    """Number of images in one file of predictions."""
     num_workers: NotNegativeCount = 0
     """Processes that read images; 0: this one."""
     device: Device = "auto"
     precision: Precision = "auto"
     compile: Annotated[bool, Field(strict=True)] = False
-    """Whether kernels are made for the network: half a minute of compiling that pays for many photographs."""
+    """Whether to compile the network. This takes half a minute, so it is useful for many images only."""
     engine: Literal["torch", "onnxruntime"] = "torch"
-    """What computes the network."""
+    """Library that runs the network."""
 
     @model_validator(mode="after")
     def _engine_fits(self) -> Self:
         if self.engine == "onnxruntime" and (self.compile or self.precision not in ("auto", "float32")):
             raise ValueError(
-                "the engine onnxruntime computes in float32 and compiles nothing: leave precision at auto and compile "
+                "the engine onnxruntime computes in float32 and does not compile: leave precision at auto and compile "
                 "at false, or choose torch"
             )
         return self
@@ -338,42 +339,42 @@ class Inference(_Frozen):
         return self.model_copy(update=chosen)
 
     def decisive(self) -> dict[str, Any]:
-        """Return what decides the masks; the rest decides how long they take."""
+        """Return the parameters that decide the masks, without those that only decide how long it takes."""
         return self.model_dump(exclude={"batch_size", "num_workers", "on_bad_image"})
 
 
 class Reporting(_Frozen):
-    """What the pictures show."""
+    """Number of images in the figures."""
 
     gallery_size: Count = 6
-    """Best and worst validation images shown, each."""
+    """Number of the best and of the worst validation images."""
     preview_size: Count = 8
-    """Test images shown."""
+    """Number of test images."""
 
 
 class Submission(_Frozen):
-    """How a finished submission is handed in."""
+    """How a finished submission is uploaded."""
 
     dry_run: Annotated[bool, Field(strict=True)] = False
-    """Check the file, but do not upload it."""
+    """Whether to check the file without uploading it."""
     message: str = "carvana-kedro"
-    """What Kaggle shows beside the scores."""
+    """Message that Kaggle shows next to the scores."""
     wait_minutes: NotNegative = 30
-    """How long the scores are waited for."""
+    """How long to wait for the scores."""
 
     @field_validator("message")
     @classmethod
     def _message_is_a_line(cls, message: str) -> str:
         if not message.strip() or len(message) > 100 or not message.isprintable():
-            raise ValueError("must be a line of 1 to 100 characters")
+            raise ValueError("must be one line of 1 to 100 characters")
         return message
 
 
 class Export(_Frozen):
-    """How a trained model is given away."""
+    """How a trained model is exported."""
 
     formats: tuple[Literal["onnx", "program"], ...] = ("onnx", "program")
-    """What is written: `model.onnx`, and `model.pt2` for torch.export.load."""
+    """Formats to write: `onnx` is `model.onnx`; `program` is `model.pt2`, for torch.export.load."""
 
     @field_validator("formats")
     @classmethod
@@ -399,27 +400,27 @@ class Kaggle(_Frozen):
 
     competition: str
     quality: Literal["standard", "hq"]
-    """Of the photographs."""
+    """Quality of the images."""
     keep_archives: Annotated[bool, Field(strict=True)]
-    """Keep an archive of images after it is unpacked."""
+    """Whether to keep an archive of images after unpacking it."""
 
 
 class Folder(_Frozen):
-    """Anybody's own photographs."""
+    """A folder of the user's own images."""
 
     images: str | None
     masks: str | None
-    """To train."""
+    """Folder of the masks, for training."""
     test: str | None
-    """The photographs to predict, where they are others."""
+    """Folder of the images to predict; None: those in `images`."""
     mask_suffix: str
-    """What a mask's name has behind the photograph's."""
+    """What follows the image's name in the name of its mask."""
     group: str | None
-    """Finds in a photograph's name what it shows: photographs of one group go to the same side of the split."""
+    """Regular expression for the start of a name: images that share the match go to the same side of the split."""
 
 
 class Globals(_Frozen):
-    """The whole of `globals.yml`."""
+    """The content of `globals.yml`."""
 
     source: str
     archives: str | None
@@ -432,7 +433,7 @@ class Globals(_Frozen):
 
 
 class Parameters(_Frozen):
-    """The whole of `parameters`, with what `--params` may say about `Globals` (which checks it)."""
+    """The content of `parameters`, including entries of `Globals` from `--params`, which `Globals` checks."""
 
     recipe: str
     recipes: dict[str, ModelTraining]
@@ -456,31 +457,31 @@ def check_configuration(
     """Validate all parameters of a run.
 
     Args:
-        parameters: as Kedro has merged them, `runtime_params` included.
-        global_values: `globals.yml`, as Kedro has merged it.
-        runtime_params: of `--params`.
+        parameters: The parameters, merged by Kedro, with `runtime_params`.
+        global_values: The content of `globals.yml`, merged by Kedro.
+        runtime_params: The values of `--params`.
 
     Raises:
-        UserError: a line for each mistake, naming the key, its value and what is allowed.
+        UserError: Parameters are invalid. The message has one line per mistake: the key, its value and what is allowed.
     """
     _validated(Globals, global_values)
     checked = _validated(Parameters, parameters)
-    places = {key: runtime_params[key] for key in Globals.model_fields.keys() & runtime_params.keys()}
-    _validated(Globals, {key: _merged(value, places.get(key)) for key, value in global_values.items()})
+    overrides = {key: runtime_params[key] for key in Globals.model_fields.keys() & runtime_params.keys()}
+    _validated(Globals, {key: _merged(value, overrides.get(key)) for key, value in global_values.items()})
     for key in Globals.model_fields.keys() & parameters.keys():
-        if parameters[key] not in (places.get(key), global_values[key]):
+        if parameters[key] not in (overrides.get(key), global_values[key]):
             raise UserError(
-                f"{key} = {parameters[key]!r} in a parameters file has no effect: say it in a globals.yml of the "
-                f"environment, or with --params {key}={parameters[key]}"
+                f"{key} = {parameters[key]!r} in a parameters file has no effect: set it in the environment's "
+                f"globals.yml, or with --params {key}={parameters[key]}"
             )
     return checked
 
 
-def _merged(value: Any, said: Any) -> Any:
-    """Return a value of `globals.yml` with what the command line says about it."""
-    if isinstance(value, Mapping) and isinstance(said, Mapping):
-        return {**value, **said}
-    return value if said is None else said
+def _merged(value: Any, override: Any) -> Any:
+    """Return a value of `globals.yml` with its override from the command line; None: no override."""
+    if isinstance(value, Mapping) and isinstance(override, Mapping):
+        return {**value, **override}
+    return value if override is None else override
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -490,41 +491,42 @@ def _validated(model: type[Model], raw: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        lines = "\n".join(f"  {line}" for line in sorted(set(_spelled(model, error))))
-        raise UserError(f"These parameters cannot be used:\n{lines}") from error
+        lines = "\n".join(f"  {line}" for line in sorted(set(_mistakes(model, error))))
+        raise UserError(f"Invalid parameters:\n{lines}") from error
 
 
-def _spelled(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
+def _mistakes(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
+    """Yield a description of each mistake: the key, its value and what is allowed."""
     errors = error.errors()
-    # A mistake in the chosen recipe turns up twice, once in the table of recipes: say it where it acts.
+    # A mistake in the chosen recipe appears twice: in `recipes` and in `model_training`. Report it only in the latter.
     chosen = [details for details in errors if details["loc"][:1] != ("recipes",)]
     for details in chosen or errors:
-        # Where a parameter may be of several types, the last part says which of them was tried.
-        key = ".".join(str(part) for part in details["loc"] if not _TRIED.match(str(part)))
+        key = ".".join(str(part) for part in details["loc"] if not _TRIED_TYPE.match(str(part)))
         if details["type"] == "extra_forbidden" and key in _RENAMED:
             yield f"{key} has a new name: {_RENAMED[key]}"
         elif details["type"] == "extra_forbidden":
-            yield f"{key} = {details['input']!r}: there is no such parameter{_allowed(model, details)}"
+            yield f"{key} = {details['input']!r}: unknown parameter. {_available(model, details)}"
         elif details["type"] == "missing":
-            yield f"{key}: is missing"
+            yield f"{key} is missing"
         elif details["type"] == "value_error":
             yield f"{key}: {details['ctx']['error']}"
         else:
             yield f"{key} = {details['input']!r}: {_lower_first(details['msg'])}"
 
 
-def _allowed(model: Any, details: ErrorDetails) -> str:
+def _available(model: Any, details: ErrorDetails) -> str:
+    """Return a suggestion for an unknown parameter, and the names of those in its place."""
     *parents, last = details["loc"]
     for part in parents:
-        if part in ("Loss", "Optimizer"):  # which of a union's models was tried
+        if part in ("Loss", "Optimizer"):  # the model of the union that was tried
             model = {"Loss": Loss, "Optimizer": Optimizer}[str(part)]
             continue
         field = model.model_fields.get(part)
-        # Not a field: a recipe's name among `recipes`.
+        # Not a field: the name of a recipe in `recipes`.
         model = field.annotation if field and isinstance(field.annotation, type) else ModelTraining
     names = sorted(model.model_fields)
     close = difflib.get_close_matches(str(last), names, n=1)
-    return (f"; did you mean {close[0]}? " if close else ". ") + f"There are: {', '.join(names)}"
+    return (f"Did you mean {close[0]}? " if close else "") + f"Available: {', '.join(names)}"
 
 
 def _lower_first(message: str) -> str:
