@@ -34,7 +34,7 @@ def score_images(
     Args:
         pairs: Models, each with an index of images that it was not trained on.
         images: The source of these images.
-        parameters: Threshold, hardware and batches; those of inference post-process masks and flip images as well.
+        parameters: Threshold, hardware and batches. Those of inference also define postprocessing and flipping.
         trusted: Dotted paths of networks that may be imported: see `Member.build_network`.
 
     Returns:
@@ -74,15 +74,7 @@ def _score_model(
 ) -> Iterator[dict[str, Any]]:
     """Yield one row per image, and add the image to the curve."""
     check_source(index, images, "data_ingestion")
-    cars = sorted(index["car"].unique())
-    if any(
-        member.source == images.fingerprint() and not {*cars} <= {*member.validation_cars}
-        for member in model.members
-    ):
-        raise UserError(
-            "The model was trained with another split: it may have been trained on some of these validation cars. "
-            "Train it again, with the same options: kedro run --pipelines model_training"
-        )
+    _check_split(model, index, images)
     inference = parameters if isinstance(parameters, Inference) else Inference()
     predictor = Predictor.from_model(
         model,
@@ -117,3 +109,14 @@ def _score_model(
             "boundary_dice": mask_scores.boundary_dice(mask, target, width=3),
             "boundary_error": mask_scores.boundary_error(mask, target),
         }
+
+
+def _check_split(model: TrainedModel, index: pd.DataFrame, images: ImageSource) -> None:
+    """Check that no member of the model was trained on these cars."""
+    cars = set(index["car"])
+    source = images.fingerprint()
+    if any(member.source == source and not cars <= {*member.validation_cars} for member in model.members):
+        raise UserError(
+            "The model was trained with another split: it may have been trained on some of these validation cars. "
+            "Train it again, with the same options: kedro run --pipelines model_training"
+        )
