@@ -1,4 +1,4 @@
-"""A mistake on the command line or in the files: a message, no traceback, and no node runs. Real processes."""
+"""Mistakes on the command line or in files stop `kedro run` with a message, before any node and without a traceback."""
 
 import json
 import os
@@ -23,19 +23,19 @@ def _refused(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "expected"),
     [
         (
             "model_training.epohcs=3",
-            "model_training.epohcs = 3: there is no such parameter; did you mean epochs?",
+            "model_training.epohcs = 3: unknown parameter. Did you mean epochs?",
         ),
         ("model_training.architecture=unet", "model_training.architecture = 'unet'"),
         ("inference.threshold=-0.5", "inference.threshold = -0.5: should be greater than 0"),
-        ("modeltraining.epochs=3", "did you mean model_training?"),
+        ("modeltraining.epochs=3", "Did you mean model_training?"),
         ("recipe=nope", "Unknown recipe 'nope'. Available: best, laptop, sample,"),
         ("source=nope", "Unknown source 'nope'. Available: archives, folder, kaggle, sample"),
         ("kaggle.quality=best", "kaggle.quality = 'best': should be 'standard' or 'hq'"),
-        ("kaggle.qualty=hq", "kaggle.qualty = 'hq': there is no such parameter; did you mean quality?"),
+        ("kaggle.qualty=hq", "kaggle.qualty = 'hq': unknown parameter. Did you mean quality?"),
         ("folder=/photographs", "folder = '/photographs'"),
         ("submission.dry_run=perhaps", "submission.dry_run = 'perhaps'"),
         ("model_training.input_size.width=20", "64 x 20 (height x width) are too small"),
@@ -49,16 +49,16 @@ def _refused(done: subprocess.CompletedProcess[str]) -> str:
     ],
 )
 def test_a_wrong_parameter_stops_before_any_node(
-    kedro: Kedro, params: str, told: str, tmp_path: Path
+    kedro: Kedro, params: str, expected: str, tmp_path: Path
 ) -> None:
     done = kedro("run", "--env", "test", params=params, check=False)
-    assert told in _refused(done)
+    assert expected in _refused(done)
     assert "Running node" not in done.stdout
     assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "expected"),
     [
         ("source=archives", "Set it: --params source=archives,archives=PATH"),
         ("source=archives,archives=nowhere", "nowhere does not exist."),
@@ -67,26 +67,28 @@ def test_a_wrong_parameter_stops_before_any_node(
         ("source=folder,folder.images=nowhere,folder.masks=nowhere", "nowhere"),
     ],
 )
-def test_a_missing_source_stops_before_any_node(kedro: Kedro, params: str, told: str) -> None:
+def test_a_missing_source_stops_before_any_node(kedro: Kedro, params: str, expected: str) -> None:
     done = kedro("run", "--env", "test", "--pipelines", "data_ingestion", params=params, check=False)
-    assert told in _refused(done)
+    assert expected in _refused(done)
     assert "Running node" not in done.stdout
 
 
 def test_an_unknown_pipeline_lists_the_pipelines(kedro: Kedro) -> None:
     for option in ("--pipeline", "--pipelines"):
-        told = _refused(kedro("run", "--env", "test", option, "trainig", check=False))
-        assert "Unknown pipeline 'trainig'. Available: data_ingestion, evaluation, export, inference" in told
+        message = _refused(kedro("run", "--env", "test", option, "trainig", check=False))
+        assert (
+            "Unknown pipeline 'trainig'. Available: data_ingestion, evaluation, export, inference" in message
+        )
 
 
-def test_a_broken_configuration_file_is_named(kedro: Kedro, tmp_path: Path) -> None:
+def test_the_error_names_an_invalid_configuration_file(kedro: Kedro, tmp_path: Path) -> None:
     shutil.copytree(PROJECT / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("credentials*"))
     (tmp_path / "conf/test/globals.yml").write_text("source: [folder\n")
-    told = _refused(kedro("run", "--env", "test", "--conf-source", str(tmp_path / "conf"), check=False))
-    assert "globals.yml" in told
+    message = _refused(kedro("run", "--env", "test", "--conf-source", str(tmp_path / "conf"), check=False))
+    assert "globals.yml" in message
 
 
-def test_an_unknown_environment_is_named(kedro: Kedro) -> None:
+def test_the_error_names_an_unknown_environment(kedro: Kedro) -> None:
     assert "conf/kagle" in _refused(kedro("run", "--env", "kagle", check=False))
 
 
@@ -102,18 +104,18 @@ def test_missing_inputs_are_listed_with_the_command_that_creates_them(
     kedro: Kedro, pipeline: str, missing: str, maker: str
 ) -> None:
     done = kedro("run", "--env", "test", "--pipeline", pipeline, check=False)
-    told = _refused(done)
-    assert f"{missing} (" in told
-    assert f"kedro run --pipelines {maker} --env test" in told
+    message = _refused(done)
+    assert f"{missing} (" in message
+    assert f"kedro run --pipelines {maker} --env test" in message
     assert "Running node" not in done.stdout
 
 
-def test_the_command_has_the_options_of_the_run(kedro: Kedro, tmp_path: Path) -> None:
+def test_the_suggested_command_has_the_options_of_the_run(kedro: Kedro, tmp_path: Path) -> None:
     done = kedro("run", "--env", "test", "--pipeline", "inference", params="recipe=unet_256", check=False)
-    told = _refused(done)
-    assert f"model ({tmp_path}/data/06_models/unet_256/model.pt)" in told
+    message = _refused(done)
+    assert f"model ({tmp_path}/data/06_models/unet_256/model.pt)" in message
     options = f"--env test --params data_root={tmp_path}/data,recipe=unet_256"
-    assert f"kedro run --pipelines data_ingestion,model_training {options}" in told
+    assert f"kedro run --pipelines data_ingestion,model_training {options}" in message
 
 
 def test_the_package_runs_without_the_kedro_command(tmp_path: Path) -> None:
@@ -126,8 +128,9 @@ def test_the_package_runs_without_the_kedro_command(tmp_path: Path) -> None:
     assert (tmp_path / "05_model_input" / "sample" / "train_index.csv").is_file()
 
 
-def test_a_path_may_be_relative(kedro: Kedro, archives: Path, tmp_path: Path) -> None:
-    # Relative to the working directory.
+def test_a_path_may_be_relative_to_the_working_directory(
+    kedro: Kedro, archives: Path, tmp_path: Path
+) -> None:
     params = f"source=archives,archives={os.path.relpath(archives, PROJECT)}"
     kedro("run", "--env", "test", params=params)
     score = tmp_path / "data/08_reporting/archives/sample/submission_score.json"
@@ -145,45 +148,47 @@ def _rename_test_folder(folder: Path) -> str:
     return "test/ or test.zip, but holds: "
 
 
-def _lose_a_mask(folder: Path) -> str:
+def _remove_a_mask(folder: Path) -> str:
     path = sorted((folder / "train_masks").iterdir())[0]
     path.unlink()
     return f"{path.stem.removesuffix('_mask')}: the mask is missing"
 
 
-def _cut_a_jpg(folder: Path) -> str:
+def _truncate_an_image(folder: Path) -> str:
     path = sorted((folder / "train").iterdir())[0]
     path.write_bytes(path.read_bytes()[:-1000])
     return f"{path.stem}: the image is cut short"
 
 
-@pytest.mark.parametrize("damage", [_rename_test_set, _rename_test_folder, _lose_a_mask, _cut_a_jpg])
-def test_bad_data_is_named(kedro: Kedro, broken: Path, damage: Callable[[Path], str]) -> None:
-    told = damage(broken)
+@pytest.mark.parametrize(
+    "damage", [_rename_test_set, _rename_test_folder, _remove_a_mask, _truncate_an_image]
+)
+def test_the_error_names_bad_data(kedro: Kedro, broken: Path, damage: Callable[[Path], str]) -> None:
+    expected = damage(broken)
     done = kedro("run", "--env", "test", params=f"source=archives,archives={broken}", check=False)
     message = _refused(done)
-    assert told in message
+    assert expected in message
     assert "Running node: train_model" not in done.stdout
 
 
 def test_bad_images_can_be_skipped(kedro: Kedro, broken: Path, tmp_path: Path) -> None:
-    lost = sorted((broken / "train").iterdir())[0].stem
-    _lose_a_mask(broken)
+    without_mask = sorted((broken / "train").iterdir())[0].stem
+    _remove_a_mask(broken)
     params = f"source=archives,archives={broken},data_ingestion.on_problem=skip"
     kedro("run", "--env", "test", "--pipeline", "data_ingestion", params=params)
     data = tmp_path / "data"
     index = (data / "02_intermediate/archives/training_image_index.csv").read_text()
-    assert f"{lost}," in index
+    assert f"{without_mask}," in index
     sides = [
         (data / f"05_model_input/archives/{side}_index.csv").read_text() for side in ("train", "validation")
     ]
     assert sum(side.count("\n") - 1 for side in sides) == 15
-    assert not any(lost in side for side in sides)
+    assert not any(without_mask in side for side in sides)
 
 
-def test_a_model_is_not_scored_on_a_split_it_was_not_trained_with(kedro: Kedro) -> None:
+def test_a_model_is_scored_only_on_the_split_it_was_trained_with(kedro: Kedro) -> None:
     kedro("run", "--env", "test", params="model_training.epochs=1")
-    # Another seed chooses another validation car of the four.
+    # Another seed chooses another one of the four cars for validation.
     params = ",".join(["model_training.epochs=1", "data_ingestion.seed=5"])
     kedro("run", "--env", "test", "--pipeline", "data_ingestion", params=params)
     done = kedro(

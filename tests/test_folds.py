@@ -26,7 +26,7 @@ def _index(areas: list[float]) -> pd.DataFrame:
     seed=st.integers(0, 2**32),
     data=st.data(),
 )
-def test_every_car_is_unseen_by_one_fold(
+def test_every_car_is_a_validation_car_of_exactly_one_fold(
     areas: list[float], folds: int, seed: int, data: st.DataObject
 ) -> None:
     index = _index(areas)
@@ -44,19 +44,19 @@ def test_every_car_is_unseen_by_one_fold(
         assert not {*train["car"]} & {*validation["car"]}
     counts = [validation["car"].nunique() for _, validation in split]
     assert max(counts) - min(counts) <= 1
-    # It does not matter which of them ingestion has put on which side.
+    # The folds do not depend on the sides that ingestion has chosen.
     for (train, _), (same, _) in zip(split, split_folds(sides[1], sides[0], folds, seed), strict=True):
         assert train["image"].tolist() == same["image"].tolist()
 
 
-def test_folds_have_cars_of_all_sizes() -> None:
+def test_folds_have_similar_distributions_of_car_sizes() -> None:
     split = split_folds(_index([number / 100 for number in range(20)]), _index([])[:0], 5, 0)
     means = [validation["mask_area"].mean() for _, validation in split]
     assert max(means) - min(means) < 0.04
     assert {len(validation) for _, validation in split} == {8}
 
 
-def test_no_folds_are_the_two_sides() -> None:
+def test_without_folds_the_split_stays_the_same() -> None:
     index = _index([0.1, 0.2])
     ((train, validation),) = split_folds(index[:2], index[2:], 0, 0)
     assert (train["image"].tolist(), validation["image"].tolist()) == (
@@ -65,7 +65,7 @@ def test_no_folds_are_the_two_sides() -> None:
     )
 
 
-def test_members_get_what_they_have_not_seen() -> None:
+def test_each_member_scores_its_own_validation_cars() -> None:
     index = _index([0.1, 0.2, 0.3])
     common = {"architecture": "unet_small", "width_multiplier": 1.0, "input_size": (32, 48), "threshold": 0.5}
     first = Member(**common, weights={}, run_id="first", validation_cars=("000",))

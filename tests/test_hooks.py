@@ -1,4 +1,4 @@
-"""Where Kaggle's credentials come from in each environment. (test_cli.py tests the other hooks.)"""
+"""The sources of Kaggle's credentials in each environment. (test_cli.py tests the other hooks.)"""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from carvana_kedro.hooks import LocalCredentialsHook
 
 
 def _credentials(conf: Path, env: str | None) -> dict[str, Any]:
-    """Kaggle's credentials as the catalog gets them in an environment."""
+    """Return Kaggle's credentials that the catalog receives in an environment."""
     for folder in ("base", "local", "kaggle"):
         (conf / folder).mkdir(exist_ok=True)
     (conf / "base" / "parameters.yml").write_text("{}")
@@ -34,7 +34,7 @@ def _write(path: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     "name", ["credentials.yml", "credentials.yaml", "credentials.json", "mine/credentials_kaggle.yml"]
 )
-def test_local_credentials_count_in_every_environment(tmp_path: Path, env: str | None, name: str) -> None:
+def test_local_credentials_are_used_in_every_environment(tmp_path: Path, env: str | None, name: str) -> None:
     path = _write(tmp_path / "local" / name, '{"kaggle": {"token": "KGAT_1"}}')
     assert _credentials(tmp_path, env) == {"token": "KGAT_1", "file": str(path)}
 
@@ -59,9 +59,9 @@ def test_without_credentials_the_entry_is_empty(tmp_path: Path) -> None:
 
 def test_credentials_in_base_are_refused(tmp_path: Path) -> None:
     path = _write(tmp_path / "base/credentials.yml", "kaggle: {token: KGAT_1}")
-    with pytest.raises(UserError, match=f"{path} holds credentials, but it is under version") as told:
+    with pytest.raises(UserError, match=f"{path} holds credentials, but it is under version") as caught:
         _credentials(tmp_path, "kaggle")
-    assert "KGAT_1" not in str(told.value)
+    assert "KGAT_1" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The rules of the package: which module may import which, and how large folders and files may grow."""
+"""The rules of the package: which module may import which, and the maximum size of folders and files."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def lint_imports(source: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """A copy of the package, for a test to break."""
+    """A copy of the package that a test may change."""
     return shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
@@ -62,7 +62,7 @@ def test_the_package_keeps_its_import_rules() -> None:
         ("studio/canvas.py", "torch", "ingestion does not load PyTorch"),
     ],
 )
-def test_an_import_against_the_rules_is_found(module: str, forbidden: str, rule: str, copied: Path) -> None:
+def test_a_forbidden_import_is_detected(module: str, forbidden: str, rule: str, copied: Path) -> None:
     with (copied / module).open("a") as file:
         file.write(f"\nimport {forbidden}\n")
     done = lint_imports(copied.parent)
@@ -70,7 +70,7 @@ def test_an_import_against_the_rules_is_found(module: str, forbidden: str, rule:
     assert f"{rule} BROKEN" in done.stdout
 
 
-def test_a_module_without_a_layer_is_found(copied: Path) -> None:
+def test_a_module_without_a_layer_is_detected(copied: Path) -> None:
     (copied / "segmentation" / "helpers.py").touch()
     done = lint_imports(copied.parent)
     assert done.returncode == 1, done.stdout + done.stderr

@@ -118,7 +118,7 @@ def package(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def changes(package: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """`changes()` names what the edits of the copy change: places of a training run, prediction and decoding."""
+    """`changes()` returns which fingerprints differ between the package and its copy."""
 
     def compare() -> list[str]:
         before = _fingerprints()
@@ -166,7 +166,7 @@ def test_comments_docstrings_and_formatting_change_nothing(
     for path in package.rglob("*.py"):
         formatted = ast.unparse(ast.parse(path.read_text()))  # without comments, other quotes and line breaks
         path.write_bytes(f"# A comment.\n'A docstring.'\n{formatted}".replace("\n", "\r\n").encode())
-    _replace(package / "segmentation/training/losses.py", '"""Soft Dice coefficient', '"""Dice coefficient')
+    _replace(package / "segmentation/training/losses.py", '"""Compute the soft', '"""Compute a soft')
     assert changes() == []
 
 
@@ -323,7 +323,9 @@ def test_an_edit_of_a_user_module_changes_its_digest_once_it_is_loaded(
     assert after("class Net:\n    width = 1\n") == first
 
 
-def test_the_defining_module_of_a_user_class_counts(user_code: Callable[[str, str], None]) -> None:
+def test_an_edit_of_the_module_that_defines_a_user_class_changes_its_digest(
+    user_code: Callable[[str, str], None],
+) -> None:
     def digests(imports: str, width: int) -> dict[str, str]:
         user_code("__init__.py", imports)
         user_code("nets.py", f"class Net:\n    width = {width}\n")

@@ -15,7 +15,7 @@ def output_of(*command: str) -> str:
 
 
 def local_links(file: str) -> list[str]:
-    """Return the links of a Markdown file that name files, without the part behind `#`."""
+    """Return the links of a Markdown file that lead to files, without the part after `#`."""
     targets = re.findall(r"\]\(([^)#\s]+)", (PROJECT / file).read_text())
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
 

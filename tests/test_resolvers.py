@@ -31,7 +31,7 @@ def test_a_side_belongs_to_the_chosen_source() -> None:
         side("test", _root_={**root, "_source": "c"})
 
 
-def test_what_is_said_about_a_source_is_no_argument_of_its_dataset() -> None:
+def test_the_description_of_a_source_is_not_an_argument_of_its_dataset() -> None:
     entry = {"path": "a", "about": {"limits": ["none"], "competition": None, "name": "${_name}"}}
     root = OmegaConf.create({"_name": "mine", "_source": "a", "_sources": {"a": entry, "b": {}}})
     assert side("test", _root_=root) == {"path": "a", "side": "test"}

@@ -53,10 +53,10 @@ def check(submission: SubmissionFile) -> dict[str, Any]:
 
 
 def _refused(file: SubmissionFile, *expected: str) -> None:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         check_submission(file, IDS, INDEX)
     for text in (str(file.path), *expected, "kedro run --pipelines inference"):
-        assert text in str(told.value)
+        assert text in str(caught.value)
 
 
 def test_a_valid_submission_passes_in_any_order(
@@ -154,16 +154,16 @@ def test_the_first_ten_problems_are_listed(write: Callable[[Iterable[Row]], Subm
     ids = [f"{number:012x}_01" for number in range(12)]
     index = pd.DataFrame({"image": ids, "width": 3, "height": 2})
     rows = [(image_id, "9 9") for image_id in ids]
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         check_submission(write(rows), ids, index)
-    first, *lines, more, advice = str(told.value).splitlines()
+    first, *lines, more, advice = str(caught.value).splitlines()
     assert first.endswith("cannot be submitted, 12 rows are wrong:")
     assert [line.split(":")[0] for line in lines] == [f"  {image_id}" for image_id in ids[:10]]
     assert more == "  ... and 2 more"
     assert advice.endswith("kedro run --pipelines inference")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         check_submission(write(rows[:10]), ids[:10], index)
-    assert len(str(told.value).splitlines()) == 12
+    assert len(str(caught.value).splitlines()) == 12
 
 
 def test_a_source_without_a_sample_submission_cannot_be_submitted(submission: SubmissionFile) -> None:
