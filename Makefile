@@ -19,7 +19,7 @@ lint:  ## Check style and formatting with ruff
 types:  ## Check types with mypy
 	mypy
 
-imports:  ## Check which module imports which with import-linter
+imports:  ## Check the imports between modules with import-linter
 	lint-imports
 
 test:  ## Run the tests, without those that take minutes

@@ -38,11 +38,11 @@ def _refused(done: subprocess.CompletedProcess[str]) -> str:
         ("kaggle.qualty=hq", "kaggle.qualty = 'hq': unknown parameter. Did you mean quality?"),
         ("folder=/photographs", "folder = '/photographs'"),
         ("submission.dry_run=perhaps", "submission.dry_run = 'perhaps'"),
-        ("model_training.input_size.width=20", "64 x 20 (height x width) are too small"),
+        ("model_training.input_size.width=20", "64 x 20 (height x width) is too small"),
         ("recipe=unet_original", "unet_original"),
         (
             "model_training.batch_size=1,model_training.input_size.width=32,model_training.input_size.height=32",
-            "cannot learn from batches of 1",
+            "cannot be trained on batches of 1",
         ),
         ("inference.device=mps", "device=mps: PyTorch finds no such device"),
         ("recipes=null", "recipes"),
@@ -157,7 +157,7 @@ def _remove_a_mask(folder: Path) -> str:
 def _truncate_an_image(folder: Path) -> str:
     path = sorted((folder / "train").iterdir())[0]
     path.write_bytes(path.read_bytes()[:-1000])
-    return f"{path.stem}: the image is cut short"
+    return f"{path.stem}: the image is truncated"
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def _old_login(kaggle: StandInKaggle, monkeypatch: pytest.MonkeyPatch) -> str:
     _no_account(kaggle, monkeypatch)
     monkeypatch.setenv("KAGGLE_USER", "me")
     monkeypatch.setenv("KAGGLE_PASSWD", "s3cret")
-    return "Kaggle accepts only tokens, no passwords"
+    return "Kaggle accepts only tokens and keys, not passwords"
 
 
 def _wrong_key(kaggle: StandInKaggle, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -129,7 +129,9 @@ def test_credentials_in_the_configuration_count_in_every_environment(
     credentials.chmod(0o644)
     done = run()
     assert done.returncode == 1
-    assert f"Others can read {credentials}, which holds your Kaggle credentials: chmod 600" in done.stderr
+    assert (
+        f"Other users can read {credentials}, which holds your Kaggle credentials: chmod 600" in done.stderr
+    )
     credentials.chmod(0o600)
     done = run()
     assert done.returncode == 0, done.stdout + done.stderr

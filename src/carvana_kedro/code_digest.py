@@ -99,7 +99,7 @@ def _library_version(module: str) -> str:
     libraries = sorted(set(packages_distributions().get(package, [])))
     if not libraries:
         raise UserError(
-            f"The source of the module {module} cannot be read, so the run cannot record its code. Move the code to "
+            f"The source code of the module {module} cannot be read, so the run id cannot cover it. Move the code to "
             "a .py file where Python finds it, such as in src/."
         )
     return ", ".join(f"{library} {version(library)}" for library in libraries)

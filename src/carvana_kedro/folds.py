@@ -61,7 +61,7 @@ def by_fold(model: "TrainedModel", index: pd.DataFrame) -> list[tuple["TrainedMo
     parts = [index[index["car"].isin(member.members[0].validation_cars)] for member in members]
     if sorted(image for part in parts for image in part["image"]) != sorted(index["image"]):
         raise UserError(
-            "The model's folds do not fit these cars: exactly one member must have been trained without each car. "
+            "The model's folds do not fit these cars: each car must be a validation car of exactly one fold. "
             "Train it again, with the same options: kedro run --pipelines model_training"
         )
     return [(member, part) for member, part in zip(members, parts, strict=True) if len(part)]

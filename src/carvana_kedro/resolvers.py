@@ -17,7 +17,9 @@ def pick(table: str, choice: str, *, _root_: Mapping[str, Any]) -> Any:
     """
     entries = _root_[table]
     if not isinstance(entries, Mapping):
-        raise UserError(f"{table} = {entries!r}: should be a mapping.")
+        raise UserError(
+            f"{table} must be a mapping, not {entries!r}. Correct it in the parameters file or catalog."
+        )
     if choice not in entries:
         what = table.rpartition("_")[2].removesuffix("s")  # _sources: source
         raise UserError(f"Unknown {what} {choice!r}. Available: {', '.join(sorted(entries))}.")

@@ -148,7 +148,7 @@ def test_a_checkpoint_replaces_the_model_until_one_is_saved(
     assert dataset.exists()
     dataset.save(TrainedModel.from_dict(member("c")))
     assert dataset.load().run_id == "c"
-    assert "folds is not used: this run has trained a model of its own" in caplog.text
+    assert "folds is ignored, because this run trained a new model" in caplog.text
 
     save_checkpoint(tmp_path / "folds" / "other.pt", {"state_dict": {}})
     with pytest.raises(
@@ -156,7 +156,7 @@ def test_a_checkpoint_replaces_the_model_until_one_is_saved(
     ):
         ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "folds")).load()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match="the folder holds no checkpoint"):
+    with pytest.raises(DatasetError, match="the folder contains no"):
         ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "empty")).load()
-    with pytest.raises(DatasetError, match="There is no checkpoint"):
+    with pytest.raises(DatasetError, match=r"The checkpoint .* does not exist"):
         ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "nowhere.pt")).load()

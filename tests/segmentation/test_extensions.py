@@ -65,14 +65,14 @@ def test_a_loss_may_be_a_class() -> None:
             {"architecture": "unet"},
             r"model_training.architecture = 'unet': unknown architecture. Available: .*unet_1024",
         ),
-        ({"architecture": "nowhere.Net"}, "architecture nowhere.Net cannot be loaded: there is no module nowhere"),
-        ({"architecture": "my_extensions.Net"}, "there is no Net in the module my_extensions"),
-        ({"architecture": "torch.nn.ReLU"}, "torch.nn.ReLU creates a ReLU, which is no architecture"),
+        ({"architecture": "nowhere.Net"}, "architecture nowhere.Net cannot be loaded: Python finds no module nowhere"),
+        ({"architecture": "my_extensions.Net"}, "the module my_extensions does not define Net"),
+        ({"architecture": "torch.nn.ReLU"}, "torch.nn.ReLU creates a ReLU, which is not a valid architecture"),
         (
             {"architecture": {"type": "my_extensions.TinyNet", "depth": 3}},
             "cannot be called with {'depth': 3}: got an unexpected keyword argument 'depth'",
         ),
-        ({"architecture": {"type": "unet_small", "depth": 3}}, "unet_small takes no arguments, but depth was given"),
+        ({"architecture": {"type": "unet_small", "depth": 3}}, "unet_small takes no arguments. Remove: depth"),
         ({"width_multiplier": 0.5}, "TinyNet takes no width_multiplier"),
         ({"architecture": "my_extensions.TwoLogits"}, r"returns \(1, 2, 32, 48\) for 1 image\(s\) of 32 x 48"),
         (
@@ -81,20 +81,20 @@ def test_a_loss_may_be_a_class() -> None:
         ),
         (
             {"architecture": "my_extensions.GlobalNorm", "accumulation_steps": 2},
-            r"GlobalNorm cannot learn from batches of 1 image\(s\) of 32 x 48",
+            r"GlobalNorm cannot be trained on batches of 1 image\(s\) of 32 x 48",
         ),
         ({"pretrained": True}, "TinyNet has no pretrained weights"),
         ({"architecture": "smp:Unet"}, "write smp:NAME/ENCODER, such as smp:Unet/resnet34"),
         ({"loss": {"type": "my_extensions.loss_by_image"}}, "must return a scalar tensor"),
         ({"loss": {"type": "my_extensions.focal_loss", "beta": 1}}, "cannot be called with {'beta': 1}"),
-        ({"loss": {"type": "my_extensions.RECIPE"}}, "there is no RECIPE in the module my_extensions"),
+        ({"loss": {"type": "my_extensions.RECIPE"}}, "the module my_extensions does not define RECIPE"),
         ({"optimizer": {"name": "sgdd", "learning_rate": 1.0}}, "unknown optimizer. Available: sgd, rmsprop"),
         (
             {"optimizer": {"name": "my_extensions.SignDescent", "learning_rate": 1.0, "momentum": 0.9}},
             "cannot be called with .*'momentum': 0.9",
         ),
         ({"optimizer": {"name": "torch.nn.Linear", "learning_rate": 1.0}}, "torch.nn.Linear cannot be called with"),
-        ({"callbacks": ["my_extensions.TinyNet"]}, "TinyNet, which is no callback"),
+        ({"callbacks": ["my_extensions.TinyNet"]}, "TinyNet, which is not a valid callback"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named_before_training(changes: dict[str, Any], message: str) -> None:

@@ -196,7 +196,7 @@ def test_many_small_zip_bombs_are_rejected_together(tmp_path: Path) -> None:
 
 def test_an_archive_without_images_is_rejected(tmp_path: Path) -> None:
     archive = _zip(tmp_path / "train.zip", {"train/": b"", "train/.DS_Store": b"1"})
-    with pytest.raises(UserError, match=r"train\.zip holds no image in a folder train/"):
+    with pytest.raises(UserError, match=r"train\.zip contains no image in a folder train/"):
         unpack(archive, tmp_path / "unpacked")
 
 
@@ -217,7 +217,7 @@ def test_damage_is_an_error_and_complete_files_are_kept(tmp_path: Path, compress
         flipped[position] ^= 0xFF
     for content in (whole[: len(whole) // 2], b"", b"no zip", bytes(flipped)):
         archive.write_bytes(content)
-        with pytest.raises(DamagedArchiveError, match=r"train\.zip is damaged .* Fetch it again"):
+        with pytest.raises(DamagedArchiveError, match=r"train\.zip is damaged .* Download it again"):
             unpack(archive, tmp_path / "unpacked")
     (part,) = _without_locks(tmp_path / "unpacked")
     before = _written(part)
@@ -422,7 +422,7 @@ def test_a_full_disk_is_an_error_and_the_next_run_resumes(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert f"{archive} cannot be unpacked into" in done.stderr
     assert "File too large" in done.stderr
-    assert "Files that are unpacked already are kept." in done.stderr
+    assert "Files that are already unpacked are kept." in done.stderr
     (part,) = _without_locks(tmp_path / "unpacked")
     before = _written(part)
     folder = unpack(archive, tmp_path / "unpacked")

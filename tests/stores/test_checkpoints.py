@@ -56,7 +56,7 @@ def test_every_flipped_bit_and_every_truncation_is_detected(checkpoint: Path, da
     damaged = checkpoint.with_name("damaged.pt")
     damaged.write_bytes(content)
     try:
-        with pytest.raises(UserError, match=r"damaged\.pt is (cut short|damaged)"):
+        with pytest.raises(UserError, match=r"damaged\.pt is (truncated|damaged)"):
             load_checkpoint(damaged)
     finally:
         damaged.unlink()
@@ -64,14 +64,14 @@ def test_every_flipped_bit_and_every_truncation_is_detected(checkpoint: Path, da
 
 def test_errors_name_the_bad_file(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
-    with pytest.raises(UserError, match=r"There is no checkpoint .*model\.pt"):
+    with pytest.raises(UserError, match=r"The checkpoint .*model\.pt does not exist"):
         load_checkpoint(path)
     for content in (b"", b"text", os.urandom(5000)):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"model\.pt is cut short, or is not a carvana-kedro checkpoint"):
+        with pytest.raises(UserError, match=r"model\.pt is truncated, or is not a carvana-kedro checkpoint"):
             load_checkpoint(path)
     torch.save({"weights": torch.zeros(3)}, path)  # without a checksum
-    with pytest.raises(UserError, match=r"model\.pt is cut short, or is not a carvana-kedro checkpoint"):
+    with pytest.raises(UserError, match=r"model\.pt is truncated, or is not a carvana-kedro checkpoint"):
         load_checkpoint(path)
 
 
@@ -103,7 +103,7 @@ def test_the_previous_checkpoint_replaces_a_damaged_one(
     newest = run.folder / "last-000000002.pt"
     newest.write_bytes(newest.read_bytes()[:-100])
     assert run.newest("last") == {"step": 1}
-    assert "last-000000002.pt is cut short" in caplog.text
+    assert "last-000000002.pt is truncated" in caplog.text
     assert "It was renamed to last-000000002.damaged" in caplog.text
     # The damaged file does not count: the next checkpoint does not replace the intact one.
     run.save("last", 2, {"step": 2})
@@ -149,7 +149,7 @@ def test_a_checkpoint_stays_if_it_cannot_be_read(tmp_path: Path, monkeypatch: py
             run.newest("last")
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", lambda *args, **options: os.open(tmp_path / "run" / "nowhere" / "x", 0))
-        with pytest.raises(UserError, match="There is no checkpoint"):
+        with pytest.raises(UserError, match=r"The checkpoint .* does not exist"):
             run.newest("last")
     assert run.newest("last") == {"step": 2}
 

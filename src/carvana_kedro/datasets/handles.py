@@ -30,7 +30,7 @@ class HandleDataset(AbstractDataset[None, Store], Generic[Store]):
     def save(self, data: None) -> None:
         """Raise an error: nodes write through the loaded store."""
         raise DatasetError(
-            f"{type(self).__name__} is a handle and cannot be saved. Write through the object that it loads."
+            f"{type(self).__name__} is a handle and cannot be saved. Write with the object that load() returns."
         )
 
     def _describe(self) -> dict[str, Any]:

@@ -62,8 +62,8 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
             store = FolderStore(Path(images), None, self._mask_suffix)
         elif self._masks is None:
             raise UserError(
-                f"Training on {images} needs masks: --params folder.masks=PATH. If they are in the same folder, set "
-                "the same path and folder.mask_suffix=_mask"
+                f"Training on {images} needs masks: --params folder.masks=PATH. If the masks are in the same folder, "
+                "set folder.masks to it, and folder.mask_suffix to the end of their names, such as _mask."
             )
         else:
             store = FolderStore(Path(images), Path(self._masks), self._mask_suffix, self._group)

@@ -40,7 +40,7 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel"]):
         """
         if self._checkpoint is None and not self._filepath.is_file():
             raise UserError(
-                f"There is no trained model at {self._filepath}. Train it first, with the same options: "
+                f"The model {self._filepath} does not exist. Train it first, with the same options: "
                 "kedro run --pipelines model_training"
             )
         # Imported here: data_ingestion reads the catalog, and should not wait for torch.
@@ -52,7 +52,9 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel"]):
             is_folder = self._checkpoint.is_dir()
             paths = sorted(self._checkpoint.glob("*.pt")) if is_folder else [self._checkpoint]
         if not paths:
-            raise UserError(f"checkpoint={self._checkpoint}: the folder holds no checkpoint (*.pt).")
+            raise UserError(
+                f"checkpoint={self._checkpoint}: the folder contains no *.pt file. Set another one."
+            )
         return TrainedModel.join([TrainedModel.from_dict(load_checkpoint(path), str(path)) for path in paths])
 
     def save(self, data: "TrainedModel") -> None:
@@ -62,7 +64,7 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel"]):
         save_checkpoint(self._filepath, data.to_dict())
         if self._checkpoint is not None:
             self._logger.warning(
-                "checkpoint=%s is not used: this run has trained a model of its own", self._checkpoint
+                "checkpoint=%s is ignored, because this run trained a new model", self._checkpoint
             )
             self._checkpoint = None
 

@@ -33,7 +33,7 @@ def split_spec(kind: str, spec: Spec) -> tuple[str, dict[str, Any]]:
     arguments = {"type": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
     name = arguments.pop("type", None)
     if not isinstance(name, str):
-        raise UserError(f"The {kind} {spec!r} needs a type, such as my_package.my_module.MyClass.")
+        raise UserError(f"The {kind} {spec!r} has no type. Add one, such as my_package.my_module.MyClass.")
     return name, arguments
 
 
@@ -71,9 +71,9 @@ def import_object(kind: str, path: str) -> Any:
         if not module or (
             isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
         ):
-            why = f"there is no module {module or path}. It must be where Python finds it, such as in src/"
+            why = f"Python finds no module {module or path}. Put it into src/, for example"
         elif isinstance(error, AttributeError) and error.name == name and inspect.ismodule(error.obj):
-            why = f"there is no {name} in the module {module}"
+            why = f"the module {module} does not define {name}"
         else:
             why = f"importing {module} raised {type(error).__name__}: {error}"
         raise UserError(f"The {kind} {path} cannot be loaded: {why}.") from error
@@ -113,7 +113,7 @@ def make_object(kind: str, spec: Spec, base: type) -> Any:
     made = make(**arguments)
     if not isinstance(made, base):
         raise UserError(
-            f"{path} creates a {type(made).__name__}, which is no {kind}: derive it from "
+            f"{path} creates a {type(made).__name__}, which is not a valid {kind}: derive the class from "
             f"{base.__module__}.{base.__qualname__}."
         )
     return made

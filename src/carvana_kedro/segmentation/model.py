@@ -81,8 +81,8 @@ class Member:
         name, _ = split_spec("architecture", self.architecture)
         if is_dotted_path(name) and name not in trusted:
             raise UserError(
-                f"The model {self.run_id} needs the network {name}. A path from a file is imported only if the run's "
-                f"own parameters name it too: --params model_training.architecture={name} (in Python: "
+                f"The model {self.run_id} needs the network {name}. Code that a model file names is imported only if "
+                f"your parameters name it too: --params model_training.architecture={name} (in Python: "
                 f'trusted=["{name}"])'
             )
         return name
@@ -101,7 +101,7 @@ class Member:
         try:
             network.load_state_dict(dict(self.weights))
         except RuntimeError as error:
-            raise UserError(f"The weights do not fit {name}: {error}") from error
+            raise UserError(f"The weights of the model {self.run_id} do not fit {name}: {error}") from error
         return network
 
 
@@ -166,7 +166,7 @@ class TrainedModel:
         if len(sizes) > 1:
             listed = ", ".join(f"{height} x {width}" for height, width in sizes)
             raise UserError(
-                f"Models that are averaged must have one input size, not {listed} (height x width)."
+                f"Models can be averaged only if their input sizes are equal, not {listed} (height x width)."
             )
         return sizes[0]
 

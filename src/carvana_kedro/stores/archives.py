@@ -142,11 +142,11 @@ def unpack(archive: Path, unpacked: Path, sha256: str | None = None) -> Path:
                     if not _is_complete(target):  # another process may have completed it in the meantime
                         _complete(target, checked, sha256)
     except _DAMAGED as error:
-        raise DamagedArchiveError(f"{archive} is damaged ({error}). Fetch it again.") from error
+        raise DamagedArchiveError(f"{archive} is damaged ({error}). Download it again.") from error
     except OSError as error:
         raise UserError(
             f"{archive} cannot be unpacked into {unpacked}: {error}. Is the disk full? Fix this and run again. "
-            "Files that are unpacked already are kept."
+            "Files that are already unpacked are kept."
         ) from error
     return target
 
@@ -187,12 +187,12 @@ def _check_images(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.Z
     total = sum(member.file_size for member in images.values())
     if total > max(_TOTAL_SMALL, _TOTAL_RATIO * archive.stat().st_size):
         raise UserError(
-            f"{archive} would unpack to {format_size(total)}, more than {_TOTAL_RATIO} times its size. Archives of "
-            "photographs do not. Nothing was unpacked. Remove it and fetch it again."
+            f"{archive} would unpack to {format_size(total)}, more than {_TOTAL_RATIO} times its size. Images do not "
+            "compress this well. Nothing was unpacked. Remove it and download it again."
         )
     if not images:
         raise UserError(
-            f"{archive} holds no image in a folder {archive.stem}/. Remove it and fetch it again."
+            f"{archive} contains no image in a folder {archive.stem}/. Remove it and download it again."
         )
     return images
 
@@ -230,7 +230,7 @@ def _find_problem(member: zipfile.ZipInfo, limits: _Limits) -> str:
 def _unsafe(archive: Path, member: zipfile.ZipInfo, problem: str) -> UserError:
     return UserError(
         f"{archive} holds {member.orig_filename!r}: {problem}. Nothing was unpacked. "
-        "Remove the archive and fetch it again."
+        "Remove the archive and download it again."
     )
 
 
@@ -374,7 +374,7 @@ def _opened_table(archive: Path) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(archive) as opened, opened.open(_table(opened, archive)) as file:
             yield file
     except _DAMAGED as error:
-        raise DamagedArchiveError(f"{archive} is damaged ({error}). Fetch it again.") from error
+        raise DamagedArchiveError(f"{archive} is damaged ({error}). Download it again.") from error
     except OSError as error:
         raise UserError(f"{archive} cannot be read ({error.strerror}).") from error
 
@@ -393,8 +393,8 @@ def _table(opened: zipfile.ZipFile, archive: Path) -> zipfile.ZipInfo:
             raise _unsafe(archive, member, problem)
     if len(members) != 1:
         raise UserError(
-            f"{archive} holds {archive.stem} {len(members)} times instead of once. "
-            "Remove it and fetch it again."
+            f"{archive} should contain {archive.stem} once, but contains it {len(members)} times. "
+            "Remove it and download it again."
         )
     return members[0]
 

@@ -66,7 +66,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             _check_seal(path, file)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(f"There is no checkpoint {path}.") from error
+        raise UserError(f"The checkpoint {path} does not exist.") from error
     except OSError as error:
         raise UserError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
     except (UserError, MemoryError):
@@ -104,7 +104,7 @@ def _check_seal(path: Path, file: BinaryIO) -> None:
     file.seek(max(body, 0))
     seal = file.read()
     if body < 0 or seal[: -_SEAL_SIZE + len(_SEAL)] != _SEAL_SIZE.to_bytes(2, "little") + _SEAL:
-        raise DamagedCheckpointError(f"{path} is cut short, or is not a carvana-kedro checkpoint.")
+        raise DamagedCheckpointError(f"{path} is truncated, or is not a carvana-kedro checkpoint.")
     file.seek(0)
     digest = hashlib.sha256()
     while body > 0 and (chunk := file.read(min(body, 1 << 20))):

@@ -100,7 +100,7 @@ def test_padded_networks_take_odd_sizes_that_are_not_square(network, size):
 def test_padded_networks_refuse_images_that_are_too_small(network):
     least = network.stride
     assert network.eval()(torch.rand(1, 3, least, least)).shape == (1, least, least)
-    with pytest.raises(UserError, match=rf"{least - 1} x 300 .*nearest legal size is {least} x 300"):
+    with pytest.raises(UserError, match=rf"{least - 1} x 300 .*nearest valid size is {least} x 300"):
         network.output_size((least - 1, 300))
 
 
@@ -152,9 +152,9 @@ class TestSizesOfValidConvolutions:
     @pytest.mark.parametrize(
         ("size", "message"),
         [
-            ((570, 572), "heights are 556 and 572, the nearest legal widths 572"),
-            ((573, 100), "heights are 572 and 588, the nearest legal widths 188"),
-            ((0, 187), "heights are 188, the nearest legal widths 188"),
+            ((570, 572), "heights are 556 and 572, the nearest valid widths are 572"),
+            ((573, 100), "heights are 572 and 588, the nearest valid widths are 188"),
+            ((0, 187), "heights are 188, the nearest valid widths are 188"),
         ],
     )
     def test_the_error_names_the_nearest_legal_sizes(self, size, message):

@@ -175,8 +175,8 @@ def test_illegal_sizes_are_refused_with_the_nearest_legal_one(
 ) -> None:
     height, width = size
     message = (
-        f"Images of {height} x {width} .* do not fit {architecture}, whose sides must be multiples of {multiple}: the "
-        f"nearest legal size is {nearest[0]} x {nearest[1]}"
+        f"{height} x {width} .* does not fit {architecture}: both sides must be multiples of {multiple}. The "
+        f"nearest valid size is {nearest[0]} x {nearest[1]}"
     )
     with pytest.raises(UserError, match=message):
         check_recipe(_recipe(architecture, input_size={"height": height, "width": width}))
@@ -194,7 +194,7 @@ def test_a_unet_takes_any_size_from_its_stride_on() -> None:
         with torch.no_grad():
             assert network(torch.zeros(1, 3, 65, 97)).shape == (1, 65, 97)
         with pytest.raises(
-            UserError, match=r"31 x 97 .*too small .* 32 pixels .*nearest legal size is 32 x 97"
+            UserError, match=r"31 x 97 .*too small .* 32 pixels .*nearest valid size is 32 x 97"
         ):
             network.output_size((31, 97))
 
@@ -210,9 +210,9 @@ def test_a_unet_takes_any_size_from_its_stride_on() -> None:
         ({"architecture": "smp:Unet/resnet35"}, "has no encoder 'resnet35'. Available: .*resnet34"),
         (
             {"architecture": "smp:Unet/tu-convnext_tiny"},
-            "from timm are not supported, such as tu-convnext_tiny",
+            "the encoder tu-convnext_tiny is not supported",
         ),
-        ({"architecture": "smp:Unet/tu-hf_hub:someone/net"}, "from timm are not supported"),
+        ({"architecture": "smp:Unet/tu-hf_hub:someone/net"}, "is not supported, because it comes from timm"),
         ({"architecture": "smp:UnetPlusPlus/mit_b0"}, r"smp:UnetPlusPlus/mit_b0 cannot be built: .*mit_b0"),
         ({"architecture": "smp:DPT/resnet34"}, "smp:DPT/resnet34 cannot be built: Only Timm encoders"),
         (
@@ -221,7 +221,7 @@ def test_a_unet_takes_any_size_from_its_stride_on() -> None:
         ),
         (
             {"architecture": {"type": "smp:Unet/resnet34", "depth": 3}},
-            "takes no arguments, but depth was given",
+            "takes no arguments. Remove: depth",
         ),
         ({"architecture": "smp:Unet/resnet34", "width_multiplier": 0.5}, "takes no width_multiplier"),
         (
@@ -230,7 +230,7 @@ def test_a_unet_takes_any_size_from_its_stride_on() -> None:
         ),
         (
             {"architecture": "smp:DeepLabV3Plus/resnet34", "accumulation_steps": 4},
-            r"cannot learn from batches of 1 image\(s\)",
+            r"cannot be trained on batches of 1 image\(s\)",
         ),
     ],
 )

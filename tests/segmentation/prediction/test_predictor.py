@@ -160,14 +160,14 @@ def test_every_kind_of_checkpoint_can_be_loaded(setup: Setup, tmp_path: Path) ->
     twice = Predictor.from_checkpoint(*[tmp_path / f"{name}.pt" for name in contents], device="cpu")
     assert twice.predict_one(image).probabilities() == pytest.approx(expected, abs=1e-6)
     assert TrainedModel.from_dict(state).threshold("auto") == run.history[-1]["best_threshold"]
-    with pytest.raises(UserError, match="There is no checkpoint"):
+    with pytest.raises(UserError, match=r"The checkpoint .* does not exist"):
         Predictor.from_checkpoint(tmp_path / "missing.pt")
     torch.save({"epoch": 1, "state_dict": {}}, tmp_path / "foreign.pt")
-    with pytest.raises(UserError, match=r"foreign\.pt is cut short, or is not a carvana-kedro checkpoint"):
+    with pytest.raises(UserError, match=r"foreign\.pt is truncated, or is not a carvana-kedro checkpoint"):
         Predictor.from_checkpoint(tmp_path / "foreign.pt")
     model = TrainedModel.from_dict(state)
     pair = TrainedModel.join([model, changed(model, input_size=(64, 96))])
-    with pytest.raises(UserError, match="must have one input size, not 32 x 48, 64 x 96"):
+    with pytest.raises(UserError, match="input sizes are equal, not 32 x 48, 64 x 96"):
         Predictor.from_model(pair)
 
 
@@ -186,7 +186,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(caplog: pytest.LogCaptu
     expected = Predictor([Red()], (8, 16), device="cpu").logits(images)
     assert torch.equal(predictor.logits(images), expected)
     assert Greedy.seen == [10, 5, 2, 2, 2, 2, 2]
-    assert "5 images do not fit into memory at once: continuing with 2 at once" in caplog.text
+    assert "5 images do not fit into memory together: continuing with 2 at a time" in caplog.text
     assert torch.equal(predictor.logits(images), expected)
     assert Greedy.seen[7:] == [2, 2, 2, 2, 2]
 

@@ -77,18 +77,21 @@ def test_callbacks_are_loaded_by_their_dotted_paths(
 @pytest.mark.parametrize(
     ("spec", "why"),
     [
-        ("Mine", r"Mine cannot be loaded: there is no module Mine\."),
-        ("no_such.Mine", r"no_such\.Mine cannot be loaded: there is no module no_such\."),
-        ("our_callbacks.deep.Mine", r"there is no module our_callbacks\.deep\."),
-        ("our_callbacks.Thine", r"Thine cannot be loaded: there is no Thine in the module our_callbacks\."),
+        ("Mine", r"Mine cannot be loaded: Python finds no module Mine\."),
+        ("no_such.Mine", r"no_such\.Mine cannot be loaded: Python finds no module no_such\."),
+        ("our_callbacks.deep.Mine", r"Python finds no module our_callbacks\.deep\."),
+        ("our_callbacks.Thine", r"Thine cannot be loaded: the module our_callbacks does not define Thine\."),
         (
             {"type": "our_callbacks.Mine", "seldom": 1},
             r"Mine cannot be called with {'seldom': 1}: .*'seldom'",
         ),
         ("our_callbacks.build", r"build cannot be called with no arguments: .*'often'"),
         ("our_callbacks.plain", r"plain cannot be called with no arguments: 5 is not a callable object"),
-        ("our_callbacks.Stranger", r"our_callbacks\.Stranger creates a Stranger, which is no callback"),
-        ({"often": 3}, r"The callback {'often': 3} needs a type"),
+        (
+            "our_callbacks.Stranger",
+            r"our_callbacks\.Stranger creates a Stranger, which is not a valid callback",
+        ),
+        ({"often": 3}, r"The callback {'often': 3} has no type"),
     ],
 )
 def test_the_error_says_why_a_callback_cannot_be_loaded(

@@ -342,7 +342,7 @@ class Greedy(torch.nn.Module):
 def test_the_out_of_memory_error_says_how_many_images_fit() -> None:
     run = _run(Greedy(3), (64, 96))  # type: ignore[arg-type]
     batch = OneBatch(*_discs(8, 64, 96))
-    advice = r"train on 8 images of 64 x 96 .*at once\. 2 fit: .*batch_size=2,.*model_training\.accumulation_steps=4"
+    advice = r"train on 8 images of 64 x 96 .*at once\. 2 fit\. .*batch_size=2,.*model_training\.accumulation_steps=4"
     with pytest.raises(UserError, match=advice):
         train(run, batch, batch)  # type: ignore[arg-type]
     run.accumulation_steps = 4

@@ -97,7 +97,7 @@ def test_every_problem_is_reported(broken: Path) -> None:
     assert _problems(store) == {
         ids[0]: "the mask is missing",
         ids[1]: "the image is missing",
-        ids[2]: "the image is cut short",
+        ids[2]: "the image is truncated",
         ids[3]: "the image cannot be read",
         ids[4]: "the mask cannot be read or is not black and white",
         ids[5]: "the mask is 10x10, the image 240x160",

@@ -19,7 +19,7 @@ from carvana_kedro.stores.images.folder import FolderStore
 
 HEIGHT, WIDTH = 40, 64
 ORIENTATION = 0x0112
-LIMITS = "at most 32768 per side and 100 million in total"
+LIMITS = "the limits are 32768 per side and 100 million in total"
 
 # Smooth, so that jpg preserves it. The corners differ, so that every rotation changes it.
 _ROWS, _COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH]
@@ -241,7 +241,7 @@ def test_a_tiny_image_can_be_read_but_is_a_problem(tmp_path: Path) -> None:
     TINY.save(tmp_path / "tiny.png")
     store = FolderStore(tmp_path)
     assert store.read_image("tiny").tolist() == [[[200, 100, 50]]]
-    assert _problems(store) == {"tiny": "tiny.png is 1x1 pixels: at least 16 per side"}
+    assert _problems(store) == {"tiny": "tiny.png is 1x1 pixels: the minimum is 16 per side"}
 
 
 def test_a_large_image_is_read_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
@@ -501,7 +501,7 @@ def test_masks_are_matched_by_their_suffix(tmp_path: Path, caplog: pytest.LogCap
     assert store.mask_path("b") == masks / "b_mask.png"
     (message,) = caplog.messages
     assert message == (
-        f"{masks}: the names of 2 masks do not end in '_mask' and are ignored: _mask.png, b.png"
+        f"{masks}: 2 masks are ignored, because their names do not end in '_mask': _mask.png, b.png"
     )
 
 

@@ -139,7 +139,7 @@ def test_a_partial_file_is_kept_for_the_next_run(
     kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
 ) -> None:
     kaggle.fail("train.zip", Fault(cut_after=2_000_000), *[Fault(503)] * 6)
-    assert "files that are fetched already are kept" in _error_of(kaggle, competition, target)
+    assert "files that are already downloaded are kept" in _error_of(kaggle, competition, target)
     kaggle.faults.clear()
     KaggleCompetition(COMPETITION, {"token": TOKEN}).fetch("train.zip", target)
     assert target.read_bytes() == CONTENT
@@ -208,7 +208,7 @@ def test_the_error_for_rules_that_were_not_accepted_names_the_page(
 
 def test_an_unknown_competition_is_an_error(kaggle: StandInKaggle, target: Path) -> None:
     competition = KaggleCompetition("carvana", {"token": TOKEN})
-    assert "Kaggle does not have the competition carvana" in _error_of(kaggle, competition, target)
+    assert "Kaggle has no competition carvana" in _error_of(kaggle, competition, target)
 
 
 def test_a_response_of_a_proxy_is_an_error(

@@ -59,7 +59,7 @@ def test_files_of_kaggle_are_found_and_must_be_private(
     )
     for mode in (0o644, 0o640, 0o604):
         path.chmod(mode)
-        with pytest.raises(UserError, match=f"Others can read {path}, .*: chmod 600 {path}$"):
+        with pytest.raises(UserError, match=f"Other users can read {path}, .*: chmod 600 {path}$"):
             find_credentials({}, {}, tmp_path)
 
 
@@ -89,7 +89,7 @@ def test_the_error_for_missing_credentials_lists_the_places(tmp_path: Path) -> N
 def test_the_error_for_the_old_login_says_that_passwords_are_not_accepted(
     tmp_path: Path, variable: str
 ) -> None:
-    with pytest.raises(UserError, match="Kaggle accepts only tokens, no passwords"):
+    with pytest.raises(UserError, match="Kaggle accepts only tokens and keys, not passwords"):
         find_credentials({}, {variable: "x"}, tmp_path)
 
 
@@ -98,7 +98,7 @@ def test_the_error_for_the_old_login_says_that_passwords_are_not_accepted(
     [
         ({"username": "u"}, {}, "in credentials.yml lack key"),
         ({"key": "k"}, {}, "in credentials.yml lack username"),
-        ({"pasword": "k"}, {}, "kaggle has pasword"),
+        ({"pasword": "k"}, {}, "kaggle has unknown keys: pasword"),
         ({}, {"KAGGLE_USERNAME": "u"}, "in the environment lack KAGGLE_KEY"),
         ({}, {"KAGGLE_KEY": "k"}, "in the environment lack KAGGLE_USERNAME"),
     ],

@@ -122,7 +122,7 @@ def test_a_damaged_archive_of_the_user_is_not_deleted(
     (tmp_path / "raw").mkdir()
     content = (on_kaggle / "train_hq.zip").read_bytes()
     (tmp_path / "raw/train_hq.zip").write_bytes(content[:5000])
-    assert "If you remove it, it is fetched from Kaggle." in _error(source)
+    assert "If you remove it, the next run downloads it." in _error(source)
     assert (tmp_path / "raw/train_hq.zip").stat().st_size == 5000
 
 
@@ -157,7 +157,7 @@ def test_a_damaged_archive_is_fetched_once_more(
     whole = (on_kaggle / name).read_bytes()
     kaggle.content[name] = damage(whole)  # type: ignore[operator]
     message = _error(source)
-    assert f"{name} was damaged twice when it was fetched from Kaggle, and was deleted" in message
+    assert f"{name} was damaged after both downloads from Kaggle, and was deleted" in message
     assert not (tmp_path / "raw" / name).exists()
     assert kaggle.asked(name) == 2
     assert kaggle.sent[name] == 2 * len(kaggle.content[name])
@@ -203,7 +203,7 @@ def test_free_space_is_checked_before_the_first_byte(
     )
     message = _error(source)
     assert message.startswith(
-        "Fetching and unpacking train_hq.zip, train_masks.zip, train_masks.csv.zip needs 2000000.0 TB, but only "
+        "Downloading and unpacking train_hq.zip, train_masks.zip, train_masks.csv.zip needs 2000000.0 TB, but only "
     )
     assert "is free on the disk of" in message
     assert not kaggle.sent

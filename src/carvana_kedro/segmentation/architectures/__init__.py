@@ -53,13 +53,13 @@ def build_network(
         network = SmpNetwork.from_name(name, width_multiplier)
     elif arguments and (name in ARCHITECTURES or name.startswith(SMP_PREFIX)):
         raise UserError(
-            f"The architecture {name} takes no arguments, but {', '.join(arguments)} was given. Write "
+            f"The architecture {name} takes no arguments. Remove: {', '.join(arguments)}. Write "
             f"model_training.architecture: {name}."
         )
     else:
         raise UserError(
             f"model_training.architecture = {name!r}: unknown architecture. Available: {', '.join(ARCHITECTURES)}, "
-            f"{SMP_PREFIX}NAME/ENCODER of segmentation-models-pytorch, or the dotted path of a class of your own."
+            f"{SMP_PREFIX}NAME/ENCODER of segmentation-models-pytorch, or the dotted path of your own class."
         )
     if pretrained:
         network.load_pretrained()

@@ -62,8 +62,8 @@ class SegmentationNetwork(nn.Module, ABC):
         height, width = input_size
         if min(input_size) < self.stride:
             raise UserError(
-                f"Images of {height} x {width} (height x width) are too small for this network, which needs "
-                f"{self.stride} pixels per side: the nearest legal size is "
+                f"The input size {height} x {width} (height x width) is too small for this network, which needs "
+                f"at least {self.stride} pixels per side. The nearest valid size is "
                 f"{max(height, self.stride)} x {max(width, self.stride)}."
             )
         return height, width

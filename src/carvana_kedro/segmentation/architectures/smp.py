@@ -39,8 +39,8 @@ class SmpNetwork(SegmentationNetwork):
         _check_name("architecture", architecture, known)
         if encoder.startswith("tu-"):
             raise UserError(
-                f"model_training.architecture: encoders that segmentation-models-pytorch takes from timm are not "
-                f"supported, such as {encoder}. Choose one without tu-, such as resnet34."
+                f"model_training.architecture: the encoder {encoder} is not supported, because it comes "
+                "from timm. Choose an encoder whose name does not begin with tu-, such as resnet34."
             )
         _check_name("encoder", encoder, smp.encoders.encoders)
         try:
@@ -83,9 +83,9 @@ class SmpNetwork(SegmentationNetwork):
         legal = [max(self.stride, self.stride * round(side / self.stride)) for side in input_size]
         if tuple(legal) != tuple(input_size) and self.model.requires_divisible_input_shape:
             raise UserError(
-                f"Images of {input_size[0]} x {input_size[1]} (height x width) do not fit "
-                f"{self.name}, whose sides must be multiples of {self.stride}: the "
-                f"nearest legal size is {legal[0]} x {legal[1]}."
+                f"The input size {input_size[0]} x {input_size[1]} (height x width) does not fit "
+                f"{self.name}: both sides must be multiples of {self.stride}. The "
+                f"nearest valid size is {legal[0]} x {legal[1]}."
             )
         return super().output_size(input_size)
 

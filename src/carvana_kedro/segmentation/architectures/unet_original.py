@@ -78,9 +78,9 @@ class UNetOriginal(SegmentationNetwork):
         heights, widths = _nearest_legal(height), _nearest_legal(width)
         if heights != [height] or widths != [width]:
             raise UserError(
-                f"Images of {height} x {width} (height x width) do not fit unet_original, whose valid "
-                f"convolutions need 188 + 16 k pixels per side: the nearest legal heights are "
-                f"{_listed(heights)}, the nearest legal widths {_listed(widths)}."
+                f"The input size {height} x {width} (height x width) does not fit unet_original, whose unpadded "
+                f"convolutions need 188 + 16 k pixels per side. The nearest valid heights are "
+                f"{_listed(heights)}, the nearest valid widths are {_listed(widths)}."
             )
         return height - MARGIN, width - MARGIN
 

@@ -48,8 +48,8 @@ class Geometry:
         margins = [outer - inner for outer, inner in zip(self.input_size, self.output_size, strict=True)]
         if any(margin < 0 or margin % 2 for margin in margins):
             raise ValueError(
-                f"Input size {self.input_size} and output size {self.output_size} must differ by an even number of "
-                "pixels, at least 0, along each axis."
+                f"The input size {self.input_size} must exceed the output size {self.output_size} by an even number of "
+                "pixels (0 or more) along each axis."
             )
 
     @classmethod

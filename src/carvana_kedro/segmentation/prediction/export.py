@@ -171,7 +171,7 @@ def _test_batches(fitted: NDArray[np.uint8]) -> dict[str, list[NDArray[np.uint8]
 def _only_member(model: TrainedModel) -> Member:
     if len(model.members) > 1:
         raise UserError(
-            f"{len(model.members)} models were given, but an exported file holds one. Export them one by one: "
+            f"{len(model.members)} models were given, but an exported file contains one model. Export them one by one: "
             "--params checkpoint=FILE"
         )
     return model.members[0]

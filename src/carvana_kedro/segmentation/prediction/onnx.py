@@ -84,7 +84,7 @@ def _errors_naming(network: SegmentationNetwork, exporter: str) -> Iterator[None
         raise UserError(
             f"The network {name} cannot be exported: {exporter} raised {type(reason).__name__}: "
             f"{str(reason).strip().partition(chr(10))[0]}. An exported network must take any number of images, and "
-            "its control flow must not depend on the values of tensors. Without export, predict with "
+            "its control flow must not depend on the values of tensors. To predict without ONNX: --params "
             "inference.engine=torch."
         ) from error
 

@@ -132,7 +132,7 @@ class Predictor:
         self.geometry = Geometry.of(networks[0], input_size)
         if any(Geometry.of(network, input_size) != self.geometry for network in networks):
             raise UserError(
-                "These networks cannot be averaged: their output sizes differ. Choose networks with one output size."
+                "These networks cannot be averaged: their output sizes differ. Choose networks with equal output sizes."
             )
         segmenters = [Segmenter(network, self.geometry) for network in networks]
         self._segmenters: list[Callable[[Tensor], Tensor]] = [
@@ -229,7 +229,7 @@ class Predictor:
             traceback.clear_frames(error.__traceback__)  # they hold the tensors that did not fit
             self._fitting = count // 2
         logger.warning(
-            "%d images do not fit into memory at once: continuing with %d at once", count, self._fitting
+            "%d images do not fit into memory together: continuing with %d at a time", count, self._fitting
         )
         return self.logits(fitted)
 

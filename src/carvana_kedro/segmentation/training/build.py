@@ -249,7 +249,7 @@ def _check_forward(network: SegmentationNetwork, recipe: Recipe, images: Tensor,
         images_of = f"{count} image(s) of {height} x {width} (height x width)"
         if network.training and isinstance(error, ValueError):  # BatchNorm has one value per channel
             raise UserError(
-                f"{recipe.architecture} cannot learn from batches of {images_of}: {error}. Take a larger "
+                f"{recipe.architecture} cannot be trained on batches of {images_of}: {error}. Choose a larger "
                 "model_training.batch_size or input_size."
             ) from error
         raise UserError(
@@ -259,8 +259,8 @@ def _check_forward(network: SegmentationNetwork, recipe: Recipe, images: Tensor,
     if not isinstance(logits, Tensor) or logits.shape != (count, *output_size):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(
-            f"{recipe.architecture} returns {found} for {count} image(s) of {height} x {width}, and its output_size "
-            f"says {(count, *output_size)}: forward must return one logit per pixel, (N, h, w)."
+            f"{recipe.architecture} returns {found} for {count} image(s) of {height} x {width}, but its output_size "
+            f"requires {(count, *output_size)}: forward must return one logit per pixel, (N, h, w)."
         )
 
 
@@ -272,7 +272,7 @@ def _check_loss(loss: Callable[[Tensor, Tensor], Tensor], spec: Mapping[str, Any
         value = loss(logits, torch.zeros(2, 8, 8))
     except Exception as error:  # the user's code may raise anything
         raise UserError(
-            f"The loss {spec['type']} fails for logits and targets (2, 8, 8): {type(error).__name__}: {error}."
+            f"The loss {spec['type']} fails for logits and targets of shape (2, 8, 8): {type(error).__name__}: {error}."
         ) from error
     if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
         raise UserError(

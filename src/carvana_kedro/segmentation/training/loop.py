@@ -193,7 +193,7 @@ def evaluate(run: Training, batches: Batches) -> Record:
     loss = float(torch.stack(losses).mean())
     if not math.isfinite(loss):
         logger.warning(
-            "The validation loss of epoch %d is %s: is the learning rate too high?", run.epoch, loss
+            "The validation loss of epoch %d is %s. The learning rate may be too high.", run.epoch, loss
         )
     return {
         "val_loss": loss,
@@ -262,9 +262,9 @@ def _advice(batch_size: int, fitting: int) -> str:
         return "Not even one image fits. Choose a smaller model_training.input_size or width_multiplier."
     parts = min(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= fitting)
     return (
-        f"{fitting} fit: --params model_training.batch_size={fitting},model_training.accumulation_steps=1, perhaps "
-        f"with a smaller learning rate; or model_training.accumulation_steps={parts}, which keeps the batch size and "
-        "computes the batch in parts (BatchNorm's statistics are then those of a part)."
+        f"{fitting} fit. Set --params model_training.batch_size={fitting},model_training.accumulation_steps=1, perhaps "
+        f"with a smaller learning rate. Or set model_training.accumulation_steps={parts}: this keeps the batch size, "
+        "but computes the batch in parts (BatchNorm then uses the statistics of one part)."
     )
 
 

@@ -65,7 +65,7 @@ def build_optimizer(
     if name not in OPTIMIZERS:
         raise UserError(
             f"model_training.optimizer.name = {name!r}: unknown optimizer. Available: {', '.join(OPTIMIZERS)}, or the "
-            "dotted path of a class of your own."
+            "dotted path of your own class."
         )
     options["weight_decay"] = weight_decay
     if name in WITH_MOMENTUM:
@@ -86,7 +86,7 @@ def _build_imported(path: str, parameters: Iterable[Parameter], options: dict[st
     optimizer = kind(parameters, **options)
     if not isinstance(optimizer, Optimizer):
         raise UserError(
-            f"{path} creates a {type(optimizer).__name__}, which is not an optimizer: derive it from "
+            f"{path} creates a {type(optimizer).__name__}, which is not an optimizer: derive the class from "
             "torch.optim.Optimizer."
         )
     return optimizer
@@ -136,8 +136,8 @@ def build_schedule(
         raise UserError(f"Unknown learning-rate schedule {name!r}. Available: {', '.join(SCHEDULES)}.")
     if total_steps < 1 or not 0 <= warmup_steps <= max(0, total_steps - 2):
         raise UserError(
-            f"A warm-up of {warmup_steps} steps does not fit a training of {total_steps} steps: at least two must "
-            "remain. Shorten the warm-up or train longer."
+            f"A warm-up of {warmup_steps} steps does not fit a training of {total_steps} steps: at least two steps "
+            "must follow it. Shorten the warm-up or train longer."
         )
     if name == "plateau":
         if warmup_steps:

@@ -95,7 +95,7 @@ class ImageStore:
         except _UNREADABLE:
             image = None
         if image is None:
-            raise UserError(f"{path} cannot be decoded as an image. Fetch it again, or remove it.")
+            raise UserError(f"{path} cannot be decoded as an image. Download it again, or remove it.")
         return image
 
     def read_mask(self, image_id: str) -> np.ndarray:
@@ -118,7 +118,7 @@ class ImageStore:
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing.") from error
         except _UNREADABLE as error:
-            raise UserError(f"{path} cannot be decoded as a mask ({error}). Fetch it again.") from error
+            raise UserError(f"{path} cannot be decoded as a mask ({error}). Download it again.") from error
         levels = np.full(256, 2, np.uint8)  # 2 for colors other than black and white
         levels[: len(colors)] = np.select([(colors == 0).all(1), (colors == 255).all(1)], [0, 1], 2)
         mask = cv2.LUT(pixels, levels)
@@ -159,7 +159,7 @@ class ImageStore:
                 width, height = Image.open(file).size
                 file.seek(-2, 2)
                 if file.read(2) != _JPEG_END:
-                    problems.append("the image is cut short")
+                    problems.append("the image is truncated")
         except FileNotFoundError:
             problems.append("the image is missing")
         except _UNREADABLE:

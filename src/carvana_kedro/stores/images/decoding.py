@@ -21,7 +21,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 _LARGEST_SIDE = 32_768
 _MOST_PIXELS = 100_000_000
-_LIMITS = f"at most {_LARGEST_SIDE} per side and {_MOST_PIXELS // 10**6} million in total"
+_LIMITS = f"the limits are {_LARGEST_SIDE} per side and {_MOST_PIXELS // 10**6} million in total"
 _MAX_GRAY_FRACTION = 0.05
 
 # `Image.open` raises an error for large sizes before it reports them, and counts the previews that phones append to a

@@ -221,7 +221,11 @@ class FolderStore:
         others = _collect(masks, _list_files(folder, "folder.masks"), _MASK_TYPES, self.mask_suffix)
         without_suffix = [path for path in others if path.suffix.lower() in _MASK_TYPES]
         ending = repr(self.mask_suffix).replace("%", "%%")
-        _warn(f"%s: the names of %d masks do not end in {ending} and are ignored: %s", folder, without_suffix)
+        _warn(
+            f"%s: %d masks are ignored, because their names do not end in {ending}: %s",
+            folder,
+            without_suffix,
+        )
         not_images = [path for path in others if path.suffix.lower() not in _MASK_TYPES]
         _warn("%s: %d files are not images and are ignored: %s", folder, not_images)
 
@@ -308,7 +312,7 @@ def _examine_image(paths: Sequence[Path], problems: list[str]) -> decoding.Heade
     if min(header.upright) < _SMALLEST_SIDE:
         height, width = header.upright
         problems.append(
-            f"{_normalize(path.name)} is {width}x{height} pixels: at least {_SMALLEST_SIDE} per side"
+            f"{_normalize(path.name)} is {width}x{height} pixels: the minimum is {_SMALLEST_SIDE} per side"
         )
     return header
 

@@ -101,14 +101,14 @@ class KaggleCompetition:
                 if target.is_file():
                     return
                 download = Download(target)
-                logger.info("Fetching %s from Kaggle%s", name, download.describe())
+                logger.info("Downloading %s from Kaggle%s", name, download.describe())
                 if not download.complete:
                     self._retry(lambda: self._transfer(name, download), progress=lambda: download.have)
                 download.finish()
         except OSError as error:
             raise UserError(
-                f"{target} cannot be written ({error.strerror}). Fix this and run again. The part that is fetched "
-                "already is kept."
+                f"{target} cannot be written ({error.strerror}). Fix this and run again. The part that is already "
+                "downloaded is kept."
             ) from error
 
     def submit(self, file: Path, message: str) -> int:
@@ -236,7 +236,7 @@ class KaggleCompetition:
             )
         if status == 404:
             return (
-                f"Kaggle does not have the competition {self.name}, or not the requested file (404). The name of the "
+                f"Kaggle has no competition {self.name}, or it does not have the requested file (404). The name of the "
                 "competition is set in globals.yml: kaggle.competition"
             )
         if not _is_transient(error):
@@ -244,13 +244,13 @@ class KaggleCompetition:
         wait = _retry_after(error)
         if wait and wait > _MAX_WAIT:
             return (
-                f"Kaggle asks to wait {wait / 60:.0f} minutes ({_summarize(error)}). Run again then: files that are "
-                "fetched already are kept."
+                f"Kaggle asks to wait {wait / 60:.0f} minutes ({_summarize(error)}). Run again after that: files that "
+                "are already downloaded are kept."
             )
         problem = "Kaggle cannot be reached" if status is None else "Kaggle is unavailable"
         return (
-            f"{problem}: {_summarize(error)}, {failures} times in a row. Run again later: files that are fetched "
-            "already are kept."
+            f"{problem}: {_summarize(error)}, {failures} times in a row. Run again later: files that are already "
+            "downloaded are kept."
         )
 
 
@@ -302,7 +302,7 @@ def _sign_in(credentials: Credentials, timeout: float) -> "KaggleApi":
                 api.authenticate()  # uses the tokens that `kaggle auth login` stored
         except SystemExit as error:
             raise UserError(
-                f"Kaggle does not accept {credentials.where}. Sign in again: kaggle auth login"
+                f"Kaggle does not accept the tokens in {credentials.where}. Sign in again: kaggle auth login"
             ) from error
     return api
 

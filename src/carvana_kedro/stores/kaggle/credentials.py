@@ -17,7 +17,7 @@ Create a token at {SETTINGS_PAGE} and put it into one of these places. The first
   conf/local/credentials.yml               kaggle: {{token: KGAT_...}}   or   kaggle: {{username: ..., key: ...}}
   the environment                          KAGGLE_API_TOKEN              or   KAGGLE_USERNAME and KAGGLE_KEY
   Kaggle's own files                       ~/.kaggle/access_token        or   kaggle.json   or   kaggle auth login
-Only you may be able to read the file: chmod 600 FILE"""
+The file must be readable only by you: chmod 600 FILE"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ def find_credentials(
         return _strip(found)
     problem = "No Kaggle credentials were found."
     if "KAGGLE_USER" in environment or "KAGGLE_PASSWD" in environment:
-        problem += " KAGGLE_USER and KAGGLE_PASSWD are set, but Kaggle accepts only tokens, no passwords."
+        problem += (
+            " KAGGLE_USER and KAGGLE_PASSWD are set, but Kaggle accepts only tokens and keys, not passwords."
+        )
     raise UserError(f"{problem} {_ADVICE}")
 
 
@@ -76,7 +78,7 @@ def _configured(configured: Mapping[str, str]) -> Credentials | None:
         _require_private(Path(where))
     if unknown := values.keys() - {"token", "username", "key"}:
         raise UserError(
-            f"{where}: kaggle has {', '.join(sorted(unknown))}. Set token, or username and key, instead."
+            f"{where}: kaggle has unknown keys: {', '.join(sorted(unknown))}. Set token, or username and key."
         )
     return _complete(where, values, "username", "key")
 
@@ -103,7 +105,7 @@ def _from_files(environment: Mapping[str, str], home: Path) -> Credentials | Non
             try:
                 values = {name: str(json.loads(content)[name]) for name in ("username", "key")}
             except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path} is damaged. Fetch it again: {SETTINGS_PAGE}") from None
+                raise UserError(f"{path} is damaged. Download it again: {SETTINGS_PAGE}") from None
             return Credentials(str(path), **values)
     if (own / "credentials.json").is_file():
         _require_private(own / "credentials.json")
@@ -161,4 +163,4 @@ def _require_private(path: Path) -> None:
     if sys.platform == "win32":
         return  # Windows has no such mode, and home folders are private by default
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise UserError(f"Others can read {path}, which holds your Kaggle credentials: chmod 600 {path}")
+        raise UserError(f"Other users can read {path}, which holds your Kaggle credentials: chmod 600 {path}")

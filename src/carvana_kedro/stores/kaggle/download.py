@@ -63,7 +63,7 @@ class Download:
             other = tag.startswith('"') and tag != self._version
             if other or int(span.partition("-")[0]) != self.have or total != str(self._size):
                 self.discard()
-                raise requests.ConnectionError("the server sent another part than requested")
+                raise requests.ConnectionError("the server sent a different part than requested")
         else:
             self._begin(response)
         with (

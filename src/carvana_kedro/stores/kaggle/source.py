@@ -85,7 +85,7 @@ class KaggleSource:
         parts = [path.with_name(f"{path.name}.part") for path in missing]
         fetched = sum(part.stat().st_size for part in parts if part.is_file())
         names = ", ".join(path.name for path in missing)
-        require_space(self.folder, max(0, needed - fetched), f"fetching and unpacking {names}")
+        require_space(self.folder, max(0, needed - fetched), f"downloading and unpacking {names}")
 
     def _fetch_images(self, name: str) -> Path:
         """Return the folder unpacked from NAME.zip."""
@@ -118,15 +118,15 @@ class KaggleSource:
                 return use()
             except DamagedArchiveError as error:
                 if not fetched_digest(archive):
-                    raise UserError(f"{error} If you remove it, it is fetched from Kaggle.") from error
+                    raise UserError(f"{error} If you remove it, the next run downloads it.") from error
                 delete_fetched(archive)
                 if attempt == 2:
                     raise UserError(
-                        f"{archive.name} was damaged twice when it was fetched from Kaggle, and was deleted: "
+                        f"{archive.name} was damaged after both downloads from Kaggle, and was deleted: "
                         f"{error.__cause__}. Run again later, or put the archive from another source into "
                         f"{archive.parent}."
                     ) from error
-                logger.warning("%s is damaged (%s). It is fetched again.", archive, error.__cause__)
+                logger.warning("%s is damaged (%s). It is downloaded again.", archive, error.__cause__)
         raise AssertionError("unreachable")
 
     @property
