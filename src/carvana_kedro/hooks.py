@@ -1,5 +1,6 @@
 """Checks before a run, so that a mistake is reported before any node starts."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -125,4 +126,4 @@ def _options(run_params: Mapping[str, Any]) -> str:
     environment = f" --env {run_params['env']}" if run_params.get("env") else ""
     values = flatten(run_params.get("runtime_params") or {})
     parameters = ",".join(f"{key}={value}" for key, value in values.items())
-    return environment + (f" --params {parameters}" if parameters else "")
+    return environment + (f" --params {shlex.quote(parameters)}" if parameters else "")

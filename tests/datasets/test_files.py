@@ -160,3 +160,5 @@ def test_a_checkpoint_replaces_the_model_until_one_is_saved(
         ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "empty")).load()
     with pytest.raises(DatasetError, match=r"The checkpoint .* does not exist"):
         ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "nowhere.pt")).load()
+    with pytest.raises(DatasetError, match=r"nowhere\.pt: there is no such file or folder"):
+        ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "nowhere.pt")).exists()

@@ -78,4 +78,9 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel"]):
         return {"filepath": str(self._filepath), "checkpoint": self._checkpoint and str(self._checkpoint)}
 
     def _exists(self) -> bool:
+        if self._checkpoint is not None and not self._checkpoint.exists():
+            # Training, which is the advice where a model is missing, would not create it.
+            raise UserError(
+                f"checkpoint={self._checkpoint}: there is no such file or folder. Correct the path."
+            )
         return (self._checkpoint or self._filepath).exists()

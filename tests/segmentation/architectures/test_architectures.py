@@ -140,7 +140,7 @@ class TestSizesOfValidConvolutions:
     def test_output_size_agrees_with_following_the_layers(self, height, width):
         expected = (follow_the_valid_convolutions(height), follow_the_valid_convolutions(width))
         if None in expected:
-            with pytest.raises(UserError, match=f"Images of {height} x {width} "):
+            with pytest.raises(UserError, match=f"The input size {height} x {width} "):
                 self.network.output_size((height, width))
         else:
             assert self.network.output_size((height, width)) == expected
