@@ -127,5 +127,5 @@ def test_code_that_a_model_file_names_runs_only_if_the_parameters_name_it_too(
     assert (done.returncode == 0) == runs
     if not runs:
         assert "The model somebody's needs the network hostile.MyNet" in done.stderr
-        assert "imported only if the run's own parameters name it too" in done.stderr
+        assert "imported only if your parameters name it too" in done.stderr
         assert "Traceback" not in done.stderr
