@@ -1,4 +1,4 @@
-"""Fixtures for several tests: a small rendered competition, and `kedro` as a real process."""
+"""What several tests need: a small rendered competition, and the project's own commands as real processes."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ SMALL = StudioSettings(training_cars=4, test_cars=1, views=4, width=240, height=
 
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archives of a competition with 16 training and 4 test images of 240 x 160. Tests only read them."""
+    """The archives of a competition of 16 training and 4 test images of 240 x 160. Read only."""
     folder = tmp_path_factory.mktemp("archives")
     render_competition(SMALL, folder, num_workers=1)
     return folder
@@ -29,7 +29,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def unpacked(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder where these archives are unpacked. Tests only read it."""
+    """Where those archives are unpacked. Read only."""
     folder = tmp_path_factory.mktemp("unpacked")
     open_side(archives, folder, "training")
     open_side(archives, folder, "test")
@@ -48,7 +48,7 @@ def test_images(archives: Path, unpacked: Path) -> ImageStore:
 
 @pytest.fixture
 def broken(archives: Path, unpacked: Path, tmp_path: Path) -> Path:
-    """A copy of the unpacked competition that a test may change."""
+    """The competition as unpacked folders, for a test to break."""
     for name in ("train", "train_masks", "test"):
         (found,) = unpacked.glob(f"{name}-????????????")
         shutil.copytree(found, tmp_path / "competition" / name)
@@ -58,7 +58,7 @@ def broken(archives: Path, unpacked: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def on_kaggle(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same competition with archives of both qualities, as on Kaggle. Tests only read it."""
+    """The same competition with the archives of both qualities, as Kaggle has them. Read only."""
     folder = tmp_path_factory.mktemp("kaggle")
     for archive in archives.glob("*.zip"):
         shutil.copy(archive, folder)
@@ -71,7 +71,7 @@ def on_kaggle(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def kaggle(on_kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInKaggle]:
-    """A local server in place of Kaggle that serves the competition. The environment has credentials for it."""
+    """A stand-in for Kaggle that serves the competition, and an account there in the environment."""
     for variable in [name for name in os.environ if name.startswith("KAGGLE_")]:
         monkeypatch.delenv(variable)
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
@@ -84,7 +84,7 @@ def kaggle(on_kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def kedro(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`kedro(...)` runs a command of kedro in the project, with a data root for this test."""
+    """`kedro(...)` runs the command in the project, as a user would, with a data root of the test's own."""
 
     def call(*arguments: str, params: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
         params = ",".join(filter(None, [f"data_root={tmp_path / 'data'}", params]))

@@ -1,4 +1,4 @@
-"""The project as its users run it: real processes, at the smallest size."""
+"""Whole runs of the project with `kedro run`, at the smallest size."""
 
 import csv
 import gzip
@@ -23,7 +23,7 @@ from carvana_kedro.stores.images.competition import ImageStore
 PROJECT = Path(__file__).parents[1]
 Kedro = Callable[..., subprocess.CompletedProcess[str]]
 
-LEFT = [
+OUTPUTS = [
     "06_models/sample/model.pt",
     "06_models/sample/run_manifest.json",
     "06_models/sample/training_history.csv",
@@ -39,16 +39,16 @@ LEFT = [
 ]
 
 
-def test_kedro_run_and_each_pipeline_again(kedro: Kedro, tmp_path: Path) -> None:
+def test_kedro_run_writes_all_outputs_and_each_pipeline_can_be_repeated(kedro: Kedro, tmp_path: Path) -> None:
     kedro("run", "--env", "test")
     data = tmp_path / "data"
-    assert [name for name in LEFT if not (data / name).is_file()] == []
+    assert [name for name in OUTPUTS if not (data / name).is_file()] == []
     assert not list(data.rglob("*.part"))
     assert list((data / "06_models/sample/checkpoints").glob("*/best-*.pt"))
     assert list((data / "08_reporting/tensorboard/sample").glob("*/events.*"))
     score = json.loads((data / "08_reporting/sample/sample/submission_score.json").read_text())
     assert score["images"] == 4
-    # A tiny network, trained for seconds on three cars: it has learned where a car is.
+    # A tiny network, trained for seconds on three cars, finds the car roughly.
     assert score["dice"] > 0.5
     submission = (data / "07_model_output/sample/sample/submit.csv.gz").read_bytes()
     header, *rows = csv.reader(gzip.decompress(submission).decode().splitlines())
@@ -58,18 +58,18 @@ def test_kedro_run_and_each_pipeline_again(kedro: Kedro, tmp_path: Path) -> None
 
     for pipeline in ("data_ingestion", "model_training", "inference", "reporting"):
         kedro("run", "--env", "test", "--pipelines", pipeline)
-    # Seeded from end to end: the second run predicts the same masks.
+    # Everything is seeded: the second run predicts the same masks.
     assert (data / "07_model_output/sample/sample/submit.csv.gz").read_bytes() == submission
 
 
-def test_training_goes_on_where_it_was(kedro: Kedro, tmp_path: Path) -> None:
+def test_an_interrupted_training_resumes(kedro: Kedro, tmp_path: Path) -> None:
     kedro("run", "--env", "test", "--pipelines", "data_ingestion")
     train = ("run", "--env", "test", "--pipelines", "model_training")
     epochs = "model_training.epochs=120"
 
-    def leave(number: signal.Signals) -> str:
-        """Train until there is a new checkpoint, and send the signal."""
-        there = {path.name for path in tmp_path.rglob("last-*.pt")}
+    def interrupt(number: signal.Signals) -> str:
+        """Train until there is a new checkpoint, then send the signal; return the output."""
+        before = {path.name for path in tmp_path.rglob("last-*.pt")}
         command = [
             sys.executable,
             "-m",
@@ -82,17 +82,17 @@ def test_training_goes_on_where_it_was(kedro: Kedro, tmp_path: Path) -> None:
             command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, "DO_NOT_TRACK": "1", "COLUMNS": "200"},
         )  # fmt: skip
-        while process.poll() is None and {path.name for path in tmp_path.rglob("last-*.pt")} <= there:
+        while process.poll() is None and {path.name for path in tmp_path.rglob("last-*.pt")} <= before:
             time.sleep(0.005)
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
         assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 1), output
         return output
 
-    leave(signal.SIGKILL)
-    told = leave(signal.SIGTERM)
-    assert "Traceback" not in told
-    assert "Everything is saved. The same command resumes it." in " ".join(told.split())
+    interrupt(signal.SIGKILL)
+    output = interrupt(signal.SIGTERM)
+    assert "Traceback" not in output
+    assert "Everything is saved. The same command resumes it." in " ".join(output.split())
     done = kedro(*train, params=epochs)
     assert "resumes in epoch" in " ".join(done.stdout.split())
     history = pd.read_csv(tmp_path / "data/06_models/sample/training_history.csv")
@@ -104,7 +104,7 @@ def test_training_goes_on_where_it_was(kedro: Kedro, tmp_path: Path) -> None:
     assert len(list((tmp_path / "data/06_models/sample/checkpoints").glob("*/run.json"))) == 2
 
 
-def test_archives_of_the_competition(kedro: Kedro, archives: Path, tmp_path: Path) -> None:
+def test_a_run_with_archives_of_the_competition(kedro: Kedro, archives: Path, tmp_path: Path) -> None:
     kedro("run", "--env", "test", params=f"source=archives,archives={archives}")
     metrics = json.loads((tmp_path / "data/06_models/sample/validation_metrics.json").read_text())
     assert metrics["images"] == 4
@@ -113,24 +113,24 @@ def test_archives_of_the_competition(kedro: Kedro, archives: Path, tmp_path: Pat
     assert score["images"] == 4
 
 
-def test_photographs_of_ones_own(kedro: Kedro, training_images: ImageStore, tmp_path: Path) -> None:
-    """ImageSource of several sizes and formats, upright and turned, with masks of several kinds."""
-    images, masks = tmp_path / "photographs", tmp_path / "masks"
+def test_a_run_with_a_folder_of_images(kedro: Kedro, training_images: ImageStore, tmp_path: Path) -> None:
+    """The images have several sizes, formats and orientations; the masks have several modes."""
+    images, masks = tmp_path / "images", tmp_path / "masks"
     images.mkdir()
     masks.mkdir()
-    turned = Image.Exif()
-    turned[0x0112] = 6
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
     for number, image_id in enumerate(training_images.ids()):
         size = (240 + 10 * (number % 4), 160 + 7 * (number % 3))
-        photograph = Image.fromarray(training_images.read_image(image_id)).resize(size)
+        image = Image.fromarray(training_images.read_image(image_id)).resize(size)
         mask = Image.fromarray(training_images.read_mask(image_id) * 255).resize(
             size, Image.Resampling.NEAREST
         )
         kind = number % 4
         if kind == 0:
-            photograph.rotate(90, expand=True).save(images / f"{image_id}.JPG", exif=turned)
+            image.rotate(90, expand=True).save(images / f"{image_id}.JPG", exif=rotated)
         else:
-            photograph.save(images / f"{image_id}.{('', 'png', 'webp', 'tiff')[kind]}")
+            image.save(images / f"{image_id}.{('', 'png', 'webp', 'tiff')[kind]}")
         if kind == 1:
             mask = mask.point(lambda value: value // 255)
         elif kind == 2:
@@ -176,7 +176,7 @@ def test_every_recipe_trains(kedro: Kedro, tmp_path: Path) -> None:
         if folds:
             kedro("run", "--env", "test", "--pipelines", "inference,reporting", params=params)
             reports = tmp_path / "data/08_reporting/sample" / name
-            # Out of fold: every image of the four cars has a score.
+            # Scores are out of fold, so every image of the four cars has one.
             assert len(pd.read_csv(tmp_path / "data/06_models" / name / "validation_scores.csv")) == 16
             assert (reports / "submission_preview.png").is_file()
             assert (

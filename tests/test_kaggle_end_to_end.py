@@ -1,4 +1,4 @@
-"""From an empty folder to a scored submission, against the stand-in for Kaggle: real processes, some really killed."""
+"""Whole runs against the stand-in for Kaggle, from an empty folder to a scored submission, some of them killed."""
 
 import csv
 import gzip
@@ -21,7 +21,7 @@ from standin_kaggle import KEY, USERNAME, Fault, StandInKaggle
 PROJECT = Path(__file__).parents[1]
 Kedro = Callable[..., subprocess.CompletedProcess[str]]
 
-# Full scale in everything but size.
+# The full workflow with a small network and small images.
 SMALL = ",".join(
     [
         "recipe=sample",
@@ -34,12 +34,12 @@ SMALL = ",".join(
 )
 
 
-def test_from_nothing_to_a_score(kedro: Kedro, kaggle: StandInKaggle, tmp_path: Path) -> None:
-    # Training and everything before it leaves the test images alone, 16 GB on Kaggle.
+def test_runs_from_an_empty_folder_to_a_score(kedro: Kedro, kaggle: StandInKaggle, tmp_path: Path) -> None:
+    # Training does not download the test images, which are 16 GB on Kaggle.
     done = [kedro("run", "--env", "kaggle", "--pipelines", "data_ingestion,model_training", params=SMALL)]
     assert set(kaggle.sent) == {"train_hq.zip", "train_masks.zip", "train_masks.csv.zip"}
 
-    # Inference fetches them, on a line that breaks once.
+    # Inference downloads them. The connection breaks once.
     kaggle.fail("test_hq.zip", Fault(cut_after=10_000))
     done.append(kedro("run", "--env", "kaggle", "--pipelines", "inference,reporting", params=SMALL))
     output = tmp_path / "data/07_model_output/kaggle/sample"
@@ -50,7 +50,7 @@ def test_from_nothing_to_a_score(kedro: Kedro, kaggle: StandInKaggle, tmp_path: 
     done.append(kedro(*submission, params=f"{SMALL},submission.dry_run=true"))
     assert json.loads((output / "submission_receipt.json").read_text())["uploaded"] is False
     assert kaggle.submissions == []
-    for _ in range(2):  # the second time it is there already
+    for _ in range(2):  # the second time, the same file is not uploaded again
         done.append(kedro(*submission, params=SMALL))
         receipt = json.loads((output / "submission_receipt.json").read_text())
         assert (receipt["uploaded"], receipt["status"]) == (True, "complete")
@@ -58,14 +58,14 @@ def test_from_nothing_to_a_score(kedro: Kedro, kaggle: StandInKaggle, tmp_path: 
         assert len(kaggle.submissions) == 1
     assert kaggle.submissions[0]["content"] == (output / "submit.csv.gz").read_bytes()
 
-    # Everything is there now: a second run asks for nothing.
+    # Everything is downloaded and submitted: a second run sends no requests.
     kaggle.requests.clear()
     done.append(kedro("run", "--env", "kaggle", params=SMALL))
     assert kaggle.requests == []
 
     assert not any(KEY in run.stdout + run.stderr for run in done)
-    left = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
-    assert not any(KEY.encode() in path.read_bytes() for path in left)
+    files = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    assert not any(KEY.encode() in path.read_bytes() for path in files)
 
 
 def _no_account(kaggle: StandInKaggle, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -92,26 +92,26 @@ def _rules(kaggle: StandInKaggle, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.parametrize("mistake", [_no_account, _old_login, _wrong_key, _rules])
-def test_what_kaggle_refuses_is_told_without_a_traceback(
+def test_errors_of_kaggle_are_reported_without_a_traceback(
     kedro: Kedro,
     kaggle: StandInKaggle,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     mistake: Callable[[StandInKaggle, pytest.MonkeyPatch], str],
 ) -> None:
-    told = mistake(kaggle, monkeypatch)
+    expected = mistake(kaggle, monkeypatch)
     done = kedro("run", "--env", "kaggle", check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
-    assert told in done.stderr.partition("Error: ")[2]
+    assert expected in done.stderr.partition("Error: ")[2]
     assert not list((tmp_path / "data/01_raw").rglob("*.zip"))
 
 
-def test_credentials_in_the_configuration_count_in_every_environment(
+def test_local_credentials_are_used_in_every_environment(
     kaggle: StandInKaggle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("KAGGLE_KEY", "wrong")
-    # A configuration of the test's own: nobody's conf/local is touched.
+    # Use a copy of the configuration, so that the developer's conf/local is not touched.
     conf = tmp_path / "conf"
     for folder in ("base", "kaggle"):
         (conf / folder).mkdir(parents=True)
@@ -138,10 +138,10 @@ def test_credentials_in_the_configuration_count_in_every_environment(
     assert KEY not in done.stdout + done.stderr
 
 
-def test_ten_kills_cost_no_more_than_time(
+def test_a_download_and_unpacking_killed_ten_times_resumes(
     kaggle: StandInKaggle, kedro: Kedro, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Six kills while 12 MB are on their way, four while 3,000 images are unpacked; then a run that is left alone."""
+    """Kill it six times while it downloads 12 MB, four times while it unpacks 3,000 images; then let it finish."""
     chance = random.Random(2017)
     names = [f"{number // 16:012x}_{number % 16 + 1:02d}" for number in range(3000)]
     archive = tmp_path / "train_hq.zip"
@@ -156,22 +156,22 @@ def test_ten_kills_cost_no_more_than_time(
     def images() -> int:
         return sum(1 for _ in raw.glob("unpacked/train_hq-*/*.jpg"))
 
-    def kill(begun: Callable[[], bool], after: float) -> None:
+    def kill(started: Callable[[], bool], after: float) -> None:
         command = [sys.executable, "-m", "kedro", *node, "--params", f"data_root={tmp_path / 'data'}"]
         process = subprocess.Popen(
             command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            while process.poll() is None and not begun():
+            while process.poll() is None and not started():
                 time.sleep(0.005)
             time.sleep(after)
         finally:
-            with suppress(ProcessLookupError):  # it may have come to its end
+            with suppress(ProcessLookupError):  # it may have ended
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         part = raw / "train_hq.zip.part"
-        have = part.stat().st_size if part.exists() else len(content)
-        killed.append((have, images(), kaggle.sent["train_hq.zip"]))
+        downloaded = part.stat().st_size if part.exists() else len(content)
+        killed.append((downloaded, images(), kaggle.sent["train_hq.zip"]))
 
     kaggle.bytes_per_second = 3e6
     for _ in range(6):
@@ -180,8 +180,8 @@ def test_ten_kills_cost_no_more_than_time(
     assert killed[-1][0] < len(content)
     kaggle.bytes_per_second = None
     for _ in range(4):
-        there = images()
-        kill(lambda: images() > there, chance.uniform(0.0, 0.1))  # noqa: B023
+        unpacked = images()
+        kill(lambda: images() > unpacked, chance.uniform(0.0, 0.1))  # noqa: B023
 
     kedro(*node)
     (folder,) = raw.glob("unpacked/train_hq-????????????")
@@ -193,11 +193,11 @@ def test_ten_kills_cost_no_more_than_time(
     again = kaggle.sent["train_hq.zip"] - len(content)
     with capsys.disabled():
         lines = [
-            f"  {have:>10,} bytes there, {images:>5} images, {sent:>10,} bytes sent"
-            for have, images, sent in killed
+            f"  {downloaded:>10,} bytes downloaded, {images:>5} images, {sent:>10,} bytes sent"
+            for downloaded, images, sent in killed
         ]
         sys.stdout.write(
             "\n" + "\n".join(lines) + f"\n  {again:,} of {len(content):,} bytes were sent twice\n"
         )
-    # What was on its way, and what the sockets held, at each of six kills.
+    # Each of the six kills loses the data in transit and in the buffers of the sockets.
     assert again < 6 * 3 << 20

@@ -1,4 +1,4 @@
-"""The graph as `kedro viz` shows it in a browser: a real server, a real Chromium."""
+"""The graph that `kedro viz` shows in a browser, tested with a Kedro-Viz server and Chromium."""
 
 import os
 import shutil
@@ -23,14 +23,14 @@ from carvana_kedro.pipeline_registry import DEFAULT
 PROJECT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-# On a machine without a browser these tests are skipped, visibly; in CI its absence is a failure.
+# Without a browser these tests are skipped, except in CI, where they fail.
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None and "CI" not in os.environ, reason="needs Chromium (apt-get install chromium)"
 )
 
 
 def free_port() -> int:
-    """A port that Kedro-Viz takes: it refuses those above 49151, which the system likes to hand out."""
+    """Return a free port that Kedro-Viz accepts. It refuses ports above 49151, which the system would choose."""
     for port in range(41410, 41510):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
@@ -53,7 +53,7 @@ def viz(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(120):
-            assert server.poll() is None, "kedro viz ended by itself"
+            assert server.poll() is None, "kedro viz stopped"
             try:
                 urllib.request.urlopen(f"{address}/api/main", timeout=5).close()
                 break
@@ -61,7 +61,7 @@ def viz(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 time.sleep(1)
         yield address
     finally:
-        # The server outlives its parent: end the whole process group.
+        # The server survives its parent, so stop the whole process group.
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=30)
@@ -87,7 +87,7 @@ def page(browser: Browser, viz: str) -> Iterator[Page]:
 
 
 def _open(page: Page, viz: str, name: str) -> None:
-    """Open the panel of one node or dataset by its name, as a click on it would."""
+    """Open the panel of a node or dataset, like a click on it."""
     nodes = page.request.get(f"{viz}/api/main").json()["nodes"]
     (found,) = [node["id"] for node in nodes if node["name"] == name]
     page.goto(f"{viz}/?pid=__default__&expandAllPipelines=true&sid={found}")
@@ -98,15 +98,15 @@ def _shown(page: Page) -> set[str]:
     return {text.strip() for text in page.locator(".pipeline-node__text").all_text_contents()}
 
 
-def test_every_pipeline_folds_into_one_box(page: Page) -> None:
+def test_every_pipeline_is_collapsed_into_one_box(page: Page) -> None:
     shown = _shown(page)
     assert set(DEFAULT) <= shown
-    # Folded: what goes between two pipelines is there, what stays within one is not.
+    # Only datasets between two pipelines are shown, not those within one.
     assert {"training_images", "test_images", "model", "submission"} <= shown
     assert not {"train_model", "predict_masks", "training_image_index"} & shown
 
 
-def test_every_node_and_dataset_is_there(page: Page, viz: str) -> None:
+def test_the_expanded_graph_shows_every_node_and_dataset(page: Page, viz: str) -> None:
     page.goto(f"{viz}/?pid=__default__&expandAllPipelines=true")
     expect(page.locator(".pipeline-node__text", has_text="train_model")).to_be_visible(timeout=30_000)
     modules = [import_module(f"carvana_kedro.pipelines.{name}") for name in DEFAULT]
@@ -128,6 +128,6 @@ def test_every_node_and_dataset_is_there(page: Page, viz: str) -> None:
         ("submission_preview", ".pipeline-metadata__plot img, .pipeline-metadata img"),
     ],
 )
-def test_previews_open(page: Page, viz: str, dataset: str, selector: str) -> None:
+def test_datasets_have_previews(page: Page, viz: str, dataset: str, selector: str) -> None:
     _open(page, viz, dataset)
     expect(page.locator(selector).first).to_be_visible(timeout=30_000)

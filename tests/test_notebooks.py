@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, and is committed without what it printed."""
+"""Every notebook runs from top to bottom, and is committed without its outputs."""
 
 import subprocess
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A source that the project has never heard of, added by configuration alone."""
+"""A new source of images, added by configuration only."""
 
 import shutil
 import subprocess
@@ -39,7 +39,7 @@ def test_a_source_is_one_entry_of_the_catalog(kedro: Kedro, archives: Path, tmp_
         "cutouts": 4,
         "overlays": 4,
     }
-    # Parameters overrule the source.
+    # Parameters take precedence over the source.
     shutil.rmtree(output)
     kedro(*command, "--pipelines", "inference", params=f"{params},inference.masks=false")
     assert sorted(path.name for path in output.iterdir() if path.is_dir()) == [
@@ -49,16 +49,16 @@ def test_a_source_is_one_entry_of_the_catalog(kedro: Kedro, archives: Path, tmp_
     ]
 
 
-def test_a_source_says_what_the_project_has_to_know(kedro: Kedro, archives: Path, tmp_path: Path) -> None:
+def test_the_description_of_a_source_is_checked(kedro: Kedro, archives: Path, tmp_path: Path) -> None:
     conf = tmp_path / "conf"
     shutil.copytree(PROJECT / "conf", conf, ignore=shutil.ignore_patterns("local"))
     (conf / "local").mkdir()
     entry = ENTRY.format(archives=archives).replace("[The cars are toys.]", "toys")
-    for text, told in (
+    for text, expected in (
         (entry, "_sources.toys.about in the catalog is not valid:\n  limits"),
         (entry.replace("limits: ", "limit: "), "_sources.toys in the catalog has no about.limits. Add it."),
     ):
         (conf / "base/catalog_toys.yml").write_text(text)
         done = kedro("run", "--env", "test", "--conf-source", str(conf), params="source=toys", check=False)
         assert "Running node" not in done.stdout
-        assert told in done.stderr
+        assert expected in done.stderr
