@@ -423,7 +423,7 @@ def _measured(
         row: Row = {"contender": name, **about}
         rows.append(row)
         if time.monotonic() > deadline:
-            row["note"] = f"not source: the limit of {GPU_MINUTES} minutes is reached"
+            row["note"] = f"not measured: the limit of {GPU_MINUTES} minutes is reached"
             continue
         try:
             torch.compiler.reset()  # after eight shapes torch would stop compiling
@@ -432,7 +432,7 @@ def _measured(
                 torch.cuda.reset_peak_memory_stats()
             timing = race({name: partial(start().epoch, batches)}, 2)[name]
         except ModuleNotFoundError as error:
-            row["note"] = f"not source: {error}"
+            row["note"] = f"not measured: {error}"
             continue
         except RuntimeError as error:
             if not is_out_of_memory(error):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
+from carvana_kedro.segmentation.architectures.unet import WIDTHS, UNet
 
 
 class TinyNet(SegmentationNetwork):
@@ -38,6 +39,32 @@ class Reordered(TinyNet):
         features = torch.relu(self.reduce(self.norm(images)))
         logits = interpolate(self.head(features), images.shape[2:], mode="bilinear", align_corners=False)
         return logits[:, 0]
+
+
+class DerivedFromUNet(UNet):
+    """Derived from a network whose BatchNorm may be fused; the layers that it adds must not be."""
+
+    def __init__(self) -> None:
+        super().__init__(WIDTHS["unet_small"], 1 / 8)
+        self.gate = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(self.gate(self.norm(images)))
+
+
+class OddMargin(TinyNet):
+    def output_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
+        return input_size[0] - 1, input_size[1] - 1
+
+
+class LossWithState(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return (self.weight * (logits.sigmoid() - targets) ** 2).mean()
 
 
 class TwoLogits(TinyNet):

@@ -363,7 +363,7 @@ def test_a_network_of_segmentation_models_pytorch_has_the_version_of_that_librar
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert code_of("smp:Unet") == {"smp:Unet": "segmentation_models_pytorch 0.5.1"}
     monkeypatch.setattr(sys, "path", [])
-    with pytest.raises(UserError, match="pip install segmentation-models-pytorch"):
+    with pytest.raises(UserError, match=r'pip install "carvana-kedro\[smp\]"'):
         code_of("smp:Unet")
 
 

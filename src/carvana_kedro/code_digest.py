@@ -16,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.extensions import import_object
 
 
 def digest(*texts: str) -> str:
@@ -73,13 +74,14 @@ def code_of(*paths: str) -> dict[str, str]:
 
 
 def _object_digest(path: str) -> str:
-    module, _, name = path.rpartition(".")
-    return _modules_digest(module, getattr(import_module(module), name))
+    named = import_object("object", path)
+    module = path.rpartition(".")[0]
+    return _modules_digest(module, getattr(named, "__module__", None) or module, id(named))
 
 
-@cache  # Keyed by the object: an edit of the file counts once Python has loaded the module again.
-def _modules_digest(module: str, named: object) -> str:
-    modules = dict.fromkeys([module, getattr(named, "__module__", None) or module])
+@cache  # Keyed by the object too: an edit of the file counts once Python has loaded the module again.
+def _modules_digest(module: str, defining_module: str, identity: int) -> str:
+    modules = dict.fromkeys([module, defining_module])
     return digest(*(f"{name} {_module_digest(name)}" for name in modules))
 
 

@@ -502,8 +502,9 @@ def _mistakes(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
     chosen = [details for details in errors if details["loc"][:1] != ("recipes",)]
     for details in chosen or errors:
         key = ".".join(str(part) for part in details["loc"] if not _TRIED_TYPE.match(str(part)))
-        if details["type"] == "extra_forbidden" and key in _RENAMED:
-            yield f"{key} has a new name: {_RENAMED[key]}"
+        in_recipe = re.sub(r"^recipes\.[^.]+\.", "model_training.", key)
+        if details["type"] == "extra_forbidden" and in_recipe in _RENAMED:
+            yield f"{key} has a new name: {_RENAMED[in_recipe]}"
         elif details["type"] == "extra_forbidden":
             yield f"{key} = {details['input']!r}: unknown parameter. {_available(model, details)}"
         elif details["type"] == "missing":

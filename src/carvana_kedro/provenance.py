@@ -21,6 +21,7 @@ DECODING = ("stores/images", "segmentation/data")
 TRAINING = (
     *DECODING,
     "segmentation/architectures",
+    "segmentation/extensions.py",
     "segmentation/training",
     "segmentation/hardware.py",
     "segmentation/metrics/threshold_curve.py",  # chooses best_threshold
@@ -28,6 +29,8 @@ TRAINING = (
 PREDICTION = (
     *DECODING,
     "segmentation/architectures",
+    "segmentation/extensions.py",
+    "segmentation/model.py",
     "segmentation/prediction",
     "segmentation/hardware.py",
     "stores/run_lengths.py",

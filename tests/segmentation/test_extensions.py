@@ -14,7 +14,7 @@ from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.segmentation.training.losses import build_loss
 from carvana_kedro.segmentation.training.optimizers import build_optimizer
 from carvana_kedro.segmentation.training.recipe import Recipe
-from my_extensions import Reordered, SignDescent, TinyNet, focal_loss
+from my_extensions import DerivedFromUNet, Reordered, SignDescent, TinyNet, focal_loss
 
 RECIPE: dict[str, Any] = {
     "architecture": "my_extensions.TinyNet",
@@ -67,7 +67,7 @@ def test_a_loss_may_be_a_class() -> None:
         ),
         ({"architecture": "nowhere.Net"}, "architecture nowhere.Net cannot be loaded: Python finds no module nowhere"),
         ({"architecture": "my_extensions.Net"}, "the module my_extensions does not define Net"),
-        ({"architecture": "torch.nn.ReLU"}, "torch.nn.ReLU creates a ReLU, which is not a valid architecture"),
+        ({"architecture": "torch.nn.ReLU"}, "torch.nn.ReLU is not a valid architecture: it must be a class"),
         (
             {"architecture": {"type": "my_extensions.TinyNet", "depth": 3}},
             "cannot be called with {'depth': 3}: got an unexpected keyword argument 'depth'",
@@ -93,7 +93,21 @@ def test_a_loss_may_be_a_class() -> None:
             {"optimizer": {"name": "my_extensions.SignDescent", "learning_rate": 1.0, "momentum": 0.9}},
             "cannot be called with .*'momentum': 0.9",
         ),
-        ({"optimizer": {"name": "torch.nn.Linear", "learning_rate": 1.0}}, "torch.nn.Linear cannot be called with"),
+        ({"optimizer": {"name": "torch.nn.Linear", "learning_rate": 1.0}}, "torch.nn.Linear is not a valid optimizer"),
+        ({"architecture": "my_extensions.OddMargin"}, "does not fit the input size 32 x 48 .*ValueError"),
+        (
+            {"architecture": {"type": "my_extensions.TinyNet", "dropout": 7.0}},
+            "cannot be created with {'dropout': 7.0}: ValueError",
+        ),
+        ({"loss": {"type": "my_extensions.LossWithState"}}, r"has parameters or buffers \(weight\)"),
+        ({"optimizer": {"name": "torch.optim.Adam", "learning_rate": 0.1, "fused": True}}, "has fused, which"),
+        ({"optimizer": {"name": "torch.optim.NAdam", "learning_rate": 0.1, "lr": 0.5}}, "has lr, which"),
+        ({"optimizer": {"name": "torch.optim.LBFGS", "learning_rate": 0.1}}, "LBFGS cannot step: TypeError"),
+        ({"optimizer": {"name": "torch.optim.SparseAdam", "learning_rate": 0.1}}, "SparseAdam cannot step"),
+        (
+            {"optimizer": {"name": "torch.optim.Adam", "learning_rate": 0.1, "betas": [2, 3]}},
+            "Adam cannot be created with .*ValueError",
+        ),
         ({"callbacks": ["my_extensions.TinyNet"]}, "TinyNet, which is not a valid callback"),
     ],
 )  # fmt: skip
@@ -115,10 +129,10 @@ def test_an_optimizer_by_path_takes_weight_decay_only_if_it_is_set() -> None:
     assert decayed.param_groups[0]["weight_decay"] == 0.2
 
 
-def test_batch_norm_is_fused_only_where_the_network_allows_it() -> None:
+@pytest.mark.parametrize("network", [Reordered(), DerivedFromUNet()])
+def test_batch_norm_is_fused_only_where_the_network_allows_it(network: Any) -> None:
     """Fused by the order of the children, this network would predict something else without a word."""
     torch.manual_seed(0)
-    network = Reordered()
     network.norm.running_mean.uniform_(-1, 1)  # type: ignore[union-attr, operator]
     network.norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr, operator]
     images = torch.randint(256, (1, 32, 48, 3), dtype=torch.uint8)

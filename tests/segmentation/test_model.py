@@ -63,6 +63,26 @@ def test_something_else_is_refused(broken: dict[str, Any], lacks: str) -> None:
         TrainedModel.from_dict(broken, "file.pt")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"members": []}, {"members": [1]}, {"members": 5}, {"input_size": 3}, {"validation_cars": None}],
+)
+def test_contents_of_wrong_types_are_refused(content: dict[str, Any], change: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"file\.pt is not a carvana-kedro model"):
+        TrainedModel.from_dict({**content, **change}, "file.pt")
+
+
+def test_nothing_but_a_network_is_called_even_if_its_path_is_trusted(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    witness = tmp_path / "witness"
+    spec = {"type": "subprocess.getoutput", "cmd": f"touch {witness}"}
+    model = TrainedModel.from_dict({**content, "architecture": spec, "width_multiplier": 1.0})
+    with pytest.raises(UserError, match=r"subprocess\.getoutput is not a valid architecture"):
+        model.build_networks(["subprocess.getoutput"])
+    assert not witness.exists()
+
+
 def test_joined_models_are_stored_as_members(content: dict[str, Any]) -> None:
     one = TrainedModel.from_dict(content)
     other = TrainedModel.from_dict({**content, "run_id": "b", "threshold": 0.7, "best_threshold": 0.6})

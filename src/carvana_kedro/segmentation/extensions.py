@@ -6,7 +6,7 @@ arguments beside it, `{type: my_package.my_module.MyClass, depth: 3}`.
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from carvana_kedro.errors import UserError
@@ -96,24 +96,48 @@ def check_arguments(kind: str, path: str, function: Any, *positional: Any, **arg
 
 
 def make_object(kind: str, spec: Spec, base: type) -> Any:
-    """Import a class, or a function that returns an object, and call it with the arguments beside its path.
+    """Import a class, and create an object of it with the arguments beside its path.
 
     Args:
         kind: The word for it in messages.
         spec: Dotted path, or mapping with `type` and arguments.
-        base: What the result must be an instance of.
+        base: What the class must be derived from. This is checked before anything is called, because the arguments
+            may come from a model file.
 
     Raises:
-        UserError: The path cannot be imported, the object does not take the arguments, or the result is not an
-            instance of `base`.
+        UserError: The path cannot be imported, it is no such class, or the class does not take the arguments.
     """
     path, arguments = split_spec(kind, spec)
-    make = import_object(kind, path)
-    check_arguments(kind, path, make, **arguments)
-    made = make(**arguments)
-    if not isinstance(made, base):
+    return create(kind, path, import_subclass(kind, path, base), **arguments)
+
+
+def import_subclass(kind: str, path: str, base: type) -> type:
+    """Import a class that is derived from `base`: see `import_object`.
+
+    Raises:
+        UserError: The path cannot be imported, or is no such class.
+    """
+    found = import_object(kind, path)
+    if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(
-            f"{path} creates a {type(made).__name__}, which is not a valid {kind}: derive the class from "
+            f"{path} is not a valid {kind}: it must be a class that is derived from "
             f"{base.__module__}.{base.__qualname__}."
         )
-    return made
+    return found
+
+
+def create(kind: str, path: str, make: Callable[..., Any], *positional: Any, **arguments: Any) -> Any:
+    """Call a class or function of the user's own.
+
+    Raises:
+        UserError: It does not take the arguments, or raises an error.
+    """
+    check_arguments(kind, path, make, *positional, **arguments)
+    try:
+        return make(*positional, **arguments)
+    except UserError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(
+            f"The {kind} {path} cannot be created with {arguments or 'no arguments'}: {type(error).__name__}: {error}."
+        ) from error

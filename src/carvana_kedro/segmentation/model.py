@@ -82,7 +82,8 @@ class Member:
         if is_dotted_path(name) and name not in trusted:
             raise UserError(
                 f"The model {self.run_id} needs the network {name}. Code that a model file names is imported only if "
-                f"your parameters name it too: --params model_training.architecture={name} (in Python: "
+                f"your parameters name it too. If you know this "
+                f"code: --params model_training.architecture={name} (in Python: "
                 f'trusted=["{name}"])'
             )
         return name
@@ -128,7 +129,13 @@ class TrainedModel:
         """
         model = content.get("model", content)
         members = model.get("members", [model]) if isinstance(model, Mapping) else [{}]
-        return cls(tuple(Member.from_dict(member, where) for member in members))
+        try:
+            found = tuple(Member.from_dict(member, where) for member in members)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{where} is not a carvana-kedro model: {error}") from error
+        if not found:
+            raise UserError(f"{where} is not a carvana-kedro model: it has no members.")
+        return cls(found)
 
     @classmethod
     def join(cls, models: Sequence["TrainedModel"]) -> Self:

@@ -24,8 +24,8 @@ class SegmentationNetwork(nn.Module, ABC):
         stride: Input pixels per pixel of the coarsest feature map.
         names: The names that the parameters know the class by; none for a class that is named by its dotted path.
         has_fusible_batch_norm: Whether each BatchNorm2d that follows a Conv2d among the children of a module also
-            follows it in `forward`. Prediction then fuses the two. Leave it False if you are not sure: the results
-            are the same, a little slower.
+            follows it in `forward`. Prediction then fuses the two. A derived class does not inherit it, but declares it
+            again. Leave it False if you are not sure: the results are the same, a little slower.
     """
 
     stride: int

@@ -12,6 +12,8 @@ from carvana_kedro.segmentation.extensions import SMP_PREFIX
 
 logger = logging.getLogger(__name__)
 
+_OTHER_NORMALIZATION = ("dpn", "inception", "xception")  # encoders
+
 
 class SmpNetwork(SegmentationNetwork):
     """A network of segmentation-models-pytorch, https://github.com/qubvel-org/segmentation_models.pytorch.
@@ -95,6 +97,11 @@ class SmpNetwork(SegmentationNetwork):
         Raises:
             UserError: It has none.
         """
+        if self.encoder_name.startswith(_OTHER_NORMALIZATION):
+            raise UserError(
+                f"The ImageNet weights of {self.encoder_name} expect another normalization of the images than this "
+                "project's: set model_training.pretrained to false, or choose another encoder, such as resnet34."
+            )
         if not self._has_imagenet_weights:
             raise UserError(
                 f"The encoder {self.encoder_name} has no ImageNet weights: set model_training.pretrained to false."

@@ -12,6 +12,7 @@ from torch import Tensor
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
 from carvana_kedro.segmentation.architectures.smp import SmpNetwork
+from carvana_kedro.segmentation.hardware import is_out_of_memory
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
 
 _OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory")
@@ -76,6 +77,8 @@ def _errors_naming(network: SegmentationNetwork, exporter: str) -> Iterator[None
     try:
         yield
     except Exception as error:  # the exporters' errors have no common base
+        if is_out_of_memory(error):
+            raise
         reason: BaseException = error
         while reason.__cause__ is not None:  # the outermost error is general advice
             reason = reason.__cause__

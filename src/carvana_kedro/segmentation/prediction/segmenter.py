@@ -16,7 +16,8 @@ class Segmenter(nn.Module):
     the mask's edge.
 
     Attributes:
-        network: The network in evaluation mode, without gradients, its BatchNorm folded into the convolutions.
+        network: The network in evaluation mode, without gradients. Its BatchNorm is fused into the convolutions if its
+            class declares `has_fusible_batch_norm`.
         geometry: Geometry of the network at its input size.
 
     >>> import torch
@@ -30,7 +31,9 @@ class Segmenter(nn.Module):
     def __init__(self, network: SegmentationNetwork, geometry: Geometry) -> None:
         """Copy the network."""
         super().__init__()
-        fused = fuse_batch_norm(network) if network.has_fusible_batch_norm else copy.deepcopy(network)
+        # Declared by the class itself: what holds for a network need not hold for a class derived from it.
+        fusible = vars(type(network)).get("has_fusible_batch_norm", False)
+        fused = fuse_batch_norm(network) if fusible else copy.deepcopy(network)
         self.network = fused.requires_grad_(False)
         self.geometry = geometry
         self.eval()

@@ -42,10 +42,10 @@ def check_recipe(recipe: Recipe) -> None:
     choose_hardware(recipe)
     for callback in recipe.callbacks:
         load_callback(callback)
-    build_optimizer([nn.Parameter(torch.zeros(1))], **recipe.optimizer)
+    _check_optimizer(recipe)
     _check_loss(build_loss(recipe.loss), recipe.loss)
     network = _network_on_meta(recipe)
-    output_size = network.output_size(recipe.input_size)
+    output_size = _geometry(network, recipe).output_size
     if recipe.pretrained:
         network.check_pretrained()
     part = recipe.batch_size // recipe.accumulation_steps
@@ -109,7 +109,7 @@ def build_run(
     network = build_network(
         recipe.architecture, width_multiplier=recipe.width_multiplier, pretrained=recipe.pretrained
     )
-    geometry = Geometry.of(network, recipe.input_size)
+    geometry = _geometry(network, recipe)
     flop = _flop(network, geometry.input_size)
     hardware = choose_hardware(recipe)
     samples = _build_samples(recipe, images, sides, geometry, keep_in_file)
@@ -149,6 +149,7 @@ def build_training(
     ema = build_ema(network, recipe.ema_decay) if recipe.ema_decay else None
     if ema is not None:
         hardware.place(ema.module)  # the copy of a compiled network is not compiled
+    _check_optimizer_keys(recipe)
     optimizer = build_optimizer(network.parameters(), **recipe.optimizer, fused=hardware.fused)
     loss = build_loss(recipe.loss)
     if isinstance(loss, nn.Module):
@@ -228,7 +229,7 @@ def _is_own(architecture: Spec) -> bool:
 def _flop(network: SegmentationNetwork, input_size: Size) -> float:
     try:
         return training_flop(network, input_size)
-    except (NotImplementedError, RuntimeError):  # other people's networks may not run on the meta device
+    except Exception:  # other people's networks may not run on the meta device
         return 0.0
 
 
@@ -264,9 +265,49 @@ def _check_forward(network: SegmentationNetwork, recipe: Recipe, images: Tensor,
         )
 
 
+def _geometry(network: SegmentationNetwork, recipe: Recipe) -> Geometry:
+    try:
+        return Geometry.of(network, recipe.input_size)
+    except UserError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(
+            f"{recipe.architecture} does not fit the input size {recipe.input_size[0]} x {recipe.input_size[1]} "
+            f"(height x width): {type(error).__name__}: {error}. See SegmentationNetwork.stride and output_size."
+        ) from error
+
+
+def _check_optimizer_keys(recipe: Recipe) -> None:
+    if reserved := {"lr", "fused", "parameters", "params"} & recipe.optimizer.keys():
+        raise UserError(
+            f"model_training.optimizer has {', '.join(sorted(reserved))}, which the training sets itself. Remove it: "
+            "the learning rate is learning_rate, and fused is model_training.fused."
+        )
+
+
+def _check_optimizer(recipe: Recipe) -> None:
+    """Check that the optimizer can be built and can step as the training loop does."""
+    _check_optimizer_keys(recipe)
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = build_optimizer([weight], **recipe.optimizer)
+    weight.grad = torch.ones(1)
+    try:
+        optimizer.step()
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(
+            f"The optimizer {recipe.optimizer['name']} cannot step: {type(error).__name__}: {error}. The training loop "
+            "calls step() without arguments, with dense gradients."
+        ) from error
+
+
 def _check_loss(loss: Callable[[Tensor, Tensor], Tensor], spec: Mapping[str, Any]) -> None:
     if "type" not in spec:
         return
+    if isinstance(loss, nn.Module) and loss.state_dict():
+        raise UserError(
+            f"The loss {spec['type']} has parameters or buffers ({', '.join(loss.state_dict())}). They would not be "
+            "trained or resumed. Compute them from the arguments, or register buffers with persistent=False."
+        )
     logits = torch.zeros(2, 8, 8, requires_grad=True)
     try:
         value = loss(logits, torch.zeros(2, 8, 8))

@@ -1,6 +1,7 @@
 """What happens around the training loop without being part of it."""
 
-from carvana_kedro.segmentation.extensions import Spec, make_object
+from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.extensions import Spec, create, import_object, split_spec
 from carvana_kedro.segmentation.training.state import Step, Training
 
 
@@ -54,5 +55,11 @@ def load_callback(spec: Spec) -> Callback:
     >>> type(load_callback({"type": path, "seconds": 10})).__name__
     'ProgressBar'
     """
-    callback: Callback = make_object("callback", spec, Callback)
+    path, arguments = split_spec("callback", spec)
+    callback = create("callback", path, import_object("callback", path), **arguments)
+    if not isinstance(callback, Callback):
+        raise UserError(
+            f"{path} creates a {type(callback).__name__}, which is not a valid callback: derive the class from "
+            f"{__name__}.Callback."
+        )
     return callback

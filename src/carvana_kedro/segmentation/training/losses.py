@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, max_pool2d
 
-from carvana_kedro.segmentation.extensions import check_arguments, import_object, split_spec
+from carvana_kedro.segmentation.extensions import check_arguments, create, import_object, split_spec
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Function from logits (N, H, W) and targets (N, H, W) in [0, 1] to a scalar."""
@@ -38,8 +38,7 @@ def build_loss(spec: Mapping[str, Any]) -> Loss:
     path, arguments = split_spec("loss", spec)
     found = import_object("loss", path)
     if inspect.isclass(found):
-        check_arguments("loss", path, found, **arguments)
-        return cast(Loss, found(**arguments))
+        return cast(Loss, create("loss", path, found, **arguments))
     check_arguments("loss", path, found, None, None, **arguments)
     return partial(found, **arguments)
 

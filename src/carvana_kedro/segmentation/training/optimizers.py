@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import (
 from torch.optim.swa_utils import AveragedModel
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation.extensions import check_arguments, import_object, is_dotted_path
+from carvana_kedro.segmentation.extensions import create, import_subclass, is_dotted_path
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}
 WITH_MOMENTUM = ("sgd", "rmsprop")
@@ -81,14 +81,9 @@ def build_optimizer(
 
 
 def _build_imported(path: str, parameters: Iterable[Parameter], options: dict[str, Any]) -> Optimizer:
-    kind = import_object("optimizer", path)
-    check_arguments("optimizer", path, kind, parameters, **options)
-    optimizer = kind(parameters, **options)
-    if not isinstance(optimizer, Optimizer):
-        raise UserError(
-            f"{path} creates a {type(optimizer).__name__}, which is not an optimizer: derive the class from "
-            "torch.optim.Optimizer."
-        )
+    optimizer: Optimizer = create(
+        "optimizer", path, import_subclass("optimizer", path, Optimizer), parameters, **options
+    )
     return optimizer
 
 
