@@ -103,7 +103,7 @@ class Report:
             print(f"| {' | '.join(_format(row.get(column, '')) for column in columns)} |", flush=True)
 
     def end(self) -> None:
-        """Print all tables as JSON, if asked for."""
+        """Print all tables if the output is JSON."""
         if self.as_json:
             print(json.dumps(self.tables, indent=2))
 
@@ -115,7 +115,7 @@ def _format(value: str | int | float) -> str:
 
 
 def device_name() -> str:
-    """Return the name of the GPU, or say that there is none."""
+    """Return the name of the GPU; `CPU, no GPU` without one."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, no GPU"
 
 

@@ -301,8 +301,7 @@ def _alone(predictor: Predictor, batch: torch.Tensor) -> float:
     return rounds * len(batch) / (time.perf_counter() - began)
 
 
-def main() -> None:
-    """Run the measurement that the arguments select, and print its tables."""
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -326,12 +325,19 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.gpu and not (arguments.tiny or torch.cuda.is_available()):
         parser.error("--gpu needs a CUDA device, and torch finds none")
+    return arguments
+
+
+def _tiny(task: Task) -> Task:
+    """Return the same task with a small input and a narrow network."""
+    size = (188, 204) if task.architecture == "unet_original" else (64, 96)
+    return replace(task, input_size=size, width_multiplier=0.05)
+
+
+def main() -> None:
+    """Run the measurement that the arguments select, and print its tables."""
+    arguments = _arguments()
     tiny, report = arguments.tiny, Report(arguments.json)
-
-    def small(task: Task) -> Task:
-        size = (188, 204) if task.architecture == "unet_original" else (64, 96)
-        return replace(task, input_size=size, width_multiplier=0.05)
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         count = 4 if tiny else arguments.count
@@ -344,13 +350,13 @@ def main() -> None:
             many = image_ids * (1 if tiny else -(-2048 // len(image_ids)))
             gpu(
                 report,
-                [small(task) if tiny else task for task in GPU_TASKS],
+                [_tiny(task) if tiny else task for task in GPU_TASKS],
                 store,
                 many,
                 min(arguments.num_workers, 2 if tiny else 64),
             )
         else:
-            task = small(CLASSIC) if tiny else CLASSIC
+            task = _tiny(CLASSIC) if tiny else CLASSIC
             compare(report, task, store, image_ids, folder)
             predictor = Predictor([task.network()], task.input_size, device="cpu")
             split(report, predictor, task, store, image_ids[:8])

@@ -145,11 +145,11 @@ class OldStyle:
 
         def waiting() -> Iterator[tuple[Tensor, Tensor]]:
             nonlocal waited
-            arriving = iter(loader)
+            batches = iter(loader)
             while True:
-                asked = time.perf_counter()
-                batch = next(arriving, None)
-                waited += time.perf_counter() - asked
+                started = time.perf_counter()
+                batch = next(batches, None)
+                waited += time.perf_counter() - started
                 if batch is None:
                     return
                 yield batch
@@ -313,9 +313,9 @@ def split_step(report: Report, source: BenchmarkImages, task: Task, hardware: Ha
         clock = time.perf_counter()
 
     for _ in range(rounds + 1):
-        arriving = batches.epoch(1)
+        epoch = batches.epoch(1)
         clock = time.perf_counter()
-        batch = next(arriving)
+        batch = next(epoch)
         ends("load")
         images, targets = run.augmented(*batch)
         ends("to the device, augment")
@@ -369,49 +369,50 @@ def gpu(
     """Time this project's loop and plain loops: on data on the GPU for each batch size, and end to end with loading."""
     hardware = Hardware.choose()
     deadline = time.monotonic() + 60 * GPU_MINUTES
-    eager = replace(hardware, compile=False)
     print(f"{device_name()}, torch {torch.__version__}, this project: {hardware}", file=sys.stderr)
-
-    def old(task: Task, *, autocast: bool) -> Callable[[], Any]:
-        return partial(OldStyle, task.network, hardware.device, autocast=autocast)
-
     for task in tasks:
-        rows: list[Row] = []
-        for size in batch_sizes:
-            sized = replace(task, batch_size=size)
-            batch = OneBatch(sized, hardware.device)
-            epochs: dict[str, tuple[Callable[[], Any], Any]] = {
-                "old style: float32, eager": (old(sized, autocast=False), batch.for_old_style),
-                "plain: bfloat16, eager": (old(sized, autocast=True), batch.for_old_style),
-                "this project, eager": (partial(ThisProject, sized, eager), batch),
-                "this project": (partial(ThisProject, sized, hardware), batch),
-            }
-            if task.name == "unet_resnet34":
-                epochs["segmentation_models_pytorch: bfloat16, eager"] = (
-                    partial(OldStyle, _peer, hardware.device, autocast=True), batch.for_old_style,
-                )  # fmt: skip
-            rows += _measured(epochs, task.steps * size, {"batch": size}, deadline)
-            del batch
-        report.add(
-            f"On the GPU, without loading: {task.name}, {task.input_size[0]} x {task.input_size[1]}", rows
-        )
+        _steps_on_gpu(report, task, hardware, batch_sizes, deadline)
+        _epochs_on_gpu(report, source, task, hardware, num_workers, deadline)
+    split_step(report, source, tasks[0], hardware, 5)
 
-        times = -(-2 * task.steps * task.batch_size // len(source.image_ids))
-        many = replace(source, times=times)
-        cached = many.batches(task, CachedSamples(many.samples(task)))
-        epochs = {
-            "old style: float32, eager": (old(task, autocast=False), many.old_style(task, num_workers)),
-            "plain: bfloat16, eager": (old(task, autocast=True), many.old_style(task, num_workers)),
-            "this project": (
-                partial(ThisProject, task, hardware),
-                many.batches(task, num_workers=num_workers),
-            ),
-            "this project, memory": (partial(ThisProject, task, hardware), cached),
+
+def _steps_on_gpu(
+    report: Report, task: Task, hardware: Hardware, batch_sizes: Sequence[int], deadline: float
+) -> None:
+    rows: list[Row] = []
+    for size in batch_sizes:
+        sized = replace(task, batch_size=size)
+        batch = OneBatch(sized, hardware.device)
+        old = partial(OldStyle, task.network, hardware.device)
+        epochs: dict[str, tuple[Callable[[], Any], Any]] = {
+            "old style: float32, eager": (old, batch.for_old_style),
+            "plain: bfloat16, eager": (partial(old, autocast=True), batch.for_old_style),
+            "this project, eager": (partial(ThisProject, sized, replace(hardware, compile=False)), batch),
+            "this project": (partial(ThisProject, sized, hardware), batch),
         }
-        rows = _measured(epochs, cached.images, {"num_workers": num_workers}, deadline)
-        report.add(f"End to end, {cached.images} images: {task}", rows)
-    task = tasks[0]
-    split_step(report, source, task, hardware, 5)
+        if task.name == "unet_resnet34":
+            epochs["segmentation_models_pytorch: bfloat16, eager"] = (
+                partial(OldStyle, _peer, hardware.device, autocast=True), batch.for_old_style,
+            )  # fmt: skip
+        rows += _measured(epochs, task.steps * size, {"batch": size}, deadline)
+        del batch, epochs  # frees GPU memory for the next batch size
+    report.add(f"On the GPU, without loading: {task.name}, {task.input_size[0]} x {task.input_size[1]}", rows)
+
+
+def _epochs_on_gpu(
+    report: Report, source: BenchmarkImages, task: Task, hardware: Hardware, num_workers: int, deadline: float
+) -> None:
+    source = replace(source, times=-(-2 * task.steps * task.batch_size // len(source.image_ids)))
+    cached = source.batches(task, CachedSamples(source.samples(task)))
+    old, new = partial(OldStyle, task.network, hardware.device), partial(ThisProject, task, hardware)
+    epochs: dict[str, tuple[Callable[[], Any], Any]] = {
+        "old style: float32, eager": (old, source.old_style(task, num_workers)),
+        "plain: bfloat16, eager": (partial(old, autocast=True), source.old_style(task, num_workers)),
+        "this project": (new, source.batches(task, num_workers=num_workers)),
+        "this project, memory": (new, cached),
+    }
+    rows = _measured(epochs, cached.images, {"num_workers": num_workers}, deadline)
+    report.add(f"End to end, {cached.images} images: {task}", rows)
 
 
 def _measured(
@@ -506,8 +507,8 @@ def watch_memory(report: Report, folder: Path, images: int, epochs: int, num_wor
     random = np.random.default_rng(0)
     image_ids = [f"{number:012x}_01" for number in range(images)]
     for image_id in image_ids:
-        picture = Image.fromarray(random.integers(0, 256, (64, 96, 3), np.uint8))
-        picture.save(folder / f"{image_id}.jpg")
+        image = Image.fromarray(random.integers(0, 256, (64, 96, 3), np.uint8))
+        image.save(folder / f"{image_id}.jpg")
         mask = Image.fromarray(random.integers(0, 2, (64, 96), np.uint8), "P")
         mask.putpalette((0, 0, 0, 255, 255, 255))
         mask.save(folder / f"{image_id}_mask.gif")
@@ -545,8 +546,7 @@ def watch_memory(report: Report, folder: Path, images: int, epochs: int, num_wor
 # Command line
 
 
-def main() -> None:
-    """Run the measurement that the arguments select, and print its tables."""
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -572,6 +572,12 @@ def main() -> None:
         parser.error("--images and --masks must be given together")
     if arguments.gpu and not (arguments.tiny or torch.cuda.is_available()):
         parser.error("--gpu needs a CUDA device, and torch finds none")
+    return arguments
+
+
+def main() -> None:
+    """Run the measurement that the arguments select, and print its tables."""
+    arguments = _arguments()
     tiny, report = arguments.tiny, Report(arguments.json)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

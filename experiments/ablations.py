@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -252,19 +253,24 @@ def run(
     if data.separate_coins:
         training.augmentation = SeparateCoins(**recipe.augmentation)
     began = time.perf_counter()
-    for epoch in range(1, recipe.epochs + 1):
-        train_one_epoch(training, batches)
-        if threads > 1:
-            dice = training.progress.means()["dice_coeff"]
-            print(f"epoch {epoch} of {recipe.epochs}: Dice {dice:.4f}", flush=True)
-        training.history.append({"epoch": epoch, "val_dice_coeff": 0.0})
-        training.progress = Progress()
+    _train(training, batches, verbose=threads > 1)
     return {
         "steps": recipe.epochs * len(batches),
         "reading, s": reading,
         "training, s": time.perf_counter() - began,
         **score(training, geometry, score_store, score_ids),
     }
+
+
+def _train(training: Training, batches: Batches, verbose: bool) -> None:
+    """Train all epochs without validation; with `verbose`, print the Dice coefficient of each."""
+    for epoch in range(1, training.epochs + 1):
+        train_one_epoch(training, batches)
+        if verbose:
+            dice = training.progress.means()["dice_coeff"]
+            print(f"epoch {epoch} of {training.epochs}: Dice {dice:.4f}", flush=True)
+        training.history.append({"epoch": epoch, "val_dice_coeff": 0.0})
+        training.progress = Progress()
 
 
 @torch.inference_mode()
@@ -298,66 +304,99 @@ def score(training: Training, geometry: Fitting, store: ImageStore, image_ids: S
     }
 
 
+class Results:
+    """Results of runs, kept in a file with one JSON object per line.
+
+    Args:
+        path: The file. It is read now, and every new result is appended.
+        sides: Ids of the images to train on and to score. Results for other images are ignored.
+    """
+
+    def __init__(self, path: Path, sides: Sequence[Sequence[str]]) -> None:
+        self._path = path
+        self._images = hashlib.sha256(repr(sides).encode()).hexdigest()[:12]
+        lines = path.read_text().splitlines() if path.exists() else []
+        self._results = {line["key"]: line["result"] for line in map(json.loads, lines)}
+
+    def has(self, variant: Variant, seed: int) -> bool:
+        """Return whether a run has a result."""
+        return variant.key(seed, self._images) in self._results
+
+    def of(self, variant: Variant, seeds: int) -> list[dict[str, float]]:
+        """Return the results of a variant for the seeds 0 to `seeds` - 1, as far as they exist."""
+        keys = [variant.key(seed, self._images) for seed in range(seeds)]
+        return [self._results[key] for key in keys if key in self._results]
+
+    def add(self, variant: Variant, seed: int, result: Row) -> None:
+        """Add the result of a run, and append it to the file."""
+        key = variant.key(seed, self._images)
+        self._results[key] = result
+        with self._path.open("a") as file:
+            file.write(json.dumps({"key": key, "result": result}) + "\n")
+
+
 def main() -> None:
     """Run every variant that has no result yet, and print the table."""
     arguments = _arguments()
     store = ImageStore(arguments.images, arguments.masks)
-    cars = sorted({image_id.rpartition("_")[0] for image_id in store.ids()})
-    kept = {*cars[-arguments.score_cars :]}
-    sides = [
-        [name for name in store.ids() if (name.rpartition("_")[0] in kept) == side] for side in (False, True)
-    ]
+    sides = _sides(store.ids(), arguments.score_cars)
     variants = [OURS, *(variant for variant in VARIANTS if arguments.only in variant.group)]
     if arguments.tiny:
         variants = [_tiny(variant) for variant in variants]
         sides = [ids[:32] for ids in sides]
-    data = hashlib.sha256(repr(sides).encode()).hexdigest()[:12]
-    results = _read(arguments.results)
-
-    def found(variant: Variant) -> list[dict[str, float]]:
-        keys = [variant.key(seed, data) for seed in range(arguments.seeds)]
-        return [results[key] for key in keys if key in results]
-
+    results, seeds = Results(arguments.results, sides), range(arguments.seeds)
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
-
-        def fill(wanted: Sequence[tuple[Variant, int]]) -> None:
-            missing = [(variant, seed) for variant, seed in wanted if variant.key(seed, data) not in results]
-            runs = {
-                pool.submit(
-                    run,
-                    _recipe(variant, seed),
-                    variant.data,
-                    variant.samples,
-                    store,
-                    sides[0],
-                    store,
-                    sides[1],
-                ): (variant, seed)
-                for variant, seed in missing
-            }
-            for done in as_completed(runs):
-                variant, seed = runs[done]
-                key, result = variant.key(seed, data), done.result()
-                results[key] = result
-                with arguments.results.open("a") as file:
-                    file.write(json.dumps({"key": key, "result": result}) + "\n")
-                print(f"{variant.name}, seed {seed}: {result['dice']:.4f}", flush=True)
-
-        fill(
-            [(variants[0], seed) for seed in range(arguments.seeds)] + [(variant, 0) for variant in variants]
-        )
-        ours = statistics.fmean(result["dice"] for result in found(variants[0]))
-        close = [v for v in variants if abs(found(v)[0]["dice"] - ours) < arguments.close]
-        fill([(variant, seed) for variant in close for seed in range(arguments.seeds)])
+        fill = partial(_fill, pool, results, store, sides)
+        fill([(variants[0], seed) for seed in seeds] + [(variant, 0) for variant in variants[1:]])
+        ours = statistics.fmean(result["dice"] for result in results.of(variants[0], arguments.seeds))
+        close = [
+            v for v in variants if abs(results.of(v, arguments.seeds)[0]["dice"] - ours) < arguments.close
+        ]
+        fill([(variant, seed) for variant in close for seed in seeds])
     report = Report(arguments.json)
-    by_name = {variant.name: found(variant) for variant in variants}
+    by_name = {variant.name: results.of(variant, arguments.seeds) for variant in variants}
     rows = [_row(variant, by_name[variant.name], by_name[variant.against]) for variant in variants]
     report.add(f"Trained on {len(sides[0])} images, scored on {len(sides[1])} images at their own size", rows)
     report.end()
 
 
-def _recipe(variant: Variant, seed: int) -> Recipe:
-    return replace(BASELINE, **variant.recipe, seed=seed)
+def _sides(image_ids: Sequence[str], score_cars: int) -> list[list[str]]:
+    """Return the ids of the images to train on, and of the images of the last cars, to score."""
+    cars = sorted({image_id.rpartition("_")[0] for image_id in image_ids})
+    scored = {*cars[-score_cars:]}
+    return [
+        [image_id for image_id in image_ids if (image_id.rpartition("_")[0] in scored) == side]
+        for side in (False, True)
+    ]
+
+
+def _fill(
+    pool: ProcessPoolExecutor,
+    results: Results,
+    store: ImageStore,
+    sides: Sequence[Sequence[str]],
+    wanted: Sequence[tuple[Variant, int]],
+) -> None:
+    """Run the wanted pairs of variant and seed that have no result yet."""
+    train_ids, score_ids = sides
+    runs = {
+        pool.submit(
+            run,
+            replace(BASELINE, **variant.recipe, seed=seed),
+            variant.data,
+            variant.samples,
+            store,
+            train_ids,
+            store,
+            score_ids,
+        ): (variant, seed)
+        for variant, seed in wanted
+        if not results.has(variant, seed)
+    }
+    for done in as_completed(runs):
+        (variant, seed), result = runs[done], done.result()
+        results.add(variant, seed, result)
+        print(f"{variant.name}, seed {seed}: {result['dice']:.4f}", flush=True)
 
 
 def _tiny(variant: Variant) -> Variant:
@@ -390,11 +429,6 @@ def _row(
         "best threshold": f"{mean['best threshold']:.2f}",
         "Dice there": f"{mean['dice there']:.4f}",
     }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {line["key"]: line["result"] for line in map(json.loads, lines)}
 
 
 def _arguments() -> argparse.Namespace:

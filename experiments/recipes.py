@@ -67,7 +67,7 @@ def main() -> None:
         if arguments.old:
             recipe, data = in_old_style(recipe)
         result = run(recipe, data, samples, train, ids, score, score_ids, torch.get_num_threads())
-        rows.append({"recipe": f"{name}, old style" if arguments.old else name, **_spelled(result)})
+        rows.append({"recipe": f"{name}, old style" if arguments.old else name, **_formatted(result)})
         print(rows[-1], flush=True)
     title = (
         f"Trained on {len(ids)} images, scored on {len(score_ids)} images at their own size, {device_name()}"
@@ -76,7 +76,7 @@ def main() -> None:
     report.end()
 
 
-def _spelled(result: Mapping[str, Any]) -> Row:
+def _formatted(result: Mapping[str, Any]) -> Row:
     return {
         name: f"{value:.4f}" if isinstance(value, float) and value < 1 else value
         for name, value in result.items()

@@ -27,7 +27,7 @@ def _run(**options: Any) -> Any:
         return kedro_run.callback(**options)  # type: ignore[misc]
     except Exception as error:
         causes = list(_causes(error))
-        # OmegaConf wraps a UserError of a resolver in an error of its own, so look for a UserError first.
+        # OmegaConf wraps a UserError of a resolver in another error, so look for a UserError first.
         for kind in (UserError, MissingConfigException, OmegaConfBaseException, YAMLError):
             for cause in causes:
                 if isinstance(cause, kind):

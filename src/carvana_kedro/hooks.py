@@ -100,7 +100,7 @@ class CheckInputsHook:
 
 
 def _kaggle_entry(path: Path) -> Mapping[str, Any] | None:
-    """Return the entry `kaggle` of a file of credentials, None if there is none."""
+    """Return the entry `kaggle` of a file of credentials, or None without such an entry."""
     # Like Kedro, which resolves `${oc.env:NAME}` in credentials and nowhere else.
     OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
     try:

@@ -1,4 +1,4 @@
-"""Resolvers: what `${name:...}` in the configuration stands for."""
+"""Resolvers: functions that compute `${name:...}` in the configuration."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -312,7 +312,7 @@ class Untouchable:
     """Fails on every access."""
 
     def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"a dry run asked for {name}")
+        raise AssertionError(f"a dry run used {name}")
 
 
 def test_a_dry_run_does_not_contact_kaggle(

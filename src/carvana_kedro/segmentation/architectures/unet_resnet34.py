@@ -1,4 +1,4 @@
-"""A U-Net with a ResNet-34 encoder, with ImageNet weights if they are asked for."""
+"""A U-Net with a ResNet-34 encoder, optionally with ImageNet weights."""
 
 import logging
 from http.client import HTTPException

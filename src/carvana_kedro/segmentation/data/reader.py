@@ -84,7 +84,7 @@ class Reader(Generic[T]):
         )
 
     def _iterator(self) -> Iterator[Any]:
-        """Return an iterator over the batches, with a new loader if there is none."""
+        """Return an iterator over the batches. The first call creates the loader."""
         if self._loader is None:
             # One row per worker: its process id, and the position it is reading or -1. Shared memory survives a worker
             # that is killed, so it tells which image the worker was reading.
