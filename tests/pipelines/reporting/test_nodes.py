@@ -71,11 +71,11 @@ def test_the_gallery_shows_worst_and_best(training_images: ImageStore) -> None:
     cars = [image_id.partition("_")[0] for image_id in ids]
     model = changed(model, validation_cars=tuple({*cars}))
     scores = pd.DataFrame({"image": ids, "car": cars, "dice": [n / len(ids) for n in range(len(ids))]})
-    picture = draw_gallery(model, scores, training_images, recipe, Reporting(gallery_size=2))
+    gallery = draw_gallery(model, scores, training_images, recipe, Reporting(gallery_size=2))
     row = draw_gallery(model, scores[:1], training_images, recipe, Reporting(gallery_size=2))
     # A line of titles, then one row per image.
-    assert picture.shape == (28 + 4 * (row.shape[0] - 28), row.shape[1], 3)
-    assert (picture[: row.shape[0]] == row).all()
+    assert gallery.shape == (28 + 4 * (row.shape[0] - 28), row.shape[1], 3)
+    assert (gallery[: row.shape[0]] == row).all()
     # With folds, the model that was not trained on the car of an image predicts it.
     in_folds = recipe.model_copy(update={"folds": 2})
     folds = TrainedModel.join([blind(model), changed(model, validation_cars=())])

@@ -93,14 +93,7 @@ def predict_masks(
     parameters = parameters.with_images(source.writes_images)
     image_ids, size = test_index["image"].tolist(), parameters.shard_size
     trusted = model_training.trusted()
-    origin = {
-        "run_id": model.run_id,
-        "model": model.digest(),
-        "source": test_images.fingerprint(),
-        "image_ids": provenance.images_digest(image_ids),
-        "parameters": parameters.decisive(),
-        "code": provenance.predicting_digest(model.extensions(trusted)),
-    }
+    origin = _origin(model, image_ids, test_images, parameters, trusted)
     key = provenance.run_id(origin)
     shards = {
         number: image_ids[start : start + size] for number, start in enumerate(range(0, len(image_ids), size))
@@ -123,6 +116,24 @@ def predict_masks(
         **origin,
         "images": len(image_ids),
         "shards": [names[number] for number in shards],
+    }
+
+
+def _origin(
+    model: TrainedModel,
+    image_ids: Sequence[str],
+    images: ImageSource,
+    parameters: Inference,
+    trusted: Sequence[str],
+) -> dict[str, Any]:
+    """Return everything that decides the predicted masks."""
+    return {
+        "run_id": model.run_id,
+        "model": model.digest(),
+        "source": images.fingerprint(),
+        "image_ids": provenance.images_digest(image_ids),
+        "parameters": parameters.decisive(),
+        "code": provenance.predicting_digest(model.extensions(trusted)),
     }
 
 
