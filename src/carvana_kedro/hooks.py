@@ -21,7 +21,10 @@ from carvana_kedro.segmentation.training.recipe import flatten
 
 
 class CheckParametersHook:
-    """Checks all parameters, including those of pipelines that do not run."""
+    """Checks all parameters, including those of pipelines that do not run.
+
+    What only PyTorch can tell, such as the name of a network, is checked before a run that needs it.
+    """
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
