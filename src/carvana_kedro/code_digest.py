@@ -9,7 +9,6 @@ import inspect
 import platform
 import sys
 from collections.abc import Iterable, Iterator
-from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from itertools import groupby
@@ -76,13 +75,16 @@ def code_of(*paths: str) -> dict[str, str]:
 def _object_digest(path: str) -> str:
     named = import_object("object", path)
     module = path.rpartition(".")[0]
-    return _modules_digest(module, getattr(named, "__module__", None) or module, id(named))
+    # The object's own digest stays: an edit of the file counts once Python has loaded the module again.
+    key = (path, id(named))
+    if key not in _digests:
+        modules = dict.fromkeys([module, getattr(named, "__module__", None) or module])
+        _digests[key] = named, digest(*(f"{name} {_module_digest(name)}" for name in modules))
+    return _digests[key][1]
 
 
-@cache  # Keyed by the object too: an edit of the file counts once Python has loaded the module again.
-def _modules_digest(module: str, defining_module: str, identity: int) -> str:
-    modules = dict.fromkeys([module, defining_module])
-    return digest(*(f"{name} {_module_digest(name)}" for name in modules))
+_digests: dict[tuple[str, int], tuple[object, str]] = {}
+"""Objects with their digests. An object that is kept here is alive, so no other one gets its id."""
 
 
 def _module_digest(name: str) -> str:
