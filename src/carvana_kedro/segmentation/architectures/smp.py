@@ -97,14 +97,14 @@ class SmpNetwork(SegmentationNetwork):
         Raises:
             UserError: It has none.
         """
+        if not self._has_imagenet_weights:
+            raise UserError(
+                f"The encoder {self.encoder_name} has no ImageNet weights: set model_training.pretrained to false."
+            )
         if self.encoder_name.startswith(_OTHER_NORMALIZATION):
             raise UserError(
                 f"The ImageNet weights of {self.encoder_name} expect another normalization of the images than this "
                 "project's: set model_training.pretrained to false, or choose another encoder, such as resnet34."
-            )
-        if not self._has_imagenet_weights:
-            raise UserError(
-                f"The encoder {self.encoder_name} has no ImageNet weights: set model_training.pretrained to false."
             )
 
     def load_pretrained(self) -> None:
