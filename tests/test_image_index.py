@@ -20,6 +20,7 @@ def test_the_index_lists_every_image(training_images: ImageStore) -> None:
         "height",
         "mask_area",
         "problems",
+        "digest",
         "source",
     ]
     assert index["image"].tolist() == training_images.ids()

@@ -17,7 +17,7 @@ from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.source import ImageRecord, ImageSource
 from carvana_kedro.stores.tables import Row
 
-_COLUMNS = [column.name for column in fields(ImageRecord) if column.name != "digest"]
+_COLUMNS = [column.name for column in fields(ImageRecord)]
 
 
 def index_images(images: ImageSource, mask_check_fraction: float = 0.0) -> pd.DataFrame:
@@ -30,11 +30,13 @@ def index_images(images: ImageSource, mask_check_fraction: float = 0.0) -> pd.Da
     Returns:
         One row per image, in the store's order. Columns: image (id), car, view, width and height (pixels), mask_area
         (share of the image in [0, 1]; NaN without a mask), problems (text, separated by `; `; empty if the image can
-        be used), source (the store's fingerprint, the same in all rows).
+        be used), digest (of the image file; empty if it cannot be read), source (the store's fingerprint, the same in
+        all rows).
 
     Raises:
-        UserError: the source has no images.
+        UserError: the source has no images, or a file changed meanwhile.
     """
+    source = images.fingerprint()
     records = list(images.examine())
     if not records:
         raise UserError(f"There are no images in {images.images}.")
@@ -50,7 +52,9 @@ def index_images(images: ImageSource, mask_check_fraction: float = 0.0) -> pd.Da
         by_id[image_id].problems.append(problem)
     index = pd.DataFrame({name: [getattr(record, name) for record in records] for name in _COLUMNS})
     index["problems"] = index["problems"].str.join("; ")
-    index["source"] = images.fingerprint()
+    if images.fingerprint() != source:
+        raise UserError(f"Files in {images.images} changed while they were indexed. Run again.")
+    index["source"] = source
     return index
 
 
@@ -113,12 +117,12 @@ def check_source(index: pd.DataFrame, images: ImageSource, pipeline: str) -> Non
         pipeline: name of the pipeline that makes the index, for the error message.
 
     Raises:
-        UserError: the index was made from another source, or files were added or removed since.
+        UserError: the index was made from another source, or files were added, changed or removed since.
     """
     if index["source"].iat[0] != images.fingerprint():
         raise UserError(
-            f"The index was made from other files than those that are now in {images.images}. "
-            f"Create it again with the same options: kedro run --pipelines {pipeline}"
+            f"The index was made from other files than those that are now in {images.images}, or with other "
+            f"options. Create it again with the same options: kedro run --pipelines {pipeline}"
         )
 
 

@@ -7,6 +7,7 @@ from kedro.io import AbstractDataset, DatasetError
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.competition import Content, Side, open_side
+from carvana_kedro.stores.digests import Digests
 from carvana_kedro.studio import StudioSettings, render_sample, sample_folder
 
 Loaded = TypeVar("Loaded")
@@ -38,6 +39,7 @@ class ArchivesDataset(SourceDataset[Content]):
         path: folder to unpack archives into.
         side: `training`, `test`, `sample_submission` or `solution`.
         archives: folder of the archives.
+        digests: file that remembers the digests of images and masks: see `Digests`.
         metadata: for Kedro-Viz.
     """
 
@@ -46,11 +48,13 @@ class ArchivesDataset(SourceDataset[Content]):
         path: str,
         side: Side,
         archives: str | None = None,
+        digests: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._path = Path(path)
         self._side = side
         self._archives = Path(archives) if archives else None
+        self._digests = Digests(Path(digests) if digests else None)
         self.metadata = metadata
 
     def load(self) -> Content:
@@ -64,7 +68,7 @@ class ArchivesDataset(SourceDataset[Content]):
                 "The folder of the competition's archives is not set. "
                 "Set it: --params source=archives,archives=PATH"
             )
-        return open_side(self._archives, self._path, self._side)
+        return open_side(self._archives, self._path, self._side, self._digests)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._archives), "side": self._side}
@@ -77,15 +81,21 @@ class SampleDataset(ArchivesDataset):
         path: folder for the archives. Each choice of settings and version of the studio gets its own subfolder.
         side: `training`, `test`, `sample_submission` or `solution`.
         settings: arguments of `StudioSettings`.
+        digests: file that remembers the digests of images and masks: see `Digests`.
         metadata: for Kedro-Viz.
     """
 
     def __init__(
-        self, path: str, side: Side, settings: dict[str, int], metadata: dict[str, Any] | None = None
+        self,
+        path: str,
+        side: Side,
+        settings: dict[str, int],
+        digests: str | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         self._settings = StudioSettings(**settings)
         self._folder = sample_folder(Path(path), self._settings)
-        super().__init__(str(self._folder / "unpacked"), side, str(self._folder), metadata=metadata)
+        super().__init__(str(self._folder / "unpacked"), side, str(self._folder), digests, metadata)
 
     def load(self) -> Content:
         """Render the competition if needed, and return the content of the side."""

@@ -6,6 +6,7 @@ from typing import Any
 from carvana_kedro.datasets.competition import SourceDataset
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.competition import Side
+from carvana_kedro.stores.digests import Digests
 from carvana_kedro.stores.images.folder import FolderStore
 
 
@@ -22,6 +23,7 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
         test: folder of the images to predict, if they are not those in `images`.
         mask_suffix: text after the image's id in the name of a mask.
         group: regular expression that matches the group in an image's id: see `FolderStore`.
+        digests: file that remembers the digests of images and masks: see `Digests`.
         metadata: for Kedro-Viz.
     """
 
@@ -33,6 +35,7 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
         test: str | None = None,
         mask_suffix: str = "",
         group: str | None = None,
+        digests: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._side = side
@@ -41,6 +44,7 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
         self._test = test
         self._mask_suffix = mask_suffix
         self._group = group
+        self._digests = Digests(Path(digests) if digests else None)
         self.metadata = metadata
 
     def load(self) -> FolderStore | list[Any]:
@@ -59,14 +63,16 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
             )
         if self._side == "test":
             # With the suffix, masks in the same folder are not predicted.
-            store = FolderStore(Path(images), None, self._mask_suffix)
+            store = FolderStore(Path(images), None, self._mask_suffix, digests=self._digests)
         elif self._masks is None:
             raise UserError(
                 f"Training on {images} needs masks: --params folder.masks=PATH. If the masks are in the same folder, "
                 "set folder.masks to it, and folder.mask_suffix to the end of their names, such as _mask."
             )
         else:
-            store = FolderStore(Path(images), Path(self._masks), self._mask_suffix, self._group)
+            store = FolderStore(
+                Path(images), Path(self._masks), self._mask_suffix, self._group, self._digests
+            )
         store.ids()  # raises an error if a folder is missing or empty
         return store
 

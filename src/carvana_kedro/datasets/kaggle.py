@@ -6,6 +6,7 @@ from typing import Any
 from carvana_kedro.datasets.competition import SourceDataset
 from carvana_kedro.datasets.handles import HandleDataset
 from carvana_kedro.stores.competition import Content, Side
+from carvana_kedro.stores.digests import Digests
 from carvana_kedro.stores.kaggle.competition import KaggleCompetition
 from carvana_kedro.stores.kaggle.source import KaggleSource, Quality
 
@@ -20,6 +21,7 @@ class KaggleDataset(SourceDataset[Content]):
         quality: of the images: `hq` (1 GB for training, 16 GB for the test) or `standard` (half of that).
         keep_archives: keep an archive of images after it is unpacked.
         credentials: see `carvana_kedro.stores.kaggle.credentials.find_credentials`.
+        digests: file that remembers the digests of images and masks: see `Digests`.
         metadata: for Kedro-Viz.
     """
 
@@ -31,10 +33,15 @@ class KaggleDataset(SourceDataset[Content]):
         quality: Quality = "hq",
         keep_archives: bool = False,
         credentials: dict[str, str] | None = None,
+        digests: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._source = KaggleSource(
-            Path(path), KaggleCompetition(competition, credentials), quality, keep_archives
+            Path(path),
+            KaggleCompetition(competition, credentials),
+            quality,
+            keep_archives,
+            Digests(Path(digests) if digests else None),
         )
         self._side = side
         self.metadata = metadata

@@ -15,7 +15,7 @@ class TableDataset(CSVDataset):
     """
 
     DEFAULT_LOAD_ARGS = {  # noqa: RUF012 - Kedro defines this attribute
-        "dtype": {"image": str, "car": str, "source": str, "problems": str},
+        "dtype": {"image": str, "car": str, "source": str, "problems": str, "digest": str},
         "keep_default_na": False,
         "na_values": {"mask_area": [""], "dice": [""]},
     }

@@ -1,10 +1,10 @@
 """The competition's images and masks in their folders."""
 
-import hashlib
 import re
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.digests import Digests, fingerprint
 from carvana_kedro.stores.images import decoding
 from carvana_kedro.stores.images.source import ImageRecord, examine_all
 
@@ -38,6 +39,7 @@ class ImageStore:
         expected: ids of the images that must exist, in the order of `sample_submission.csv`. None: no such list.
         mask_runs: path of `train_masks.csv`, plain or zipped, which holds the masks as run lengths too. None: no such
             file.
+        digests: digests of the files.
     """
 
     one_size: ClassVar[bool] = True
@@ -46,16 +48,21 @@ class ImageStore:
     masks: Path | None = None
     expected: tuple[str, ...] | None = None
     mask_runs: Path | None = None
+    digests: Digests = field(default_factory=Digests, compare=False, repr=False)
 
     def ids(self) -> list[str]:
         """Return the ids of the existing images, sorted."""
         return sorted(path.stem for path in self.images.glob("*.jpg"))
 
     def fingerprint(self) -> str:
-        """Return a short hash of the names and sizes of all images and masks. It identifies the source."""
+        """Return a short hash of the names and contents of all images and masks, and of `expected`.
+
+        It identifies the source, wherever its folders are. Files are read if they are new or changed: see `Digests`.
+        """
         files = [*self.images.glob("*.jpg"), *(self.masks.glob("*_mask.gif") if self.masks else ())]
-        listing = sorted((file.name, file.stat().st_size) for file in files)
-        return hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
+        contents = zip(files, self.digests.of(files), strict=True)
+        facts = [(file.suffix, file.name, digest) for file, digest in contents]
+        return fingerprint([*facts, ("expected", repr(self.expected))])
 
     def image_path(self, image_id: str) -> Path:
         """Return the path of the image."""
@@ -129,7 +136,9 @@ class ImageStore:
     def examine(self) -> Iterator[ImageRecord]:
         """Yield a record for every image that exists or should exist, in order, with its problems.
 
-        Of images, only the header and the end of the file are read. Masks are decoded, in threads.
+        Of images, only the header and the end of the file are read, once the digest is known. Masks are decoded, in
+        threads. If there are masks, two images with the same bytes are a problem: they could be on different sides of
+        the split.
         """
         present = self.ids()
         wanted = list(self.expected) if self.expected is not None else present
@@ -139,18 +148,23 @@ class ImageStore:
             )
         known = set(wanted)
         image_ids = wanted + [image_id for image_id in present if image_id not in known]
+        digests = dict(
+            zip(present, self.digests.of([self.image_path(name) for name in present]), strict=True)
+        )
+        examine = partial(self._examine, digests)
+        has_masks = self.masks is not None
         # Reading a header takes less time than handing it to a thread.
-        for record in examine_all(self._examine, image_ids, in_threads=self.masks is not None):
+        for record in examine_all(examine, image_ids, in_threads=has_masks, unique=has_masks):
             if record.image not in known:
                 record.problems.append("not in sample_submission.csv")
             yield record
 
-    def _examine(self, image_id: str) -> ImageRecord:
+    def _examine(self, digests: Mapping[str, str], image_id: str) -> ImageRecord:
         match = _NAME.fullmatch(image_id)
         problems = [] if match else ["the name is not <12 hex digits>_<01..16>"]
         car, view = (match[1], int(match[2])) if match else (image_id, 0)
         width = height = 0
-        area, digest = float("nan"), ""
+        area = float("nan")
         path = self.image_path(image_id)
         try:
             if path.exists() and not path.is_file():
@@ -172,14 +186,12 @@ class ImageStore:
                     problems.append(
                         f"the mask is {mask.shape[1]}x{mask.shape[0]}, the image {width}x{height}"
                     )
-                if path.is_file():
-                    digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
             except UserError:
                 exists = self.mask_path(image_id).is_file()
                 problems.append(
                     "the mask cannot be read or is not black and white" if exists else "the mask is missing"
                 )
-        return ImageRecord(image_id, car, view, width, height, area, problems, digest)
+        return ImageRecord(image_id, car, view, width, height, area, problems, digests.get(image_id, ""))
 
 
 def _read(path: Path) -> bytes:

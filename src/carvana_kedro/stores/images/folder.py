@@ -1,19 +1,19 @@
 """The user's own images and masks in folders, in any common format and size."""
 
-import hashlib
 import logging
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.digests import Digests, fingerprint
 from carvana_kedro.stores.images import decoding
 from carvana_kedro.stores.images.source import ImageRecord, examine_all
 
@@ -47,6 +47,7 @@ class FolderStore:
             used as images.
         group: regular expression that matches the group at the start of an id. Images of one group stay on one side of
             the split. None: each image is its own group.
+        digests: digests of the files.
         expected: always None: there is no list of images that must exist.
 
     Raises:
@@ -59,6 +60,7 @@ class FolderStore:
     masks: Path | None = None
     mask_suffix: str = ""
     group: str | None = None
+    digests: Digests = field(default_factory=Digests, compare=False, repr=False)
     expected: tuple[str, ...] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -77,11 +79,22 @@ class FolderStore:
         return sorted(image_id for image_id, paths in self._listing.images.items() if len(paths) == 1)
 
     def fingerprint(self) -> str:
-        """Return a short hash of the names and sizes of all images and masks. It identifies the source."""
-        images, masks = self._listing
-        files = [path for paths in (*images.values(), *masks.values()) for path in paths]
-        listing = sorted((file.name, _file_size(file)) for file in files)
-        return hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
+        """Return a short hash of the names and contents of all images and masks, and of `group`.
+
+        It identifies the source, wherever its folders are. Files are read if they are new or changed: see `Digests`.
+        """
+        files = [
+            (kind, image_id, path)
+            for kind, found in zip(("image", "mask"), self._listing, strict=True)
+            for image_id, paths in found.items()
+            for path in paths
+        ]
+        digests = self.digests.of([path for *_, path in files])
+        facts = [
+            (kind, image_id, _normalize(path.name), digest)
+            for (kind, image_id, path), digest in zip(files, digests, strict=True)
+        ]
+        return fingerprint([*facts, ("group", repr(self.group))])
 
     def image_path(self, image_id: str) -> Path:
         """Return the path of the image.
@@ -162,20 +175,27 @@ class FolderStore:
                 "both sides of the split, and the scores will be too high. If the names show which images belong "
                 "together, set folder.group: --params folder.group='(.+)_[0-9]+' puts car_1 and car_2 into one group."
             )
-        yield from examine_all(self._examine, sorted({*images, *masks}), in_threads=True)
+        single = {image_id: paths[0] for image_id, paths in images.items() if len(paths) == 1}
+        digests = dict(zip(single, self.digests.of([*single.values()]), strict=True))
+        yield from examine_all(
+            partial(self._examine, digests),
+            sorted({*images, *masks}),
+            in_threads=True,
+            unique=self.masks is not None,
+        )
 
-    def _examine(self, image_id: str) -> ImageRecord:
+    def _examine(self, digests: Mapping[str, str], image_id: str) -> ImageRecord:
         problems: list[str] = []
         group = self._group_of(image_id)
         if not group:
             problems.append(f"the name does not match folder.group = {self.group!r}")
         paths = self._listing.images.get(image_id, [])
         header = _examine_image(paths, problems)
-        area, digest = float("nan"), ""
+        area = float("nan")
         if self.masks is not None:
             area = _examine_mask(self._listing.masks.get(image_id, []), header, problems)
-            digest = _digest(paths[0]) if header else ""
         height, width = header.upright if header else (0, 0)
+        digest = digests.get(image_id, "")
         return ImageRecord(image_id, group or image_id, 0, width, height, area, problems, digest)
 
     def _group_of(self, image_id: str) -> str:
@@ -280,21 +300,6 @@ def _format_names(paths: Sequence[Path]) -> str:
     'car.jpg and car.png'
     """
     return " and ".join(_normalize(path.name) for path in paths) or "none"
-
-
-def _file_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # a broken link
-        return -1
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, hashlib.blake2b).hexdigest()
-    except OSError:  # removed since it was listed
-        return ""
 
 
 def _examine_image(paths: Sequence[Path], problems: list[str]) -> decoding.Header | None:

@@ -23,7 +23,7 @@ class ImageRecord:
         height: in pixels, 0 if the image cannot be read.
         mask_area: the mask's fraction of the image's pixels. NaN without a readable mask.
         problems: what is wrong with the image or its mask. Empty if it can be used.
-        digest: hash of the image's bytes. Empty where duplicates do not matter.
+        digest: digest of the image file, see `Digests`. Empty if the file cannot be read.
     """
 
     image: str
@@ -37,24 +37,25 @@ class ImageRecord:
 
 
 def examine_all(
-    examine: Callable[[str], ImageRecord], image_ids: Sequence[str], *, in_threads: bool
+    examine: Callable[[str], ImageRecord], image_ids: Sequence[str], *, in_threads: bool, unique: bool
 ) -> Iterator[ImageRecord]:
-    """Yield the record of every image, in order. An image with the bytes of an earlier one gets a problem.
+    """Yield the record of every image, in order.
 
     Images are examined in windows, so that memory does not grow with their number.
 
     Args:
-        examine: returns the record of one image. `digest` is empty where duplicates do not matter.
+        examine: returns the record of one image.
         image_ids: which images.
         in_threads: examine several images of a window at once.
+        unique: an image with the bytes of an earlier one gets a problem.
     """
     first_with: dict[str, str] = {}
     with ThreadPoolExecutor() as executor:
         spread = executor.map if in_threads else map
         for start in range(0, len(image_ids), _WINDOW):
             for record in spread(examine, image_ids[start : start + _WINDOW]):
-                first = first_with.setdefault(record.digest, record.image) if record.digest else record.image
-                if first != record.image:
+                first = first_with.setdefault(record.digest, record.image)
+                if unique and record.digest and first != record.image:
                     record.problems.append(f"a duplicate of {first}")
                 yield record
 
@@ -77,7 +78,7 @@ class ImageSource(Protocol):
         """Return the ids of the existing images, sorted."""
 
     def fingerprint(self) -> str:
-        """Return a short hash of the names and sizes of all images and masks."""
+        """Return a short hash of all that decides the index of the source: names and contents of images and masks."""
 
     def size(self, image_id: str) -> tuple[int, int]:
         """Return the (height, width) of the image, without decoding it."""

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.archives import DamagedArchiveError, check_table, find_unpacked, read_rows, unpack
 from carvana_kedro.stores.competition import Content, Side
+from carvana_kedro.stores.digests import Digests
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.kaggle.competition import KaggleCompetition
 from carvana_kedro.stores.kaggle.download import delete_fetched, fetched_digest
@@ -33,12 +34,14 @@ class KaggleSource:
         competition: client of the competition.
         quality: `hq` or `standard` images.
         keep_archives: keep a fetched archive of images after it is unpacked.
+        digests: digests of images and masks.
     """
 
     folder: Path
     competition: KaggleCompetition
     quality: Quality = "hq"
     keep_archives: bool = False
+    digests: Digests = field(default_factory=Digests, compare=False, repr=False)
 
     def open_side(self, side: Side) -> Content:
         """Fetch and unpack what one side needs, and open it. Kaggle does not publish the solution.
@@ -53,11 +56,12 @@ class KaggleSource:
                 self._require_space([f"train{suffix}", "train_masks"], "train_masks")
                 table = self._fetch_table("train_masks")
                 images, masks = self._fetch_images(f"train{suffix}"), self._fetch_images("train_masks")
-                return ImageStore(images, masks, mask_runs=table)
+                return ImageStore(images, masks, mask_runs=table, digests=self.digests)
             case "test":
                 self._require_space([f"test{suffix}"], "sample_submission")
                 expected = self._expected_ids()
-                return ImageStore(self._fetch_images(f"test{suffix}"), expected=tuple(expected))
+                images = self._fetch_images(f"test{suffix}")
+                return ImageStore(images, expected=tuple(expected), digests=self.digests)
             case "sample_submission":
                 self._require_space([], "sample_submission")
                 return self._expected_ids()
