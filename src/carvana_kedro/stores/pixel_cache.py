@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
+from carvana_kedro.stores.digests import Digests
 from carvana_kedro.stores.locks import locked
 from carvana_kedro.stores.machine import require_space
 
@@ -41,7 +42,8 @@ class MappedRows:
 class PixelCache:
     """A folder of decoded and resized images: one file `<source>-<key>.npy` per choice of images and size.
 
-    Later runs use the files again. They stay until the user removes them.
+    Later runs use the files again. They stay until the user removes them. `<source>-<key>.digest` has the digest of the
+    file, and a file that does not match is filled again. An unchanged file is read only once for this: see `Digests`.
     """
 
     folder: Path
@@ -61,19 +63,42 @@ class PixelCache:
             UserError: the disk has too little space.
         """
         path = self.folder / f"{source}-{key}.npy"
-        if not _is_whole(path, shape):
+        if not self._is_whole(path, shape):
             # All files share one lock: under it, every partial file belongs to a killed process.
             with locked(self.folder / "pixels"):
-                if not _is_whole(path, shape):
+                if not self._is_whole(path, shape):
                     self._build(path, shape, fill)
         logger.info("Reading decoded images from %s", path)
         return MappedRows(path)
 
     def _build(self, path: Path, shape: tuple[int, int], fill: Callable[[NDArray[np.uint8]], None]) -> None:
+        if path.exists():
+            logger.warning("%s is damaged. The images are decoded again.", path)
         remove_partial_files(self.folder)
         require_space(self.folder, int(np.prod(shape)), "caching decoded images")
         with atomic_path(path) as part:
             _write_rows(part, shape, fill)
+            (digest,) = Digests().of([part])
+            # The digest is there first: a file without one would be filled again.
+            with atomic_path(_digest_path(path)) as text:
+                text.write_text(digest, "ascii")
+
+    def _is_whole(self, path: Path, shape: tuple[int, int]) -> bool:
+        """Return whether the file is what was written."""
+        if not _has_shape(path, shape):
+            return False
+        return Digests(self.folder / "digests.sqlite").of([path]) == [_read_text(_digest_path(path))]
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_suffix(".digest")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("ascii")
+    except (OSError, ValueError):
+        return ""
 
 
 def _write_rows(path: Path, shape: tuple[int, int], fill: Callable[[NDArray[np.uint8]], None]) -> None:
@@ -87,7 +112,7 @@ def _write_rows(path: Path, shape: tuple[int, int], fill: Callable[[NDArray[np.u
     rows.flush()
 
 
-def _is_whole(path: Path, shape: tuple[int, int]) -> bool:
+def _has_shape(path: Path, shape: tuple[int, int]) -> bool:
     try:
         rows = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
