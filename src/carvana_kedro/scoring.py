@@ -15,7 +15,7 @@ from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.segmentation.hardware import usable_workers
 from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
-from carvana_kedro.segmentation.model import TrainedModel
+from carvana_kedro.segmentation.model import Member, TrainedModel
 from carvana_kedro.segmentation.prediction.postprocessing import postprocess
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores.images.source import ImageSource
@@ -74,7 +74,7 @@ def _score_model(
 ) -> Iterator[dict[str, Any]]:
     """Yield one row per image, and add the image to the curve."""
     check_source(index, images, "data_ingestion")
-    _check_split(model, index, images)
+    _check_split(model, index)
     inference = parameters if isinstance(parameters, Inference) else Inference()
     predictor = Predictor.from_model(
         model,
@@ -111,12 +111,45 @@ def _score_model(
         }
 
 
-def _check_split(model: TrainedModel, index: pd.DataFrame, images: ImageSource) -> None:
-    """Check that no member of the model was trained on these cars."""
-    cars = set(index["car"])
-    source = images.fingerprint()
-    if any(member.source == source and not cars <= {*member.validation_cars} for member in model.members):
+def seen_in_training(model: TrainedModel, index: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Return which images a model was trained on, and which show a car of such an image.
+
+    Images are known by their digests, so that a copy with another name is the same image. A model of an earlier version
+    has no digests: if it was trained on this source, or on one with the same cars, its validation cars are unseen.
+
+    Args:
+        model: One or several networks. What one of them has seen counts.
+        index: What `index_images` returns, or some of its rows.
+
+    Returns:
+        Two columns of bools. The second includes the first.
+    """
+    images = pd.Series(False, index=index.index)
+    for member in model.members:
+        seen = _seen_by(member, index)
+        if seen is not None:
+            images |= seen
+        else:
+            logger.warning(
+                "The model %s does not say which images it was trained on, because an earlier version wrote it. If "
+                "images of this source are among them, the scores are too high.", member.run_id,
+            )  # fmt: skip
+    return images, index["car"].isin(index.loc[images, "car"])
+
+
+def _seen_by(member: Member, index: pd.DataFrame) -> pd.Series | None:
+    """Return which images a network was trained on, or None if it does not say that."""
+    if member.trained_on:
+        return index["digest"].isin(member.trained_on)
+    unseen = index["car"].isin(member.validation_cars)
+    return ~unseen if member.source == index["source"].iat[0] or unseen.any() else None
+
+
+def _check_split(model: TrainedModel, index: pd.DataFrame) -> None:
+    """Check that no member of the model was trained on these images."""
+    found = [seen.sum() for member in model.members if (seen := _seen_by(member, index)) is not None]
+    if any(found):
         raise UserError(
-            "The model was trained with another split: it may have been trained on some of these validation cars. "
+            f"The model was trained with another split: it was trained on {max(found)} of these {len(index)} images. "
             "Train it again, with the same options: kedro run --pipelines model_training"
         )

@@ -69,9 +69,11 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel"]):
             self._checkpoint = None
 
     def preview(self) -> JSONPreview:
-        """Return everything but the weights."""
+        """Return everything but the weights and the list of images."""
         content = self.load().to_dict()
-        shown = {key: value for key, value in content.items() if key not in ("weights", "members")}
+        shown = {
+            key: value for key, value in content.items() if key not in ("weights", "members", "trained_on")
+        }
         return JSONPreview(json.dumps(shown, indent=2))
 
     def _describe(self) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from carvana_kedro.segmentation.extensions import Spec, is_dotted_path, is_exten
 Size = tuple[int, int]
 
 _REQUIRED = ("architecture", "width_multiplier", "input_size", "threshold", "weights", "run_id")
-_OPTIONAL = ("source", "validation_cars", "best_threshold")
+_OPTIONAL = ("source", "validation_cars", "best_threshold", "trained_on")
+_LISTS = ("validation_cars", "trained_on")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class Member:
         source: Fingerprint of the images that it was trained on; None if unknown.
         validation_cars: Cars that it was not trained on.
         best_threshold: The best threshold on the validation images; None if there was no validation.
+        trained_on: Digests of the images that it was trained on; empty if unknown, as in files of earlier versions.
     """
 
     architecture: Spec
@@ -43,6 +45,7 @@ class Member:
     source: str | None = None
     validation_cars: tuple[str, ...] = ()
     best_threshold: float | None = None
+    trained_on: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str = "This") -> Self:
@@ -60,13 +63,14 @@ class Member:
         known = {name: content[name] for name in (*_REQUIRED, *_OPTIONAL) if name in content}
         height, width = known["input_size"]
         known["input_size"] = (height, width)
-        known["validation_cars"] = tuple(known.get("validation_cars", ()))
+        for name in _LISTS:
+            known[name] = tuple(known.get(name, ()))
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
         """Return tensors and plain values, as they are stored in a file."""
         content = {name: getattr(self, name) for name in (*_REQUIRED, *_OPTIONAL)}
-        lists = {name: list(content[name]) for name in ("input_size", "validation_cars")}
+        lists = {name: list(content[name]) for name in ("input_size", *_LISTS)}
         return content | lists
 
     def name(self, trusted: Iterable[str] = ()) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images, usable_images
 from carvana_kedro.parameters import Inference, ModelTraining
-from carvana_kedro.scoring import score_images
+from carvana_kedro.scoring import score_images, seen_in_training
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.images.source import ImageSource
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def select_unseen_images(training_images: ImageSource, model: TrainedModel) -> pd.DataFrame:
-    """List the images with masks that the model was not trained on: all of them if it was trained on another source.
+    """List the images with masks that the model was not trained on, without other images of the same cars.
 
     Args:
         training_images: Images with masks.
@@ -29,16 +29,20 @@ def select_unseen_images(training_images: ImageSource, model: TrainedModel) -> p
     """
     advice = "Correct or remove these files, then run again."
     index = usable_images(index_images(training_images), "stop", advice)
-    for member in model.members:
-        if member.source == training_images.fingerprint():
-            index = index[index["car"].isin(member.validation_cars)]
-    if index.empty:
+    images, cars = seen_in_training(model, index)
+    reason = (
+        f"the model was trained on {images.sum()} of them, and {(cars & ~images).sum()} show the same cars"
+    )
+    if cars.all():
         raise UserError(
-            "No image is left to score: each was used to train one of the models. Score the models one by one. (The "
-            "out-of-fold scores of folds are in validation_scores.csv.)"
+            f"No image is left to score. There are {len(index)} images: {reason}. Add images of other cars. If this is "
+            "a mean of several models, score them one by one. (The out-of-fold scores of folds are in "
+            "validation_scores.csv.)"
         )
-    logger.info("Scoring %d images", len(index))
-    return index
+    if cars.any():
+        logger.info("%d of %d images are left out: %s", cars.sum(), len(index), reason)
+    logger.info("Scoring %d images", (~cars).sum())
+    return index[~cars]
 
 
 def score_model(

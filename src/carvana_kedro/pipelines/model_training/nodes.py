@@ -10,6 +10,7 @@ import pandas as pd
 from torch.utils.tensorboard import SummaryWriter
 
 from carvana_kedro import provenance
+from carvana_kedro.errors import UserError
 from carvana_kedro.folds import Sides, by_fold, split_folds
 from carvana_kedro.image_index import check_source
 from carvana_kedro.parameters import ModelTraining
@@ -99,12 +100,11 @@ def _train_run(
             if run_checkpoints.facts is None:
                 _log_differences(checkpoints, facts)
                 run_checkpoints.begin(facts)
-            validation_cars = sorted(indices[1]["car"].unique().tolist())
             run = build_run(
                 recipe,
                 training_images,
                 sides,
-                origin={"source": source, "run_id": run_id, "validation_cars": validation_cars},
+                origin={"source": source, "run_id": run_id, **_sides_of(indices)},
                 about={
                     "parameters": parameters.model_dump(mode="json"),
                     "versions": provenance.versions(),
@@ -114,6 +114,15 @@ def _train_run(
             _restore(run, state, run_checkpoints)
             state = _train(run, recipe, run_checkpoints, tensorboard / run_id)
         return _best_model(state, run_checkpoints), state["history"]
+
+
+def _sides_of(indices: Sides) -> dict[str, list[str]]:
+    """Return what a model knows of its two sides: which images it was trained on, and which cars it was not."""
+    train, validation = indices
+    return {
+        "validation_cars": sorted(validation["car"].unique().tolist()),
+        "trained_on": sorted({*train["digest"]} - {""}),
+    }
 
 
 def _restore(run: Run, state: Mapping[str, Any] | None, checkpoints: RunCheckpoints) -> None:
@@ -203,10 +212,14 @@ def describe_run(
     """Record where a model comes from: parameters, source, split, versions, commit, machine, scores.
 
     With folds every car is a training car and a validation car; `models` lists the validation cars of each fold.
+
+    Raises:
+        UserError: The model was trained on other images than those of the index.
     """
     index = pd.concat([train_index, validation_index])
     validated = index["car"].isin([car for member in model.members for car in member.validation_cars])
     trained = index if parameters.folds else train_index
+    _check_trained_on(model, trained)
     return {
         "run_id": model.run_id,
         "recipe": recipe,
@@ -227,6 +240,18 @@ def describe_run(
         "git_commit": provenance.git_commit(),
         "machine": provenance.machine(),
     }
+
+
+def _check_trained_on(model: TrainedModel, trained: pd.DataFrame) -> None:
+    """Check that every member was trained on the images of this index, without its own validation cars."""
+    for member in model.members:
+        images = trained[~trained["car"].isin(member.validation_cars)]
+        if member.trained_on and set(images.get("digest", ())) - {""} != set(member.trained_on):
+            raise UserError(
+                f"The model {member.run_id} was trained on other images than those that are now in train_index: the "
+                "source or its split has changed since. Train it again, with the same options: "
+                "kedro run --pipelines model_training"
+            )
 
 
 def _describe_cars(side: str, index: pd.DataFrame) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def build_run(
         recipe: How to train.
         images: Where images and masks are read.
         sides: Ids of the training images, and of the validation images.
-        origin: Plain values that are stored with the weights: `run_id`, `source`, `validation_cars`.
+        origin: Plain values that are stored with the weights: `run_id`, `source`, `validation_cars`, `trained_on`.
         about: Plain values that every checkpoint holds.
         keep_in_file: Keeps decoded images if the recipe's cache is `memmap`.
 
