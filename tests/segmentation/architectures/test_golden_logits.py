@@ -1,8 +1,8 @@
 """Every network computes the numbers in `golden_logits.json`, so a change of its arithmetic is noticed.
 
-The weights and images are functions of the names of the tensors alone: PyTorch's initializers and random numbers do not
-matter. All is computed in float64, so the numbers are the same on every CPU up to rounding. After an intended change of a
-network, write the file again: `python tests/segmentation/architectures/test_golden_logits.py`. Models trained before
+The weights and images depend on the names of the tensors alone, not on PyTorch's initializers and random numbers. All
+is computed in float64, so the numbers are the same on every CPU up to rounding. After an intended change of a network,
+write the file again: `python tests/segmentation/architectures/test_golden_logits.py`. Models that were trained before
 such a change predict something else after it.
 """
 
