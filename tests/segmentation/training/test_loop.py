@@ -14,6 +14,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.segmentation.architectures import ARCHITECTURES, build_network
 from carvana_kedro.segmentation.data.geometry import Geometry
+from carvana_kedro.segmentation.data.samples import Samples
 from carvana_kedro.segmentation.hardware import Hardware
 from carvana_kedro.segmentation.training.build import build_training
 from carvana_kedro.segmentation.training.callbacks import Callback
@@ -23,6 +24,7 @@ from carvana_kedro.segmentation.training.losses import batch_dice, segmentation_
 from carvana_kedro.segmentation.training.optimizers import build_ema, build_schedule
 from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Progress, Step, Training
+from carvana_kedro.stores.images.competition import ImageStore
 
 Setup = Callable[..., tuple]
 CLOCKS = ("seconds", "images_per_second", "data_wait_share", "share_of_peak")
@@ -169,6 +171,31 @@ def test_callbacks_are_called_in_order(setup: Setup) -> None:
     with pytest.raises(TrainingInterruptedError, match=r"in epoch 1, after step 2\. Everything is saved"):
         train(run, *batches, [Recorder()])
     assert calls == ["begin", *steps[0][:2], "interrupted"]
+
+
+def test_training_sees_each_image_with_its_own_change_of_the_epoch(
+    setup: Setup, training_images: ImageStore
+) -> None:
+    seen: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+
+    class Recorder(Callback):
+        def on_step_end(self, run: Training, step: Step) -> None:
+            for image_id, image, target in zip(step.image_ids, step.images, step.targets, strict=True):
+                seen[run.epoch, image_id] = image.clone(), target.clone()
+
+    run, *batches = setup(epochs=2, seed=5)
+    train(run, *batches, [Recorder()])
+    image_ids = batches[0].image_ids
+    samples = Samples(training_images, image_ids, run.geometry)
+    assert seen.keys() == {(epoch, image_id) for epoch in (1, 2) for image_id in image_ids}
+    for (epoch, image_id), found in seen.items():
+        position = list(image_ids).index(image_id)
+        _, image, mask = samples.read([position])
+        draws = run.augmentation.draw(5, epoch, [position])
+        expected = [part[0] for part in run.augmentation.apply(*run.tensors(image, mask), draws)]
+        torch.testing.assert_close(list(found), expected, rtol=0, atol=1e-5)
+    first, second = (torch.stack([seen[epoch, name][0] for name in image_ids]) for epoch in (1, 2))
+    assert ((first - second).abs().amax((1, 2, 3)) > 0.05).all()
 
 
 # Within an epoch, after its last step (before validation), and in the next epoch.
