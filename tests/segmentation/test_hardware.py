@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation import hardware
 from carvana_kedro.segmentation.hardware import (
     Hardware,
     choose_device,
@@ -11,6 +12,7 @@ from carvana_kedro.segmentation.hardware import (
     mixed_precision,
     training_flop,
     usable_workers,
+    workers_within_shared_memory,
 )
 
 
@@ -38,6 +40,24 @@ def test_the_number_of_workers_is_limited_to_the_number_of_cpus() -> None:
     assert usable_workers(0) == 0
     assert usable_workers(1) == 1
     assert 1 <= usable_workers(10_000) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    [(None, 8), (10**10, 8), (180_300_000, 8), (180_000_000, 7), (64_000_000, 2), (40_000_000, 0), (0, 0)],
+)
+def test_only_as_many_workers_read_as_their_batches_fit_in_the_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, free: int | None, expected: int
+) -> None:
+    monkeypatch.setattr(hardware, "free_shared_memory", lambda: free)
+    assert workers_within_shared_memory(8, 10_000_000) == expected
+    assert workers_within_shared_memory(0, 10_000_000) == 0
+    if expected == 8:
+        assert caplog.messages == []
+    else:
+        (message,) = caplog.messages
+        assert f"continuing with num_workers={expected}" in message
+        assert "docker run --shm-size=1g" in message
 
 
 @pytest.mark.gpu

@@ -6,7 +6,13 @@ import pytest
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores import machine
-from carvana_kedro.stores.machine import format_size, require_memory, require_space, usable_cores
+from carvana_kedro.stores.machine import (
+    format_size,
+    free_shared_memory,
+    require_memory,
+    require_space,
+    usable_cores,
+)
 
 
 def test_enough_space_passes(tmp_path: Path) -> None:
@@ -94,3 +100,12 @@ def test_the_available_memory_of_this_machine_is_known() -> None:
     if sys.platform == "linux":
         with pytest.raises(UserError, match=r"needs 1152921\.5 TB"):
             require_memory(1 << 60, "keeping the images in memory")
+
+
+def test_shared_memory_is_measured_where_it_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if sys.platform == "linux":
+        assert free_shared_memory() is not None
+    monkeypatch.setattr(machine, "_SHARED_MEMORY", tmp_path / "absent")
+    assert free_shared_memory() is None

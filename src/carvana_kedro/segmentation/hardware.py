@@ -2,6 +2,8 @@
 
 import copy
 import importlib.util
+import logging
+import mmap
 import os
 import shutil
 import sysconfig
@@ -16,7 +18,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.machine import usable_cores
+from carvana_kedro.stores.machine import format_size, free_shared_memory, usable_cores
+
+logger = logging.getLogger(__name__)
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "bfloat16", "float16", "tf32", "float32"]
@@ -157,6 +161,28 @@ def mixed_precision(device: torch.device, precision: torch.dtype) -> AbstractCon
 def usable_workers(num_workers: int) -> int:
     """Return how many processes to read images in: at most the number of usable cores."""
     return min(num_workers, usable_cores())
+
+
+def workers_within_shared_memory(num_workers: int, batch_nbytes: int) -> int:
+    """Return how many processes can pass their batches through the free shared memory: at most `num_workers`.
+
+    Args:
+        num_workers: Number of processes that are asked for. If fewer fit, a warning says how to allow more.
+        batch_nbytes: Bytes of the largest batch.
+    """
+    free = free_shared_memory()
+    # PyTorch reads two batches ahead per process, and this process works on up to two. Files take whole pages.
+    size = batch_nbytes + 4 * mmap.PAGESIZE
+    if free is None or not num_workers or (2 * num_workers + 2) * size <= free:
+        return num_workers
+    fitting = max(0, free // size - 2) // 2
+    logger.warning(
+        "Only %s of shared memory (/dev/shm) is free, but %d processes that read images need %s: continuing with "
+        "num_workers=%d. In a container, allow more shared memory: docker run --shm-size=%dg",
+        format_size(free), num_workers, format_size((2 * num_workers + 2) * size), fitting,
+        (2 * num_workers + 2) * size // 10**9 + 1,
+    )  # fmt: skip
+    return fitting
 
 
 def training_flop(network: nn.Module, input_size: tuple[int, int]) -> float:

@@ -1,4 +1,4 @@
-"""What the machine offers: processor cores, memory and free disk space."""
+"""What the machine offers: processor cores, memory, shared memory and free disk space."""
 
 import os
 import re
@@ -10,6 +10,7 @@ from carvana_kedro.errors import UserError
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 def usable_cores() -> int:
@@ -34,6 +35,17 @@ def require_memory(needed: int, purpose: str) -> None:
             "memory is available. Keep the images in a file (--params model_training.cache=memmap), decode them in "
             "each epoch (cache=none), or choose a smaller model_training.input_size."
         )
+
+
+def free_shared_memory() -> int | None:
+    """Return the free bytes of the memory that processes share, or None where it has no limit of its own.
+
+    Docker limits it to 64 MB unless `docker run --shm-size` says otherwise.
+    """
+    try:
+        return shutil.disk_usage(_SHARED_MEMORY).free
+    except OSError:  # only Linux has this folder
+        return None
 
 
 def _available_memory() -> list[int]:

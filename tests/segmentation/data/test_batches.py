@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.geometry import Geometry
+from carvana_kedro.segmentation.data.reader import Reader
 from carvana_kedro.segmentation.data.samples import Batch, CachedSamples, Samples, in_memory
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.pixel_cache import PixelCache
@@ -278,6 +280,57 @@ def test_shared_memory_is_released_after_every_batch() -> None:
         next(batches.epoch(epoch))
         list(batches.epoch(epoch))
     assert len(os.listdir("/proc/self/fd")) <= open_files + 2  # noqa: PTH208
+
+
+SMALL_SHARED_MEMORY = """
+import sys
+import numpy as np, torch
+from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.data.reader import Reader
+
+def read(positions):
+    order = list(positions)
+    return torch.tensor(order), torch.zeros(len(order), 100_000, dtype=torch.uint8)
+
+reader = Reader(read, np.array(["a"] * 64), 2, image_nbytes=int(sys.argv[1]))
+try:
+    print(torch.cat([order for order, _ in reader(np.arange(64).reshape(16, 4))]).tolist() == list(range(64)))
+except UserError as error:
+    print(error)
+"""
+
+
+def _in_small_shared_memory(image_nbytes: int) -> subprocess.CompletedProcess[str]:
+    """Read batches of 0.4 MB in 2 workers, with 1 MB of shared memory."""
+    mount = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'
+    namespace = ["unshare", "--mount", "sh", "-c", mount, "sh"]
+    if not shutil.which("unshare") or subprocess.run([*namespace, "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    return subprocess.run(
+        [*namespace, sys.executable, "-c", SMALL_SHARED_MEMORY, str(image_nbytes)],
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+
+
+def test_batches_that_do_not_fit_in_the_shared_memory_are_read_in_this_process() -> None:
+    done = _in_small_shared_memory(100_000)
+    assert done.stdout == "True\n"
+    assert "Only 1.0 MB of shared memory" in done.stderr
+    assert "docker run --shm-size=1g" in done.stderr
+
+
+def test_shared_memory_that_runs_full_is_an_error() -> None:
+    done = _in_small_shared_memory(0)  # as if another process had filled it after the check
+    assert "No space left on device" in done.stdout
+    assert "`num_workers`, or set it to 0; in a container" in done.stdout
+    assert "docker run --shm-size" in done.stdout
+
+
+def test_a_worker_that_cannot_send_its_batch_is_an_error() -> None:
+    reader = Reader(lambda positions: (lambda: 1, list(positions)), np.array(IDS), 2)  # cannot be pickled
+    with pytest.raises(UserError, match="killed or crashed"):
+        list(reader([np.arange(2)] * 3))
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -40,7 +40,11 @@ class Batches:
         # Copying from memory is faster than receiving the batch from another process.
         in_process = isinstance(samples, CachedSamples) and samples.in_memory
         self._reader = Reader(
-            samples.read, samples.image_ids, 0 if in_process else num_workers, pin_memory=pin_memory
+            samples.read,
+            samples.image_ids,
+            0 if in_process else num_workers,
+            image_nbytes=samples.image_nbytes,
+            pin_memory=pin_memory,
         )
 
     def __len__(self) -> int:

@@ -1,10 +1,12 @@
 """Reads batches in worker processes or in the current process."""
 
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import wait
 from typing import Any, Generic, TypeVar
@@ -17,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.hardware import workers_within_shared_memory
 
 T = TypeVar("T")
 
@@ -30,7 +33,9 @@ class Reader(Generic[T]):
     Args:
         read: Function that reads the images at the given positions and returns a batch.
         image_ids: Ids of all images, for error messages.
-        num_workers: Number of worker processes; 0 reads in the current process.
+        num_workers: Number of worker processes; 0 reads in the current process. There are fewer, and a warning, if the
+            shared memory cannot hold their batches.
+        image_nbytes: Bytes of one image in a batch.
         pin_memory: Whether tensors are placed in pinned memory, which speeds up the copy to a GPU.
     """
 
@@ -40,6 +45,7 @@ class Reader(Generic[T]):
         image_ids: NDArray[np.str_],
         num_workers: int,
         *,
+        image_nbytes: int = 0,
         pin_memory: bool = False,
     ) -> None:
         """Store the arguments; the first call starts the workers."""
@@ -47,6 +53,7 @@ class Reader(Generic[T]):
         self._read = read
         self._image_ids = image_ids
         self._num_workers = num_workers
+        self._image_nbytes = image_nbytes
         self._order: list[NDArray[np.int64]] = []
         self._loader: DataLoader[Any] | None = None
 
@@ -60,7 +67,7 @@ class Reader(Generic[T]):
             What `read` returns for each array.
 
         Raises:
-            UserError: An image cannot be read, or a worker process was killed.
+            UserError: An image cannot be read, a worker process was killed, or the shared memory is full.
         """
         self._order[:] = batches
         try:
@@ -86,15 +93,18 @@ class Reader(Generic[T]):
     def _iterator(self) -> Iterator[Any]:
         """Return an iterator over the batches. The first call creates the loader."""
         if self._loader is None:
+            largest = max(map(len, self._order), default=0) * self._image_nbytes
+            num_workers = workers_within_shared_memory(self._num_workers, largest)
             # One row per worker: its process id, and the position it is reading or -1. Shared memory survives a worker
             # that is killed, so it tells which image the worker was reading.
-            self._workers = torch.full((self._num_workers, 2), -1).share_memory_()
+            with _shared_memory_errors():
+                self._workers = torch.full((num_workers, 2), -1).share_memory_()
             self._loader = DataLoader(
                 _BatchDataset(self._read, self._workers),
                 batch_size=None,  # each item of the data set is a whole batch
                 sampler=self._order,
-                num_workers=self._num_workers,
-                persistent_workers=self._num_workers > 0,
+                num_workers=num_workers,
+                persistent_workers=num_workers > 0,
                 pin_memory=self._pin_memory,
                 worker_init_fn=partial(_init_worker, self._workers),
                 generator=torch.Generator(),  # otherwise every iterator draws from the global generator
@@ -102,12 +112,14 @@ class Reader(Generic[T]):
         if threading.current_thread() is not threading.main_thread() or not hasattr(
             signal, "SIGCHLD"
         ):  # Windows
-            return iter(self._loader)
+            with _shared_memory_errors():
+                return iter(self._loader)
         # Torch installs a SIGCHLD handler that raises as soon as a worker dies, wherever the main thread is at that
         # moment. Restore the previous handler: the loader also raises when it waits for a batch of a dead worker.
         previous_handler = signal.getsignal(signal.SIGCHLD)
         try:
-            return iter(self._loader)
+            with _shared_memory_errors():
+                return iter(self._loader)
         finally:
             signal.signal(signal.SIGCHLD, previous_handler)
 
@@ -135,7 +147,10 @@ class _BatchDataset(Dataset[T | UserError]):
 
     def __getitem__(self, positions: NDArray[np.int64]) -> T | UserError:
         try:
-            return self.read(self._recorded(positions.tolist()))
+            batch = self.read(self._recorded(positions.tolist()))
+            if get_worker_info():
+                _share(batch)
+            return batch
         except UserError as error:
             return error
 
@@ -150,6 +165,37 @@ class _BatchDataset(Dataset[T | UserError]):
             self.workers[worker.id, 1] = -1
 
 
+def _share(batch: object) -> None:
+    """Move the tensors of a batch into shared memory.
+
+    Torch would do the same in a thread of the worker, where an error is printed and the parent waits forever.
+
+    Raises:
+        UserError: The shared memory is full.
+    """
+    with _shared_memory_errors():
+        for value in batch if isinstance(batch, tuple) else (batch,):
+            if isinstance(value, Tensor):
+                value.share_memory_()
+
+
+@contextmanager
+def _shared_memory_errors() -> Iterator[None]:
+    """Convert errors of shared memory, semaphores and new processes to a `UserError`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"The processes that read images cannot pass on their batches: {error}. Lower the parameter `num_workers`, "
+            "or set it to 0; in a container, allow more shared memory (docker run --shm-size=2g)."
+        ) from error
+
+
+def _end_worker(error: Exception, item: object) -> None:
+    """End a worker that cannot send a batch. The parent notices that, but it would wait forever for the batch."""
+    os._exit(1)
+
+
 def _init_worker(workers: Tensor, worker: int) -> None:
     """Set the signal handlers and threads of a worker process and record its process id."""
     # Ctrl-C reaches the whole process group. The parent handles it and ends its workers by SIGTERM; the worker must
@@ -158,4 +204,5 @@ def _init_worker(workers: Tensor, worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Not 1: OpenCV would wait for threads of the parent, which do not exist after a fork. Torch sets its own threads.
     cv2.setNumThreads(0)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     workers[worker, 0] = os.getpid()

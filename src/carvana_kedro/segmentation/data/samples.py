@@ -100,10 +100,15 @@ class Samples:
         return torch.tensor(order), torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets))
 
     @property
+    def image_nbytes(self) -> int:
+        """Size of one image and its target in bytes."""
+        height, width = self.geometry.output_size
+        return height * width * 4
+
+    @property
     def nbytes(self) -> int:
         """Size of all images and targets in bytes."""
-        height, width = self.geometry.output_size
-        return len(self) * height * width * 4
+        return len(self) * self.image_nbytes
 
 
 def in_memory(key: str, shape: tuple[int, int], fill: Fill) -> NDArray[np.uint8]:
@@ -136,10 +141,10 @@ class CachedSamples:
         self.image_ids = samples.image_ids
         self._size = samples.geometry.output_size
         logger.info("Caching %d decoded images: %.1f MB", len(samples), samples.nbytes / 1e6)
-        height, width = self._size
+        self.image_nbytes = samples.image_nbytes
         contents = repr((self._size, self.image_ids.tolist()))
         key = hashlib.sha256(contents.encode(errors="surrogatepass")).hexdigest()[:16]
-        self._rows = keep(key, (len(samples), height * width * 4), partial(_fill_rows, samples))
+        self._rows = keep(key, (len(samples), self.image_nbytes), partial(_fill_rows, samples))
         self._row_numbers = np.arange(len(samples))
 
     def __len__(self) -> int:

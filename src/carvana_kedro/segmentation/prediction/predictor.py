@@ -279,7 +279,13 @@ class Predictor:
         """
         images = _FittedImages(source, image_ids, self.geometry, on_bad_image == "empty")
         on_gpu = self.hardware.device.type == "cuda"
-        read = Reader(images.read, images.image_ids, num_workers, pin_memory=on_gpu)
+        read = Reader(
+            images.read,
+            images.image_ids,
+            num_workers,
+            image_nbytes=images.image_nbytes,
+            pin_memory=on_gpu,
+        )
         batches = _batches(len(image_ids), batch_size, shard_size or len(image_ids))
         largest = max(map(len, batches), default=0)
         waiting: list[Prediction] = []
@@ -346,6 +352,11 @@ class _FittedImages:
         self.image_ids = np.array(image_ids, dtype=np.str_)
         self.geometry = geometry
         self.allow_bad = allow_bad
+
+    @property
+    def image_nbytes(self) -> int:
+        height, width = self.geometry.output_size
+        return height * width * 3
 
     def read(self, positions: Iterable[int]) -> _Batch:
         batch = _Batch([], torch.empty(0), [], [])
