@@ -57,7 +57,7 @@ def test_the_package_keeps_its_import_rules() -> None:
         (
             "segmentation/data/samples.py",
             "carvana_kedro.stores.archives",
-            "segmentation uses only file formats and facts about the machine from stores",
+            "segmentation uses only file formats, processes and facts about the machine from stores",
         ),
         ("studio/canvas.py", "torch", "ingestion does not load PyTorch"),
     ],

@@ -2,7 +2,13 @@
 
 import csv
 import io
+import multiprocessing
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -11,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from carvana_kedro.errors import UserError
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.studio import StudioSettings, car_id, render_competition, render_view
 
@@ -162,3 +169,51 @@ def test_rendering_in_this_process_does_not_change_its_threads(tmp_path: Path) -
 def test_settings_out_of_range_are_rejected(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StudioSettings(**changes)
+
+
+RENDERING = """
+import sys
+from pathlib import Path
+from carvana_kedro.studio import StudioSettings, render_competition
+
+if __name__ == "__main__":
+    settings = StudioSettings(seed=5, training_cars=500, test_cars=1, views=3, width=240, height=160)
+    render_competition(settings, Path(sys.argv[1]), num_workers=2, on_image=lambda *_: print(flush=True))
+"""
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads the state of processes from /proc")
+def test_processes_that_render_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "rendering.py"
+    script.write_text(RENDERING)
+    command = [sys.executable, str(script), str(tmp_path / "competition")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()  # the first image
+        workers = _children(parent.pid)
+        parent.kill()
+    assert len(workers) >= 2
+    deadline = time.monotonic() + 30
+    while any(_is_running(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a process is still running"
+        time.sleep(0.1)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_killed_process_that_renders_is_an_error(tmp_path: Path) -> None:
+    def kill_a_worker(*_: int) -> None:
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)  # type: ignore[arg-type]
+
+    many = StudioSettings(seed=5, training_cars=50, test_cars=1, views=3, width=240, height=160)
+    with pytest.raises(UserError, match="A process that renders the sample was killed"):
+        render_competition(many, tmp_path, num_workers=2, on_image=kill_a_worker)

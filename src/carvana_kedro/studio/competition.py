@@ -10,6 +10,7 @@ import multiprocessing
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -17,9 +18,11 @@ import cv2
 from PIL import Image
 from tqdm import tqdm
 
+from carvana_kedro.errors import UserError
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.machine import usable_cores
+from carvana_kedro.stores.processes import end_with_parent
 
 from .render import render_view
 from .settings import STUDIO_VERSION, StudioSettings, car_id, generator
@@ -138,15 +141,23 @@ def _encode_all(settings: StudioSettings, shots: list[Shot], num_workers: int) -
         yield map(encode, shots)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        num_workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_init_worker) as pool:
         try:
             # All views of a car are rendered in one process, which builds the car once.
             yield pool.map(encode, shots, chunksize=settings.views)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A process that renders the sample was killed. The usual cause is too little memory. Free some memory "
+                "and run again, or use other images: --params source=NAME"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _init_worker() -> None:
+    end_with_parent()
+    cv2.setNumThreads(1)
 
 
 def _encode(settings: StudioSettings, shot: Shot) -> Encoded:

@@ -251,6 +251,12 @@ print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 time.sleep(60)
 """
 
+STUCK = """
+        import os, pathlib
+        pathlib.Path(sys.argv[1], str(os.getpid())).touch()
+        time.sleep(600)
+"""
+
 
 def test_workers_end_when_their_parent_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
@@ -259,6 +265,23 @@ def test_workers_end_when_their_parent_is_killed() -> None:
         assert len(workers) == 2
         assert all(_is_running(pid) for pid in workers)
         parent.kill()
+    deadline = time.monotonic() + 30
+    while any(_is_running(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker is still running"
+        time.sleep(0.1)
+
+
+def test_workers_end_with_their_parent_even_if_a_read_does_not_return(tmp_path: Path) -> None:
+    script = PARENT.replace(
+        "    def read_mask(self, image_id):", "    def read_mask(self, image_id):\n" + STUCK
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) as parent:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.iterdir())) < 2:
+            assert time.monotonic() < deadline, "the workers did not start"
+            time.sleep(0.1)
+        parent.kill()
+    workers = [int(path.name) for path in tmp_path.iterdir()]
     deadline = time.monotonic() + 30
     while any(_is_running(pid) for pid in workers):
         assert time.monotonic() < deadline, "a worker is still running"

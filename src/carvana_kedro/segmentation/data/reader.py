@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.hardware import workers_within_shared_memory
+from carvana_kedro.stores.processes import end_with_parent
 
 T = TypeVar("T")
 
@@ -204,5 +205,6 @@ def _init_worker(workers: Tensor, worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Not 1: OpenCV would wait for threads of the parent, which do not exist after a fork. Torch sets its own threads.
     cv2.setNumThreads(0)
+    end_with_parent()  # torch looks for the parent only between batches
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
     workers[worker, 0] = os.getpid()
