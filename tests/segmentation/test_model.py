@@ -1,16 +1,18 @@
 import contextlib
 import hashlib
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import build_network
-from carvana_kedro.segmentation.model import TrainedModel
+from carvana_kedro.segmentation.model import Member, TrainedModel
 from carvana_kedro.segmentation.prediction.export import ExportableModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores.checkpoints import load_checkpoint, save_checkpoint
@@ -154,3 +156,39 @@ def test_weights_of_another_network_are_refused(content: dict[str, Any]) -> None
     (member,) = TrainedModel.from_dict({**content, "width_multiplier": 0.5}).members
     with pytest.raises(UserError, match=r"The weights of the model .* do not fit unet_small"):
         member.build_network()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["head.bias", "encoder.0.0.1.running_var"])
+def test_a_model_whose_weights_are_not_finite_is_refused(
+    content: dict[str, Any], tmp_path: Path, name: str, value: float
+) -> None:
+    content["weights"][name][0] = value
+    path = tmp_path / "model.pt"
+    expected = rf"the model a has weights that are NaN or infinite, in 1 of \d+ tensors \({re.escape(name)}\)"
+    for stored in (content, {"model": content}, {"members": [content]}):
+        save_checkpoint(path, stored)
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: {expected}"):
+            Predictor.from_checkpoint(path)
+    # Without a file: a network or a member that was built in Python.
+    network = build_network("unet_small", width_multiplier=0.25)
+    network.load_state_dict(content["weights"])
+    with pytest.raises(UserError, match=r"The network UNet has weights that are NaN or infinite"):
+        Predictor([network], (32, 48))
+    member = Member("unet_small", 0.25, (32, 48), 0.5, content["weights"], "a")
+    with pytest.raises(UserError, match="NaN or infinite"):
+        ExportableModel(TrainedModel((member,)))
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+def test_finite_weights_that_are_too_large_for_finite_logits_predict_nothing(
+    content: dict[str, Any], engine: str
+) -> None:
+    if engine == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+    content["weights"] = {name: weight * 1e30 for name, weight in content["weights"].items()}
+    predictor = Predictor.from_model(TrainedModel.from_dict(content), device="cpu", engine=engine)
+    prediction = predictor.predict_one(np.full((30, 40, 3), 99, np.uint8))
+    for use in (prediction.probabilities, lambda: prediction.mask(0.5), lambda: prediction.edges(0.5)):
+        with pytest.raises(UserError, match="computes NaN or infinity"):
+            use()

@@ -101,3 +101,17 @@ def test_torch_is_not_imported():
     code = "import sys, carvana_kedro.{0}; sys.exit('torch' in sys.modules)"
     for module in ("stores.run_lengths", "segmentation.metrics.mask_scores"):
         subprocess.run([sys.executable, "-c", code.format(module)], check=True)
+
+
+@pytest.mark.parametrize("text", [float("nan"), None, b"1 2", 5])
+def test_decode_accepts_text_only(text):
+    with pytest.raises(TypeError, match=r"must be a text.*keep_default_na=False"):
+        run_lengths.decode(text, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "error"), [((-2, 3), ValueError), ((-2, -3), ValueError), ((2.0, 3), TypeError)]
+)
+def test_decode_accepts_sizes_of_whole_pixels_only(size, error):
+    with pytest.raises(error):
+        run_lengths.decode("1 2", *size)

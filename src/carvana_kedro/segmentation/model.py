@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from carvana_kedro.errors import UserError
@@ -17,6 +18,41 @@ Size = tuple[int, int]
 _REQUIRED = ("architecture", "width_multiplier", "input_size", "threshold", "weights", "run_id")
 _OPTIONAL = ("source", "validation_cars", "best_threshold", "trained_on")
 _LISTS = ("validation_cars", "trained_on")
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that contain NaN or infinity.
+
+    >>> not_finite({"head.weight": torch.tensor([1.0, torch.nan]), "head.bias": torch.tensor([0.0])})
+    ['head.weight']
+    """
+    # The extremes are found in one pass without a copy, and are NaN if any value is.
+    return [
+        name
+        for name, weight in weights.items()
+        if weight.is_floating_point()
+        and weight.numel()
+        and not torch.stack(weight.aminmax()).isfinite().all()
+    ]
+
+
+def require_finite(weights: Mapping[str, Tensor], what: str) -> None:
+    """Check that all weights are finite. A network with others predicts nothing but empty masks.
+
+    Args:
+        weights: A network's state dict, which includes the statistics of BatchNorm.
+        what: What the error calls the network.
+
+    Raises:
+        UserError: Some are not.
+    """
+    if names := not_finite(weights):
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise UserError(
+            f"{what} has weights that are NaN or infinite, in {len(names)} of {len(weights)} tensors ({shown}). Its "
+            "training diverged. Use another checkpoint, or train again with a smaller learning rate: "
+            "model_training.optimizer.learning_rate"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +92,7 @@ class Member:
             where: What an error calls it.
 
         Raises:
-            UserError: It is something else.
+            UserError: It is something else, or its weights are not finite.
         """
         if missing := [name for name in _REQUIRED if name not in content]:
             raise UserError(f"{where} is not a carvana-kedro model: it lacks {', '.join(missing)}.")
@@ -65,6 +101,7 @@ class Member:
         known["input_size"] = (height, width)
         for name in _LISTS:
             known[name] = tuple(known.get(name, ()))
+        require_finite(known["weights"], f"{where}: the model {known['run_id']}")
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,7 +166,7 @@ class TrainedModel:
             where: What an error calls it.
 
         Raises:
-            UserError: It is something else.
+            UserError: It is something else, or its weights are not finite.
         """
         model = content.get("model", content)
         members = model.get("members", [model]) if isinstance(model, Mapping) else [{}]
@@ -143,7 +180,13 @@ class TrainedModel:
 
     @classmethod
     def join(cls, models: Sequence["TrainedModel"]) -> Self:
-        """Join models to one whose probabilities are the mean of theirs."""
+        """Join models to one whose probabilities are the mean of theirs.
+
+        Raises:
+            UserError: There are no models.
+        """
+        if not models:
+            raise UserError("There is no model to join: pass at least one.")
         return cls(tuple(member for model in models for member in model.members))
 
     def to_dict(self) -> dict[str, Any]:

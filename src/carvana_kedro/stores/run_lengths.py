@@ -4,10 +4,13 @@ The text holds `start length` pairs, one per run of ones. Pixels are counted fro
 mask is empty.
 """
 
+import operator
 import re
 
 import numpy as np
 from numpy.typing import NDArray
+
+from carvana_kedro.stores.pixels import as_mask
 
 _INTEGERS = re.compile("[-0-9 ]*")
 
@@ -16,13 +19,13 @@ def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> str:
     """Encode a mask as `start length` pairs.
 
     Args:
-        mask: (H, W) bool, or uint8 in {0, 1}.
+        mask: (H, W) bool, or integers 0 and 1.
 
     Returns:
         The runs of ones in ascending order, separated by single spaces. Runs do not touch. "" for an empty mask.
 
     Raises:
-        ValueError: The mask does not have two dimensions, or is neither bool nor uint8.
+        TypeError, ValueError: It is not a mask: see `as_mask`.
 
     >>> encode(np.array([[0, 1, 1], [1, 0, 1]], dtype=np.uint8))
     '2 3 6 1'
@@ -34,17 +37,15 @@ def find_edges(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> NDArray[np.int64]
     """Find the positions at which the value changes, reading the mask row by row.
 
     Args:
-        mask: (H, W) bool, or uint8 in {0, 1}.
+        mask: (H, W) bool, or integers 0 and 1.
 
     Returns:
         (2 R,) int64 ascending positions, counted from 0: for each run its first pixel, and the first pixel after it.
 
     Raises:
-        ValueError: The mask does not have two dimensions, or is neither bool nor uint8.
+        TypeError, ValueError: It is not a mask: see `as_mask`.
     """
-    if mask.ndim != 2 or mask.dtype not in (np.bool_, np.uint8):
-        raise ValueError(f"A mask must be (H, W) bool or uint8, not {mask.dtype} of shape {mask.shape}.")
-    pixels = mask.ravel()
+    pixels = as_mask(mask).ravel()
     return np.concatenate(
         [
             np.flatnonzero(pixels[:1]),  # the comparison of neighbors misses the edge before the first pixel
@@ -73,14 +74,15 @@ def decode(rle: str, height: int, width: int) -> NDArray[np.uint8]:
         (height, width) uint8 in {0, 1}.
 
     Raises:
-        ValueError: The text is not a valid encoding of a mask of this size (see `check`).
+        TypeError, ValueError: The text is not a valid encoding of a mask of this size (see `check`).
 
     >>> decode("2 3 6 1", 2, 3)
     array([[0, 1, 1],
            [1, 0, 1]], dtype=uint8)
     """
+    runs = check(rle, height, width)
     pixels = np.zeros(height * width, dtype=np.uint8)
-    for start, length in check(rle, height, width).tolist():
+    for start, length in runs.tolist():
         pixels[start - 1 : start - 1 + length] = 1
     return pixels.reshape(height, width)
 
@@ -97,14 +99,22 @@ def check(rle: str, height: int, width: int) -> NDArray[np.int64]:
         (R, 2) int64, one row per run: its first pixel, counted from 1, and its length.
 
     Raises:
-        ValueError: The text holds something other than integers, an odd count of numbers, a start or length below 1, a
-            run that ends outside the image, or runs that overlap or are not in order.
+        TypeError: `rle` is not a text, or a size is not an integer.
+        ValueError: A size is negative, or the text holds something other than integers, an odd count of numbers, a
+            start or length below 1, a run that ends outside the image, or runs that overlap or are not in order.
 
     >>> check("5 3", 2, 3)
     Traceback (most recent call last):
         ...
     ValueError: Run 1 ("5 3") ends at pixel 7, outside an image of 2 x 3 = 6 pixels.
     """
+    if not isinstance(rle, str):
+        raise TypeError(
+            f"A run-length encoding must be a text, not {rle!r}. If pandas has read an empty field as NaN, read the "
+            "file with keep_default_na=False."
+        )
+    if operator.index(height) < 0 or operator.index(width) < 0:
+        raise ValueError(f"The size of a mask must not be negative, as in {height} x {width}.")
     try:
         # int() also accepts `1_0`, `+5` and digits of other scripts.
         if not _INTEGERS.fullmatch(rle):

@@ -111,3 +111,15 @@ def test_boundary_error_is_the_mean_distance_between_the_edges(one, other):
     else:
         assert mask_scores.boundary_error(one, other) == (math.hypot(7, 9) if any(edges) else 0)
     assert mask_scores.boundary_error(one, one) == 0
+
+
+@pytest.mark.parametrize("score", [*SCORES, mask_scores.boundary_error])
+@pytest.mark.parametrize(
+    "wrong", [np.full((4, 5), 0.3), np.zeros((4, 5, 1), bool), np.zeros((2, 4, 5), bool)]
+)
+def test_probabilities_and_batches_are_no_masks(score, wrong):
+    for pair in ((wrong, wrong), (wrong, np.ones((4, 5), bool)), (np.ones((4, 5), bool), wrong)):
+        with pytest.raises(ValueError, match=r"must be \(H, W\), bool or integers"):
+            score(*pair)
+    with pytest.raises(TypeError, match="target must be a NumPy array"):
+        score(np.ones((4, 5), bool), [[1]])

@@ -274,3 +274,48 @@ def test_a_network_with_a_smaller_output_predicts_the_whole_image() -> None:
     predictor = Predictor([build_network("unet_original", width_multiplier=0.03)], (188, 204), device="cpu")
     assert predictor.geometry.output_size == (4, 20)
     assert predictor(np.zeros((50, 70, 3), np.uint8)).shape == (50, 70)
+
+
+def test_the_doors_of_the_predictor_refuse_wrong_input_with_advice() -> None:
+    image = np.full((30, 40, 3), 200, np.uint8)
+    predictor = Predictor([Red()], (32, 48), device="cpu")
+    for predict in (predictor, predictor.predict_one):
+        with pytest.raises(ValueError, match=r"not float64 .*Pass \(255 \* image\)"):
+            predict(image / 255)
+        with pytest.raises(TypeError, match=r"torch\.Tensor"):
+            predict(torch.from_numpy(image))  # type: ignore[arg-type]
+    fitted = torch.zeros(2, 32, 48, 3, dtype=torch.uint8)
+    for wrong in (fitted.float() / 255, fitted.permute(0, 3, 1, 2), fitted[:, :16], fitted[0]):
+        with pytest.raises(ValueError, match=r"The images must be \(N, 32, 48, 3\) uint8"):
+            predictor.logits(wrong)
+    for threshold in (0, 1, 50, -0.1, math.nan):
+        with pytest.raises(UserError, match="above 0 and below 1"):
+            predictor(image, threshold)
+        with pytest.raises(UserError, match="above 0 and below 1"):
+            Predictor([Red()], (32, 48), threshold=threshold)
+    for networks in (Red(), [torch.nn.Conv2d(3, 1, 1)], "model.pt"):
+        with pytest.raises(TypeError, match="list of SegmentationNetworks"):
+            Predictor(networks, (32, 48))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="at least one network"):
+        Predictor([], (32, 48))
+    with pytest.raises(UserError, match="at least one"):
+        Predictor.from_checkpoint()
+    for multiplier in (0, -1, math.nan, math.inf):
+        with pytest.raises(UserError, match="width_multiplier must be positive"):
+            build_network("unet_small", width_multiplier=multiplier)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((20, 30, 3)), np.zeros((20, 30), np.uint8)])
+def test_a_reader_that_returns_no_image_is_named_with_the_image(wrong: np.ndarray) -> None:
+    class Source:
+        def size(self, image_id: str) -> tuple[int, int]:
+            return 20, 30
+
+        def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
+            return wrong
+
+        def read_mask(self, image_id: str) -> np.ndarray:
+            raise AssertionError("prediction must not read masks")
+
+    with pytest.raises(UserError, match=r"photo_7.*An image must be"):
+        list(Predictor([Red()], (32, 48), device="cpu").predict(Source(), ["photo_7"]))

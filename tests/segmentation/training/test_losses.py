@@ -139,3 +139,14 @@ def test_batch_dice_agrees_with_the_metric(logits, targets):
 
 def test_batch_dice_of_empty_images_is_one():
     assert batch_dice(torch.full((2, 4, 4), -1.0), torch.zeros(2, 4, 4)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("function", [segmentation_loss, soft_dice, batch_dice])
+def test_other_shapes_and_integers_are_refused(function, logits, targets):
+    for other in (targets[:, None], targets[:1], targets[0], targets.transpose(1, 2)):
+        with pytest.raises(ValueError, match="the same shape"):
+            function(logits, other)
+    with pytest.raises(ValueError, match="the same shape"):
+        function(logits[:, None], targets[:, None])
+    with pytest.raises(ValueError, match="divided by 255"):
+        function(logits, (255 * targets).to(torch.uint8))

@@ -1,5 +1,6 @@
 """The networks: those of this package by name, others by dotted path."""
 
+import math
 from collections.abc import Mapping
 
 from carvana_kedro.errors import UserError
@@ -34,11 +35,13 @@ def build_network(
 
     Raises:
         UserError: The name is unknown, the object cannot be imported or is no network, the network has no pretrained
-            weights, or it takes no `width_multiplier`.
+            weights, it takes no `width_multiplier`, or this is not positive and finite.
 
     >>> sum(parameter.numel() for parameter in build_network("unet_small").parameters())
     1184649
     """
+    if not 0 < width_multiplier < math.inf:
+        raise UserError(f"width_multiplier must be positive and finite, not {width_multiplier}.")
     name, arguments = split_spec("architecture", architecture)
     network: SegmentationNetwork
     if name in ARCHITECTURES and not arguments:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from carvana_kedro.stores.pixels import as_mask, check_image
+
 Size = tuple[int, int]
 
 
@@ -74,19 +76,29 @@ class Geometry:
 
         Returns:
             `(h, w, 3)` uint8.
+
+        Raises:
+            TypeError, ValueError: It is not an image: see `check_image`.
         """
+        check_image(image)
         return _resize(image, self.output_size)
 
     def fit_mask(self, mask: NDArray[np.bool_] | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize a mask to the output size as a soft target: the fraction of each pixel that the mask covers.
 
         Args:
-            mask: `(H0, W0)` bool, or uint8 in {0, 1}.
+            mask: `(H0, W0)` bool, or integers 0 and 1; at least one pixel.
 
         Returns:
             `(h, w)` uint8, from 0 (not covered) to 255 (fully covered).
+
+        Raises:
+            TypeError, ValueError: It is not a mask: see `as_mask`.
         """
-        return _resize(np.multiply(mask, 255, dtype=np.uint8), self.output_size)
+        covered = np.multiply(as_mask(mask), 255, dtype=np.uint8)
+        if not covered.size:
+            raise ValueError(f"A mask of shape {covered.shape} has no pixels to resize.")
+        return _resize(covered, self.output_size)
 
     def pad(self, images: Tensor) -> Tensor:
         """Pad images to the input size by reflection; border pixels are not repeated.

@@ -20,7 +20,7 @@ def dice(prediction: Mask, target: Mask) -> float:
         target: `(H, W)` mask.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: The shapes differ or are not (H, W), or a mask is neither bool nor integer.
 
     >>> dice(np.array([[1, 1, 0]]), np.array([[0, 1, 0]]))
     0.6666666666666666
@@ -39,7 +39,7 @@ def iou(prediction: Mask, target: Mask) -> float:
         target: `(H, W)` mask.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: The shapes differ or are not (H, W), or a mask is neither bool nor integer.
 
     >>> iou(np.array([[1, 1, 0]]), np.array([[0, 1, 0]]))
     0.5
@@ -56,7 +56,7 @@ def pixel_accuracy(prediction: Mask, target: Mask) -> float:
         target: `(H, W)` mask.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: The shapes differ or are not (H, W), or a mask is neither bool nor integer.
 
     >>> pixel_accuracy(np.array([[1, 1, 0]]), np.array([[0, 1, 0]]))
     0.6666666666666666
@@ -81,10 +81,12 @@ def boundary_dice(prediction: Mask, target: Mask, width: int) -> float:
         A score in [0, 1]; 1 if both boundaries are empty.
 
     Raises:
-        ValueError: The shapes differ, or `width` is less than 1.
+        ValueError: The shapes differ or are not (H, W), or a mask is neither bool nor integer, or `width` is
+            less than 1.
     """
     if width < 1:
         raise ValueError(f"The width of the boundary must be at least 1 pixel, not {width}.")
+    _check_masks(prediction, target)
     return dice(_boundary(prediction, width), _boundary(target, width))
 
 
@@ -103,7 +105,7 @@ def boundary_error(prediction: Mask, target: Mask) -> float:
         A distance in pixels; 0 if neither mask has an edge, and the diagonal of the image if only one of them has.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: The shapes differ or are not (H, W), or a mask is neither bool nor integer.
 
     >>> import numpy as np
     >>> square, moved = np.zeros((20, 20), bool), np.zeros((20, 20), bool)
@@ -111,7 +113,7 @@ def boundary_error(prediction: Mask, target: Mask) -> float:
     >>> boundary_error(square, moved)
     1.0
     """
-    _check_shapes(prediction, target)
+    _check_masks(prediction, target)
     edges = _boundary(prediction, 1), _boundary(target, 1)
     if not all(edge.any() for edge in edges):
         return math.hypot(*target.shape) if any(edge.any() for edge in edges) else 0.0
@@ -132,13 +134,21 @@ def _boundary(mask: Mask, width: int) -> NDArray[np.bool_]:
 
 def _overlap_and_total(prediction: Mask, target: Mask) -> tuple[int, int]:
     """Return the number of pixels in both masks, and the sum of the pixels of each."""
-    _check_shapes(prediction, target)
+    _check_masks(prediction, target)
     predicted, expected = prediction.astype(np.bool_, copy=False), target.astype(np.bool_, copy=False)
     overlap = int(np.count_nonzero(predicted & expected))
     return overlap, int(np.count_nonzero(predicted) + np.count_nonzero(expected))
 
 
-def _check_shapes(prediction: Mask, target: Mask) -> None:
+def _check_masks(prediction: Mask, target: Mask) -> None:
+    for name, mask in (("prediction", prediction), ("target", target)):
+        if not isinstance(mask, np.ndarray):
+            raise TypeError(f"The {name} must be a NumPy array, not {type(mask).__name__}.")
+        if mask.ndim != 2 or mask.dtype.kind not in "bui":
+            raise ValueError(
+                f"The {name} must be (H, W), bool or integers other than 0 for the object, not {mask.dtype} of shape "
+                f"{mask.shape}. Compare probabilities with a threshold, and score one mask at a time."
+            )
     if prediction.shape != target.shape:
         raise ValueError(
             f"The prediction has shape {prediction.shape} but the target has shape {target.shape}."

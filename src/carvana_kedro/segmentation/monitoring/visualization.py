@@ -1,10 +1,15 @@
-"""Images of masks. All images are `(H, W, 3)` uint8 RGB; all masks are `(H, W)`, bool or integers 0 and 1."""
+"""Images of masks. All images are `(H, W, 3)` uint8 RGB; all masks are `(H, W)`, bool or integers 0 and 1.
+
+Other arrays raise a TypeError or ValueError that says how to convert them: see `carvana_kedro.stores.pixels`.
+"""
 
 import math
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+
+from carvana_kedro.stores.pixels import as_mask, check_image, check_same_size
 
 Color = tuple[int, int, int]
 
@@ -26,7 +31,9 @@ def overlay(image: np.ndarray, mask: np.ndarray, color: Color = CAR) -> np.ndarr
         mask: `(H, W)`.
         color: RGB color of the tint and the outline.
     """
-    inside = mask.astype(bool)
+    check_image(image)
+    inside = as_mask(mask)
+    check_same_size(image, inside)
     tinted = image.copy()
     tinted[inside] = (0.6 * image[inside] + 0.4 * np.array(color)).astype(np.uint8)
     outlines, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -44,7 +51,8 @@ def agreement(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
     Returns:
         `(H, W, 3)` uint8 RGB.
     """
-    predicted, expected = prediction.astype(bool), target.astype(bool)
+    predicted, expected = as_mask(prediction), as_mask(target)
+    check_same_size(predicted, expected)
     image = np.zeros((*target.shape, 3), np.uint8)
     image[predicted & expected] = HIT
     image[~predicted & expected] = MISS
@@ -69,6 +77,7 @@ def comparison(image: np.ndarray, prediction: np.ndarray, target: np.ndarray) ->
 
 def captioned(image: np.ndarray, caption: str, width: int) -> np.ndarray:
     """Resize an image to a width in pixels, keeping its aspect ratio, and add a caption above it."""
+    check_image(image)
     height = round(image.shape[0] * width / image.shape[1])
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return np.concatenate([text_bar(caption, width), small])
@@ -92,6 +101,8 @@ def grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
     """
     if not images:
         raise ValueError("A grid needs at least one image.")
+    for image in images:
+        check_image(image)
     height = max(image.shape[0] for image in images)
     width = max(image.shape[1] for image in images)
     rows = -(-len(images) // columns)

@@ -47,7 +47,11 @@ class Prediction:
     problem: str = ""
 
     def probabilities(self) -> NDArray[np.float32]:
-        """Return the probability that a pixel belongs to the car, (H, W) float32."""
+        """Return the probability that a pixel belongs to the car, (H, W) float32.
+
+        Raises:
+            UserError: The logits are not finite.
+        """
         probabilities: NDArray[np.float32] = self.enlarged().sigmoid().cpu().numpy()
         return probabilities
 
@@ -56,6 +60,9 @@ class Prediction:
 
         The logits are enlarged to the image's size before they are compared with the threshold. This keeps the subpixel
         position of the mask's edge.
+
+        Raises:
+            UserError: The threshold is not in (0, 1), or the logits are not finite.
         """
         mask: NDArray[np.bool_] = self._exceeding(threshold).cpu().numpy()
         return mask
@@ -64,6 +71,9 @@ class Prediction:
         """Return the edges of the mask's runs: see `run_lengths.find_edges`.
 
         On a GPU they are computed there: copying 6 kB of edges is faster than copying a mask of 2.5 MB.
+
+        Raises:
+            UserError: The threshold is not in (0, 1), or the logits are not finite.
         """
         mask = self._exceeding(threshold)
         if not mask.is_cuda:
@@ -73,10 +83,22 @@ class Prediction:
         return edges
 
     def _exceeding(self, threshold: float) -> Tensor:
+        _check_threshold(threshold)
         return self.enlarged() > math.log(threshold / (1 - threshold))
 
     def enlarged(self) -> Tensor:
-        """Return the logits at the image's size, (H, W) float32, on the device."""
+        """Return the logits at the image's size, (H, W) float32, on the device.
+
+        Raises:
+            UserError: The logits are not finite.
+        """
+        # Checked here and not per batch: the caller waits for the device anyway.
+        if not torch.isfinite(self.logits).all():
+            raise UserError(
+                f"The network computes NaN or infinity{f' for {self.image_id}' if self.image_id else ''}: its weights "
+                "are too large, because its training diverged. Use another checkpoint, or train again with a smaller "
+                "learning rate: model_training.optimizer.learning_rate"
+            )
         return self.geometry.restore(self.logits[None], self.size)[0]
 
 
@@ -117,8 +139,12 @@ class Predictor:
 
         Raises:
             UserError: The machine does not have the device, the engine is not installed or does not support the
-                options, or a network does not take the input size.
+                options, a network does not take the input size, its weights are not finite, or the threshold is not
+                in (0, 1).
+            TypeError: `networks` is not a sequence of networks.
         """
+        _check_networks(networks)
+        _check_threshold(threshold)
         self.threshold = threshold
         self.flip = flip
         if engine == "onnxruntime":
@@ -193,11 +219,19 @@ class Predictor:
 
         Returns:
             (H, W) bool.
+
+        Raises:
+            TypeError, ValueError: It is not an image: see `check_image`.
+            UserError: The threshold is not in (0, 1), or the logits are not finite.
         """
         return self.predict_one(image).mask(self.threshold if threshold is None else threshold)
 
     def predict_one(self, image: np.ndarray) -> Prediction:
-        """Predict one image, (H, W, 3) uint8 RGB of any size."""
+        """Predict one image, (H, W, 3) uint8 RGB of any size.
+
+        Raises:
+            TypeError, ValueError: It is not an image: see `check_image`.
+        """
         logits = self.logits(torch.from_numpy(self.geometry.fit_image(image))[None])
         return Prediction("", (image.shape[0], image.shape[1]), logits[0], self.geometry)
 
@@ -212,6 +246,7 @@ class Predictor:
             (N, h, w) float32 on the device. With several networks: the logits of the mean probability.
 
         Raises:
+            ValueError: The images have another dtype or shape.
             UserError: Not even one image fits into memory.
         """
         try:
@@ -315,6 +350,21 @@ class Predictor:
         ]
 
 
+def _check_networks(networks: object) -> None:
+    if not isinstance(networks, Sequence) or not all(isinstance(n, SegmentationNetwork) for n in networks):
+        raise TypeError(
+            "networks must be a list of SegmentationNetworks, such as [build_network(...)]. For a file: "
+            "Predictor.from_checkpoint(path)."
+        )
+    if not networks:
+        raise UserError("A predictor needs at least one network.")
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 < threshold < 1:
+        raise UserError(f"The threshold is a probability above 0 and below 1, not {threshold}.")
+
+
 def _batches(count: int, batch_size: int, shard_size: int) -> list[NDArray[np.int64]]:
     """Return the positions of the images of each batch. No batch crosses a multiple of `shard_size`.
 
@@ -366,13 +416,14 @@ class _FittedImages:
             try:
                 with errors_naming(image_id):
                     image = self.source.read_image(image_id, at_least=self.geometry.output_size)
+                    fitted = self.geometry.fit_image(image)
                     size, problem = self.source.size(image_id), ""
             except UserError as error:
                 if not self.allow_bad:
                     raise
-                image = np.zeros((*self.geometry.output_size, 3), np.uint8)
+                fitted = np.zeros((*self.geometry.output_size, 3), np.uint8)
                 size, problem = self.geometry.output_size, str(error)
-            images.append(self.geometry.fit_image(image))
+            images.append(fitted)
             batch.ids.append(image_id)
             batch.sizes.append(size)
             batch.problems.append(problem)

@@ -2,10 +2,12 @@
 
 import copy
 
+import torch
 from torch import Tensor, nn
 
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
 from carvana_kedro.segmentation.data.geometry import Geometry
+from carvana_kedro.segmentation.model import require_finite
 from carvana_kedro.segmentation.prediction.fuse import fuse_batch_norm
 
 
@@ -29,8 +31,13 @@ class Segmenter(nn.Module):
     """
 
     def __init__(self, network: SegmentationNetwork, geometry: Geometry) -> None:
-        """Copy the network."""
+        """Copy the network.
+
+        Raises:
+            UserError: Its weights are not finite.
+        """
         super().__init__()
+        require_finite(network.state_dict(), f"The network {type(network).__name__}")
         # Declared by the class itself: what holds for a network need not hold for a class derived from it.
         fusible = vars(type(network)).get("has_fusible_batch_norm", False)
         fused = fuse_batch_norm(network) if fusible else copy.deepcopy(network)
@@ -39,7 +46,17 @@ class Segmenter(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute (N, h, w) float32 logits from (N, h, w, 3) uint8 images at the geometry's output size."""
+        """Compute (N, h, w) float32 logits from (N, h, w, 3) uint8 images at the geometry's output size.
+
+        Raises:
+            ValueError: The images have another dtype or shape.
+        """
+        expected = (*self.geometry.output_size, 3)
+        if images.dtype != torch.uint8 or images.shape[1:] != expected:
+            raise ValueError(
+                f"The images must be (N, {', '.join(map(str, expected))}) uint8 in 0..255, not {images.dtype} of shape "
+                f"{tuple(images.shape)}."
+            )
         # A permuted (N, h, w, 3) tensor already has the channels_last layout: no copy.
         scaled = images.permute(0, 3, 1, 2).float() / 255
         logits: Tensor = self.network(self.geometry.pad(scaled))

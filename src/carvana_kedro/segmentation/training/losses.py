@@ -69,6 +69,9 @@ def segmentation_loss(
 
     Returns:
         A scalar, at least float32.
+
+    Raises:
+        ValueError: The shapes differ or are not (N, H, W), or a tensor is not of a floating-point dtype.
     """
     logits, targets = _full_precision(logits, targets)
     if border_weight:
@@ -92,6 +95,9 @@ def soft_dice(logits: Tensor, targets: Tensor, *, smooth: float = 1.0) -> Tensor
 
     Returns:
         (N,), at least float32, in (0, 1].
+
+    Raises:
+        ValueError: See `segmentation_loss`.
     """
     logits, targets = _full_precision(logits, targets)
     probabilities = logits.sigmoid()
@@ -130,9 +136,13 @@ def batch_dice(logits: Tensor, targets: Tensor, threshold: float = 0.5) -> Tenso
     Returns:
         (N,) float32 in [0, 1]; 1 if the predicted mask and the target are both empty.
 
+    Raises:
+        ValueError: See `segmentation_loss`.
+
     >>> batch_dice(torch.tensor([[[2.0, -2.0]], [[-1.0, -1.0]]]), torch.tensor([[[1.0, 1.0]], [[0.0, 0.0]]]))
     tensor([0.6667, 1.0000])
     """
+    _check_batch(logits, targets)
     predicted = logits > math.log(threshold / (1 - threshold))
     expected = targets > 0.5
     overlap = (predicted & expected).sum((1, 2))
@@ -147,7 +157,23 @@ def _window_maximum(images: Tensor, reach: int) -> Tensor:
     return max_pool2d(rows, (1, size), stride=1, padding=(0, reach))
 
 
+def _check_batch(logits: Tensor, targets: Tensor) -> None:
+    # Other shapes would be broadcast, and integers are in 0..255. The range of floats is not checked: reading it would
+    # make the CPU wait for the GPU in every step.
+    if logits.dim() != 3 or logits.shape != targets.shape:
+        raise ValueError(
+            f"Logits and targets must have the same shape (N, H, W), not {tuple(logits.shape)} and "
+            f"{tuple(targets.shape)}."
+        )
+    if not (logits.is_floating_point() and targets.is_floating_point()):
+        raise ValueError(
+            f"Logits and targets must be floats, not {logits.dtype} and {targets.dtype}. Targets are in [0, 1]: pass "
+            "targets.float(), divided by 255 if they are in 0..255."
+        )
+
+
 def _full_precision(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    _check_batch(logits, targets)
     # Sums over a million pixels need at least float32.
     dtype = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(dtype), targets.to(dtype)
