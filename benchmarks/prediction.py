@@ -72,16 +72,14 @@ def predict(
 ) -> None:
     """Predict as the inference pipeline does: from jpgs to shards to a submission."""
     shards = PredictionShards(folder / "shards")
-    found = predictor.predict(store, image_ids, shard_size=SHARD, **options)
+    sizes = [len(image_ids[start : start + SHARD]) for start in range(0, len(image_ids), SHARD)]
+    found = predictor.predict(store, image_ids, shard_sizes=sizes, **options)
 
     def rows(count: int) -> Iterator[MaskRow]:
         for prediction in (next(found) for _ in range(count)):
             yield prediction.image_id, run_lengths.format_runs(prediction.edges(0.5))
 
-    names = [
-        shards.write("key", number, list(rows(min(SHARD, len(image_ids) - start))))
-        for number, start in enumerate(range(0, len(image_ids), SHARD))
-    ]
+    names = [shards.write("key", number, list(rows(size))).name for number, size in enumerate(sizes)]
     write_submission(folder / "submit.csv.gz", shards.read(names))
 
 
@@ -152,7 +150,7 @@ def split(report: Report, predictor: Predictor, task: Task, store: ImageStore, i
             rows.append((image_id, run_lengths.format_runs(edges)))
             ends("write the runs")
         shards = PredictionShards(Path(folder))
-        write_submission(Path(folder) / "submit.csv.gz", shards.read([shards.write("key", 0, rows)]))
+        write_submission(Path(folder) / "submit.csv.gz", shards.read([shards.write("key", 0, rows).name]))
         ends("shard and submission")
     total = sum(seconds.values())
     table: list[Row] = [
@@ -229,7 +227,7 @@ def write_rows(report: Report, store: ImageStore, image_ids: list[str], count: i
             )
             for number in numbers
         ]
-        names.append(shards.write("key", start // SHARD, rows))
+        names.append(shards.write("key", start // SHARD, rows).name)
     size = sum((shards.folder / name).stat().st_size for name in names)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     table: list[Row] = []

@@ -20,7 +20,7 @@ ROWS = [("0123456789ab_01", "1 2 5 3"), ("0123456789ab_02", "")]
 
 def test_shards_are_read_back_in_order(tmp_path: Path) -> None:
     shards = PredictionShards(tmp_path)
-    names = [shards.write("key", number, [row]) for number, row in enumerate(ROWS)]
+    names = [shards.write("key", number, [row]).name for number, row in enumerate(ROWS)]
     assert list(shards.read(names)) == ROWS
     assert list(shards.read(reversed(names))) == ROWS[::-1]
 
@@ -46,7 +46,7 @@ from carvana_kedro.stores.predictions import PredictionShards, SubmissionFile, w
 folder = Path(sys.argv[1])
 rows = [("a", " ".join(f"{n} 1" for n in range(1, 400_000, 2)))]
 shards = PredictionShards(folder)
-write_submission(folder / "submit.csv.gz", shards.read([shards.write("key", 0, rows)]))
+write_submission(folder / "submit.csv.gz", shards.read([shards.write("key", 0, rows).name]))
 assert list(SubmissionFile(folder / "submit.csv.gz")) == rows
 """
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
@@ -58,7 +58,7 @@ def test_the_same_rows_give_the_same_bytes_in_one_member(
 ) -> None:
     monkeypatch.setattr(predictions, "_GzipFile", library)
     shards = PredictionShards(tmp_path / "shards")
-    rows = shards.read([shards.write("key", number, [row]) for number, row in enumerate(ROWS)])
+    rows = shards.read([shards.write("key", number, [row]).name for number, row in enumerate(ROWS)])
     assert write_submission(tmp_path / "one.csv.gz", rows) == 2
     assert write_submission(tmp_path / "two.csv.gz", rows) == 2
     assert write_submission(tmp_path / "plain.csv.gz", iter(rows)) == 2
@@ -147,12 +147,12 @@ def test_intact_shards_are_found_and_damaged_ones_are_logged(
 ) -> None:
     shards = PredictionShards(tmp_path)
     assert shards.find("key") == {}
-    names = [shards.write("key", number, [row]) for number, row in enumerate([*ROWS, *ROWS])]
+    names = [shards.write("key", number, [row]).name for number, row in enumerate([*ROWS, *ROWS])]
     shards.write("other", 7, ROWS)
-    assert shards.find("key") == dict(enumerate(names))
+    assert {number: shard.name for number, shard in shards.find("key").items()} == dict(enumerate(names))
     (tmp_path / names[1]).write_bytes((tmp_path / names[1]).read_bytes()[:-3])
     (tmp_path / names[2]).unlink()
-    assert shards.find("key") == {0: names[0], 3: names[3]}
+    assert {number: shard.name for number, shard in shards.find("key").items()} == {0: names[0], 3: names[3]}
     assert f"{tmp_path / names[1]} is damaged. Its images are predicted again." in caplog.text
     with pytest.raises(UserError, match=r"00002-[0-9a-f]{16}\.csv is missing\. Create the submission again"):
         list(shards.read(names[2:]))
@@ -160,7 +160,7 @@ def test_intact_shards_are_found_and_damaged_ones_are_logged(
 
 def test_partial_files_are_removed_under_the_lock(tmp_path: Path) -> None:
     shards = PredictionShards(tmp_path)
-    name = shards.write("key", 0, ROWS)
+    name = shards.write("key", 0, ROWS).name
     (tmp_path / f"{name}.1a2b3c4d.part").write_bytes(b"half")
-    with shards.locked("key"):
-        assert [path.name for path in (tmp_path / "key").iterdir()] == [Path(name).name]
+    with shards.locked():
+        assert {path.suffix for path in (tmp_path / "key").iterdir()} == {".csv", ".json"}

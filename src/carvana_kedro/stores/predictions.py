@@ -4,13 +4,14 @@ import csv
 import gzip
 import hashlib
 import io
+import json
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -33,43 +34,111 @@ CREATE_AGAIN = "Create the submission again, with the same options: kedro run --
 """What to do about a damaged or wrong submission, for error messages."""
 
 
+class Seal(NamedTuple):
+    """What tells whether a written file is unchanged.
+
+    Attributes:
+        digest: of its content.
+        state: size, times and inode. While they are the same, the file need not be read. A copy changes the inode.
+    """
+
+    digest: str
+    state: str
+
+    @classmethod
+    def of(cls, path: Path, content: bytes) -> "Seal":
+        """Return the seal of a file that has just been written."""
+        return cls(_digest(content), _state(path))
+
+    def fits(self, path: Path) -> bool:
+        """Return whether a file has this content."""
+        try:
+            return _state(path) == self.state or _digest(path.read_bytes()) == self.digest
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows of some images, and what was written with them.
+
+    Attributes:
+        name: of the file of rows, for the manifest.
+        images: seals of the images that belong to the rows, by their names: see `PredictedImages.name`.
+        problems: why masks are empty, by image id: images that could not be read. The next run tries them again.
+    """
+
+    name: str
+    images: Mapping[str, Seal] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class PredictionShards:
     """Predicted rows of one source, in numbered files. Each key has its own subfolder.
 
     The name of a shard is `<key>/<number>-<digest>.csv`, with a digest of its content. A restarted run uses it to find
-    the intact shards, and predicts only the others.
+    the intact shards, and predicts only the others. The json file of the same name describes the shard: see `Shard`.
     """
 
     folder: Path
 
     @contextmanager
-    def locked(self, key: str) -> Iterator[None]:
-        """Lock the shards of a key while the block runs. Wait while another process holds the lock."""
-        with locked(self.folder / key):
-            remove_partial_files(self.folder / key)
+    def locked(self) -> Iterator[None]:
+        """Lock the shards, and the images that belong to them, while the block runs.
+
+        Wait while another process holds the lock.
+        """
+        with locked(self.folder):
+            _sweep(self.folder)
             yield
 
-    def write(self, key: str, number: int, rows: Sequence[Row]) -> str:
-        """Write one shard atomically, and return its name for the manifest."""
+    def write(
+        self,
+        key: str,
+        number: int,
+        rows: Sequence[Row],
+        images: Mapping[str, Seal] | None = None,
+        problems: Mapping[str, str] | None = None,
+    ) -> Shard:
+        """Write one shard atomically in place of an earlier one of this number. The arguments are those of `Shard`."""
         text = io.StringIO(newline="")
         _write_rows(text, rows)
         content = text.getvalue().encode()
-        name = f"{key}/{number:05d}-{_digest(content)}.csv"
-        with atomic_path(self.folder / name) as part:
+        shard = Shard(f"{key}/{number:05d}-{_digest(content)}.csv", images or {}, problems or {})
+        path = self.folder / shard.name
+        # The rows come last: with them, the shard is there.
+        with atomic_path(path.with_suffix(".json")) as part:
+            part.write_text(json.dumps(asdict(shard)))
+        with atomic_path(path) as part:
             part.write_bytes(content)
-        return name
+        for earlier in path.parent.glob(f"{number:05d}-*"):
+            if earlier.stem != path.stem:
+                earlier.unlink()
+        return shard
 
-    def find(self, key: str) -> dict[int, str]:
-        """Return the names of the intact shards of a key, by number. Damaged ones are logged."""
-        names = {}
+    def find(self, key: str) -> dict[int, Shard]:
+        """Return the intact shards of a key, by number. Others are logged: those that are damaged or have problems."""
+        shards = {}
         for path in sorted((self.folder / key).glob("*-*.csv")):
             number, _, digest = path.stem.partition("-")
-            if _digest(path.read_bytes()) == digest:
-                names[int(number)] = f"{key}/{path.name}"
-            else:
+            shard = _read_shard(path)
+            if shard is None or _digest(path.read_bytes()) != digest:
                 logger.warning("%s is damaged. Its images are predicted again.", path)
-        return names
+            elif shard.problems:
+                logger.info("%s has images that could not be read. It is predicted again.", path)
+            else:
+                shards[int(number)] = shard
+        return shards
+
+    def images(self) -> dict[str, list[Seal]]:
+        """Return the seals of all images that shards of any key describe, by their names."""
+        seals: dict[str, list[Seal]] = {}
+        for path in self.folder.glob("*/*-*.csv"):
+            shard = _read_shard(path)
+            for name, seal in shard.images.items() if shard else ():
+                seals.setdefault(name, []).append(seal)
+        return seals
 
     def read(self, names: Sequence[str]) -> "ShardRows":
         """Return the rows of the named shards. They are read one shard at a time, when iterated."""
@@ -110,8 +179,16 @@ class ShardRows:
                 raise UserError(f"{path} is damaged. {CREATE_AGAIN}")
             yield content[len(_HEADER) :]
 
+    def sha256(self) -> str:
+        """Return the SHA-256 of the rows as `write_submission` writes them, before compression, 64 hex digits."""
+        digest = hashlib.sha256(_HEADER.encode())
+        for content in self.contents():
+            digest.update(content)
+        return digest.hexdigest()
+
 
 Kind = Literal["masks", "cutouts", "overlays"]
+KINDS: tuple[Kind, ...] = ("masks", "cutouts", "overlays")
 
 
 @dataclass(frozen=True)
@@ -124,24 +201,57 @@ class PredictedImages:
 
     folder: Path
 
-    def path(self, kind: Kind, image_id: str) -> Path:
-        """Return the path of an image."""
-        return self.folder / kind / f"{image_id}{'.jpg' if kind == 'overlays' else '.png'}"
+    def name(self, kind: Kind, image_id: str) -> str:
+        """Return the path of an image relative to the folder."""
+        return f"{kind}/{image_id}{'.jpg' if kind == 'overlays' else '.png'}"
 
-    def write(self, kind: Kind, image_id: str, image: np.ndarray) -> None:
-        """Write an image atomically: (H, W) bool, (H, W, 3) uint8 RGB or (H, W, 4) uint8 RGBA."""
-        path = self.path(kind, image_id)
+    def write(self, kind: Kind, image_id: str, image: np.ndarray) -> Seal:
+        """Write an image atomically: (H, W) bool, (H, W, 3) uint8 RGB or (H, W, 4) uint8 RGBA. Return its seal."""
+        path = self.folder / self.name(kind, image_id)
         order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
         levels = (
             cv2.cvtColor(image, order[image.shape[2]]) if image.ndim == 3 else image.astype(np.uint8) * 255
         )
-        _, content = cv2.imencode(path.suffix, levels)
+        _, encoded = cv2.imencode(path.suffix, levels)
+        content = encoded.tobytes()
         with atomic_path(path) as part:
-            part.write_bytes(content.tobytes())
+            part.write_bytes(content)
+        return Seal.of(path, content)
 
-    def has(self, kinds: Iterable[Kind], image_ids: Iterable[str]) -> bool:
-        """Return whether the images of all these kinds and ids exist."""
-        return all(self.path(kind, image_id).is_file() for image_id in image_ids for kind in kinds)
+    def are_intact(self, names: Iterable[str], seals: Mapping[str, Seal]) -> bool:
+        """Return whether images of these names exist, and their contents are those that the seals describe."""
+        return all(name in seals and seals[name].fits(self.folder / name) for name in names)
+
+    def remove_others(
+        self, kept: Collection[str], expected: Collection[str], shards: PredictionShards
+    ) -> None:
+        """Remove images that belong to other predictions. Call it only while the shards are locked.
+
+        Only images that shards describe are removed, and only if they are unchanged. Other files stay; a warning names
+        them.
+
+        Args:
+            kept: names of the images of this prediction that exist.
+            expected: names of all images of this prediction.
+            shards: the shards of this prediction and of earlier ones.
+        """
+        _sweep(*(self.folder / kind for kind in KINDS))
+        paths = [path for kind in KINDS for path in sorted((self.folder / kind).rglob("*")) if path.is_file()]
+        others = {
+            name: path for path in paths if (name := path.relative_to(self.folder).as_posix()) not in kept
+        }
+        seals = shards.images() if others else {}
+        ours = [name for name, path in others.items() if any(seal.fits(path) for seal in seals.get(name, ()))]
+        for name in ours:
+            others.pop(name).unlink()
+        if removed := sum(name not in expected for name in ours):
+            logger.info("Removed %d images of earlier predictions from %s", removed, self.folder)
+        if unknown := [name for name in others if name not in expected]:
+            logger.warning(
+                "%d files in %s do not belong to this prediction, such as %s. They were not written by this project or "
+                "were changed later, so they stay. Move them elsewhere, or remove them.",
+                len(unknown), self.folder, unknown[0],
+            )  # fmt: skip
 
 
 def write_submission(path: Path, rows: Iterable[Row]) -> int:
@@ -203,6 +313,18 @@ class SubmissionFile:
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    def rows_sha256(self) -> str:
+        """Return the SHA-256 of the decompressed file, 64 hex digits: see `ShardRows.sha256`.
+
+        Raises:
+            UserError: the file is not gzip, or is cut short or damaged.
+        """
+        try:
+            with gzip.open(self.path) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{self.path} is damaged or not gzip ({error}). {CREATE_AGAIN}") from error
+
     def size(self) -> int:
         """Return the size of the file in bytes."""
         return self.path.stat().st_size
@@ -220,3 +342,28 @@ def _write_rows(file: io.TextIOBase, rows: Iterable[Row]) -> int:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _read_shard(path: Path) -> Shard | None:
+    """Return the description of a shard by the path of its rows, or None if there is none or it is damaged."""
+    try:
+        content = json.loads(path.with_suffix(".json").read_bytes())
+        return Shard(
+            f"{path.parent.name}/{path.name}",
+            {name: Seal(*seal) for name, seal in content["images"].items()},
+            dict(content["problems"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _sweep(*folders: Path) -> None:
+    """Remove what killed processes left in folders and their subfolders."""
+    parts = [part for folder in folders for part in folder.rglob("*.part")]
+    for parent in {part.parent for part in parts}:
+        remove_partial_files(parent)
+
+
+def _state(path: Path) -> str:
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"

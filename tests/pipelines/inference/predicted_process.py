@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.image_index import index_images
@@ -16,16 +17,16 @@ from carvana_kedro.pipelines.inference.nodes import predict_masks
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.checkpoints import load_checkpoint
 from carvana_kedro.stores.images.competition import ImageStore
-from carvana_kedro.stores.predictions import PredictedImages, PredictionShards, write_submission
+from carvana_kedro.stores.predictions import PredictedImages, PredictionShards, Shard, write_submission
 from carvana_kedro.stores.tables import Row
 from models import RECIPE
 
 
 class PrintShards(PredictionShards):
-    def write(self, key: str, number: int, rows: Sequence[Row]) -> str:
-        name = super().write(key, number, rows)
+    def write(self, key: str, number: int, rows: Sequence[Row], *args: Any) -> Shard:
+        shard = super().write(key, number, rows, *args)
         print(f"shard {number} {' '.join(image_id for image_id, _ in rows)}", flush=True)  # noqa: T201
-        return name
+        return shard
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +21,8 @@ from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.competition import ImageStore
-from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
+from carvana_kedro.stores.images.folder import FolderStore
+from carvana_kedro.stores.predictions import KINDS, PredictedImages, PredictionShards
 from models import RECIPE, changed
 
 NO_IMAGES = PredictedImages(Path("nowhere"))
@@ -62,13 +66,13 @@ def test_a_test_image_with_a_problem_stops_the_run(broken: Path, test_images: Im
     missing = store.ids()[1]
     store.image_path(missing).unlink()
     with pytest.raises(UserError, match=rf"{missing}: the image is missing\nEvery test image needs a mask"):
-        select_test_images(index_images(store), Inference())
+        select_test_images(index_images(store), store, Inference())
 
 
 def test_test_images_may_have_any_size(broken: Path) -> None:
     store = ImageStore(broken / "test")
     Image.new("RGB", (50, 40)).save(store.image_path(store.ids()[0]))
-    assert select_test_images(index_images(store), Inference())["image"].tolist() == store.ids()
+    assert select_test_images(index_images(store), store, Inference())["image"].tolist() == store.ids()
 
 
 def test_on_bad_image_empty_leaves_masks_of_unreadable_images_empty(
@@ -83,7 +87,7 @@ def test_on_bad_image_empty_leaves_masks_of_unreadable_images_empty(
     store.image_path(missing).unlink()
     store.image_path(damaged).write_bytes(b"no image")
     parameters = Inference(on_bad_image="empty", threshold=0.01)
-    index = select_test_images(index_images(store), parameters)
+    index = select_test_images(index_images(store), store, parameters)
     assert f"2 masks will be empty:\n  {missing}: the image is missing" in caplog.text
     predictions = predict_masks(
         model, index, store, PredictionShards(tmp_path), NO_IMAGES, parameters, RECIPE, SOURCE
@@ -91,8 +95,82 @@ def test_on_bad_image_empty_leaves_masks_of_unreadable_images_empty(
     rows = dict(write_submission(predictions, PredictionShards(tmp_path)))
     assert list(rows) == list(test_images.expected or ())
     assert [image_id for image_id, runs in rows.items() if not runs] == [missing, damaged]
-    for image_id in (missing, damaged):
-        assert f"The mask of {image_id} is empty: " in caplog.text
+    assert predictions["problems"] == {}  # the index knows them
+
+
+class Unreadable(ImageStore):
+    """A store that fails to read some images at first, like a network drive."""
+
+    def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
+        if (self.images / f"{image_id}.offline").exists():
+            raise UserError(f"{image_id} cannot be read now.")
+        return super().read_image(image_id, at_least)
+
+
+def test_an_image_that_could_not_be_read_is_predicted_by_the_next_run(
+    broken: Path, test_images: ImageStore, model: TrainedModel, tmp_path: Path
+) -> None:
+    store = Unreadable(broken / "test", expected=test_images.expected)
+    away, *_ = store.ids()
+    shards, images = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
+    parameters = Inference(on_bad_image="empty", threshold=0.01, shard_size=3, masks=True)
+    index = index_images(store)
+    arguments = (model, index, store, shards, images, parameters, RECIPE, SOURCE)
+    (store.images / f"{away}.offline").touch()
+    for _ in range(2):  # the second run fails in the same way
+        predictions = predict_masks(*arguments)
+        assert predictions["problems"] == {away: f"{away} cannot be read now."}
+        assert dict(write_submission(predictions, shards))[away] == ""
+        assert not (tmp_path / f"masks/{away}.png").exists()
+        summary = summarize_predictions(predictions, index, shards, images, parameters, SOURCE)
+        assert summary.set_index("image").loc[away, "problems"] == f"{away} cannot be read now."
+    (store.images / f"{away}.offline").unlink()
+    predictions = predict_masks(*arguments)
+    assert predictions["problems"] == {}
+    assert dict(write_submission(predictions, shards))[away]
+    assert (tmp_path / f"masks/{away}.png").is_file()
+    assert len(list((tmp_path / "shards").glob("*/00000-*.csv"))) == 1
+
+
+def test_an_image_with_a_problem_in_the_index_gets_no_mask_even_if_it_can_be_read(
+    training_images: ImageStore, model: TrainedModel, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for number, size in enumerate([(240, 160), (5, 5), (240, 160)]):
+        image = training_images.read_image(training_images.ids()[number])
+        Image.fromarray(image).resize(size).save(folder / f"car{number}.png")
+    store = FolderStore(folder)
+    shards, images = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
+    parameters = Inference(on_bad_image="empty", threshold=0.01, masks=True, cutouts=True, overlays=True)
+    index = select_test_images(index_images(store), store, parameters)
+    predictions = predict_masks(model, index, store, shards, images, parameters, RECIPE, SOURCE)
+    rows = dict(write_submission(predictions, shards))
+    assert [image_id for image_id, runs in rows.items() if not runs] == ["car1"]
+    assert sorted(path.stem for path in (tmp_path / "masks").iterdir()) == ["car0", "car2"]
+    assert not list(tmp_path.rglob("car1.[pj][np]g"))[1:]  # only the photograph
+    summary = summarize_predictions(predictions, index, shards, images, parameters, SOURCE).set_index("image")
+    assert summary.loc["car1", "covered"] == 0 and "5x5 pixels" in summary.loc["car1", "problems"]
+
+
+def test_an_image_that_is_not_in_the_sample_submission_gets_no_row(
+    broken: Path,
+    test_images: ImageStore,
+    model: TrainedModel,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = ImageStore(broken / "test", expected=test_images.expected)
+    store.image_path("0123456789ab_01").hardlink_to(store.image_path(store.ids()[0]))
+    with pytest.raises(UserError, match=r"0123456789ab_01: not in sample_submission\.csv"):
+        select_test_images(index_images(store), store, Inference())
+    parameters = Inference(on_bad_image="empty")
+    index = select_test_images(index_images(store), store, parameters)
+    assert "1 images are not in sample_submission.csv. They are left out:\n  0123456789ab_01" in caplog.text
+    assert "will be empty" not in caplog.text
+    shards = PredictionShards(tmp_path / "shards")
+    predictions = predict_masks(model, index, store, shards, NO_IMAGES, parameters, RECIPE, SOURCE)
+    assert [image_id for image_id, _ in write_submission(predictions, shards)] == list(store.expected or ())
 
 
 def test_the_threshold_auto_is_the_best_one_of_the_validation(
@@ -174,6 +252,106 @@ def test_requested_images_are_written_and_replaced_if_missing(
     assert np.array(Image.open(removed)).shape == image.shape
 
 
+def _shown(folder: Path, kind: str) -> dict[str, bytes]:
+    return {path.stem: path.read_bytes() for path in (folder / kind).glob("*.*")}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"threshold": 0.52},
+        {"background": "#ff0000"},
+        {"masks": False, "overlays": False},
+        {"fill_holes": True},
+    ],
+    ids=["threshold", "background", "kinds", "postprocessing"],
+)
+def test_images_are_those_of_the_last_prediction_however_they_alternate(
+    model: TrainedModel, test_images: ImageStore, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    index, shards = index_images(test_images), PredictionShards(tmp_path / "both/shards")
+    first = Inference(masks=True, cutouts=True, overlays=True, threshold=0.48, shard_size=3)
+    second = first.model_copy(update=other)
+    for number, parameters in enumerate([first, second, first, second, second]):
+        both, alone = PredictedImages(tmp_path / "both"), PredictedImages(tmp_path / f"{number}")
+        predict_masks(model, index, test_images, shards, both, parameters, RECIPE, SOURCE)
+        fresh = PredictionShards(alone.folder / "shards")
+        predict_masks(model, index, test_images, fresh, alone, parameters, RECIPE, SOURCE)
+        for kind in KINDS:
+            assert _shown(both.folder, kind) == _shown(alone.folder, kind)
+            assert len(_shown(both.folder, kind)) == 4 * (kind in _requested(parameters))
+
+
+def _requested(parameters: Inference) -> list[str]:
+    return [kind for kind in KINDS if getattr(parameters, kind)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        Path.unlink,
+        lambda path: path.write_bytes(b"x" * path.stat().st_size),
+    ],
+)
+def test_damaged_images_are_written_again(
+    model: TrainedModel, test_images: ImageStore, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    index, shards, images = (
+        index_images(test_images),
+        PredictionShards(tmp_path / "shards"),
+        PredictedImages(tmp_path),
+    )
+    parameters = Inference(masks=True, overlays=True, threshold=0.48)
+    arguments = (model, index, test_images, shards, images, parameters, RECIPE, SOURCE)
+    first = predict_masks(*arguments)
+    before = {kind: _shown(tmp_path, kind) for kind in KINDS}
+    damage(next((tmp_path / "overlays").iterdir()))
+    assert predict_masks(*arguments) == first
+    assert {kind: _shown(tmp_path, kind) for kind in KINDS} == before
+
+
+def test_a_copied_folder_is_not_predicted_again(
+    model: TrainedModel, test_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, parameters = index_images(test_images), Inference(masks=True)
+
+    def predict(folder: Path) -> dict[str, Any]:
+        shards, images = PredictionShards(folder / "shards"), PredictedImages(folder)
+        return predict_masks(model, index, test_images, shards, images, parameters, RECIPE, SOURCE)
+
+    first = predict(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    monkeypatch.setattr(Predictor, "from_model", None)  # calling it would fail
+    assert predict(tmp_path / "two") == first
+
+
+def test_images_of_a_removed_photograph_go_and_files_of_the_user_stay(
+    model: TrainedModel, broken: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ImageStore(broken / "test")
+    shards, images = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
+    parameters = Inference(masks=True, overlays=True)
+
+    def predict() -> None:
+        predict_masks(model, index_images(store), store, shards, images, parameters, RECIPE, SOURCE)
+
+    predict()
+    removed, edited, *kept = store.ids()
+    store.image_path(removed).unlink()
+    store.image_path(edited).unlink()
+    (tmp_path / f"masks/{edited}.png").write_bytes(b"retouched")
+    (tmp_path / "masks/notes.txt").write_text("mine")
+    (tmp_path / "overlays/a.jpg.12345678.part").touch()
+    with caplog.at_level("INFO"):
+        predict()
+    assert sorted(path.stem for path in (tmp_path / "masks").iterdir()) == sorted([edited, *kept, "notes"])
+    assert sorted(path.stem for path in (tmp_path / "overlays").iterdir()) == sorted(kept)
+    assert f"Removed 3 images of earlier predictions from {tmp_path}" in caplog.text
+    assert caplog.text.count("do not belong to this prediction") == 1
+    assert "2 files in" in caplog.text
+
+
 def test_the_summary_describes_the_mask_of_every_image(
     broken: Path,
     test_images: ImageStore,
@@ -186,7 +364,7 @@ def test_the_summary_describes_the_mask_of_every_image(
     store.image_path(missing).unlink()
     shards, images = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
     parameters = Inference(on_bad_image="empty", masks=True, shard_size=3, threshold=0.48)
-    index = select_test_images(index_images(store), parameters)
+    index = select_test_images(index_images(store), store, parameters)
     predictions = predict_masks(model, index, store, shards, images, parameters, RECIPE, SOURCE)
     with caplog.at_level("INFO"):
         summary = summarize_predictions(predictions, index, shards, images, parameters, SOURCE).set_index(
@@ -205,7 +383,10 @@ def test_the_summary_describes_the_mask_of_every_image(
         f"from {shares.min():.1%} ({shares.idxmin()}) to {shares.max():.1%} ({shares.idxmax()})"
         in caplog.text
     )
-    assert "4 images\n  empty masks: 1\n  other masks cover" in caplog.text
+    assert (
+        "4 images\n  empty masks: 1, 1 of them because of a problem with the image\n  other masks cover"
+        in caplog.text
+    )
     assert f"masks are in {tmp_path}" in caplog.text
     assert caplog.text.count("4 images") == 1
 

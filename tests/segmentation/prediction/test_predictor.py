@@ -230,7 +230,7 @@ def test_batches_do_not_cross_the_borders_of_shards(training_images: ImageStore)
 
     ids = training_images.ids()[:11]
     predictor = Predictor([Counting()], (32, 48), device="cpu")
-    found = list(predictor.predict(training_images, ids, batch_size=3, shard_size=5))
+    found = list(predictor.predict(training_images, ids, batch_size=3, shard_sizes=[5, 0, 5, 1]))
     assert seen == [3, 2, 3, 2, 1]
     assert [prediction.image_id for prediction in found] == ids
     assert not list(predictor.predict(training_images, []))

@@ -1,9 +1,8 @@
 """Nodes of the inference pipeline."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,16 @@ from carvana_kedro.segmentation.prediction.cutouts import alpha_of, cut_out
 from carvana_kedro.segmentation.prediction.postprocessing import postprocess
 from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor
 from carvana_kedro.stores import run_lengths
+from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.source import ImageSource
-from carvana_kedro.stores.predictions import Kind, PredictedImages, PredictionShards, ShardRows
+from carvana_kedro.stores.predictions import (
+    KINDS,
+    Kind,
+    PredictedImages,
+    PredictionShards,
+    Seal,
+    ShardRows,
+)
 from carvana_kedro.stores.tables import Row
 
 logger = logging.getLogger(__name__)
@@ -33,15 +40,19 @@ def index_test_images(test_images: ImageSource) -> pd.DataFrame:
     return index_images(test_images)
 
 
-def select_test_images(test_image_index: pd.DataFrame, parameters: Inference) -> pd.DataFrame:
+def select_test_images(
+    test_image_index: pd.DataFrame, test_images: ImageSource, parameters: Inference
+) -> pd.DataFrame:
     """Check that every test image can be predicted. This is a separate node so that a run stops before training.
 
     Args:
         test_image_index: What `index_test_images` returns.
+        test_images: The test images.
         parameters: `inference`.
 
     Returns:
-        The index, unchanged.
+        The rows of the images that get a mask. The masks of images with problems will be empty. With `on_bad_image`
+        `empty`, images that are not in the sample submission are left out.
 
     Raises:
         UserError: `on_bad_image` is `stop`, and an image is missing, damaged or not part of the competition.
@@ -50,12 +61,26 @@ def select_test_images(test_image_index: pd.DataFrame, parameters: Inference) ->
         "Every test image needs a mask. Correct these files (or remove them, if they are your own), then run again. To "
         "leave their masks empty instead: --params inference.on_bad_image=empty"
     )
-    usable = usable_images(test_image_index, "skip" if parameters.on_bad_image == "empty" else "stop", advice)
-    if len(usable) < len(test_image_index):
-        bad = test_image_index[test_image_index["problems"] != ""]
+    usable_images(test_image_index, "skip" if parameters.on_bad_image == "empty" else "stop", advice)
+    wanted = _in_sample_submission(test_image_index, test_images)
+    if others := test_image_index.loc[~wanted, "image"].tolist():
+        logger.warning(
+            "%d images are not in sample_submission.csv. They are left out:\n%s",
+            len(others),
+            first_few(others),
+        )
+    index = test_image_index[wanted]
+    bad = index[index["problems"] != ""]
+    if len(bad):
         lines = [f"{row.image}: {row.problems}" for row in bad.itertuples()]
         logger.warning("%d masks will be empty:\n%s", len(bad), first_few(lines))
-    return test_image_index
+    return index
+
+
+def _in_sample_submission(index: pd.DataFrame, images: ImageSource) -> "pd.Series[bool]":
+    """Return which images need a row in the submission: all of them if there is no sample submission."""
+    expected = images.expected if isinstance(images, ImageStore) else None
+    return index["image"].isin(index["image"] if expected is None else list(expected))
 
 
 def predict_masks(
@@ -70,8 +95,10 @@ def predict_masks(
 ) -> dict[str, Any]:
     """Predict the mask of every test image at its original size, and write the masks shard by shard.
 
-    The images that the parameters request are written too: masks, cut-outs, overlays. Shards that an earlier run has
-    written from the same model, images and parameters are not predicted again.
+    The mask of an image with a problem in the index is empty. The images that the parameters request are written too:
+    masks, cut-outs, overlays. Shards that an earlier run has written from the same model, images and parameters are
+    not predicted again, if the images that belong to them are still there and unchanged. Images of other predictions
+    are removed: see `PredictedImages.remove_others`.
 
     Args:
         model: The model.
@@ -84,54 +111,89 @@ def predict_masks(
         source: The description of the source of the images.
 
     Returns:
-        The manifest of the shards: their names in order, the number of images, and what they were made from.
+        The manifest: the names of the shards in order, the number of images, the hash of their rows, problems by image
+        id, and what the predictions were made from.
 
     Raises:
         UserError: The index was made from other files, the model cannot be built, or an image cannot be read.
     """
     check_source(test_index, test_images, "inference")
     parameters = parameters.with_images(source.writes_images)
-    image_ids, size = test_index["image"].tolist(), parameters.shard_size
+    jobs = _jobs(test_index, predicted_images, parameters)
     trusted = model_training.trusted()
-    origin = _origin(model, image_ids, test_images, parameters, trusted)
+    origin = _origin(model, test_index, test_images, parameters, trusted)
     key = provenance.run_id(origin)
-    shards = {
-        number: image_ids[start : start + size] for number, start in enumerate(range(0, len(image_ids), size))
-    }
-    with prediction_shards.locked(key):
-        kinds = _kinds(parameters)
-        names = {
-            number: name
-            for number, name in prediction_shards.find(key).items()
-            if predicted_images.has(kinds, shards[number])
+    with prediction_shards.locked():
+        shards = {
+            number: shard
+            for number, shard in prediction_shards.find(key).items()
+            if number in jobs and predicted_images.are_intact(jobs[number].names, shard.images)
         }
-        missing = {number: ids for number, ids in shards.items() if number not in names}
-        if names:
-            logger.info("%d of %d shards already exist", len(shards) - len(missing), len(shards))
-        if missing:
-            predictor = _build_predictor(model, parameters, trusted)
-            write = partial(prediction_shards.write, key)
-            names |= _predict_shards(predictor, missing, test_images, write, predicted_images, parameters)
-    return {
-        **origin,
-        "images": len(image_ids),
-        "shards": [names[number] for number in shards],
-    }
+        missing = {number: job for number, job in jobs.items() if number not in shards}
+        if shards:
+            logger.info("%d of %d shards already exist", len(shards), len(jobs))
+        predictor = _build_predictor(model, parameters, trusted) if missing else None
+        predicted_images.remove_others(
+            kept={name for shard in shards.values() for name in shard.images},
+            expected={name for job in jobs.values() for name in job.names},
+            shards=prediction_shards,
+        )
+        if predictor:
+            found = _predict_jobs(predictor, missing, test_images, predicted_images, parameters)
+            for number, (rows, images, problems) in found:
+                shards[number] = prediction_shards.write(key, number, rows, images, problems)
+        names = [shards[number].name for number in jobs]
+        return {
+            **origin,
+            "images": len(test_index),
+            "shards": names,
+            "rows_sha256": prediction_shards.read(names).sha256(),
+            "problems": {image: text for shard in shards.values() for image, text in shard.problems.items()},
+        }
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The images of one shard.
+
+    Attributes:
+        image_ids: All of them, in order.
+        readable: Those without a problem in the index.
+        names: Of the image files that are written for them.
+    """
+
+    image_ids: Sequence[str]
+    readable: Sequence[str]
+    names: Sequence[str]
+
+
+def _jobs(index: pd.DataFrame, predicted_images: PredictedImages, parameters: Inference) -> dict[int, _Job]:
+    """Return the images of each shard by its number."""
+    jobs = {}
+    for number, start in enumerate(range(0, len(index), parameters.shard_size)):
+        rows = index.iloc[start : start + parameters.shard_size]
+        readable = rows.loc[rows["problems"] == "", "image"].tolist()
+        names = [
+            predicted_images.name(kind, image_id) for image_id in readable for kind in _kinds(parameters)
+        ]
+        jobs[number] = _Job(rows["image"].tolist(), readable, names)
+    return jobs
 
 
 def _origin(
     model: TrainedModel,
-    image_ids: Sequence[str],
+    index: pd.DataFrame,
     images: ImageSource,
     parameters: Inference,
     trusted: Sequence[str],
 ) -> dict[str, Any]:
     """Return everything that decides the predicted masks."""
+    bad = index["problems"] != ""
     return {
         "run_id": model.run_id,
         "model": model.digest(),
         "source": images.fingerprint(),
-        "image_ids": provenance.images_digest(image_ids),
+        "image_ids": provenance.images_digest(index["image"].tolist(), index.loc[bad, "image"].tolist()),
         "parameters": parameters.decisive(),
         "code": provenance.predicting_digest(model.extensions(trusted)),
     }
@@ -156,58 +218,70 @@ def _build_predictor(model: TrainedModel, parameters: Inference, trusted: Sequen
     return predictor
 
 
-def _predict_shards(
+def _predict_jobs(
     predictor: Predictor,
-    shards: Mapping[int, Sequence[str]],
+    jobs: Mapping[int, _Job],
     images: ImageSource,
-    write: Callable[[int, Sequence[Row]], str],
     predicted_images: PredictedImages,
     parameters: Inference,
-) -> dict[int, str]:
-    """Predict and write shards, each of them after its images; return their names by number."""
-    image_ids = [image_id for shard in shards.values() for image_id in shard]
+) -> Iterator[tuple[int, tuple[list[Row], dict[str, Seal], dict[str, str]]]]:
+    """Predict the images of shards, and write their image files.
+
+    Yields:
+        The number of a shard, and its rows, the seals of its image files and its problems.
+    """
+    readable = [image_id for job in jobs.values() for image_id in job.readable]
     predictions = predictor.predict(
         images,
-        image_ids,
+        readable,
         batch_size=parameters.batch_size,
         num_workers=usable_workers(parameters.num_workers),
-        shard_size=parameters.shard_size,
+        shard_sizes=[len(job.readable) for job in jobs.values()],
         on_bad_image=parameters.on_bad_image,
     )
-    progress = tqdm(predictions, "Predicting", len(image_ids), unit=" images", leave=False, disable=None)
-    rows = (
-        _row(prediction, predictor.threshold, images, predicted_images, parameters) for prediction in progress
-    )
-    return {number: write(number, list(islice(rows, len(ids)))) for number, ids in shards.items()}
+    progress = iter(tqdm(predictions, "Predicting", len(readable), unit=" images", leave=False, disable=None))
+    for number, job in jobs.items():
+        rows = dict.fromkeys(job.image_ids, "")
+        written: dict[str, Seal] = {}
+        problems: dict[str, str] = {}
+        for image_id in job.readable:
+            prediction = next(progress)
+            if prediction.problem:
+                logger.warning("The mask of %s is empty: %s", image_id, prediction.problem)
+                problems[image_id] = prediction.problem
+                continue
+            rows[image_id], seals = _write(
+                prediction, predictor.threshold, images, predicted_images, parameters
+            )
+            written |= seals
+        yield number, (list(rows.items()), written, problems)
 
 
-def _row(
+def _write(
     prediction: Prediction,
     threshold: float,
     images: ImageSource,
     predicted_images: PredictedImages,
     parameters: Inference,
-) -> Row:
-    """Return the row of an image in the submission. Write the images that the parameters request."""
+) -> tuple[str, dict[str, Seal]]:
+    """Write the image files that the parameters request. Return the run lengths of the mask, and the files' seals."""
     image_id, kinds = prediction.image_id, _kinds(parameters)
-    if prediction.problem:
-        logger.warning("The mask of %s is empty: %s", image_id, prediction.problem)
-    elif kinds or parameters.keep_largest or parameters.fill_holes:
-        mask = prediction.mask(threshold)
-        mask = postprocess(mask, largest=parameters.keep_largest, filled=parameters.fill_holes)
-        for kind in kinds:
-            image = images.read_image(image_id)
-            predicted_image = _predicted_image(kind, image, mask, prediction, threshold, parameters)
-            predicted_images.write(kind, image_id, predicted_image)
-        return image_id, run_lengths.encode(mask)
-    # The mask itself is not needed, and a GPU finds its edges.
-    return image_id, run_lengths.format_runs(prediction.edges(threshold))
+    if not (kinds or parameters.keep_largest or parameters.fill_holes):
+        # The mask itself is not needed, and a GPU finds its edges.
+        return run_lengths.format_runs(prediction.edges(threshold)), {}
+    mask = prediction.mask(threshold)
+    mask = postprocess(mask, largest=parameters.keep_largest, filled=parameters.fill_holes)
+    seals = {}
+    for kind in kinds:
+        image = images.read_image(image_id)
+        predicted_image = _predicted_image(kind, image, mask, prediction, threshold, parameters)
+        seals[predicted_images.name(kind, image_id)] = predicted_images.write(kind, image_id, predicted_image)
+    return run_lengths.encode(mask), seals
 
 
 def _kinds(parameters: Inference) -> list[Kind]:
     """Return the kinds of images that the parameters request."""
-    kinds: tuple[Kind, ...] = ("masks", "cutouts", "overlays")
-    return [kind for kind in kinds if getattr(parameters, kind) is True]
+    return [kind for kind in KINDS if getattr(parameters, kind) is True]
 
 
 def _predicted_image(
@@ -251,7 +325,7 @@ def summarize_predictions(
 
     Returns:
         One row per image: image, width, height, covered (share of the image that the mask covers, in [0, 1]), runs
-        (number of runs of pixels in the submission), problems (problems of the file, from the index).
+        (number of runs of pixels in the submission), problems (of the file: from the index, or from reading it).
     """
     rows = []
     for image_id, runs in prediction_shards.read(predictions["shards"]):
@@ -259,9 +333,17 @@ def summarize_predictions(
         rows.append((image_id, sum(map(int, lengths)), len(lengths)))
     found = pd.DataFrame(rows, columns=["image", "covered", "runs"])
     summary = test_index[["image", "width", "height", "problems"]].merge(found, on="image", validate="1:1")
+    unreadable = predictions["problems"]
+    summary["problems"] = [
+        unreadable.get(image_id, problems)
+        for image_id, problems in zip(summary["image"], summary["problems"], strict=True)
+    ]
     # An image that cannot be read has no size and an empty mask.
     summary["covered"] /= (summary["width"] * summary["height"]).clip(lower=1)
+    bad = (summary["problems"] != "").sum()
     lines = [f"{len(summary)} images", f"empty masks: {(summary['runs'] == 0).sum()}"]
+    if bad:
+        lines[-1] += f", {bad} of them because of a problem with the image"
     shares = summary[summary["runs"] > 0].set_index("image")["covered"]
     if len(shares):
         lines.append(

@@ -23,7 +23,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 select_test_images,
-                inputs=["test_image_index", "params:inference"],
+                inputs=["test_image_index", "test_images", "params:inference"],
                 outputs="test_index",
                 name="select_test_images",
             ),

@@ -5,6 +5,7 @@ import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -295,7 +296,7 @@ class Predictor:
         *,
         batch_size: int = 8,
         num_workers: int = 0,
-        shard_size: int | None = None,
+        shard_sizes: Sequence[int] | None = None,
         on_bad_image: Literal["stop", "empty"] = "stop",
     ) -> Iterator[Prediction]:
         """Yield the prediction for every image, in order. Only a few batches are in memory at a time.
@@ -305,8 +306,8 @@ class Predictor:
             image_ids: Ids of the images to predict.
             batch_size: Number of images in a batch.
             num_workers: Processes that read images; 0: this one.
-            shard_size: Batches do not cross multiples of this number, so that a prediction that is resumed at a shard
-                computes the same batches.
+            shard_sizes: Numbers of images in consecutive shards. No batch crosses the end of a shard, so that a
+                prediction that is resumed at a shard computes the same batches. None: one shard.
             on_bad_image: Whether to stop at an image that cannot be read, or to leave its mask empty.
 
         Raises:
@@ -321,7 +322,7 @@ class Predictor:
             image_nbytes=images.image_nbytes,
             pin_memory=on_gpu,
         )
-        batches = _batches(len(image_ids), batch_size, shard_size or len(image_ids))
+        batches = _batches(shard_sizes or [len(image_ids)], batch_size)
         largest = max(map(len, batches), default=0)
         waiting: list[Prediction] = []
         for batch in read(batches):
@@ -365,16 +366,17 @@ def _check_threshold(threshold: float) -> None:
         raise UserError(f"The threshold is a probability above 0 and below 1, not {threshold}.")
 
 
-def _batches(count: int, batch_size: int, shard_size: int) -> list[NDArray[np.int64]]:
-    """Return the positions of the images of each batch. No batch crosses a multiple of `shard_size`.
+def _batches(shard_sizes: Sequence[int], batch_size: int) -> list[NDArray[np.int64]]:
+    """Return the positions of the images of each batch. No batch crosses the end of a shard.
 
-    >>> [batch.tolist() for batch in _batches(7, 3, 5)]
+    >>> [batch.tolist() for batch in _batches([5, 2], 3)]
     [[0, 1, 2], [3, 4], [5, 6]]
     """
+    ends = [0, *accumulate(shard_sizes)]
     return [
-        np.arange(start, min(start + batch_size, shard + shard_size, count))
-        for shard in range(0, count, shard_size or 1)
-        for start in range(shard, min(shard + shard_size, count), batch_size)
+        np.arange(start, min(start + batch_size, end))
+        for first, end in pairwise(ends)
+        for start in range(first, end, batch_size)
     ]
 
 
