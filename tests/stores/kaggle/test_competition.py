@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.kaggle.competition import KaggleCompetition
-from carvana_kedro.stores.kaggle.download import CHUNK, fetched_digest
+from carvana_kedro.stores.kaggle.connection import CHUNK
+from carvana_kedro.stores.kaggle.download import fetched_digest
 from standin_kaggle import COMPETITION, KEY, TOKEN, USERNAME, Fault, StandInKaggle, _Handler
 
 CONTENT = os.urandom(3_000_000)
@@ -144,7 +147,7 @@ def test_a_partial_file_is_kept_for_the_next_run(
     KaggleCompetition(COMPETITION, {"token": TOKEN}).fetch("train.zip", target)
     assert target.read_bytes() == CONTENT
     assert kaggle.sent["train.zip"] - len(CONTENT) < CHUNK
-    assert kaggle.ranges[-1].startswith("bytes=1")
+    assert kaggle.ranges[-1].startswith("bytes=2000000-")
 
 
 def test_another_version_is_fetched_from_the_beginning(
@@ -254,6 +257,153 @@ def test_a_server_that_does_not_respond_is_an_error(kaggle: StandInKaggle, targe
     competition = KaggleCompetition(COMPETITION, {"token": TOKEN}, first_wait=0.01, timeout=0.1)
     kaggle.fail("DownloadDataFile", *[Fault(silent_after=0)] * 6)
     assert "no response in time, 6 times in a row" in _error_of(kaggle, competition, target)
+
+
+def _answer(
+    handler: _Handler, chunks: Iterator[bytes], headers: dict[str, str], seconds: float = 0.0
+) -> None:
+    """Send a response whose body is not what a well-behaved server would send."""
+    handler.send_response(200)
+    for name, value in {"Connection": "close", "ETag": '"1"', **headers}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    with suppress(OSError):  # the client closes the connection
+        for chunk in chunks:
+            handler.wfile.write(chunk)
+            time.sleep(seconds)
+    handler.close_connection = True
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Length": "9000000000"}], ids=["no length", "length"])
+def test_more_bytes_than_listed_are_refused_and_removed(
+    kaggle: StandInKaggle,
+    competition: KaggleCompetition,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    headers: dict[str, str],
+) -> None:
+    endless = iter(lambda: b"0" * 65536, None)
+    monkeypatch.setattr(_Handler, "do_GET", lambda handler: _answer(handler, endless, headers))
+    message = _error_of(kaggle, competition, target)
+    assert "sends more bytes for train.zip than Kaggle lists (3.0 MB)" in message
+    assert [path.name for path in target.parent.iterdir()] == [".train.zip.lock"]
+
+
+def test_a_slow_download_is_an_error(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drip(handler: _Handler) -> None:
+        _answer(handler, iter([b"0"] * 100), {"Content-Length": str(len(CONTENT))}, seconds=0.1)
+
+    monkeypatch.setattr(_Handler, "do_GET", drip)
+    message = _error_of(kaggle, competition, target)
+    assert "less than 1.0 kB per second arrived, 6 times in a row" in message
+
+
+def test_progress_that_is_too_slow_does_not_restart_the_count_of_attempts(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10**9, 3600))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))  # an hour between two looks at the clock
+    kaggle.fail("train.zip", *[Fault(cut_after=100_000)] * 30)
+    assert "6 times in a row" in _error_of(kaggle, competition, target)
+
+
+def test_a_slow_answer_is_an_error(
+    kaggle: StandInKaggle, competition: KaggleCompetition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drip(handler: _Handler, request: object) -> None:
+        _answer(handler, iter([b" "] * 100), {"Content-Length": "1000000"}, seconds=0.1)
+
+    monkeypatch.setattr(_Handler, "_ListDataFiles", drip)
+    with pytest.raises(UserError, match=r"less than 1\.0 kB per second arrived, 6 times in a row"):
+        competition.files()
+
+
+def test_an_endless_answer_is_an_error(
+    kaggle: StandInKaggle, competition: KaggleCompetition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(handler: _Handler, request: object) -> None:
+        _answer(handler, iter(lambda: b" " * 65536, None), {})
+
+    monkeypatch.setattr(_Handler, "_ListDataFiles", endless)
+    with pytest.raises(UserError, match=r"the answer is longer than 4\.2 MB, 6 times in a row"):
+        competition.files()
+
+
+def test_a_server_that_never_sends_the_rest_is_an_error(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = iter(range(100_000, 10**9, 100_000))  # each attempt comes further than the one before
+
+    def from_the_beginning(handler: _Handler) -> None:
+        kaggle.requests.append("GET")
+        _answer(handler, iter([CONTENT[: next(lengths)]]), {"Content-Length": str(len(CONTENT))})
+
+    monkeypatch.setattr(_Handler, "do_GET", from_the_beginning)
+    message = _error_of(kaggle, competition, target)
+    assert "sent train.zip from the beginning 6 times, instead of its rest" in message
+    assert kaggle.asked("GET") == 7
+
+
+def test_a_server_that_refuses_every_range_is_an_error(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_ranges(handler: _Handler) -> None:
+        if handler.headers.get("Range"):
+            handler._error(416, None)
+        else:
+            _answer(handler, iter([CONTENT[:100_000]]), {"Content-Length": str(len(CONTENT))})
+
+    monkeypatch.setattr(_Handler, "do_GET", refuse_ranges)
+    assert "from the beginning 6 times" in _error_of(kaggle, competition, target)
+
+
+def test_a_connection_that_is_cut_after_every_byte_is_an_error(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
+) -> None:
+    kaggle.fail("train.zip", *[Fault(cut_after=1)] * 100)
+    assert "the connection broke, 6 times in a row" in _error_of(kaggle, competition, target)
+
+
+def test_redirects_in_a_circle_are_an_error(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def redirect(handler: _Handler) -> None:
+        kaggle.requests.append("redirect")
+        handler._answer({}, 302, {"Location": handler.path})
+
+    monkeypatch.setattr(_Handler, "do_GET", redirect)
+    assert "302 Found" in _error_of(kaggle, competition, target)
+    assert kaggle.asked("redirect") < 40
+
+
+@pytest.mark.parametrize(
+    "next_token",
+    [lambda asked: "again", lambda asked: str(asked)],
+    ids=["the same page", "always another page"],
+)
+def test_a_list_of_files_that_does_not_end_is_an_error(
+    kaggle: StandInKaggle,
+    competition: KaggleCompetition,
+    monkeypatch: pytest.MonkeyPatch,
+    next_token: Callable[[int], str],
+) -> None:
+    def list_files(handler: _Handler, request: object) -> None:
+        token = next_token(kaggle.asked("ListDataFiles"))
+        handler._answer({"files": [{"name": "a.zip", "totalBytes": 1}], "nextPageToken": token})
+
+    monkeypatch.setattr(_Handler, "_ListDataFiles", list_files)
+    with pytest.raises(UserError, match=f"list of the files of {COMPETITION} does not end"):
+        competition.files()
+    assert kaggle.asked("ListDataFiles") <= 100
+
+
+def test_a_file_that_is_not_listed_is_an_error(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
+) -> None:
+    with pytest.raises(UserError, match=r"has no file other.zip. Available: train.zip, train_masks.zip"):
+        competition.fetch("other.zip", target)
 
 
 def test_given_credentials_take_precedence_over_a_token_in_the_home_folder(

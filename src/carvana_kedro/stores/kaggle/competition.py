@@ -4,7 +4,7 @@ import io
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.kaggle.connection import CHUNK, MIN_SPEED, set_bounds
 from carvana_kedro.stores.kaggle.credentials import SETTINGS_PAGE, Credentials, find_credentials
-from carvana_kedro.stores.kaggle.download import CHUNK, Download
+from carvana_kedro.stores.kaggle.download import Download
 from carvana_kedro.stores.locks import locked
 from carvana_kedro.stores.machine import format_size
 
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 6
 _MAX_WAIT = 600.0  # seconds
+_MAX_PAGES = 100
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
 Result = TypeVar("Result")
@@ -52,13 +53,13 @@ class KaggleCompetition:
 
     Construction imports and reads nothing and sends no request. Transient failures (429, 5xx, dropped or silent
     connections) are retried after increasing waits, or after the wait that Kaggle asks for. The count of attempts
-    restarts when a download has made progress.
+    restarts when a download has made progress, at 1 kB per second or more.
 
     Args:
         name: name in the competition's URL. None: the source does not belong to a competition.
         credentials: entry `kaggle` of `credentials.yml`, see `find_credentials`.
         first_wait: seconds before the second attempt. It doubles with each attempt.
-        timeout: seconds without data after which a connection counts as broken.
+        timeout: seconds without data, or with less than 1 kB per second, after which a connection counts as broken.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class KaggleCompetition:
         """
         sizes: dict[str, int] = {}
         token = ""
-        while True:
+        tokens = {token}
+        while len(tokens) <= _MAX_PAGES:
             answer = self._retry(
                 lambda: self._api.competition_list_files(self.name, page_token=token, page_size=200)  # noqa: B023
             )
@@ -90,6 +92,28 @@ class KaggleCompetition:
             token = answer.next_page_token
             if not token:
                 return sizes
+            if token in tokens:
+                break
+            tokens.add(token)
+        raise UserError(
+            f"Kaggle's list of the files of {self.name} does not end: page {len(tokens) + 1} is asked for again or is "
+            "one too many. Run again later, or put the files into the source's folder yourself."
+        )
+
+    def sizes(self, names: Sequence[str]) -> list[int]:
+        """Return the sizes of some files in bytes.
+
+        Raises:
+            UserError: the competition does not have one of them.
+        """
+        sizes = self.files()
+        for name in names:
+            if name not in sizes:
+                raise UserError(
+                    f"The competition {self.name} on Kaggle has no file {name}. "
+                    f"Available: {', '.join(sorted(sizes)) or 'none'}."
+                )
+        return [sizes[name] for name in names]
 
     def fetch(self, name: str, target: Path) -> None:
         """Fetch one file. A part that an earlier call fetched is not fetched again.
@@ -100,10 +124,13 @@ class KaggleCompetition:
             with locked(target):
                 if target.is_file():
                     return
-                download = Download(target)
+                download = Download(target, self._timeout)
                 logger.info("Downloading %s from Kaggle%s", name, download.describe())
                 if not download.complete:
-                    self._retry(lambda: self._transfer(name, download), progress=lambda: download.have)
+                    (listed,) = self.sizes([name])
+                    self._retry(
+                        lambda: self._transfer(name, download, listed), progress=lambda: download.have
+                    )
                 download.finish()
         except OSError as error:
             raise UserError(
@@ -172,7 +199,7 @@ class KaggleCompetition:
             )
         return _sign_in(self._credentials, self._timeout)
 
-    def _transfer(self, name: str, download: Download) -> None:
+    def _transfer(self, name: str, download: Download, listed: int) -> None:
         from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFileRequest
 
         request = ApiDownloadDataFileRequest()
@@ -188,16 +215,17 @@ class KaggleCompetition:
                     raise requests.ConnectionError("the file has changed on the server") from error
                 raise
             with response:
-                download.receive(response)
+                download.receive(response, listed)
 
     def _retry(self, call: Callable[[], Result], progress: Callable[[], int] = lambda: 0) -> Result:
         """Call until there is no transient failure, at most `_MAX_ATTEMPTS` times without progress.
 
         Args:
             call: sends requests to Kaggle.
-            progress: returns the number of bytes received. A failure after one more chunk counts as the first failure.
+            progress: returns the number of bytes received. A failure after one more chunk counts as the first failure,
+                unless the bytes arrived at less than `MIN_SPEED`.
         """
-        failures, reached, renewed = 0, progress(), False
+        failures, reached, renewed, since = 0, progress(), False, time.monotonic()
         while True:
             try:
                 return call()
@@ -206,8 +234,9 @@ class KaggleCompetition:
                     renewed = True
                     del self._api
                     continue
-                if progress() >= reached + CHUNK:
-                    failures, reached = 0, progress()
+                least = max(CHUNK, MIN_SPEED * (time.monotonic() - since))
+                if progress() >= reached + least:
+                    failures, reached, since = 0, progress(), time.monotonic()
                 reached = min(reached, progress())
                 failures += 1
                 wait = _retry_after(error) or self._first_wait * 2 ** (failures - 1)
@@ -273,7 +302,7 @@ def _sign_in(credentials: Credentials, timeout: float) -> "KaggleApi":
         def upload_complete(self, path: str, url: str, quiet: bool, resume: bool = False) -> Any:
             """Upload a file. Kaggle's own method has no timeout, and logs the URL, which contains a signature."""
             with requests.Session() as session, Path(path).open("rb") as file:
-                _set_timeout(session, timeout)
+                set_bounds(session, timeout)
                 size = os.fstat(file.fileno()).st_size
                 with tqdm.wrapattr(
                     file, "read", total=size, desc="Uploading", leave=False, disable=None
@@ -292,7 +321,7 @@ def _sign_in(credentials: Credentials, timeout: float) -> "KaggleApi":
             http._session.auth = (
                 KaggleHttpClient.BearerAuth(token) if token else (credentials.username, credentials.key)
             )
-            _set_timeout(http._session, timeout)
+            set_bounds(http._session, timeout)
             return client
 
     api = Api()
@@ -327,23 +356,6 @@ def _import_quietly(http_client: Any) -> None:
         ) from error
     finally:
         http_client.call = call
-
-
-def _set_timeout(session: requests.Session, timeout: float) -> None:
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, _TimeoutAdapter(timeout))
-
-
-class _TimeoutAdapter(HTTPAdapter):
-    """Adds a timeout to every request. Kaggle's client has none."""
-
-    def __init__(self, timeout: float) -> None:
-        super().__init__()
-        self._timeout = timeout
-
-    def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
-        options["timeout"] = options.get("timeout") or self._timeout
-        return super().send(request, *arguments, **options)
 
 
 def _status(error: requests.RequestException) -> int | None:

@@ -77,15 +77,9 @@ class KaggleSource:
         missing = [path for path in (*archives, self._archive(f"{table}.csv")) if not path.is_file()]
         if not missing:
             return
-        sizes = self.competition.files()
-        for path in missing:
-            if path.name not in sizes:
-                raise UserError(
-                    f"The competition {self.competition.name} on Kaggle has no file {path.name}. "
-                    f"Available: {', '.join(sorted(sizes)) or 'none'}."
-                )
+        sizes = self.competition.sizes([path.name for path in missing])
         # Archives of images are hardly smaller than the images, so unpacking takes the same space again.
-        needed = sum(sizes[path.name] * (2 if path in archives else 1) for path in missing)
+        needed = sum(size * (2 if path in archives else 1) for path, size in zip(missing, sizes, strict=True))
         parts = [path.with_name(f"{path.name}.part") for path in missing]
         fetched = sum(part.stat().st_size for part in parts if part.is_file())
         names = ", ".join(path.name for path in missing)
