@@ -1,17 +1,21 @@
-"""`kedro run`, with a short message instead of a traceback for errors that the user can fix."""
+"""`kedro run` and `kedro package`, with a short message instead of a traceback for errors that the user can fix."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 from kedro.config import MissingConfigException
 from kedro.framework.cli.project import run as kedro_run
-from kedro.framework.cli.utils import CONTEXT_SETTINGS
+from kedro.framework.cli.utils import CONTEXT_SETTINGS, _validate_config_file
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from carvana_kedro.commands.params import parse_params
+from carvana_kedro.commands.selection import SELECTORS, check_runner, resolve_selection
 from carvana_kedro.errors import UserError
-from carvana_kedro.pipeline_registry import NAMES
+from carvana_kedro.pipeline_registry import NAMES, register_pipelines
 
 
 @click.group(context_settings=CONTEXT_SETTINGS, name=__file__)
@@ -24,6 +28,9 @@ def _run(**options: Any) -> Any:
         if name not in ("__default__", *NAMES):
             raise click.ClickException(f"Unknown pipeline {name!r}. Available: {', '.join(NAMES)}.")
     try:
+        check_runner(options["runner"], options["runner_params"])
+        if any(options[name] for name in SELECTORS):
+            options = resolve_selection(options, register_pipelines())
         return kedro_run.callback(**options)  # type: ignore[misc]
     except Exception as error:
         causes = list(_causes(error))
@@ -42,7 +49,68 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def _read_params(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Return the parameters of `--params`, or of `params` in a file of `--config`, where they may be a mapping."""
+    if isinstance(value, dict):
+        return value
+    try:
+        return parse_params(str(value))
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _read_config(context: click.Context, option: click.Parameter, path: str | None) -> str | None:
+    """Use the options in a file of `--config` as defaults of the command line.
+
+    Unlike Kedro's, this works for `python -m carvana_kedro` too, and tells what is wrong with a file.
+    """
+    if path:
+        try:
+            content: Any = OmegaConf.to_container(OmegaConf.load(path))
+        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+            raise click.ClickException(
+                f"{path} cannot be read as YAML: {' '.join(str(error).split())}"
+            ) from error
+        options = content.get("run") if isinstance(content, dict) else None
+        if not isinstance(options, dict):
+            raise click.ClickException(
+                f"{path} should contain   run: {{env: test, params: {{recipe: sample}}}}"
+            )
+        for name, value in options.items():
+            _validate_config_file(name)
+            if isinstance(value, list):
+                options[name] = ",".join(str(each) for each in value)
+        context.default_map = {**(context.default_map or {}), **options}
+    return path
+
+
+def _read_runner_params(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    try:
+        return _KEDRO["runner_params"](context, option, value)
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise click.ClickException(
+            f"--runner-params: {value!r} cannot be read. It should be like max_workers=4."
+        ) from error
+
+
+_KEDRO: dict[str | None, Any] = {option.name: option.callback for option in kedro_run.params}
+_CALLBACKS: dict[str | None, Callable[..., Any]] = {
+    "params": _read_params, "config": _read_config, "runner_params": _read_runner_params,
+}  # fmt: skip
+
+
+def _option(option: click.Parameter) -> click.Parameter:
+    """Return an option of Kedro's command, with the callback of this project if there is one."""
+    option = copy.copy(option)
+    option.callback = _CALLBACKS.get(option.name, option.callback)
+    return option
+
+
 run = click.Command(
-    "run", params=kedro_run.params, callback=_run, help=kedro_run.help, short_help="Run the pipeline."
+    "run",
+    params=[_option(option) for option in kedro_run.params],
+    callback=_run,
+    help=kedro_run.help,
+    short_help="Run the pipeline.",
 )
 cli.add_command(run)

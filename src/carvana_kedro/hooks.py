@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
+from carvana_kedro.commands.params import params_option
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import check_configuration
 from carvana_kedro.pipeline_registry import pipelines_making
-from carvana_kedro.segmentation.training.recipe import flatten
 
 
 class CheckParametersHook:
@@ -126,7 +126,5 @@ def _where(catalog: DataCatalog, name: str) -> str:
 
 def _options(run_params: Mapping[str, Any]) -> str:
     """Return the `--env` and `--params` of a run as they are typed."""
-    environment = f" --env {run_params['env']}" if run_params.get("env") else ""
-    values = flatten(run_params.get("runtime_params") or {})
-    parameters = ",".join(f"{key}={value}" for key, value in values.items())
-    return environment + (f" --params {shlex.quote(parameters)}" if parameters else "")
+    environment = f" --env {shlex.quote(run_params['env'])}" if run_params.get("env") else ""
+    return environment + params_option(run_params.get("runtime_params") or {})

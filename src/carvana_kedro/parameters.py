@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -35,6 +36,18 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 NotNegativeCount = Annotated[int, Field(strict=True, ge=0)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
+
+def _local(path: str) -> str:
+    if re.search(r"^[a-z][a-z0-9+.-]+:/|://", path, re.IGNORECASE):
+        raise ValueError(
+            f"{path!r} is a URL, but only local paths are supported. Copy or mount the files first"
+        )
+    if not path.strip() or "\0" in path:
+        raise ValueError(f"{path!r} is not a path")
+    return path
+
+
+LocalPath = Annotated[str, AfterValidator(_local)]
 DottedPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)+$")]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bfloat16", "float16", "tf32", "float32"]
@@ -408,10 +421,10 @@ class Kaggle(_Frozen):
 class Folder(_Frozen):
     """A folder of the user's own images."""
 
-    images: str | None
-    masks: str | None
+    images: LocalPath | None
+    masks: LocalPath | None
     """Folder of the masks, for training."""
-    test: str | None
+    test: LocalPath | None
     """Folder of the images to predict; None: those in `images`."""
     mask_suffix: str
     """What follows the image's name in the name of its mask."""
@@ -423,12 +436,12 @@ class Globals(_Frozen):
     """The content of `globals.yml`."""
 
     source: str
-    archives: str | None
-    checkpoint: str | None
+    archives: LocalPath | None
+    checkpoint: LocalPath | None
     kaggle: Kaggle
     folder: Folder
     recipe: str
-    data_root: str
+    data_root: LocalPath
     sample: SampleCompetition
 
 
@@ -467,7 +480,9 @@ def check_configuration(
     _validated(Globals, global_values)
     checked = _validated(Parameters, parameters)
     overrides = {key: runtime_params[key] for key in Globals.model_fields.keys() & runtime_params.keys()}
-    _validated(Globals, {key: _merged(value, overrides.get(key)) for key, value in global_values.items()})
+    _validated(
+        Globals, {key: _merged(value, overrides.get(key, value)) for key, value in global_values.items()}
+    )
     for key in Globals.model_fields.keys() & parameters.keys():
         if parameters[key] not in (overrides.get(key), global_values[key]):
             raise UserError(
@@ -478,10 +493,10 @@ def check_configuration(
 
 
 def _merged(value: Any, override: Any) -> Any:
-    """Return a value of `globals.yml` with its override from the command line; None: no override."""
+    """Return a value of `globals.yml` with its override from the command line."""
     if isinstance(value, Mapping) and isinstance(override, Mapping):
         return {**value, **override}
-    return value if override is None else override
+    return override
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -88,12 +88,12 @@ def test_the_card_has_the_command_that_reproduces_the_run(
 ) -> None:
     card = _card(manifest, scores)
     assert (
-        'kedro run --pipelines data_ingestion,model_training --params "source=mine,recipe=mine,'
-        'model_training.epochs=2,model_training.loss.border_weight=1.0,data_ingestion.seed=3"\n'
+        "kedro run --pipelines data_ingestion,model_training --params source=mine,recipe=mine,"
+        "model_training.epochs=2,model_training.loss.border_weight=1.0,data_ingestion.seed=3\n"
     ) in card
     assert "- `mine.path`, with the same value\n- `mine.side`, with the same value\n" in card
     assert "The command also needs" not in _card(manifest, scores, SourceDescription(name="another"))
-    # A list cannot be given on the command line.
+    # A list is easier to give in a file.
     schedule = {"name": "step", "milestones": [0.3, 0.6]}
     recipe = ModelTraining.model_validate({**RECIPE, "schedule": schedule}).model_dump(mode="json")
     stepped = _card({**manifest, "parameters": recipe}, scores)

@@ -7,6 +7,7 @@ import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from carvana_kedro.commands.params import params_option
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.parameters import DataIngestion, ModelTraining
 from carvana_kedro.segmentation.training.recipe import flatten
@@ -82,7 +83,7 @@ def _reproduction(
     source: SourceDescription,
     data_ingestion: DataIngestion,
 ) -> tuple[str, dict[str, list[Any]]]:
-    """Return the `--params` that repeat a run, and the parameters that only a file can set: those that are lists."""
+    """Return the option `--params` that repeats a run, and the parameters to set in a file: those that are lists."""
     recipe = ModelTraining.model_validate(recipes[run_manifest["recipe"]]).model_dump(mode="json")
     changes = {
         **_changes("model_training", recipe, run_manifest["parameters"]),
@@ -90,7 +91,7 @@ def _reproduction(
     }
     in_files = {key: value for key, value in changes.items() if isinstance(value, list)}
     values = {"source": source.name, "recipe": run_manifest["recipe"], **changes}
-    return ",".join(f"{key}={value}" for key, value in values.items() if key not in in_files), in_files
+    return params_option({key: value for key, value in values.items() if key not in in_files}), in_files
 
 
 def _changes(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
