@@ -1,17 +1,24 @@
 """`kedro run` and `kedro package`, with a short message instead of a traceback for errors that the user can fix."""
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 from kedro.config import MissingConfigException
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS, _validate_config_file
+from kedro.framework.project import settings
+from kedro.framework.startup import ProjectMetadata
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from carvana_kedro.commands.package import check_wheel, pack_configuration
 from carvana_kedro.commands.params import parse_params
 from carvana_kedro.commands.selection import SELECTORS, check_runner, resolve_selection
 from carvana_kedro.errors import UserError
@@ -114,3 +121,30 @@ run = click.Command(
     short_help="Run the pipeline.",
 )
 cli.add_command(run)
+
+
+@cli.command()
+@click.option("--no-isolation", is_flag=True, help="Build with the installed setuptools, without network.")
+@click.pass_obj
+def package(metadata: ProjectMetadata, no_isolation: bool) -> None:
+    """Package the project as a wheel, and its configuration without credentials as an archive, into dist/."""
+    project = metadata.project_path
+    conf = project / settings.CONF_SOURCE
+    with TemporaryDirectory(dir=project) as temporary:
+        built = Path(temporary)
+        options = ["--no-isolation"] if no_isolation else []
+        try:
+            left_out = pack_configuration(conf, built / f"conf-{metadata.package_name}.tar.gz")
+            command = [sys.executable, "-m", "build", "--wheel", *options, "--outdir", str(built)]
+            if subprocess.run(command, cwd=project, check=False).returncode:
+                raise UserError("The wheel could not be built: see above.")
+            for wheel in built.glob("*.whl"):
+                check_wheel(wheel)
+        except UserError as error:
+            raise click.ClickException(str(error)) from error
+        (project / "dist").mkdir(exist_ok=True)
+        for path in built.iterdir():
+            path.replace(project / "dist" / path.name)
+            click.echo(f"Written: dist/{path.name}")
+    if left_out:
+        click.echo(f"Left out: {', '.join(str(path.relative_to(project)) for path in left_out)}")
