@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores import digests
 from carvana_kedro.stores.pixel_cache import PixelCache
 
 SHAPE = (5, 7)
@@ -54,13 +55,37 @@ def test_another_source_or_key_has_another_file(tmp_path: Path, source: str, key
         lambda path: path.write_bytes(path.read_bytes()[:-1]),
         lambda path: np.save(path, EXPECTED.T),
         lambda path: np.save(path, EXPECTED.astype(np.int8)),
+        lambda path: np.save(path, EXPECTED + 1),
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\x23"),
+        lambda path: path.with_suffix(".digest").unlink(),
+        lambda path: path.with_suffix(".digest").write_bytes(b"\xff"),
     ],
-    ids=["empty", "other", "cut", "shape", "type"],
+    ids=["empty", "other", "cut", "shape", "type", "content", "one byte", "no digest", "damaged digest"],
 )
-def test_a_damaged_or_wrong_file_is_filled_again(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+def test_a_damaged_or_wrong_file_is_filled_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], object]
+) -> None:
     cache = PixelCache(tmp_path)
     cache.rows("source", "key", SHAPE, _fill)
     spoil(tmp_path / "source-key.npy")
+    assert np.array_equal(cache.rows("source", "key", SHAPE, _fill)[:], EXPECTED)
+    assert "source-key.npy is damaged. The images are decoded again." in caplog.text
+    assert np.array_equal(cache.rows("source", "key", SHAPE, _never)[:], EXPECTED)
+
+
+def test_damage_is_noticed_although_the_file_was_found_whole_and_has_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "_TICK_NS", -(1 << 62))  # everything is remembered at once
+    cache, path = PixelCache(tmp_path), tmp_path / "source-key.npy"
+    for fill in (_fill, _never):
+        cache.rows("source", "key", SHAPE, fill)
+    times = path.stat()
+    time.sleep(0.05)  # longer than a tick of the kernel's clock
+    with path.open("r+b") as file:
+        file.seek(-5, 2)
+        file.write(b"\xff")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert np.array_equal(cache.rows("source", "key", SHAPE, _fill)[:], EXPECTED)
 
 
@@ -79,6 +104,7 @@ def test_an_error_leaves_no_file(tmp_path: Path) -> None:
 BUILDER = """
 import sys, time
 from pathlib import Path
+from carvana_kedro.stores import digests
 from carvana_kedro.stores.pixel_cache import PixelCache
 
 def fill(rows):

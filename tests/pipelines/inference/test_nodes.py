@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -59,6 +60,35 @@ def test_shards_of_other_parameters_are_not_used(
         for threshold in (0.5, 0.6)
     )
     assert not set(first["shards"]) & set(second["shards"])
+
+
+def test_images_of_other_content_and_equal_size_are_predicted_again(
+    model: TrainedModel, broken: Path, tmp_path: Path
+) -> None:
+    store = ImageStore(broken / "test")
+    first, second, *_ = (store.image_path(image_id) for image_id in store.ids())
+    longest = max(path.stat().st_size for path in (first, second)) + 10
+    for path in (first, second):  # both get the same size; decoders ignore what follows the image
+        path.write_bytes(path.read_bytes() + bytes(longest - path.stat().st_size - 2) + b"\xff\xd9")
+    shards = PredictionShards(tmp_path / "shards")
+
+    def predict(index: pd.DataFrame) -> dict[str, str]:
+        # An untrained network answers nearly the same everywhere. This threshold is between its answers.
+        parameters = Inference(threshold=0.6387)
+        predictions = predict_masks(model, index, store, shards, NO_IMAGES, parameters, RECIPE, SOURCE)
+        return dict(shards.read(predictions["shards"]))
+
+    index = index_images(store)
+    before = predict(index)
+    assert before[first.stem] != before[second.stem]
+    between = tmp_path / "between"
+    shutil.move(first, between)
+    shutil.move(second, first)
+    shutil.move(between, second)
+    with pytest.raises(UserError, match="made from other files"):
+        predict(index)
+    after = predict(index_images(store))
+    assert after == {**before, first.stem: before[second.stem], second.stem: before[first.stem]}
 
 
 def test_a_test_image_with_a_problem_stops_the_run(broken: Path, test_images: ImageStore) -> None:

@@ -1,9 +1,12 @@
+import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from carvana_kedro import provenance
@@ -21,6 +24,7 @@ from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedEr
 from carvana_kedro.segmentation.training.state import Step, Training
 from carvana_kedro.stores.checkpoints import CheckpointStore
 from carvana_kedro.stores.images.competition import ImageStore
+from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.pixel_cache import PixelCache
 from models import RECIPE
 
@@ -90,6 +94,11 @@ def test_training_saves_model_history_checkpoints_and_events(
     assert manifest["validation_cars"] == indices[1]["car"].unique().tolist()
     assert {"python", "torch", "carvana_kedro"} <= set(manifest["versions"])
 
+    assert model.members[0].trained_on == tuple(sorted(indices[0]["digest"]))
+    for other in (indices[0][:-1], indices[1], pd.concat([*indices])):
+        with pytest.raises(UserError, match="trained on other images than those that are now in train_index"):
+            describe_run(model, other, indices[1], history, means, "small", RECIPE)
+
 
 def test_folds_are_averaged_and_scored_out_of_fold(
     indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path
@@ -126,6 +135,10 @@ def test_folds_are_averaged_and_scored_out_of_fold(
     assert manifest["train_images"] == manifest["validation_images"] == 16
     assert [described["run_id"] for described in manifest["models"]] == [first.run_id, second.run_id]
     assert manifest["models"][0]["validation_cars"] == list(first.validation_cars)
+    assert set(first.trained_on).isdisjoint(second.trained_on)
+    assert {*first.trained_on, *second.trained_on} == {*indices[0]["digest"], *indices[1]["digest"]}
+    with pytest.raises(UserError, match="trained on other images"):
+        describe_run(model, indices[0][1:], indices[1], history, means, "small", recipe)
 
     # The file contains both models, for the catalog and for the library.
     dataset = ModelDataset(str(tmp_path / "model.pt"))
@@ -221,6 +234,47 @@ def test_a_cache_does_not_change_the_result(
     for name, weight in expected.members[0].weights.items():
         assert torch.equal(weight, model.members[0].weights[name])
     assert bool(list((tmp_path / cache / "pixels").glob("*"))) == (cache == "memmap")
+
+
+def _shift_masks(folder: Path, pixels: int) -> None:
+    """Move what the masks show to the right. The sizes of the bmp files stay the same."""
+    for path in folder.iterdir():
+        size, times = path.stat().st_size, path.stat()
+        shifted = np.roll(np.asarray(Image.open(path)), pixels, axis=1)
+        Image.fromarray(shifted).save(path)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert path.stat().st_size == size
+
+
+@pytest.mark.parametrize("cache", ["none", "memmap"])
+def test_masks_of_other_content_and_equal_size_need_another_index_and_another_run(
+    training_images: ImageStore, tmp_path: Path, cache: str
+) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for image_id in training_images.ids():
+        Image.fromarray(training_images.read_mask(image_id) * 255).save(masks / f"{image_id}.bmp")
+    store = FolderStore(training_images.images, masks, group="(.+)_..")
+    recipe = RECIPE.model_copy(update={"cache": cache, "epochs": 1})
+
+    def indices() -> tuple[pd.DataFrame, pd.DataFrame]:
+        index = index_images(store)
+        return index[:12], index[12:]
+
+    before = indices()
+    first, _ = _train(before, store, tmp_path / "runs", recipe)
+    _shift_masks(masks, 40)
+    with pytest.raises(UserError, match="made from other files"):
+        _train(before, store, tmp_path / "runs", recipe)
+    second, _ = _train(indices(), store, tmp_path / "runs", recipe)
+    expected, _ = _train(indices(), store, tmp_path / "fresh", recipe)
+    assert first.run_id != second.run_id == expected.run_id
+    weights = [model.members[0].weights["head.weight"] for model in (first, second, expected)]
+    assert torch.equal(weights[1], weights[2])
+    assert not torch.equal(weights[0], weights[1])
+    _shift_masks(masks, -40)
+    again, _ = _train(indices(), store, tmp_path / "runs", recipe)
+    assert again.run_id == first.run_id
 
 
 def test_a_lost_best_model_is_replaced_by_the_last_one_with_a_warning(

@@ -174,3 +174,8 @@ def test_files_of_the_macos_finder_are_ignored(broken: Path) -> None:
 
 def test_stores_can_be_pickled(training_images: ImageStore) -> None:
     assert pickle.loads(pickle.dumps(training_images)) == training_images
+
+
+def test_the_fingerprint_depends_on_the_expected_images(tmp_path: Path) -> None:
+    expected = [None, (), ("a", "b"), ("b", "a"), ("a",)]
+    assert len({ImageStore(tmp_path, expected=ids).fingerprint() for ids in expected}) == 5

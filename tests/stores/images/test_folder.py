@@ -677,3 +677,15 @@ def test_rotations_match_pillow(orientation: int, height: int, width: int) -> No
     image = Image.fromarray(pixels)
     image.getexif()[ORIENTATION] = orientation
     assert np.array_equal(_ROTATIONS[orientation](pixels), np.array(ImageOps.exif_transpose(image)))
+
+
+def test_the_fingerprint_depends_on_the_groups_and_on_what_is_a_mask(tmp_path: Path) -> None:
+    """An index made with another `group` has other cars."""
+    both = _fill(tmp_path / "both", "a.png", "b.png", "a_m.png", "b_m.png")
+    stores = [
+        FolderStore(both, both, "_m"),
+        FolderStore(both, both, "_m", "(.)"),
+        FolderStore(both, None, "_m"),
+        FolderStore(both),
+    ]
+    assert len({store.fingerprint() for store in stores}) == 4

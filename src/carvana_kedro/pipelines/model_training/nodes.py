@@ -15,7 +15,7 @@ from carvana_kedro.folds import Sides, by_fold, split_folds
 from carvana_kedro.image_index import check_source
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.scoring import score_images
-from carvana_kedro.segmentation.model import TrainedModel
+from carvana_kedro.segmentation.model import Member, TrainedModel
 from carvana_kedro.segmentation.monitoring.callbacks import build_callbacks
 from carvana_kedro.segmentation.training.build import Run, build_run, output_size
 from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingInterruptedError
@@ -121,7 +121,7 @@ def _sides_of(indices: Sides) -> dict[str, list[str]]:
     train, validation = indices
     return {
         "validation_cars": sorted(validation["car"].unique().tolist()),
-        "trained_on": sorted({*train["digest"]} - {""}),
+        "trained_on": _digests(train),
     }
 
 
@@ -219,7 +219,9 @@ def describe_run(
     index = pd.concat([train_index, validation_index])
     validated = index["car"].isin([car for member in model.members for car in member.validation_cars])
     trained = index if parameters.folds else train_index
-    _check_trained_on(model, trained)
+    for member in model.members:
+        is_validation = trained["car"].isin(member.validation_cars) & bool(parameters.folds)
+        _check_trained_on(member, trained[~is_validation])
     return {
         "run_id": model.run_id,
         "recipe": recipe,
@@ -242,16 +244,18 @@ def describe_run(
     }
 
 
-def _check_trained_on(model: TrainedModel, trained: pd.DataFrame) -> None:
-    """Check that every member was trained on the images of this index, without its own validation cars."""
-    for member in model.members:
-        images = trained[~trained["car"].isin(member.validation_cars)]
-        if member.trained_on and set(images.get("digest", ())) - {""} != set(member.trained_on):
-            raise UserError(
-                f"The model {member.run_id} was trained on other images than those that are now in train_index: the "
-                "source or its split has changed since. Train it again, with the same options: "
-                "kedro run --pipelines model_training"
-            )
+def _check_trained_on(member: Member, index: pd.DataFrame) -> None:
+    """Check that a network was trained on the images of this index. One of an earlier version does not say that."""
+    if member.trained_on and _digests(index) != list(member.trained_on):
+        raise UserError(
+            f"The model {member.run_id} was trained on other images than those that are now in train_index: the source "
+            "or its split has changed since. Train it again, with the same options: "
+            "kedro run --pipelines model_training"
+        )
+
+
+def _digests(index: pd.DataFrame) -> list[str]:
+    return sorted(set(index.get("digest", ())) - {""})
 
 
 def _describe_cars(side: str, index: pd.DataFrame) -> dict[str, Any]:
