@@ -345,3 +345,33 @@ def test_an_index_of_another_source_is_refused(
 ) -> None:
     with pytest.raises(UserError, match="made from other files"):
         _train(indices, test_images, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["network", "model", "history"])
+def test_a_finished_run_of_an_earlier_version_that_diverged_is_refused(
+    indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path, part: str
+) -> None:
+    model, _ = _train(indices, training_images, tmp_path)
+    run = CheckpointStore(tmp_path / "checkpoints").run(model.run_id)
+    state = run.newest("last")
+    assert state and state["finished"]
+    if part == "history":
+        state["history"][-1]["train_loss"] = float("nan")
+    else:
+        weights = state["network"] if part == "network" else state["model"]["weights"]
+        weights["head.bias"] = torch.full_like(weights["head.bias"], float("inf"))
+    run.save("last", state["steps"], state)
+    with pytest.raises(UserError, match=rf"The finished run {run.folder} diverged: .*(nan|infinite)"):
+        _train(indices, training_images, tmp_path)
+
+
+def test_a_training_that_diverges_gives_no_model_however_often_it_is_tried(
+    indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path
+) -> None:
+    optimizer = RECIPE.optimizer.model_copy(update={"learning_rate": 1e30})
+    recipe = RECIPE.model_copy(update={"optimizer": optimizer})
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"(diverged|were skipped).*smaller learning rate"):
+            _train(indices, training_images, tmp_path, recipe)
+    for path in (tmp_path / "checkpoints").glob("*/last-*.pt"):
+        assert not torch.load(path)["finished"]

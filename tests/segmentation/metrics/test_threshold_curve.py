@@ -48,3 +48,13 @@ def test_probabilities_of_zero_and_one_are_counted() -> None:
     curve.add(torch.tensor([[[1000.0, -1000.0]]]), torch.tensor([[[1.0, 0.0]]]))
     assert curve.positive.tolist() == [[2, *[1] * 99]]
     assert curve.best_threshold() == 0.5  # the middle of all equally good thresholds
+
+
+def test_empty_and_full_masks_are_counted() -> None:
+    curve = ThresholdCurve()
+    logits = torch.stack([torch.full((4, 5), value) for value in (-9.0, 9.0, 0.5, 0.5)])
+    logits[3, 0, 0] = -9
+    curve.add(logits, torch.zeros(4, 4, 5))
+    assert curve.constant(0.5) == (1, 2)
+    assert curve.constant(0.7) == (3, 1)
+    assert curve.constant(0.001) == curve.constant(0.01)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import ModelTraining
-from carvana_kedro.segmentation.architectures import ARCHITECTURES, build_network
+from carvana_kedro.segmentation.architectures import ARCHITECTURES, SegmentationNetwork, build_network
 from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.data.samples import Samples
 from carvana_kedro.segmentation.hardware import Hardware
@@ -20,7 +20,7 @@ from carvana_kedro.segmentation.training.build import build_training
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.training.loop import evaluate, train, train_one_epoch
-from carvana_kedro.segmentation.training.losses import batch_dice, segmentation_loss
+from carvana_kedro.segmentation.training.losses import Loss, batch_dice, build_loss, segmentation_loss
 from carvana_kedro.segmentation.training.optimizers import build_ema, build_schedule
 from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Progress, Step, Training
@@ -224,17 +224,50 @@ def test_a_restored_run_ends_like_an_uninterrupted_one(setup: Setup, stop: int, 
         assert torch.equal(one, other)
 
 
-def test_a_batch_computed_in_parts_has_the_same_gradient() -> None:
-    images, targets = _discs(4, 64, 96)
-    gradients = []
+class OneLayer(SegmentationNetwork):
+    """A network without BatchNorm, whose statistics differ between the parts of a batch."""
+
+    stride = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 1, 3, padding=1, dtype=torch.float64)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.double())[:, 0]
+
+
+class Ratio:
+    """A loss that is no mean: the error divided by the area of the batch."""
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.for_batch(targets)(logits, targets)
+
+    def for_batch(self, targets: Tensor) -> Loss:
+        area = targets.mean()
+        return lambda logits, part: (logits - part).square().mean() / area
+
+
+@pytest.mark.parametrize("count", [4, 5, 1])  # 5 and 1: an incomplete last batch
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {},
+        {"border_weight": 5.0, "border_width": 2},
+        {"border_weight": 40.0, "dice_weight": 0.0},
+        {"bce_weight": 0.3, "border_weight": 1.0},
+        {"type": f"{__name__}.Ratio"},
+    ],
+)
+def test_a_batch_computed_in_parts_has_the_same_loss_and_gradient(loss: dict[str, Any], count: int) -> None:
+    images, targets = _discs(count, 32, 48)
+    targets[0] = 0  # an image without an edge
+    targets[-1, ::2] = 255  # and one with many
+    losses, gradients = [], []
     for parts in (1, 2, 4):
         torch.manual_seed(0)
-        network = build_network("unet_small", width_multiplier=0.25)
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 0.0
-                module.forward = lambda x, m=module: x * m.weight[:, None, None] + m.bias[:, None, None]
-        run = _run(network, (64, 96), accumulation_steps=parts)
+        network = OneLayer()
+        run = _run(network, (32, 48), accumulation_steps=parts, loss=loss)
         optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
         run = replace(
             run, optimizer=optimizer, schedule=build_schedule(optimizer, name="constant", total_steps=9)
@@ -242,9 +275,10 @@ def test_a_batch_computed_in_parts_has_the_same_gradient() -> None:
         before = [weight.detach().clone() for weight in network.parameters()]
         train_one_epoch(run, OneBatch(images, targets))  # type: ignore[arg-type]
         gradients.append([b - w.detach() for b, w in zip(before, network.parameters(), strict=True)])
+        losses.append(run.progress.loss[0])
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-6)
     for others in gradients[1:]:
-        for one, other in zip(gradients[0], others, strict=True):
-            assert torch.allclose(one, other, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(others, gradients[0], rtol=1e-6, atol=1e-9)
 
 
 def test_gradients_are_clipped() -> None:
@@ -514,3 +548,118 @@ def test_compiled_networks_train_about_the_same(setup: Setup) -> None:
         history = train(run, train_batches, validation_batches)
         losses.append([history[0]["train_loss"], history[0]["val_loss"]])
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+@pytest.mark.parametrize(("learning_rate", "epochs"), [(1e30, 1), (1e30, 2), (1e37, 1), (1e12, 2)])
+def test_a_run_whose_learning_rate_is_absurd_does_not_end(
+    setup: Setup, learning_rate: float, epochs: int, ema_decay: float
+) -> None:
+    run, *batches = setup(epochs=epochs, learning_rate=learning_rate)
+    if ema_decay:
+        run.ema = build_ema(run.network, ema_decay)
+    ended: list[str] = []
+
+    class Watch(Callback):
+        def on_epoch_end(self, run: Training) -> None:
+            ended.extend(["finished"] if run.finished else [])
+
+    with pytest.raises(
+        UserError, match=r"(diverged|were skipped).*smaller learning rate .*learning_rate, now"
+    ):
+        train(run, *batches, [Watch()])
+    assert not ended
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["weight", "statistic", "average"])
+def test_weights_that_are_not_finite_end_a_run_before_its_state_is_saved(
+    setup: Setup, where: str, value: float
+) -> None:
+    run, *batches = setup(epochs=3)
+    run.ema = build_ema(run.network, 0.9)
+    states: list[int] = []
+
+    class Breaking(Callback):
+        def on_step_end(self, run: Training, step: Step) -> None:
+            if run.steps == 6:  # the last one of the second epoch
+                network = run.ema.module if where == "average" else run.network
+                name = "encoder.0.0.1.running_var" if where == "statistic" else "head.bias"
+                network.state_dict()[name][0] = value
+
+        def on_epoch_end(self, run: Training) -> None:
+            states.append(len(run.history))
+
+    what = "model" if where == "average" else "network"
+    with pytest.raises(
+        UserError, match=rf"after 2 epochs and 6 steps: 1 of \d+ tensors of the {what} are NaN"
+    ):
+        train(run, *batches, [Breaking()])
+    assert states == [1]
+    # A state that was saved within the epoch is refused as well.
+    again, *batches = setup(epochs=3)
+    again.ema = build_ema(again.network, 0.9)
+    again.restore(run.state())
+    with pytest.raises(UserError, match="diverged"):
+        train(again, *batches)
+
+
+def test_a_loss_that_is_not_finite_may_recover_but_not_end_a_run(setup: Setup) -> None:
+    for bad_epoch, ends in ((1, True), (2, False)):
+        run, *batches = setup(epochs=2)
+
+        def loss(logits: Tensor, targets: Tensor, run: Training = run, bad: int = bad_epoch) -> Tensor:
+            value = segmentation_loss(logits, targets)
+            return value if logits.requires_grad or run.epoch != bad else value * math.nan
+
+        run.loss = loss
+        if ends:
+            assert math.isnan(train(run, *batches)[0]["val_loss"])
+        else:
+            with pytest.raises(UserError, match=r"after 2 epochs .*: val_loss of the last epoch is nan"):
+                train(run, *batches)
+
+
+@pytest.mark.parametrize(
+    ("bias", "kind"), [(-100.0, "4 are empty and 0 are full"), (100.0, "0 are empty and 4 are full")]
+)
+def test_a_run_that_ends_with_a_constant_prediction_says_so(
+    setup: Setup, caplog: pytest.LogCaptureFixture, bias: float, kind: str
+) -> None:
+    run, *batches = setup(epochs=1, learning_rate=1e-12)
+    with torch.no_grad():
+        run.network.head.weight.zero_()
+        run.network.head.bias.fill_(bias)
+    history = train(run, *batches)
+    assert f"predicts a constant: of 4 validation masks, {kind}" in caplog.text
+    assert f"best Dice coefficient {history[0]['val_dice_coeff']:.4f}" in caplog.text
+    caplog.clear()
+    run, *batches = setup(epochs=1, learning_rate=1e-12)
+    with torch.no_grad():  # a network whose masks depend on the image
+        run.network.head.bias.zero_()
+    train(run, *batches)
+    assert "constant" not in caplog.text
+
+
+def test_a_run_without_gradients_says_so(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+    run, *batches = setup(epochs=1)
+    run.loss = lambda logits, targets: 0 * segmentation_loss(logits, targets)
+    train(run, *batches)
+    assert "All gradients of the last epoch were 0" in caplog.text
+    caplog.clear()
+    train(*setup(epochs=1))
+    assert "gradients" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"bce_weight": 0, "dice_weight": 0},
+        {"bce_weight": -1},
+        {"dice_weight": math.nan},
+        {"border_weight": math.inf},
+    ],
+)
+def test_a_loss_without_valid_weights_is_refused(weights: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="weights of the loss must be finite"):
+        build_loss(weights)

@@ -21,7 +21,7 @@ from carvana_kedro.segmentation.training.build import Run, build_run, output_siz
 from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingInterruptedError
 from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.segmentation.training.recipe import Recipe
-from carvana_kedro.segmentation.training.state import Record
+from carvana_kedro.segmentation.training.state import Record, divergence
 from carvana_kedro.stores.checkpoints import CheckpointStore, RunCheckpoints
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.pixel_cache import PixelCache
@@ -92,6 +92,7 @@ def _train_run(
     with run_checkpoints.locked():
         state: Mapping[str, Any] | None = run_checkpoints.newest("last")
         if state and state["finished"]:
+            _check_finished(state, run_checkpoints)
             logger.info(
                 "Run %s is finished, and nothing that decides its result has changed: its model is used. To train "
                 "again, choose another model_training.seed, or remove %s.", run_id, run_checkpoints.folder,
@@ -123,6 +124,15 @@ def _sides_of(indices: Sides) -> dict[str, list[str]]:
         "validation_cars": sorted(validation["car"].unique().tolist()),
         "trained_on": _digests(train),
     }
+
+
+def _check_finished(state: Mapping[str, Any], checkpoints: RunCheckpoints) -> None:
+    """Refuse a run that an earlier version let end with weights or losses that are not finite."""
+    if reason := divergence(state):
+        raise UserError(
+            f"The finished run {checkpoints.folder} diverged: {reason}. Train with a smaller "
+            "model_training.optimizer.learning_rate, or remove this folder to repeat the run."
+        )
 
 
 def _restore(run: Run, state: Mapping[str, Any] | None, checkpoints: RunCheckpoints) -> None:
@@ -165,7 +175,7 @@ def _best_model(state: Mapping[str, Any], checkpoints: RunCheckpoints) -> Traine
             "The model of the best epoch, %d, is lost: the files best-*.pt in %s are missing or damaged. The model of "
             "epoch %d is used.", state["best_epoch"], checkpoints.folder, len((best or state)["history"]),
         )  # fmt: skip
-    return TrainedModel.from_dict(best or state)
+    return TrainedModel.from_dict(best or state, str(checkpoints.folder))
 
 
 def _warn_if_surroundings_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

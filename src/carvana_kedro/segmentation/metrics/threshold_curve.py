@@ -47,6 +47,12 @@ class ThresholdCurve:
         """Number of pixels of the object that reach each threshold, `(images, 100)`."""
         return np.concatenate(self._true_positive)
 
+    def constant(self, threshold: float) -> tuple[int, int]:
+        """Return the number of images with an empty mask, and with a full one, at a threshold in (0, 1)."""
+        marked = self.positive[:, min(max(round(100 * threshold), 1), 99)]
+        # At threshold 0 every pixel is positive.
+        return int((marked == 0).sum()), int((marked == self.positive[:, 0]).sum())
+
     def dice(self) -> np.ndarray:
         """Return the Dice coefficient at each threshold, averaged over the images, `(100,)`."""
         # At threshold 0 every pixel is positive, so true_positive[:, 0] is the size of the object.

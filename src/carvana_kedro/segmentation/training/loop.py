@@ -20,8 +20,8 @@ from carvana_kedro.segmentation.data.samples import Batch
 from carvana_kedro.segmentation.hardware import is_out_of_memory
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
-from carvana_kedro.segmentation.training.losses import batch_dice
-from carvana_kedro.segmentation.training.state import Record, Step, Training
+from carvana_kedro.segmentation.training.losses import batch_dice, loss_of_parts
+from carvana_kedro.segmentation.training.state import Record, Step, Training, divergence
 
 if TYPE_CHECKING:
     from carvana_kedro.segmentation.training.callbacks import Callback
@@ -45,9 +45,11 @@ def train(
 
     Raises:
         TrainingInterruptedError: `run.interrupted` returned True. `on_interrupted` of the callbacks was called.
-        UserError: Too many steps were skipped, an image cannot be read, or the device ran out of memory.
+        UserError: Too many steps were skipped, the run diverged, an image cannot be read, or the device ran out of
+            memory.
     """
     _stop_if_too_many_were_skipped(run)
+    _stop_if_diverged(run)
     for callback in callbacks:
         callback.on_run_begin(run)
     try:
@@ -57,12 +59,14 @@ def train(
                 started = time.perf_counter()
                 validated = evaluate(run, validation_batches)
             run.end_epoch(validated, train_batches.images, time.perf_counter() - started)
+            _stop_if_diverged(run)  # before callbacks save the state
             for callback in callbacks:
                 callback.on_epoch_end(run)
     except TrainingInterruptedError:
         for callback in callbacks:
             callback.on_interrupted(run)
         raise
+    _warn_if_nothing_was_learned(run)
     for callback in callbacks:
         callback.on_run_end(run)
     return run.history
@@ -117,11 +121,12 @@ def _forward_backward(run: Training, images: Tensor, targets: Tensor) -> tuple[T
     """Compute the gradient of the batch; return its mean loss and Dice coefficient as tensors on the device."""
     run.optimizer.zero_grad(set_to_none=True)
     losses, scores = [], []
+    loss_of = run.loss if run.accumulation_steps == 1 else loss_of_parts(run.loss, targets)
     for part, part_targets in zip(
         images.chunk(run.accumulation_steps), targets.chunk(run.accumulation_steps), strict=True
     ):
         logits = run.predict(run.network, part)
-        loss = run.loss(logits, part_targets) * (len(part) / len(images))
+        loss = loss_of(logits, part_targets) * (len(part) / len(images))
         run.scaler.scale(loss).backward()
         losses.append(loss.detach())
         scores.append(batch_dice(logits.detach(), part_targets, run.threshold))
@@ -216,11 +221,40 @@ def _stop_if_too_many_were_skipped(run: Training, last: str = "") -> None:
     if run.skipped >= run.max_skipped_steps:
         raise UserError(
             f"{run.skipped} steps were skipped, and model_training.max_skipped_steps is {run.max_skipped_steps}.{last} "
-            "Try a smaller learning rate (model_training.optimizer.learning_rate, now "
-            f"{run.schedule.get_last_lr()[0]:.3g}), clip_gradient_norm=1, a warm-up "
-            "(model_training.schedule.warmup_fraction) or precision=float32; or check the images and masks of these "
-            "steps. To resume from here, increase max_skipped_steps."
+            f"{_advice_when_diverging(run)}; or check the images and masks of these steps. To resume from here, "
+            "increase max_skipped_steps."
         )
+
+
+def _stop_if_diverged(run: Training) -> None:
+    if reason := divergence(run.state()):
+        raise UserError(
+            f"Training diverged, after {len(run.history)} epochs and {run.steps} steps: {reason}. The run does not end "
+            f"with a model. {_advice_when_diverging(run)}."
+        )
+
+
+def _advice_when_diverging(run: Training) -> str:
+    return (
+        f"Try a smaller learning rate (model_training.optimizer.learning_rate, now {run.schedule.get_last_lr()[0]:.3g})"
+        ", clip_gradient_norm=1, a warm-up (model_training.schedule.warmup_fraction) or precision=float32"
+    )
+
+
+def _warn_if_nothing_was_learned(run: Training) -> None:
+    """Warn if the last gradients were 0, or if the last validation masks are all empty or full."""
+    if run.history and run.history[-1]["gradient_norm"] == 0:
+        logger.warning("All gradients of the last epoch were 0: the network does not learn any more.")
+    if run.curve is None:  # the run was finished before
+        return
+    images, (empty, full) = len(run.curve.positive), run.curve.constant(run.threshold)
+    if empty + full == images:
+        best = run.history[run.best_epoch - 1]["val_dice_coeff"]
+        logger.warning(
+            "The network predicts a constant: of %d validation masks, %d are empty and %d are full (threshold %.2f, "
+            "best Dice coefficient %.4f). Train longer, check the masks of the training images, or try a smaller "
+            "learning rate or weight decay.", images, empty, full, run.threshold, best,
+        )  # fmt: skip
 
 
 def _unless_interrupted(run: Training, batches: Iterable[Batch]) -> Iterator[Batch]:

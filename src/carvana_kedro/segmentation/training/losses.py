@@ -3,7 +3,8 @@
 A loss is a function `loss(logits, targets, **arguments)`, or a class whose instances take `(logits, targets)`. It
 computes a scalar from (N, H, W) logits and (N, H, W) targets in [0, 1]: the mean over the N images. It must be the
 mean because a batch may be computed in parts (`accumulation_steps`): the losses of the parts are added, weighted by
-their share of the images. (With `border_weight`, the cross-entropy of `segmentation_loss` is normalized over the part.)
+their share of the images. A loss that is no mean, because its normalization depends on the batch, has a method
+`for_batch(targets)`, which returns the loss for the parts of the batch with these targets.
 A loss has no state: its buffers are not part of a checkpoint, and its parameters are not trained.
 """
 
@@ -17,7 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, max_pool2d
 
+from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.extensions import check_arguments, create, import_object, split_spec
+
+_BORDER_WIDTH = 5
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Function from logits (N, H, W) and targets (N, H, W) in [0, 1] to a scalar."""
@@ -31,16 +35,51 @@ def build_loss(spec: Mapping[str, Any]) -> Loss:
             dotted path is imported, so it must come from the run's own parameters.
 
     Raises:
-        UserError: The path cannot be imported, or the function or class does not take the arguments.
+        UserError: The path cannot be imported, the function or class does not take the arguments, or the weights are
+            not valid.
     """
     if "type" not in spec:
-        return partial(segmentation_loss, **spec)
+        weights = [spec.get(name, 1.0) for name in ("bce_weight", "dice_weight")]
+        if not (
+            sum(weights) > 0 and all(0 <= w < math.inf for w in (*weights, spec.get("border_weight", 0.0)))
+        ):
+            raise UserError(
+                "The weights of the loss must be finite and not negative, and bce_weight and dice_weight not both 0: "
+                f"nothing would be learned from {dict(spec)}."
+            )
+        return SegmentationLoss(**spec)
     path, arguments = split_spec("loss", spec)
     found = import_object("loss", path)
     if inspect.isclass(found):
         return cast(Loss, create("loss", path, found, **arguments))
     check_arguments("loss", path, found, None, None, **arguments)
     return partial(found, **arguments)
+
+
+class SegmentationLoss:
+    """The loss of this package: see `segmentation_loss`, which takes the same arguments."""
+
+    def __init__(self, **arguments: Any) -> None:
+        """Store the arguments."""
+        self._arguments = arguments
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Compute the loss of a batch."""
+        return segmentation_loss(logits, targets, **self._arguments)
+
+    def for_batch(self, targets: Tensor) -> Loss:
+        """Return the loss for the parts of a batch with these targets: `border_weight` is normalized over the batch."""
+        border_weight = self._arguments.get("border_weight", 0.0)
+        if not border_weight:
+            return self
+        weights = pixel_weights(targets, border_weight, self._arguments.get("border_width", _BORDER_WIDTH))
+        return partial(segmentation_loss, **self._arguments, mean_weight=weights.mean())
+
+
+def loss_of_parts(loss: Loss, targets: Tensor) -> Loss:
+    """Return the loss for the parts of a batch with these targets: that of `for_batch`, if the loss has this method."""
+    for_batch: Callable[[Tensor], Loss] = getattr(loss, "for_batch", lambda targets: loss)
+    return for_batch(targets)
 
 
 def segmentation_loss(
@@ -50,7 +89,8 @@ def segmentation_loss(
     bce_weight: float = 1.0,
     dice_weight: float = 1.0,
     border_weight: float = 0.0,
-    border_width: int = 5,
+    border_width: int = _BORDER_WIDTH,
+    mean_weight: Tensor | None = None,
 ) -> Tensor:
     """Compute the weighted sum of the binary cross-entropy and one minus the soft Dice coefficient.
 
@@ -66,6 +106,7 @@ def segmentation_loss(
         dice_weight: Weight of the Dice term, which is a mean over the images.
         border_weight: Extra weight of the pixels near the mask's edge in the cross-entropy.
         border_width: Width of the border band on either side of the edge, in pixels; 5 is the paper's sigma.
+        mean_weight: Mean of `w` over the batch that these images are a part of; None: they are the whole batch.
 
     Returns:
         A scalar, at least float32.
@@ -75,11 +116,17 @@ def segmentation_loss(
     """
     logits, targets = _full_precision(logits, targets)
     if border_weight:
-        weights = 1 + border_weight * border_band(targets, border_width)
-        bce = binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum") / weights.sum()
+        weights = pixel_weights(targets, border_weight, border_width)
+        total = weights.sum() if mean_weight is None else mean_weight * weights.numel()
+        bce = binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum") / total
     else:
         bce = binary_cross_entropy_with_logits(logits, targets)
     return bce_weight * bce + dice_weight * (1 - soft_dice(logits, targets).mean())
+
+
+def pixel_weights(targets: Tensor, border_weight: float, border_width: int) -> Tensor:
+    """Return the weights `w` of the pixels in the cross-entropy, (N, H, W): see `segmentation_loss`."""
+    return 1 + border_weight * border_band(targets, border_width)
 
 
 def soft_dice(logits: Tensor, targets: Tensor, *, smooth: float = 1.0) -> Tensor:

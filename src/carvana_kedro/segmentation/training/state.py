@@ -17,6 +17,7 @@ from carvana_kedro.segmentation.data.augmentation import Augmentation
 from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.hardware import Hardware
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
+from carvana_kedro.segmentation.model import not_finite
 
 Record = dict[str, float]
 
@@ -269,3 +270,23 @@ class Training:
         self.history = list(state["history"])
         self.progress = Progress(**state["progress"])
         self.steps, self.skipped = state["steps"], state["skipped"]
+
+
+def divergence(state: Mapping[str, Any]) -> str:
+    """Return how a run has diverged: weights, or at the end of the run losses, that are not finite.
+
+    Args:
+        state: What `Training.state` returned.
+
+    Returns:
+        A part of a sentence; an empty text if the run has not diverged.
+    """
+    for what, weights in (("network", state["network"]), ("model", state["model"]["weights"])):
+        if names := not_finite(weights):
+            return f"{len(names)} of {len(weights)} tensors of the {what} are NaN or infinite, such as {names[0]}"
+    # In an earlier epoch the network may recover from a loss that is not finite.
+    last = state["history"][-1] if state["finished"] and state["history"] else {}
+    losses = {name: last.get(name, 0.0) for name in ("train_loss", "val_loss")}
+    return " and ".join(
+        f"{name} of the last epoch is {loss}" for name, loss in losses.items() if not math.isfinite(loss)
+    )
