@@ -1,14 +1,18 @@
-"""The sources of Kaggle's credentials in each environment. (test_cli.py tests the other hooks.)"""
+"""The sources of Kaggle's credentials in each environment, and plain log lines. (test_cli.py tests the other hooks.)"""
 
+import io
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kedro.config import OmegaConfigLoader
+from kedro.logging import RichHandler
+from rich.console import Console
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.hooks import LocalCredentialsHook
+from carvana_kedro.hooks import LocalCredentialsHook, PlainLogHook
 
 
 def _credentials(conf: Path, env: str | None) -> dict[str, Any]:
@@ -74,3 +78,18 @@ def test_the_message_about_an_invalid_file_does_not_quote_it(tmp_path: Path, tex
     except UserError as error:
         assert str(path) in str(error)
         assert "KGAT_1" not in str(error)
+
+
+def test_log_lines_show_names_as_they_are() -> None:
+    stream = io.StringIO()
+    handler = RichHandler(console=Console(file=stream, width=200))
+    root, logger = logging.getLogger(), logging.getLogger("carvana_kedro.test")
+    root.addHandler(handler)
+    try:
+        PlainLogHook().after_context_created()
+        logger.warning("%s is damaged:\n  %s", "[red]car[/blue]", "a\x1b[31mb\rc")
+    finally:
+        root.removeHandler(handler)
+    first, second = stream.getvalue().splitlines()
+    assert "[red]car[/blue] is damaged:" in first
+    assert r"  a\x1b[31mb\rc" in second

@@ -21,7 +21,7 @@ from yaml import YAMLError
 from carvana_kedro.commands.package import check_wheel, pack_configuration
 from carvana_kedro.commands.params import parse_params
 from carvana_kedro.commands.selection import SELECTORS, check_runner, resolve_selection
-from carvana_kedro.errors import UserError
+from carvana_kedro.errors import UserError, shown_lines
 from carvana_kedro.pipeline_registry import NAMES, register_pipelines
 
 
@@ -45,7 +45,7 @@ def _run(**options: Any) -> Any:
         for kind in (UserError, MissingConfigException, OmegaConfBaseException, YAMLError):
             for cause in causes:
                 if isinstance(cause, kind):
-                    raise click.ClickException(str(cause)) from error
+                    raise click.ClickException(shown_lines(str(cause))) from error
         raise
 
 

@@ -1,5 +1,6 @@
 """Checks before a run, so that a mistake is reported before any node starts."""
 
+import logging
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from carvana_kedro.commands.params import params_option
-from carvana_kedro.errors import UserError
+from carvana_kedro.errors import UserError, shown_lines
 from carvana_kedro.parameters import check_configuration
 from carvana_kedro.pipeline_registry import pipelines_making
 
@@ -79,6 +80,16 @@ class LocalCredentialsHook:
                 loader["credentials"] = loader["credentials"] | {"kaggle": {**kaggle, "file": str(path)}}
 
 
+class PlainLogHook:
+    """Shows the text of log lines as it is: it may contain names of files and answers of servers."""
+
+    @hook_impl
+    def after_context_created(self) -> None:
+        """Escape control characters, and switch off Rich's markup such as [red], in the log lines of this package."""
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_as_plain_text)
+
+
 class CheckInputsHook:
     """Checks that the outputs of earlier runs that a run needs exist."""
 
@@ -100,6 +111,13 @@ class CheckInputsHook:
                 f"This run needs datasets that do not exist yet:\n{lines}\n"
                 f"Create them first: kedro run --pipelines {makers}{_options(run_params)}"
             )
+
+
+def _as_plain_text(record: logging.LogRecord) -> bool:
+    if record.name.partition(".")[0] == __package__:
+        record.msg, record.args = shown_lines(record.getMessage()), None
+        record.markup = False
+    return True
 
 
 def _kaggle_entry(path: Path) -> Mapping[str, Any] | None:

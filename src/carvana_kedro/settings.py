@@ -1,9 +1,9 @@
 """Project settings: https://docs.kedro.org/en/stable/configure/."""
 
-from carvana_kedro.hooks import CheckInputsHook, CheckParametersHook, LocalCredentialsHook
+from carvana_kedro.hooks import CheckInputsHook, CheckParametersHook, LocalCredentialsHook, PlainLogHook
 from carvana_kedro.resolvers import RESOLVERS
 
-HOOKS = (CheckParametersHook(), LocalCredentialsHook(), CheckInputsHook())
+HOOKS = (PlainLogHook(), CheckParametersHook(), LocalCredentialsHook(), CheckInputsHook())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

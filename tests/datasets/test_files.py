@@ -1,6 +1,7 @@
 """Datasets of files: saving, loading and previews for Kedro-Viz."""
 
 import base64
+import csv
 import io
 import json
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from kedro.io import DatasetError
 from PIL import Image
 
@@ -48,6 +51,27 @@ def test_ids_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(dataset.load(), table)
     assert dataset.preview(nrows=1)["columns"] == list(table.columns)
     assert [path.name for path in tmp_path.iterdir()] == ["index.csv"]
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "'=1", "''-1"])
+def test_text_that_looks_like_a_formula_is_stored_with_an_apostrophe(tmp_path: Path, name: str) -> None:
+    dataset = TableDataset(filepath=str(tmp_path / "index.csv"))
+    table = pd.DataFrame(
+        {"image": [name, "'car"], "car": ["car", name], "problems": ["", name], "dice": [-1.5, 1]}
+    )
+    dataset.save(table)
+    pd.testing.assert_frame_equal(dataset.load(), table)
+    with (tmp_path / "index.csv").open(newline="") as file:
+        _, first, second = csv.reader(file)
+    assert first == [f"'{name}", "car", "", "-1.5"]
+    assert second == ["'car", f"'{name}", f"'{name}", "1.0"]
+
+
+@given(st.lists(st.text(st.sampled_from("'=+-@\t\n,\"a0é "), max_size=6), min_size=1))
+def test_every_text_is_read_as_it_was_saved(tmp_path_factory: pytest.TempPathFactory, ids: list[str]) -> None:
+    dataset = TableDataset(filepath=str(tmp_path_factory.mktemp("table") / "index.csv"))
+    dataset.save(pd.DataFrame({"image": ids, "view": range(len(ids))}))
+    assert dataset.load()["image"].tolist() == ids
 
 
 def test_a_dry_run_does_not_overwrite_the_receipt_of_an_upload(tmp_path: Path) -> None:

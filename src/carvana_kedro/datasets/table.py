@@ -1,6 +1,9 @@
 """Tables in csv files."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from kedro_datasets.pandas import CSVDataset
@@ -11,7 +14,8 @@ from carvana_kedro.stores.atomic import atomic_path
 class TableDataset(CSVDataset):
     """Kedro's csv dataset with atomic writes. It reads ids and empty cells as text.
 
-    Without the dtypes, a car id such as `120e45678901` would be read as a number.
+    Without the dtypes, a car id such as `120e45678901` would be read as a number. Text that a spreadsheet would take
+    for a formula is stored with an apostrophe in front.
     """
 
     DEFAULT_LOAD_ARGS = {  # noqa: RUF012 - Kedro defines this attribute
@@ -24,5 +28,33 @@ class TableDataset(CSVDataset):
     def save(self, data: pd.DataFrame) -> None:
         """Write the table."""
         with atomic_path(Path(self._filepath)) as part:
-            data.to_csv(part, **self._save_args)
+            _change_text(data, _quoted).to_csv(part, **self._save_args)
         self._invalidate_cache()
+
+    def load(self) -> pd.DataFrame:
+        """Read the table."""
+        return _change_text(super().load(), _unquoted)
+
+
+def _change_text(table: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:
+    """Return a table with changed cells in the columns that may hold text."""
+    columns = table.select_dtypes(exclude=["number", "bool"]).columns
+    return table.assign(**{column: table[column].map(change) for column in columns})
+
+
+def _quoted(cell: Any) -> Any:
+    """Put an apostrophe in front of text that begins like a formula, or like text with such an apostrophe.
+
+    >>> _quoted("=1+1"), _quoted("'=1+1"), _quoted("car"), _quoted(-1.5)
+    ("'=1+1", "''=1+1", 'car', -1.5)
+    """
+    return f"'{cell}" if isinstance(cell, str) and re.match(r"'*[=+\-@\t]", cell) else cell
+
+
+def _unquoted(cell: Any) -> Any:
+    """Undo `_quoted`.
+
+    >>> _unquoted("'=1+1"), _unquoted("''=1+1"), _unquoted("'car"), _unquoted(-1.5)
+    ('=1+1', "'=1+1", "'car", -1.5)
+    """
+    return cell[1:] if isinstance(cell, str) and re.match(r"'+[=+\-@\t]", cell) else cell

@@ -41,7 +41,7 @@ def read_masks(file: TextIO, name: Path) -> Iterator[Row]:
             if f"{dot}{suffix}" != ".jpg":
                 raise UserError(f"{name}, line {number}: {row[0]!r} is not the name of a jpg.")
             if image_id in seen:
-                raise UserError(f"{name}, line {number}: {row[0]} appears twice.")
+                raise UserError(f"{name}, line {number}: {row[0]!r} appears twice.")
             seen.add(image_id)
             yield image_id, row[1]
     except (UnicodeDecodeError, csv.Error) as error:

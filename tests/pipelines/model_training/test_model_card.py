@@ -97,7 +97,7 @@ def test_the_card_has_the_command_that_reproduces_the_run(
     schedule = {"name": "step", "milestones": [0.3, 0.6]}
     recipe = ModelTraining.model_validate({**RECIPE, "schedule": schedule}).model_dump(mode="json")
     stepped = _card({**manifest, "parameters": recipe}, scores)
-    assert "- `model_training.schedule.milestones`, in a parameters file: [0.3, 0.6]" in stepped
+    assert "- `model_training.schedule.milestones`, in a parameters file: `[0.3, 0.6]`" in stepped
     assert "milestones" not in stepped[stepped.index("kedro run") : stepped.index("The command also needs")]
 
 
@@ -120,3 +120,29 @@ def test_the_card_of_folds_describes_their_split(manifest: dict[str, Any], score
 
 def test_the_score_of_one_car_has_no_standard_error(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
     assert "**0.8500** (one car)" in _card(manifest, scores[:2])
+
+
+def test_names_are_shown_as_they_are_and_not_as_markdown(
+    manifest: dict[str, Any], scores: pd.DataFrame
+) -> None:
+    name = "<img src=x> |a| `b` [c](d) *e* _f_"
+    escaped = r"\<img src=x\> \|a\| \`b\` \[c\](d) \*e\* \_f\_"
+    scores["image"] = [name, "line\nbreak", "plain_name_01", "x"]
+    scores["car"] = [name] * 4
+    card = _card(manifest, scores)
+    assert f"| {escaped} | 0.8 | 4.0 |" in card
+    assert r"| line\\nbreak | 0.9 | 3.0 |" in card
+    assert "| plain_name_01 | 0.95 |" in card
+    assert f"Cars with the lowest mean Dice coefficient: {escaped} (0.9050)." in card
+
+
+def test_parameters_cannot_end_the_block_of_code_that_they_are_in(
+    manifest: dict[str, Any], scores: pd.DataFrame
+) -> None:
+    manifest["parameters"]["architecture"] = "a`b"
+    manifest["parameters"]["loss"] = {"type": "```\n# heading"}
+    card = _card(manifest, scores)
+    assert "Architecture `` a`b ``, input" in card
+    assert "\n````yaml\narchitecture: a`b\n" in card
+    assert "\n````\n" in card
+    assert "\n# heading" not in card

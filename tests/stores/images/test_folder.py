@@ -689,3 +689,14 @@ def test_the_fingerprint_depends_on_the_groups_and_on_what_is_a_mask(tmp_path: P
         FolderStore(both),
     ]
     assert len({store.fingerprint() for store in stores}) == 4
+
+
+def test_ids_have_no_control_characters(tmp_path: Path) -> None:
+    names = ["a\nERROR fake", "b\x1b[31m", "c\u202egpj"]
+    for name in names:
+        (tmp_path / f"{name}.png").write_bytes(_encode(IMAGE, "PNG"))
+        (tmp_path / f"{name}.txt").touch()
+    store = FolderStore(tmp_path)
+    assert store.ids() == [r"a\nERROR fake", r"b\x1b[31m", r"c\u202egpj"]
+    for image_id in store.ids():
+        assert np.array_equal(store.read_image(image_id), COLORS)

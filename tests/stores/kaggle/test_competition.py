@@ -192,6 +192,15 @@ def test_the_error_contains_the_reason_of_kaggle(
     )
 
 
+def test_the_reason_of_kaggle_is_shown_in_one_line(
+    kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
+) -> None:
+    kaggle.fail("DownloadDataFile", Fault(400, reason="no\x1b[2J\nERROR" + "x" * 10_000))
+    raised = _error_of(kaggle, competition, target)
+    assert raised.startswith(r"Kaggle rejects the request: 400 no\x1b[2J\nERRORxxx")
+    assert len(raised) < 1000
+
+
 def test_an_expired_url_is_requested_again(
     kaggle: StandInKaggle, competition: KaggleCompetition, target: Path
 ) -> None:

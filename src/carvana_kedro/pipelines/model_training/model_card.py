@@ -1,5 +1,6 @@
 """The model card: what a model is, what it was trained on, how good it is, and its limits (Mitchell et al. 2019)."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from carvana_kedro.commands.params import params_option
 from carvana_kedro.datasets.source_description import SourceDescription
+from carvana_kedro.errors import shown
 from carvana_kedro.parameters import DataIngestion, ModelTraining
 from carvana_kedro.segmentation.training.recipe import flatten
 
@@ -50,6 +52,7 @@ def write_model_card(
     )
     worst = validation_scores.nsmallest(_WORST_IMAGES, "dice")[["image", "dice", "boundary_error"]]
     car_dice = validation_scores.groupby("car")["dice"].mean().sort_values()
+    recipe = yaml.safe_dump(parameters, sort_keys=False, default_flow_style=None, width=100).strip()
     templates = Environment(
         loader=PackageLoader(__package__, ""),
         undefined=StrictUndefined,
@@ -57,6 +60,7 @@ def write_model_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    templates.filters.update(text=_text, code=_code, one_line=shown)
     return templates.get_template("model_card.md.j2").render(
         run=run_manifest,
         parameters=parameters,
@@ -71,7 +75,8 @@ def write_model_card(
         best_dice=best_dice,
         worst=_markdown(worst.round(4)),
         pixel_size=_pixel_size(run_manifest),
-        recipe=yaml.safe_dump(parameters, sort_keys=False, default_flow_style=None, width=100).strip(),
+        recipe=recipe,
+        fence=_fence(recipe, 3),
         command=command,
         in_files=in_files,
     )
@@ -120,4 +125,30 @@ def _markdown(table: pd.DataFrame) -> str:
         ["---", *["---:"] * (len(table.columns) - 1)],
         *table.itertuples(index=False),
     ]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(_text(cell) for cell in line)} |" for line in lines)
+
+
+def _text(value: object) -> str:
+    """Return a value as Markdown that shows it as it is, in one line.
+
+    >>> print(_text("<b>|car_01|</b>"), _text("_x_"))
+    \\<b\\>\\|car_01\\|\\</b\\> \\_x\\_
+    """
+    # Underscores inside words, as in most names, do not start an emphasis.
+    return re.sub(r"[\\`*\[\]<>|&~#$]|\b_|_\b|^_|_$", r"\\\g<0>", shown(str(value)))
+
+
+def _code(value: object) -> str:
+    """Return a value as Markdown code in a line.
+
+    >>> print(_code("car"), _code("a`b"))
+    `car` `` a`b ``
+    """
+    text = shown(str(value))
+    fence = _fence(text, 1)
+    return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
+
+
+def _fence(code: str, least: int) -> str:
+    """Return a row of backticks, at least `least`, that is longer than any in the code."""
+    return "`" * max(least, *(len(found) + 1 for found in re.findall("`+", code)), 0)

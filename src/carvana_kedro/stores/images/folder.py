@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from carvana_kedro.errors import UserError
+from carvana_kedro.errors import UserError, shown
 from carvana_kedro.stores.digests import Digests, fingerprint
 from carvana_kedro.stores.images import decoding
 from carvana_kedro.stores.images.source import ImageRecord, examine_all
@@ -282,7 +282,8 @@ def _collect(
 
 def _normalize(name: str) -> str:
     """Return a name that can be compared and printed. macOS stores ü as two characters, other systems as one."""
-    return unicodedata.normalize("NFC", name.encode(errors="surrogateescape").decode(errors="replace"))
+    name = unicodedata.normalize("NFC", name.encode(errors="surrogateescape").decode(errors="replace"))
+    return shown(name)  # image ids are shown in tables, log lines and the model card
 
 
 def _warn(message: str, folder: Path, paths: Sequence[Path], count: int = 5) -> None:

@@ -16,7 +16,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from carvana_kedro.errors import UserError
+from carvana_kedro.errors import UserError, shown
 from carvana_kedro.stores.kaggle.connection import CHUNK, MIN_SPEED, set_bounds
 from carvana_kedro.stores.kaggle.credentials import SETTINGS_PAGE, Credentials, find_credentials
 from carvana_kedro.stores.kaggle.download import Download
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _MAX_ATTEMPTS = 6
 _MAX_WAIT = 600.0  # seconds
 _MAX_PAGES = 100
+_MAX_REASON = 500  # characters of an answer that are shown
 _TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
 Result = TypeVar("Result")
@@ -111,7 +112,7 @@ class KaggleCompetition:
             if name not in sizes:
                 raise UserError(
                     f"The competition {self.name} on Kaggle has no file {name}. "
-                    f"Available: {', '.join(sorted(sizes)) or 'none'}."
+                    f"Available: {shown(', '.join(sorted(sizes))) or 'none'}."
                 )
         return [sizes[name] for name in names]
 
@@ -175,9 +176,9 @@ class KaggleCompetition:
                 entry.ref,
                 entry.description,
                 entry.status.name.lower(),
-                entry.public_score,
-                entry.private_score,
-                entry.error_description,
+                shown(entry.public_score),
+                shown(entry.private_score),
+                shown(entry.error_description),
             )
             for entry in listed or ()
         ]
@@ -391,7 +392,7 @@ def _summarize(error: requests.RequestException) -> str:
             reason = error.response.json()["message"]
         except (ValueError, KeyError, TypeError):
             reason = error.response.reason
-        return f"{error.response.status_code} {reason}".rstrip(".")
+        return f"{error.response.status_code} {shown(str(reason))[:_MAX_REASON]}".rstrip(".")
     causes = list(_exception_chain(error))
     if len(causes) == 1:
         return str(error)

@@ -68,8 +68,8 @@ class _BoundedAdapter(HTTPAdapter):
         response = super().send(request, stream, *arguments, **options)
         # requests reads the bodies of errors and redirects whole, even if they are streamed.
         if not stream or response.status_code not in (requests.codes.ok, requests.codes.partial_content):
-            response._content = self._answer(response)  # type: ignore[attr-defined]
-            response._content_consumed = True
+            setattr(response, "_content", self._answer(response))  # noqa: B010 - mypy does not know these
+            setattr(response, "_content_consumed", True)  # noqa: B010
         return response
 
     def _answer(self, response: requests.Response) -> bytes:
