@@ -1,5 +1,6 @@
 """The index of a source: a table of its images and of the problems they have."""
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ from carvana_kedro.stores.archives import read_rows
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.source import ImageRecord, ImageSource
 from carvana_kedro.stores.tables import Row
+
+logger = logging.getLogger(__name__)
 
 _COLUMNS = [column.name for column in fields(ImageRecord)]
 
@@ -55,6 +58,7 @@ def index_images(images: ImageSource, mask_check_fraction: float = 0.0) -> pd.Da
     if images.fingerprint() != source:
         raise UserError(f"Files in {images.images} changed while they were indexed. Run again.")
     index["source"] = source
+    _log_one_sided_masks(index)
     return index
 
 
@@ -78,6 +82,31 @@ def usable_images(index: pd.DataFrame, on_problem: Literal["stop", "skip"], advi
             f"None of the {len(index)} images can be used. The first one: {bad.iloc[0].problems}."
         )
     return index[index["problems"] == ""]
+
+
+def check_masks(index: pd.DataFrame) -> None:
+    """Check that there is something to learn from the masks.
+
+    Args:
+        index: the rows of what `index_images` returns that a network is trained on.
+
+    Raises:
+        UserError: all masks are empty, or all are full.
+    """
+    for name, area in (("empty", 0.0), ("full", 1.0)):
+        if (index["mask_area"] == area).all():
+            raise UserError(
+                f"The masks of all {len(index)} images to train on are {name}: nothing can be learned from them. The "
+                f"first image is {index['image'].iat[0]}. Correct the masks. For source=folder, "
+                "folder.mask_background and folder.mask_values say which values are the object."
+            )
+
+
+def _log_one_sided_masks(index: pd.DataFrame) -> None:
+    masks = index["mask_area"].dropna()
+    empty, full = (masks == 0).sum(), (masks == 1).sum()
+    if empty or full:
+        logger.warning("Of %d masks, %d are empty, and %d cover the whole image", len(masks), empty, full)
 
 
 def _disagreements(

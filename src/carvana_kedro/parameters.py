@@ -430,6 +430,10 @@ class Folder(_Frozen):
     """What follows the image's name in the name of its mask."""
     group: str | None
     """Regular expression for the start of a name: images that share the match go to the same side of the split."""
+    mask_background: str | NotNegativeCount | None
+    """Value of the background in masks, if it is not black."""
+    mask_values: str | NotNegativeCount | tuple[str | NotNegativeCount, ...] | None
+    """Values of the object in masks, if there are more than two values."""
 
 
 class Globals(_Frozen):

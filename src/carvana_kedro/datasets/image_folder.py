@@ -8,6 +8,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.stores.competition import Side
 from carvana_kedro.stores.digests import Digests
 from carvana_kedro.stores.images.folder import FolderStore
+from carvana_kedro.stores.images.mask_values import parse_values
 
 
 class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
@@ -24,6 +25,8 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
         mask_suffix: text after the image's id in the name of a mask.
         group: regular expression that matches the group in an image's id: see `FolderStore`.
         digests: file that remembers the digests of images and masks: see `Digests`.
+        mask_background: value of the background in masks, if it is not black: see `parse_values`.
+        mask_values: values of the object in masks, if there are more than two values: see `parse_values`.
         metadata: for Kedro-Viz.
     """
 
@@ -36,6 +39,8 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
         mask_suffix: str = "",
         group: str | None = None,
         digests: str | None = None,
+        mask_background: str | int | None = None,
+        mask_values: str | int | list[str | int] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._side = side
@@ -45,13 +50,16 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
         self._mask_suffix = mask_suffix
         self._group = group
         self._digests = Digests(Path(digests) if digests else None)
+        self._mask_background = mask_background
+        self._mask_values = mask_values
         self.metadata = metadata
 
     def load(self) -> FolderStore | list[Any]:
         """Return the images.
 
         Raises:
-            UserError: a folder is not set, does not exist or is empty, or `group` is not a regular expression.
+            UserError: a folder is not set, does not exist or is empty; `group` is not a regular expression; or
+                `mask_background` or `mask_values` is not a value of masks.
         """
         if self._side in ("solution", "sample_submission"):
             return []
@@ -71,7 +79,12 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
             )
         else:
             store = FolderStore(
-                Path(images), Path(self._masks), self._mask_suffix, self._group, self._digests
+                Path(images),
+                Path(self._masks),
+                self._mask_suffix,
+                self._group,
+                self._digests,
+                parse_values(self._mask_background, self._mask_values),
             )
         store.ids()  # raises an error if a folder is missing or empty
         return store

@@ -2,6 +2,7 @@ import io
 import os
 import pickle
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image, ImageChops, ImageOps
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.images.decoding import _ROTATIONS
 from carvana_kedro.stores.images.folder import FolderStore
+from carvana_kedro.stores.images.mask_values import MaskValues
 
 HEIGHT, WIDTH = 40, 64
 ORIENTATION = 0x0112
@@ -125,6 +127,8 @@ READABLE = [
     ("lzw.tif", _encode(IMAGE, "TIFF", compression="tiff_lzw"), COLORS),
     ("deflate.TIFF", _encode(IMAGE, "TIFF", compression="tiff_deflate"), COLORS),
     ("cmyk.tif", _encode(IMAGE.convert("CMYK"), "TIFF"), COLORS),
+    ("plain.bmp", _encode(IMAGE, "BMP"), COLORS),
+    ("plain.avif", _encode(IMAGE, "AVIF", quality=95), COLORS),
     ("lossless.webp", _encode(IMAGE, "WEBP", lossless=True), COLORS),
     ("lossy.webp", _encode(IMAGE, "WEBP", quality=95), COLORS),
     ("alpha.webp", _encode(IMAGE.convert("RGBA"), "WEBP", lossless=True), COLORS),
@@ -135,11 +139,12 @@ UNREADABLE = [
     ("cut.jpg", JPEG[: len(JPEG) // 2], "cannot be decoded: "),
     ("cut.png", PNG[: len(PNG) // 2], "cannot be decoded: "),
     ("cut.webp", _encode(IMAGE, "WEBP")[:-50], "cannot be decoded: "),
+    ("cut.avif", _encode(IMAGE, "AVIF")[:-50], "cannot be decoded: "),
+    ("cut.bmp", _encode(IMAGE, "BMP")[:-500], "cannot be decoded: "),
     ("cut.tif", _encode(IMAGE, "TIFF", compression="tiff_lzw")[:-50], "cannot be decoded: "),
     ("only_magic.tif", b"II*\0", "cannot be decoded: "),
     ("flipped.png", PNG[:60] + bytes([PNG[60] ^ 255]) + PNG[61:], "cannot be decoded: "),
     ("text.jpg", b"not an image at all", "is not an image, despite its name"),
-    ("heic.jpg", b"\0\0\0\x18ftypheic" + bytes(99), "is not an image, despite its name"),
     ("zero.jpg", b"", "is empty"),
     (
         "animated.webp",
@@ -250,7 +255,7 @@ def test_a_large_image_is_read_without_a_warning(tmp_path: Path, recwarn: pytest
     assert not recwarn
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "late"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "late"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_and_masks_are_upright(pair: tuple[Path, Path], orientation: int, kind: str) -> None:
     images, masks = pair
@@ -258,7 +263,7 @@ def test_images_and_masks_are_upright(pair: tuple[Path, Path], orientation: int,
     if kind == "late":
         content = _png_with_late_tags(orientation)
     else:
-        content = _encode(IMAGE, kind, exif=exif, **({} if kind == "TIFF" else {"quality": 95}))
+        content = _encode(IMAGE, kind, exif=_exif(orientation), **({} if kind == "TIFF" else {"quality": 95}))
     (images / f"car.{'png' if kind == 'late' else kind.lower()}").write_bytes(content)
     Image.fromarray(SHAPE * 255).save(masks / "car.png", exif=exif)
     store = FolderStore(images, masks)
@@ -354,6 +359,8 @@ MASKS = [
     ("cutout.png", _encode(_cutout(), "PNG"), SHAPE),
     ("cutout.webp", _encode(_cutout(), "WEBP", lossless=True), SHAPE),
     ("solid_rgba.png", _encode(Image.fromarray(RED * 255).convert("RGBA"), "PNG"), SHAPE),
+    ("gray.png", _encode(Image.fromarray(SHAPE * 128), "PNG"), SHAPE),
+    ("half_alpha.png", _encode(_cutout(128), "PNG"), SHAPE),
     ("soft.png", _encode(Image.fromarray(_soft()), "PNG"), SHAPE),
     ("soft16.png", _opencv(".png", _soft().astype(np.uint16) * 257), SHAPE),
     ("smooth.png", _encode(Image.fromarray(SMOOTH), "PNG"), (SMOOTH >= 128).astype(np.uint8)),
@@ -370,30 +377,34 @@ BORDERED[4:10, 4:10] = 255
 BORDERED[5:9, 5:9] = 15
 
 NO_MASKS = [
-    ("gradient.png", PNG, "is not a mask: 100 % of its pixels are neither black nor white"),
+    ("gradient.png", PNG, "is not a mask: it has "),
     (
-        "gray.png",
-        _encode(Image.fromarray(SHAPE * 128), "PNG"),
-        "is not a mask: 15 % of its pixels are neither",
+        "all_gray.png",
+        _encode(Image.new("L", (64, 40), 128), "PNG"),
+        "is not clear: all pixels are 128, which may be the object or the background",
     ),
-    ("labels.png", _encode(Image.fromarray(LABELS), "PNG"), "is not a mask: 16 % of its pixels are neither"),
+    (
+        "labels.png",
+        _encode(Image.fromarray(LABELS), "PNG"),
+        "is not a mask: it has 4 values, 0 (84.88%), 1 (15.04%), 2 (0.04%), 3 (0.04%). If this is a label map, "
+        "set the values of the object, for example folder.mask_values=1",
+    ),
     (
         "few_labels.png",
         _encode(Image.fromarray(LABELS * (LABELS > 1)), "PNG"),
-        "it has the values 2, 3, like a label map",
+        "it has 3 values, 0 (99.92%), 2 (0.04%), 3 (0.04%)",
     ),
     (
         "labels16.png",
         _opencv(".png", (LABELS * (LABELS > 1)).astype(np.uint16)),
-        "it has the values 2, 3, like a label map",
+        "it has 3 values, 0 (99.92%), 2 (0.04%), 3 (0.04%)",
     ),
     (
         "bordered_label.png",
         _encode(Image.fromarray(BORDERED), "PNG"),
-        "it has the values 15, like a label map",
+        "it has 3 values, 0 (98.59%), 255 (0.78%), 15 (0.62%)",
     ),
-    ("photograph.jpg", JPEG, "% of its pixels are neither black nor white"),
-    ("half_alpha.png", _encode(_cutout(128), "PNG"), "is not a mask: 15 % of its pixels are neither"),
+    ("photograph.jpg", JPEG, "is not a mask: it has "),
     (
         "animated.gif",
         _encode(IMAGE, "GIF", save_all=True, append_images=[TINY.resize((64, 40))]),
@@ -403,7 +414,7 @@ NO_MASKS = [
     ("text.png", b"nothing", "is not an image, despite its name"),
     ("zero.bmp", b"", "is empty"),
     ("bomb.png", _png_header(60_000, 60_000), f"is 60000x60000 pixels: {LIMITS}"),
-    ("float.tif", _opencv(".tif", GRAY.astype(np.float32) / 255), "is not a mask: 100 %"),
+    ("float.tif", _opencv(".tif", GRAY.astype(np.float32) / 255), "is not a mask: it has "),
 ]
 
 
@@ -458,7 +469,7 @@ def test_a_few_gray_pixels_are_rounded_and_many_are_rejected(pair: tuple[Path, P
         Image.fromarray(levels.reshape(HEIGHT, WIDTH)).save(masks / f"{name}.png")
     store = FolderStore(images, masks)
     assert store.read_mask("a").sum() == 1000
-    with pytest.raises(UserError, match="6 % of its pixels"):
+    with pytest.raises(UserError, match=r"it has 3 values, 0 \(55\.90%\), 255 \(39\.06%\), 100 \(5\.04%\)"):
         store.read_mask("b")
 
 
@@ -528,14 +539,14 @@ def test_masks_among_the_images_are_not_used_as_images(
 
 def test_ignored_files_are_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _fill(tmp_path, "a.jpg", "more/b.jpg")
-    for name in ("Thumbs.db", "notes.txt", "1.heic", "2.heic", "3.heic", "4.heic", ".DS_Store", "._a.jpg"):
+    for name in ("Thumbs.db", "notes.txt", "1.dng", "2.CR2", "3.jp2", "4.gif", ".DS_Store", "._a.jpg"):
         (tmp_path / name).touch()
     store = FolderStore(tmp_path)
     assert [record.image for record in store.examine()] == store.ids() == ["a"]
     assert caplog.messages == [
-        f"{tmp_path}: 1 subfolders are ignored: more",
-        f"{tmp_path}: 6 files are not jpg, png, webp or tiff and are ignored: "
-        "1.heic, 2.heic, 3.heic, 4.heic, Thumbs.db, ...",
+        f"{tmp_path}: 1 subfolders are not read: more (1 images)",
+        f"{tmp_path}: 6 files are not jpg, png, webp, tiff, bmp, avif or heic and are ignored: "
+        "1.dng, 2.CR2, 3.jp2, 4.gif, Thumbs.db, ...",
     ]
 
 
@@ -556,6 +567,28 @@ def test_missing_and_empty_folders_are_errors(tmp_path: Path) -> None:
         for ask in (store.ids, store.fingerprint, lambda: list(store.examine())):  # noqa: B023
             with pytest.raises(UserError, match=message):
                 ask()
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    _fill(tmp_path / "images" / "front", "a.JPG", "b.heic.png", "deeper/c.png")
+    (tmp_path / "images" / "front" / "._a.jpg").touch()
+    (tmp_path / "images" / "empty").mkdir()
+    (tmp_path / "images" / "raw.dng").touch()
+    (tmp_path / "images" / "._raw.jpg").touch()
+    with pytest.raises(UserError) as raised:
+        FolderStore(tmp_path / "images").ids()
+    assert str(raised.value) == (
+        f"{tmp_path / 'images'} holds no jpg, png, webp, tiff, bmp, avif or heic. It holds subfolders, which are not "
+        "read: empty (0 images), front (3 images); and 1 other files: raw.dng. Set folder.images to the folder of your "
+        "images."
+    )
+    with pytest.raises(
+        UserError, match=r"holds no mask\. It holds subfolders, which are not read: front \(3 images\)"
+    ):
+        (tmp_path / "masks").mkdir()
+        _fill(tmp_path / "masks" / "front", "a.png", "b.png", "c.bmp")
+        FolderStore(tmp_path / "images" / "front", tmp_path / "masks").ids()
 
 
 @pytest.mark.parametrize(
@@ -630,6 +663,8 @@ def test_the_fingerprint_depends_on_images_and_masks_only(tmp_path: Path) -> Non
     (images / ".DS_Store").touch()
     (images / "notes.txt").touch()
     assert FolderStore(images, masks).fingerprint() == before
+    other_object = FolderStore(images, masks, mask_values=MaskValues(objects=(7,)))
+    assert other_object.fingerprint() != before
     (masks / "b.png").unlink()
     assert FolderStore(images, masks).fingerprint() != before
 
@@ -700,3 +735,31 @@ def test_ids_have_no_control_characters(tmp_path: Path) -> None:
     assert store.ids() == [r"a\nERROR fake", r"b\x1b[31m", r"c\u202egpj"]
     for image_id in store.ids():
         assert np.array_equal(store.read_image(image_id), COLORS)
+
+
+def test_heic_images_are_read_upright(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    for orientation, name in ((1, "a.heic"), (6, "b.HEIC"), (3, "c.heif")):
+        image = heif.from_bytes("RGB", IMAGE.size, COLORS.tobytes())
+        image.save(tmp_path / name, quality=95, exif=_exif(orientation).tobytes())
+    (tmp_path / "c.heif").rename(tmp_path / "c.jpg")  # as some phones name it
+    (tmp_path / "cut.heic").write_bytes((tmp_path / "a.heic").read_bytes()[:-200])
+    store = FolderStore(tmp_path)
+    assert list(_problems(store)) == ["cut"]
+    for image_id, orientation in (("a", 1), ("b", 6), ("c", 3)):
+        expected = _ROTATIONS[orientation](COLORS)
+        image = store.read_image(image_id)
+        assert image.shape == expected.shape
+        assert np.abs(image.astype(int) - expected).mean() < 2.5
+        assert store.size(image_id) == expected.shape[:2]
+
+
+def test_heic_images_are_problems_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for name in ("a.heic", "b.HIF", "c.jpg"):
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99))
+    store = FolderStore(tmp_path)
+    reason = 'is a HEIC image, which needs pillow-heif: pip install "carvana-kedro[heif]"'
+    assert _problems(store) == {"a": f"a.heic {reason}", "b": f"b.HIF {reason}", "c": f"c.jpg {reason}"}
+    with pytest.raises(UserError, match=r"a\.heic is a HEIC image, which needs pillow-heif"):
+        store.read_image("a")

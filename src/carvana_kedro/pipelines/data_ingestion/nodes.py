@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.image_index import index_images, usable_images
+from carvana_kedro.image_index import check_masks, index_images, usable_images
 from carvana_kedro.parameters import DataIngestion
 from carvana_kedro.stores.images.source import ImageSource
 
@@ -45,7 +45,8 @@ def split_cars(
         The rows of the index to train on and the rows to validate on.
 
     Raises:
-        UserError: images cannot be used and `on_problem` is `stop`; or fewer than two cars are left.
+        UserError: images cannot be used and `on_problem` is `stop`; fewer than two cars are left; or all masks to train
+            on are empty, or all are full.
     """
     index = usable_images(
         training_image_index,
@@ -65,6 +66,7 @@ def split_cars(
     chosen = [random.choice(group) for group in np.array_split(cars.index.to_numpy(), count)]
     used = index[index["car"].isin(cars.index)]
     validation = used["car"].isin(chosen)
+    check_masks(used[~validation])
     logger.info(
         "%d cars to train on (%d images), %d to validate on (%d images)",
         len(cars) - count, (~validation).sum(), count, validation.sum(),

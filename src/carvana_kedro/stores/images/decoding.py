@@ -1,6 +1,5 @@
-"""Decoding of images in common formats: upright RGB images and masks."""
+"""Decoding of images in common formats: upright sRGB images."""
 
-import math
 import re
 import stat
 from collections.abc import Callable, Iterator
@@ -10,7 +9,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageChops
+from PIL import ExifTags, Image, ImageChops, features
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
@@ -19,20 +19,23 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from carvana_kedro.stores.images import color_profiles
+
 _LARGEST_SIDE = 32_768
 _MOST_PIXELS = 100_000_000
 _LIMITS = f"the limits are {_LARGEST_SIDE} per side and {_MOST_PIXELS // 10**6} million in total"
-_MAX_GRAY_FRACTION = 0.05
 
 # `Image.open` raises an error for large sizes before it reports them, and counts the previews that phones append to a
-# photograph (MPO) as frames. The readers themselves do neither.
-_READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
+# photograph (MPO) as frames. The readers themselves do neither. None: the reader of HEIC, which is not in Pillow.
+_READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile] | None], ...] = (
     (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), PngImageFile),
     (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), WebPImageFile),
     (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImageFile),
     (re.compile(rb"GIF8"), GifImageFile),
     (re.compile(rb"BM"), BmpImageFile),
+    (re.compile(rb".{4}ftyp(.{4})*?avi[fs]", re.DOTALL), AvifImageFile),
+    (re.compile(rb".{4}ftyp(.{4})*?(hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL), None),
 )
 
 # Combined with the flag for RGB, these flags select only the size. The reducing flags for color would select BGR.
@@ -80,16 +83,16 @@ def read_header(path: Path) -> Header:
         UnusableImageError: the file is not an image, has several frames or too many pixels. The functions below raise
             it too.
     """
-    with _open(path) as image:
-        return _read_header(image)
+    with open_image(path) as image:
+        return header_of(image)
 
 
 def check_pixels(path: Path) -> None:
     """Decode an image to check that this works. A jpg is decoded at 1/8 of its size."""
-    with _open(path) as image:
+    with open_image(path) as image:
         _check_kind(image)
-        # This reads all coefficients of a jpg, but computes only every 64th pixel.
-        image.draft(None, (1, 1))
+        if isinstance(image, JpegImageFile):
+            image.draft(None, (1, 1))  # this reads all coefficients, but computes only every 64th pixel
         image.load()
 
 
@@ -98,11 +101,11 @@ def read_rgb(path: Path, at_least: tuple[int, int] | None = None) -> np.ndarray:
 
     A jpg may be decoded at a reduced size that suffices for `at_least`, a (height, width).
     """
-    with _open(path) as image:
-        header = _read_header(image)
+    with open_image(path) as image:
+        header = header_of(image)
         if at_least and header.upright != header.stored:
             at_least = at_least[::-1]
-        return _rotate(_read_pixels(path, image, at_least), header.orientation)
+        return rotate(_read_pixels(path, image, at_least), header.orientation)
 
 
 def decode(
@@ -124,15 +127,8 @@ def decode(
     return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """Return the upright mask, (H, W) uint8 with values 0 and 1. The image must be black and white."""
-    with _open(path) as image:
-        orientation = _read_header(image).orientation
-        return _rotate(_binarize(_read_levels(image)), orientation)
-
-
 @contextmanager
-def _open(path: Path) -> Iterator[ImageFile]:
+def open_image(path: Path) -> Iterator[ImageFile]:
     """Open an image with an allowed size and a single frame, without decoding it.
 
     Raises:
@@ -163,7 +159,7 @@ def _find_reader(path: Path) -> type[ImageFile]:
         if not status.st_size:
             raise UnusableImageError("is empty")
         with path.open("rb") as file:
-            start = file.read(16)
+            start = file.read(64)
     except OSError as error:
         broken_link = path.is_symlink() and isinstance(error, FileNotFoundError)
         raise UnusableImageError(
@@ -171,8 +167,23 @@ def _find_reader(path: Path) -> type[ImageFile]:
         ) from error
     for magic, reader in _READERS:
         if magic.match(start):
-            return reader
+            if reader is AvifImageFile and not features.check("avif"):
+                raise UnusableImageError(
+                    "is an AVIF image, which this build of Pillow cannot read: pip install --upgrade pillow"
+                )
+            return reader or _heif_reader()
     raise UnusableImageError("is not an image, despite its name")
+
+
+def _heif_reader() -> type[ImageFile]:
+    try:
+        from pillow_heif import HeifImageFile  # an extra
+    except ImportError as error:
+        raise UnusableImageError(
+            'is a HEIC image, which needs pillow-heif: pip install "carvana-kedro[heif]"'
+        ) from error
+    reader: type[ImageFile] = HeifImageFile
+    return reader
 
 
 def _check_size(image: ImageFile) -> None:
@@ -191,7 +202,8 @@ def _check_kind(image: ImageFile) -> None:
         )
 
 
-def _read_header(image: ImageFile) -> Header:
+def header_of(image: ImageFile) -> Header:
+    """Return size and orientation of an open image."""
     width, height = image.size
     if isinstance(image, PngImageFile):
         image.load()  # the tags may follow the pixels
@@ -209,7 +221,8 @@ def _read_header(image: ImageFile) -> Header:
     return Header(given, swapped if swaps_sides else given, orientation)
 
 
-def _rotate(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def rotate(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Return stored pixels upright, (H, W) or (H, W, channels), by EXIF orientation."""
     return np.ascontiguousarray(_ROTATIONS[orientation](pixels))
 
 
@@ -229,8 +242,21 @@ def _reduction(size: tuple[int, int], at_least: tuple[int, int]) -> int:
 
 
 def _read_pixels(path: Path, image: ImageFile, at_least: tuple[int, int] | None) -> np.ndarray:
-    """Return the stored pixels, (H, W, 3) uint8 RGB. `at_least` refers to the stored orientation too."""
+    """Return the stored pixels in sRGB, (H, W, 3) uint8. `at_least` refers to the stored orientation too."""
     _check_kind(image)
+    pixels = _read_stored(path, image, at_least)
+    if "icc_profile" not in image.info:
+        return pixels
+    if image.mode == "CMYK":
+        colors: Image.Image = _inks_of(image)
+    else:
+        colors = Image.fromarray(pixels[..., 0] if _is_gray(image) else pixels)
+    converted = color_profiles.to_srgb(colors, image.info["icc_profile"], path)
+    return pixels if converted is None else np.array(converted)
+
+
+def _read_stored(path: Path, image: ImageFile, at_least: tuple[int, int] | None) -> np.ndarray:
+    """Return the stored pixels in the file's own colors, (H, W, 3) uint8 RGB."""
     if isinstance(image, JpegImageFile | WebPImageFile) and image.mode != "CMYK":
         # OpenCV takes half the time of Pillow. For png and tiff it gains less, and prints warnings about valid files.
         reducible = isinstance(image, JpegImageFile)
@@ -241,72 +267,24 @@ def _read_pixels(path: Path, image: ImageFile, at_least: tuple[int, int] | None)
     if image.mode.startswith("I;16"):
         gray = np.array(image) // 257
         return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
-    return _read_colors(image)
+    return colors_of(image)
 
 
-def _read_colors(image: Image.Image) -> np.ndarray:
+def colors_of(image: Image.Image) -> np.ndarray:
     """Return (H, W, 3) uint8 RGB, from Pillow."""
-    if isinstance(image, JpegImageFile) and image.mode == "CMYK" and "adobe" not in image.info:
-        # Adobe stores inverted inks. Pillow assumes this for every file.
-        image = ImageChops.invert(image)
+    if image.mode == "CMYK":
+        image = _inks_of(image)
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # direct conversion to RGB would warn about alpha
     return np.array(image.convert("RGB"))
 
 
-def _read_levels(image: ImageFile) -> np.ndarray:
-    """Return (H, W), one number per pixel. It is 0 outside the object."""
-    image.load()
-    if image.mode == "P":
-        levels = _read_indices(image)
-        if levels is not None:
-            return levels
-    if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16"):
-        return np.array(image)
-    if image.has_transparency_data:
-        alpha = np.array(image.convert("RGBA").getchannel("A"))
-        if (alpha != 255).any():
-            return alpha
-    return _read_colors(image).max(axis=2)
+def _inks_of(image: Image.Image) -> Image.Image:
+    """Return the image in CMYK, where 255 is full ink."""
+    # Adobe stores inverted inks. Pillow assumes this for every jpg.
+    inverted = isinstance(image, JpegImageFile) and "adobe" not in image.info
+    return ImageChops.invert(image) if inverted else image
 
 
-def _read_indices(image: ImageFile) -> np.ndarray | None:
-    """Return the mask of a palette image, or None.
-
-    Black and white colors are the mask. With other colors, the indices are, if they are 0 and 1 or 0 and 255.
-    """
-    used = [index for index, count in enumerate(image.histogram()) if count]
-    flat = image.getpalette("RGB") or []
-    colors = [tuple(flat[3 * index : 3 * index + 3]) for index in used]
-    # Some programs put white first in the palette, so colors take precedence over indices.
-    if len(set(colors)) == len(used) and {*colors} <= {(0, 0, 0), (255, 255, 255)}:
-        return np.isin(np.array(image), [i for i, color in zip(used, colors, strict=True) if any(color)])
-    return np.array(image) if {*used} <= {0, 1} or {*used} <= {0, 255} else None
-
-
-def _binarize(levels: np.ndarray) -> np.ndarray:
-    """Return the mask, uint8 with values 0 and 1.
-
-    A few gray pixels are taken as the soft edge of a white object, and are rounded to black or white. If there is no
-    white, or all grays are dark, they are taken as labels, which are numbered from 1.
-
-    Raises:
-        UnusableImageError: the levels are not black and white.
-    """
-    for white in (1, 255, 65535):
-        if ((levels == 0) | (levels == white)).all():
-            return (levels == white).astype(np.uint8)
-    white = 255 if levels.max() <= 255 else 65535
-    gray = (levels != 0) & (levels != white)
-    fraction = float(gray.mean())
-    if fraction > _MAX_GRAY_FRACTION:
-        raise UnusableImageError(
-            f"is not a mask: {math.ceil(100 * fraction)} % of its pixels are neither black nor white"
-        )
-    grays = levels[gray]
-    if grays.max() < white // 4 or not (levels == white).any():
-        values = ", ".join(f"{value:g}" for value in np.unique(grays)[:5])
-        raise UnusableImageError(
-            f"is not a mask: besides black and white it has the values {values}, like a label map"
-        )
-    return (levels >= (white + 1) // 2).astype(np.uint8)
+def _is_gray(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")

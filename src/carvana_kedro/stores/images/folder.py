@@ -15,13 +15,19 @@ import numpy as np
 from carvana_kedro.errors import UserError, shown
 from carvana_kedro.stores.digests import Digests, fingerprint
 from carvana_kedro.stores.images import decoding
+from carvana_kedro.stores.images.mask_values import MaskValues
+from carvana_kedro.stores.images.masks import read_mask
 from carvana_kedro.stores.images.source import ImageRecord, examine_all
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_TYPES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
-_MASK_TYPES = _IMAGE_TYPES | {".gif", ".bmp"}
+_IMAGE_TYPES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif", ".hif"}
+)
+_MASK_TYPES = _IMAGE_TYPES | {".gif"}
+_FORMATS = "jpg, png, webp, tiff, bmp, avif or heic"
 _SMALLEST_SIDE = 16
+_BLACK_IS_OUTSIDE = MaskValues()
 
 
 class _Listing(NamedTuple):
@@ -39,8 +45,8 @@ class FolderStore:
     first needed. Images are returned upright, as their EXIF orientation says.
 
     Attributes:
-        images: folder of jpg, png, webp or tiff files of any size. The id of an image is the file name without its
-            extension.
+        images: folder of jpg, png, webp, tiff, bmp, avif or heic files of any size. The id of an image is the file name
+            without its extension.
         masks: folder of png, gif, tiff, bmp, webp or jpg files, or None. It may be the folder of images if there is a
             suffix.
         mask_suffix: text between the image id and the extension in the name of a mask. Files with this suffix are never
@@ -48,6 +54,7 @@ class FolderStore:
         group: regular expression that matches the group at the start of an id. Images of one group stay on one side of
             the split. None: each image is its own group.
         digests: digests of the files.
+        mask_values: which values of masks are the object.
         expected: always None: there is no list of images that must exist.
 
     Raises:
@@ -61,6 +68,7 @@ class FolderStore:
     mask_suffix: str = ""
     group: str | None = None
     digests: Digests = field(default_factory=Digests, compare=False, repr=False)
+    mask_values: MaskValues = _BLACK_IS_OUTSIDE
     expected: tuple[str, ...] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -79,7 +87,7 @@ class FolderStore:
         return sorted(image_id for image_id, paths in self._listing.images.items() if len(paths) == 1)
 
     def fingerprint(self) -> str:
-        """Return a short hash of the names and contents of all images and masks, and of `group`.
+        """Return a short hash of the names and contents of all images and masks, of `group` and of `mask_values`.
 
         It identifies the source, wherever its folders are. Files are read if they are new or changed: see `Digests`.
         """
@@ -94,7 +102,7 @@ class FolderStore:
             (kind, image_id, _normalize(path.name), digest)
             for (kind, image_id, path), digest in zip(files, digests, strict=True)
         ]
-        return fingerprint([*facts, ("group", repr(self.group))])
+        return fingerprint([*facts, ("group", repr(self.group)), ("mask_values", repr(self.mask_values))])
 
     def image_path(self, image_id: str) -> Path:
         """Return the path of the image.
@@ -157,7 +165,7 @@ class FolderStore:
         """
         path = self.mask_path(image_id)
         with _as_user_error(path):
-            return decoding.read_mask(path)
+            return read_mask(path, self.mask_values)
 
     def examine(self) -> Iterator[ImageRecord]:
         """Yield a record for every image and every mask without an image, in order, with its problems.
@@ -193,7 +201,7 @@ class FolderStore:
         header = _examine_image(paths, problems)
         area = float("nan")
         if self.masks is not None:
-            area = _examine_mask(self._listing.masks.get(image_id, []), header, problems)
+            area = _examine_mask(self._listing.masks.get(image_id, []), header, self.mask_values, problems)
         height, width = header.upright if header else (0, 0)
         digest = digests.get(image_id, "")
         return ImageRecord(image_id, group or image_id, 0, width, height, area, problems, digest)
@@ -220,7 +228,7 @@ class FolderStore:
         with_suffix: dict[str, list[Path]] = {}
         others = _collect(with_suffix, files, _MASK_TYPES, self.mask_suffix) if self.mask_suffix else files
         others = _collect(found.images, others, _IMAGE_TYPES)
-        _warn("%s: %d files are not jpg, png, webp or tiff and are ignored: %s", self.images, others)
+        _warn(f"%s: %d files are not {_FORMATS} and are ignored: %s", self.images, others)
         if shared:
             found.masks.update(with_suffix)
         else:
@@ -230,11 +238,15 @@ class FolderStore:
             self._list_masks(self.masks, found.masks)
         if not found.images:
             raise UserError(
-                f"{self.images} holds no jpg, png, webp or tiff. Set folder.images to the folder of your images."
+                f"{self.images} holds no {_FORMATS}{_format_contents(self.images, others)}. "
+                "Set folder.images to the folder of your images."
             )
         if self.masks is not None and not found.masks:
             ending = f" with a name that ends in {self.mask_suffix!r}" if self.mask_suffix else ""
-            raise UserError(f"{self.masks} holds no mask{ending}. Check folder.masks and folder.mask_suffix.")
+            raise UserError(
+                f"{self.masks} holds no mask{ending}{_format_contents(self.masks, [])}. "
+                "Check folder.masks and folder.mask_suffix."
+            )
         return found
 
     def _list_masks(self, folder: Path, masks: dict[str, list[Path]]) -> None:
@@ -254,15 +266,45 @@ def _list_files(folder: Path, parameter: str) -> list[Path]:
     """Return the files of a folder, sorted, without hidden files. Warn about subfolders and leave them out."""
     try:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        # A folder with a name like x.jpg is a mistake. It stays in the list, and is reported as a problem.
-        subfolders = [path for path in paths if path.suffix.lower() not in _MASK_TYPES and path.is_dir()]
+        subfolders = [path for path in paths if _is_subfolder(path)]
     except OSError as error:
         raise UserError(
             f"{folder} cannot be opened as a folder ({error.strerror}). Set {parameter} to an existing folder."
         ) from error
-    _warn("%s: %d subfolders are ignored: %s", folder, subfolders)
+    if subfolders:
+        logger.warning(
+            "%s: %d subfolders are not read: %s", folder, len(subfolders), _format_subfolders(subfolders)
+        )
     skipped = set(subfolders)
     return [path for path in paths if path not in skipped]
+
+
+def _is_subfolder(path: Path) -> bool:
+    # A folder with a name like x.jpg is a mistake. It stays in the list, and is reported as a problem.
+    return path.suffix.lower() not in _MASK_TYPES and path.is_dir()
+
+
+def _format_subfolders(subfolders: Sequence[Path], count: int = 5) -> str:
+    """Join the first names and the numbers of image files below them."""
+    counts = [
+        sum(path.suffix.lower() in _MASK_TYPES and path.name[0] != "." for path in folder.rglob("*"))
+        for folder in subfolders
+    ]
+    named = [
+        f"{_normalize(folder.name)} ({images} images)"
+        for folder, images in zip(subfolders[:count], counts, strict=False)
+    ]
+    rest = f", ... ({sum(counts)} images in all)" if len(subfolders) > count else ""
+    return ", ".join(named) + rest
+
+
+def _format_contents(folder: Path, others: Sequence[Path]) -> str:
+    """Return what a folder holds instead of images, as the continuation of a message."""
+    subfolders = sorted(path for path in folder.iterdir() if path.name[0] != "." and _is_subfolder(path))
+    parts = [f"subfolders, which are not read: {_format_subfolders(subfolders)}"] if subfolders else []
+    if others:
+        parts.append(f"{len(others)} other files: {_format_first(others)}")
+    return f". It holds {'; and '.join(parts)}" if parts else ""
 
 
 def _collect(
@@ -289,9 +331,13 @@ def _normalize(name: str) -> str:
 def _warn(message: str, folder: Path, paths: Sequence[Path], count: int = 5) -> None:
     """Log the number of paths and the first names, if there are any."""
     if paths:
-        rest = ["..."] if len(paths) > count else []
-        names = [_normalize(path.name) for path in paths[:count]]
-        logger.warning(message, folder, len(paths), ", ".join([*names, *rest]))
+        logger.warning(message, folder, len(paths), _format_first(paths, count))
+
+
+def _format_first(paths: Sequence[Path], count: int = 5) -> str:
+    """Join the first names."""
+    rest = ["..."] if len(paths) > count else []
+    return ", ".join([*(_normalize(path.name) for path in paths[:count]), *rest])
 
 
 def _format_names(paths: Sequence[Path]) -> str:
@@ -323,13 +369,15 @@ def _examine_image(paths: Sequence[Path], problems: list[str]) -> decoding.Heade
     return header
 
 
-def _examine_mask(paths: Sequence[Path], image: decoding.Header | None, problems: list[str]) -> float:
+def _examine_mask(
+    paths: Sequence[Path], image: decoding.Header | None, meaning: MaskValues, problems: list[str]
+) -> float:
     """Return the mask's fraction of the pixels, or NaN if it cannot be read. Append to `problems` what is wrong."""
     path = _single(paths, "mask", problems)
     if path is None:
         return float("nan")
     try:
-        mask = decoding.read_mask(path)
+        mask = read_mask(path, meaning)
     except decoding.UnusableImageError as error:
         problems.append(f"{_normalize(path.name)} {error}")
         return float("nan")
