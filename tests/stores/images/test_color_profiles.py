@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
 from carvana_kedro.stores.images.decoding import read_rgb
 
@@ -67,7 +67,13 @@ def _curve(gamma: float | None) -> bytes:
     )
 
 
-def _profile(color_space: bytes, tags: dict[bytes, bytes]) -> bytes:
+def _profile(
+    color_space: bytes,
+    tags: dict[bytes, bytes],
+    connection: bytes = b"XYZ ",
+    device: bytes = b"mntr",
+    version: int = 0x04300000,
+) -> bytes:
     text = "test".encode("utf-16-be")
     described = b"mluc" + bytes(4) + struct.pack(">II2s2sII", 1, 12, b"en", b"US", len(text), 28) + text
     tags = {b"desc": described, b"cprt": described, b"wtpt": b"XYZ " + bytes(4) + _fixed(*D50), **tags}
@@ -76,7 +82,7 @@ def _profile(color_space: bytes, tags: dict[bytes, bytes]) -> bytes:
         data += bytes(-len(data) % 4)
         table += name + struct.pack(">II", offset + len(content), len(data))
         content += data
-    header = struct.pack(">I4sI4s4s4s", 0, b"test", 0x04300000, b"mntr", color_space, b"XYZ ")
+    header = struct.pack(">I4sI4s4s4s", 0, b"test", version, device, color_space, connection)
     header += bytes(12) + b"acsp" + bytes(28) + _fixed(*D50) + bytes(48)
     size = struct.pack(">I", len(header) + len(table) + len(content))
     return size + header[4:] + table + content
@@ -152,6 +158,39 @@ def test_gray_images_are_converted_with_their_profile(tmp_path: Path, kind: str)
     Image.fromarray(gray).save(path, icc_profile=_rgb_profile("Adobe RGB"), **options)
     of_the_screen = _encoded(_linear(gray, 563 / 256), None)
     assert np.abs(read_rgb(path) - of_the_screen[..., None]).max() <= (4 if kind == "jpg" else 1)
+
+
+def _cmyk_profile() -> bytes:
+    """Return a profile in which the lightness falls evenly with each ink, and no ink has a color."""
+    identity = bytes(range(256))
+    inks = np.stack(np.meshgrid(*[[0, 1]] * 4, indexing="ij"), -1).reshape(
+        -1, 4
+    )  # the last ink varies fastest
+    lightness = 255 * (1 - inks[:, 3])
+    grid = np.column_stack([lightness, lightness * 0 + 128, lightness * 0 + 128]).astype(np.uint8).tobytes()
+    matrix = _fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + identity * 4 + grid + identity * 3
+    return _profile(b"CMYK", {b"A2B0": table}, connection=b"Lab ", device=b"prtr", version=0x02400000)
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["of Adobe", "without a marker"])
+@pytest.mark.parametrize("kind", ["jpg", "tif"])
+def test_inks_are_converted_with_their_profile(tmp_path: Path, kind: str, marked: bool) -> None:
+    black = np.repeat(np.arange(0, 256, dtype=np.uint8)[None], 32, axis=0)
+    inks = Image.merge("CMYK", [Image.fromarray(black * 0)] * 3 + [Image.fromarray(black)])
+    if kind == "jpg" and not marked:
+        inks = ImageChops.invert(inks)
+    stream = io.BytesIO()
+    options = {"quality": 98} if kind == "jpg" else {}
+    inks.save(stream, {"jpg": "JPEG", "tif": "TIFF"}[kind], icc_profile=_cmyk_profile(), **options)
+    content = stream.getvalue()
+    if kind == "jpg" and not marked:
+        content = content.replace(b"\xff\xee\x00\x0eAdobe", b"\xff\xed\x00\x0eOther")
+    path = tmp_path / f"print.{kind}"
+    path.write_bytes(content)
+    lightness = 100 * (1 - black / 255)
+    luminance = np.where(lightness > 8, ((lightness + 16) / 116) ** 3, lightness * 27 / 24389)
+    assert np.abs(read_rgb(path) - _encoded(luminance, None)[..., None]).max() <= 4
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "I;16"])

@@ -157,6 +157,34 @@ def test_white_is_the_car_with_any_index_in_the_palette(tmp_path: Path) -> None:
         assert np.array_equal(ImageStore(tmp_path, tmp_path).read_mask(name), mask)
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(np.eye(8, dtype=np.uint8)[..., None] * np.array([0, 0, 1], np.uint8)),
+        Image.fromarray(np.eye(8, dtype=np.uint8)[..., None] * np.array([254, 255, 255], np.uint8)),
+        Image.fromarray(np.eye(8, dtype=np.uint16) * 300),
+    ],
+    ids=["nearly black", "nearly white", "16 bits"],
+)
+def test_masks_are_judged_before_they_are_reduced_to_gray(tmp_path: Path, image: Image.Image) -> None:
+    image.save(tmp_path / "a_mask.gif", "PNG")
+    with pytest.raises(UserError, match="cannot be decoded as a mask"):
+        ImageStore(tmp_path, tmp_path).read_mask("a")
+
+
+def test_a_palette_with_one_color_for_two_values_is_no_mask(tmp_path: Path) -> None:
+    for colors in ([0] * 6, [255] * 6):
+        image = Image.fromarray(np.eye(8, dtype=np.uint8))
+        image.putpalette(colors)
+        image.save(tmp_path / "a_mask.gif", "PNG")
+        with pytest.raises(UserError, match="its palette has one color for different values"):
+            ImageStore(tmp_path, tmp_path).read_mask("a")
+    repeated = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) % 4)
+    repeated.putpalette([0, 0, 0, 255, 255, 255] * 2)
+    repeated.save(tmp_path / "a_mask.gif", "PNG")
+    assert np.array_equal(ImageStore(tmp_path, tmp_path).read_mask("a"), np.arange(64).reshape(8, 8) % 2)
+
+
 def test_the_fingerprint_depends_on_the_files(broken: Path) -> None:
     store = _store(broken)
     before = store.fingerprint()

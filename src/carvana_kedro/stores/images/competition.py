@@ -121,7 +121,7 @@ class ImageStore:
                     pixels = np.asarray(opened)
                 else:
                     colors = np.arange(256, dtype=np.uint8)[:, None]
-                    pixels = np.asarray(opened.convert("L"))
+                    pixels = _gray_levels(opened)
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing.") from error
         except _UNREADABLE as error:
@@ -131,6 +131,8 @@ class ImageStore:
         mask = cv2.LUT(pixels, levels)
         if mask.max(initial=0) > 1:
             raise UserError(f"{path} is not a mask: it has colors other than black and white.")
+        if mask.min() == mask.max() and pixels.min() != pixels.max():
+            raise UserError(f"{path} is not a mask: its palette has one color for different values.")
         return np.asarray(mask, np.uint8)
 
     def examine(self) -> Iterator[ImageRecord]:
@@ -192,6 +194,22 @@ class ImageStore:
                     "the mask cannot be read or is not black and white" if exists else "the mask is missing"
                 )
         return ImageRecord(image_id, car, view, width, height, area, problems, digests.get(image_id, ""))
+
+
+def _gray_levels(image: Image.Image) -> np.ndarray:
+    """Return (H, W) uint8: the levels of a gray image of 8 bits.
+
+    Raises:
+        ValueError: the image has colors, or more than 8 bits.
+    """
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))
+    if image.mode not in ("RGB", "RGBA"):
+        raise ValueError(f"its mode is {image.mode}, not gray")
+    channels = np.asarray(image)[..., :3]
+    if (channels != channels[..., :1]).any():
+        raise ValueError("it has colors other than black and white")
+    return np.ascontiguousarray(channels[..., 0])
 
 
 def _read(path: Path) -> bytes:
