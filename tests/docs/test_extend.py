@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -19,9 +19,9 @@ import pytest
 import torch
 from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
-from omegaconf import OmegaConf
 from PIL import Image
 
+from carvana_kedro.commands.params import parse_params
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import check_configuration
 from carvana_kedro.segmentation.data.geometry import Geometry
@@ -213,7 +213,7 @@ def _check(project: Path, params: str, env: str = "test") -> None:
         params: As on the command line: `KEY=VALUE,KEY=VALUE`.
         env: The environment.
     """
-    values: Any = OmegaConf.to_container(OmegaConf.from_dotlist(params.split(",")))
+    values = parse_params(params)
     loader = OmegaConfigLoader(str(project / "conf"), env=env, runtime_params=values, **CONFIG_LOADER_ARGS)
     checked = check_configuration(loader["parameters"], loader["globals"], values)
     DataCatalog.from_config(loader["catalog"], credentials={"kaggle": {}}).get("source")
@@ -231,7 +231,8 @@ def test_the_parameters_of_every_command_pass_the_checks(command: str, extended:
 
 def _network(architecture: str, *more: str) -> str:
     """Return the parameters of a network that is not this package's, in the environment `test`."""
-    values = ("width_multiplier=1", f"architecture={architecture}", *more)
+    width = () if any(value.startswith("width_multiplier") for value in more) else ("width_multiplier=1",)
+    values = (*width, f"architecture={architecture}", *more)
     return ",".join(f"model_training.{value}" for value in values)
 
 
