@@ -1,5 +1,6 @@
 import ast
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,57 @@ def test_the_error_names_a_mistake_in_a_file(conf: Path, file: str, content: str
     (conf / "local" / file).write_text(content)
     with pytest.raises(UserError, match=message):
         _check("local", conf)
+
+
+PATHS = ("data_root", "archives", "checkpoint", "folder.images", "folder.masks", "folder.test")
+
+
+def _nested(key: str, value: object) -> dict[str, Any]:
+    first, _, second = key.partition(".")
+    return {first: {second: value}} if second else {first: value}
+
+
+@pytest.mark.parametrize("key", PATHS)
+@pytest.mark.parametrize(
+    "url",
+    ["s3://bucket/data", "gs://b/c", "https://host/a.zip", "file:///tmp", "file:/tmp", "S3://B", "hdfs:///a"],
+)
+def test_a_url_is_no_path(conf: Path, key: str, url: str) -> None:
+    message = (
+        rf"^Invalid parameters:\n  {key}: '{url}' is a URL, but only local paths are supported\. [^\n]*$"
+    )
+    with pytest.raises(UserError, match=message):
+        _check(**_nested(key, url))
+    (conf / "local/globals.yml").write_text(json.dumps(_nested(key, url)))
+    with pytest.raises(UserError, match=message):
+        _check("local", conf)
+
+
+@pytest.mark.parametrize(
+    "path", ["s3", "s3:", "a:b", "C:/data", "~/s3/x", "/data/2017-01-01 12:30", "./s3:/x"]
+)
+def test_a_local_path_with_a_colon_is_a_path(path: str) -> None:
+    for key in PATHS:
+        _check(**_nested(key, path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("data_root", ""), ("folder.images", " "), ("checkpoint", "a\0b")]
+)
+def test_an_empty_path_is_refused(key: str, value: str) -> None:
+    with pytest.raises(UserError, match=f"{key}: .* is not a path"):
+        _check(**_nested(key, value))
+
+
+@pytest.mark.parametrize("key", ["data_root", "source", "recipe", "folder.mask_suffix", "kaggle.competition"])
+def test_no_value_does_not_stand_for_a_default(key: str) -> None:
+    with pytest.raises(Exception, match="None"):
+        _check(**_nested(key, None))
+
+
+def test_no_value_takes_the_place_of_a_default_that_may_be_empty(conf: Path) -> None:
+    (conf / "local/globals.yml").write_text("checkpoint: a.pt\nfolder: {masks: b}\n")
+    _check("local", conf, checkpoint=None, folder={"masks": None})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@
 - `--params ...` alone, as an advice: like `kedro run --params ...`.
 - `python -m benchmarks.X` and `experiments.X`: the module starts and takes the options; it does not measure.
 - `make X`: the target exists.
-- `kedro viz` and `tensorboard`: the command starts. (tests/test_kedro_viz.py opens the page.)
+- `kedro viz`, `kedro package` and `tensorboard`: the command starts. (tests/test_kedro_viz.py opens the page, and
+  tests/test_package.py packages.)
 
 Left out: `pip install`, and the commands of docs/how-to/extend.md, which test_extend.py executes.
 """
@@ -109,7 +110,7 @@ COMMANDS = _commands()
 RUNS = sorted(command for command in COMMANDS if command.startswith("kedro run"))
 MODULES = sorted(command for command in COMMANDS if re.match(r"python (-m|\S+\.py)", command))
 TARGETS = sorted(command for command in COMMANDS if command.startswith("make "))
-PROGRAMS = sorted(command for command in COMMANDS if re.match(r"kedro viz|tensorboard", command))
+PROGRAMS = sorted(command for command in COMMANDS if re.match(r"kedro (viz|package)|tensorboard", command))
 
 
 def _filled(command: str) -> str:
@@ -214,8 +215,8 @@ def test_targets_exist(command: str) -> None:
 
 @pytest.mark.parametrize("command", PROGRAMS)
 def test_programs_start(command: str) -> None:
-    program = shlex.split(command)[0]
-    module = {"kedro": ["kedro", "viz"], "tensorboard": ["tensorboard.main"]}[program]
+    program, *arguments = shlex.split(command)
+    module = ["kedro", arguments[0]] if program == "kedro" else ["tensorboard.main"]
     done = subprocess.run(
         [sys.executable, "-m", *module, "--help"], cwd=PROJECT, capture_output=True, text=True
     )
