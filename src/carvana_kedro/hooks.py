@@ -100,8 +100,14 @@ class CheckInputsHook:
         """Check the inputs of a pipeline.
 
         Raises:
-            UserError: inputs are missing; the message lists them and the command that creates them.
+            UserError: inputs are missing; the message lists them and the command that creates them. Or a version of
+                a dataset without versions is asked for, which Kedro would ignore.
         """
+        for name in run_params.get("load_versions") or ():
+            if getattr(catalog.get(name), "_version", None) is None:
+                raise UserError(
+                    f"--load-versions: {name} has no versions: leave it out, or version it in the catalog."
+                )
         wanted = sorted(name for name in pipeline.inputs() if not name.startswith(("params:", "parameters")))
         missing = [name for name in wanted if not catalog.exists(name)]
         if missing:

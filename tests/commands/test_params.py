@@ -121,6 +121,13 @@ def test_a_mapping_and_keys_below_it_are_merged() -> None:
         ("data_root=a,recipie=b", "'recipie=b': unknown parameter. Did you mean recipe?"),
         ("data_root=a,recipe", "recipe has no value: write recipe=VALUE"),
         ("checkpoint=null", "checkpoint=null is ambiguous: write checkpoint= for no value"),
+        ("model_training.epochs=010", "would be read as 8. If that is meant, write model_training.epochs=8."),
+        (
+            "model_training.epochs=1:30",
+            "would be read as 90. If that is meant, write model_training.epochs=90.",
+        ),
+        ("inference.batch_size=3 # images", "write inference.batch_size=3."),
+        ("export.formats=[onnx", "export.formats=[onnx is not valid YAML."),
         ("checkpoint=${oc.env:HOME}", "have a meaning of their own"),
         ("checkpoint=???", "have a meaning of their own"),
     ],
@@ -146,9 +153,7 @@ def test_mistakes_are_told_in_one_line(text: str, expected: str) -> None:
             (f"model_training.loss.mode={value}", "model_training.loss.mode", value)
             for value in ("no", "On", "01", "010", "1_0", "1:30", "0x1f", "a #b", "#b", "a: b", "- a", "&a", "*a", "[a")
         ),
-        ("model_training.epochs=010", "model_training.epochs", "010"),
-        ("model_training.epochs=1:30", "model_training.epochs", "1:30"),
-        ("inference.batch_size=3 # images", "inference.batch_size", "3 # images"),
+        ("data_root=null", "data_root", "null"),
     ],
 )  # fmt: skip
 def test_a_refusal_shows_the_spelling_that_works(text: str, key: str, value: str) -> None:

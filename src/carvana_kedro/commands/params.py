@@ -9,7 +9,7 @@ import difflib
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -199,39 +199,36 @@ def _unquoted_value(key: str, raw: str) -> Any:
     if raw in words:
         return raw
     if str not in leaves:
-        return raw if words and not others else _typed(key, raw, switch=bool in leaves)
-    if NoneType in leaves and raw in ("", *_NULL):
-        if raw:
-            raise UserError(
-                f"--params: {key}={raw} is ambiguous: write {key}= for no value, or {_command(key, _quoted(raw))} "
-                "for a name."
-            )
+        return raw if words and not others else _typed(key, raw, leaves)
+    if raw in _NULL:
+        none = f"write {key}= for no value, or" if NoneType in leaves else "for the name write"
+        raise UserError(f"--params: {key}={raw} is ambiguous: {none} {_command(key, _quoted(raw))}")
+    if not raw and NoneType in leaves:
         return None
     if others and raw[:1] in ("[", "{") and _is_yaml(raw):
         return _yaml(raw)
     return raw
 
 
-def _typed(key: str, raw: str, switch: bool) -> Any:
+def _typed(key: str, raw: str, leaves: Collection[Any]) -> Any:
     """Return what YAML reads in a value that is not declared as text.
 
     Args:
         key: the parameter.
         raw: what was typed.
-        switch: whether `yes`, `no`, `on` and `off` may be meant as true and false.
+        leaves: the types that it may have; empty for an argument of a user's class, which may be text.
 
     Raises:
         UserError: YAML reads something else than what a person reads.
     """
+    as_text = "" if leaves else f" For the text, write {_command(key, _quoted(raw))}"
     try:
         value = _yaml(raw)
     except _NOT_YAML:
-        raise UserError(
-            f"--params: {key}={raw} is not valid. To use it as text: {_command(key, _quoted(raw))}"
-        ) from None
+        raise UserError(f"--params: {key}={raw} is not valid YAML.{as_text}") from None
     match value:
         case bool():
-            is_plain = switch or raw.lower() in ("true", "false")
+            is_plain = bool in leaves or raw.lower() in ("true", "false")
         case int() | float():
             is_plain = bool(_NUMBER.fullmatch(raw))
         case None:
@@ -242,8 +239,8 @@ def _typed(key: str, raw: str, switch: bool) -> Any:
             is_plain = value == raw
     if not is_plain:
         raise UserError(
-            f"--params: {key}={raw} would be read as {value!r}: write {key}={_spelled(key, value)} if that is "
-            f"meant, or, for the text, {_command(key, _quoted(raw))}"
+            f"--params: {key}={raw} would be read as {value!r}. If that is meant, write {key}={_spelled(key, value)}."
+            f"{as_text}"
         )
     return value
 
