@@ -1,18 +1,23 @@
-"""The sources of Kaggle's credentials in each environment, and plain log lines. (test_cli.py tests the other hooks.)"""
+"""Kaggle's credentials in each environment, plain log lines, and locks. (test_cli.py tests the other hooks.)"""
 
 import io
 import logging
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kedro.config import OmegaConfigLoader
+from kedro.io import DataCatalog, MemoryDataset
 from kedro.logging import RichHandler
+from kedro.pipeline import Node, Pipeline
 from rich.console import Console
 
+from carvana_kedro.datasets import RecordDataset
 from carvana_kedro.errors import UserError
-from carvana_kedro.hooks import LocalCredentialsHook, PlainLogHook
+from carvana_kedro.hooks import LocalCredentialsHook, LockOutputsHook, PlainLogHook
+from carvana_kedro.stores.locks import locked
 
 
 def _credentials(conf: Path, env: str | None) -> dict[str, Any]:
@@ -93,3 +98,75 @@ def test_log_lines_show_names_as_they_are() -> None:
     first, second = stream.getvalue().splitlines()
     assert "[red]car[/blue] is damaged:" in first
     assert r"  a\x1b[31mb\rc" in second
+
+
+def _start(
+    hook: LockOutputsHook, data: Path, recipe: str, names: tuple[str, ...] = ("model", "index")
+) -> None:
+    """Start a run that writes these datasets."""
+    paths = {
+        "model": f"06_models/{recipe}/metrics.json",
+        "predictions": f"07_model_output/photographs/{recipe}/predictions.json",
+        "index": "05_model_input/photographs/index.json",
+    }
+    catalog = DataCatalog(
+        {
+            "params:recipe": MemoryDataset(recipe),
+            **{name: RecordDataset(filepath=str(data / path)) for name, path in paths.items()},
+        }
+    )
+    nodes = [Node(lambda: 1, None, name, name=name) for name in (*names, "in_memory")]
+    hook.before_pipeline_run(pipeline=Pipeline(nodes), catalog=catalog)
+
+
+def test_a_second_run_of_a_recipe_waits_until_the_first_has_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook, order = LockOutputsHook(), []
+
+    def second() -> None:
+        _start(hook, tmp_path, "mine")
+        order.append("second")
+        hook.after_pipeline_run()
+
+    _start(hook, tmp_path, "mine")
+    thread = Thread(target=second)
+    with caplog.at_level("INFO"):
+        thread.start()
+        while "Waiting for another run" not in caplog.text:
+            thread.join(0.01)
+            assert thread.is_alive()
+    order.append("first")
+    hook.on_pipeline_error()
+    thread.join()
+    assert order == ["first", "second"]
+    assert f"Waiting for another run that uses {tmp_path / '06_models/mine'}" in caplog.text
+
+
+def test_runs_that_write_other_folders_do_not_wait(tmp_path: Path) -> None:
+    hook = LockOutputsHook()
+    _start(hook, tmp_path, "mine")
+
+    def others() -> None:
+        _start(hook, tmp_path, "another")  # of the same source
+        hook.after_pipeline_run()
+        _start(hook, tmp_path, "mine", ("predictions",))
+        hook.after_pipeline_run()
+        _start(hook, tmp_path / "elsewhere", "mine")
+        hook.after_pipeline_run()
+
+    thread = Thread(target=others, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    hook.after_pipeline_run()
+
+
+def test_a_run_after_an_interrupted_one_does_not_wait_for_it(tmp_path: Path) -> None:
+    hook = LockOutputsHook()
+    _start(hook, tmp_path, "mine")
+    _start(hook, tmp_path, "mine")  # Kedro calls no hook after a KeyboardInterrupt
+    hook.after_pipeline_run()
+    hook.after_pipeline_run()
+    with locked(tmp_path / "06_models/mine"):
+        pass

@@ -5,15 +5,19 @@ import shutil
 import sys
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from carvana_kedro import provenance
 from carvana_kedro.code_digest import code_of, digest, place_digest, source_digest
 from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.model import Member, TrainedModel
+from carvana_kedro.stores.predictions import PredictionShards, SubmissionFile, write_submission
 
 # Covers the syntax of Python 3.11. Its digest was the same under 3.11, 3.12, 3.13 and 3.14.
 SYNTAX = r'''
@@ -375,3 +379,75 @@ def test_extensions_are_part_of_a_run_and_of_a_prediction() -> None:
         f"extensions: None -> {code_of(path)}"
     ]
     assert provenance.predicting_digest([path]) != provenance.predicting_digest()
+
+
+@pytest.fixture
+def models() -> tuple[TrainedModel, TrainedModel]:
+    """Two models that differ in one weight."""
+    one, other = (
+        Member("unet_small", 1.0, (32, 48), 0.5, {"a": torch.tensor([value])}, run_id)
+        for value, run_id in ((1.0, "first"), (2.0, "second"))
+    )
+    return TrainedModel((one,)), TrainedModel((other,))
+
+
+def _predicted(model: TrainedModel, path: Path) -> tuple[dict[str, Any], SubmissionFile]:
+    """Return the manifest and the submission of a prediction with a model."""
+    shards = PredictionShards(path.parent / "shards")
+    rows = shards.read([shards.write("key", 0, [("0123456789ab_01", "1 2")]).name])
+    write_submission(path, rows)
+    facts = {"run_id": model.run_id, "model": model.digest(), "checkpoint": model.checkpoint}
+    return {**facts, "rows_sha256": rows.sha256()}, SubmissionFile(path)
+
+
+def test_predictions_of_the_model_are_accepted(
+    models: tuple[TrainedModel, TrainedModel], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predictions, submission = _predicted(models[0], tmp_path / "submit.csv.gz")
+    assert provenance.check_predictions(predictions, submission, models[0]) is submission
+    # The same model by another name, and a model that was removed.
+    provenance.check_predictions(predictions, submission, replace(models[0], checkpoint="copy.pt"))
+    provenance.check_predictions(predictions, submission, None)
+    # Of an earlier version.
+    del predictions["rows_sha256"], predictions["checkpoint"]
+    provenance.check_predictions(predictions, submission, models[0])
+    assert not caplog.text
+
+
+def test_predictions_of_another_model_are_refused(
+    models: tuple[TrainedModel, TrainedModel], tmp_path: Path
+) -> None:
+    first, second = models
+    retrained = TrainedModel((replace(second.members[0], run_id="first"),))  # other weights, same run
+    predictions, submission = _predicted(first, tmp_path / "submit.csv.gz")
+    for model in (second, retrained, replace(second, checkpoint="b.pt"), TrainedModel.join(models)):
+        with pytest.raises(UserError, match=f"predicted with: run first, weights {first.digest()}") as raised:
+            provenance.check_predictions(predictions, submission, model)
+        assert f"run {model.run_id}, weights {model.digest()}\nPredict again" in str(raised.value)
+
+
+def test_predictions_of_a_checkpoint_belong_to_it(
+    models: tuple[TrainedModel, TrainedModel], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own, chosen = models[0], replace(models[1], checkpoint="b.pt")
+    predictions, submission = _predicted(chosen, tmp_path / "submit.csv.gz")
+    provenance.check_predictions(predictions, submission, chosen)
+    assert not caplog.text
+    for model in (own, None):
+        provenance.check_predictions(predictions, submission, model)
+        assert "of another model than the recipe's: checkpoint=b.pt, run second" in caplog.text
+        caplog.clear()
+    with pytest.raises(
+        UserError, match=r"with: checkpoint=b\.pt, run second.*\n.*now: checkpoint=a\.pt, run first"
+    ):
+        provenance.check_predictions(predictions, submission, replace(own, checkpoint="a.pt"))
+
+
+@pytest.mark.parametrize("rows", [[], [("0123456789ab_01", "1 3")], [("0123456789ab_02", "1 2")]])
+def test_a_submission_with_other_rows_is_refused(
+    models: tuple[TrainedModel, TrainedModel], tmp_path: Path, rows: list[tuple[str, str]]
+) -> None:
+    predictions, submission = _predicted(models[0], tmp_path / "submit.csv.gz")
+    write_submission(submission.path, rows)
+    with pytest.raises(UserError, match="does not have the rows of the predictions beside it"):
+        provenance.check_predictions(predictions, submission, models[0])

@@ -2,7 +2,9 @@
 
 import logging
 import shlex
+import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from carvana_kedro.commands.params import params_option
 from carvana_kedro.errors import UserError, shown_lines
 from carvana_kedro.parameters import check_configuration
 from carvana_kedro.pipeline_registry import pipelines_making
+from carvana_kedro.stores.locks import locked
 
 
 class CheckParametersHook:
@@ -124,6 +127,52 @@ def _as_plain_text(record: logging.LogRecord) -> bool:
         record.msg, record.args = shown_lines(record.getMessage()), None
         record.markup = False
     return True
+
+
+class LockOutputsHook:
+    """Lets one run at a time write the outputs of a recipe. Another run of the recipe waits.
+
+    The index tables of a source are shared by its recipes and are not locked: see `TableDataset`.
+    """
+
+    def __init__(self) -> None:
+        self._held = threading.local()  # one run in each thread
+
+    # Last, so that no run waits before its checks. Kedro calls no hook for an error in another hook.
+    @hook_impl(trylast=True)
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Lock the recipe's folders that the pipeline writes into. Wait while another run holds a lock."""
+        self._release()  # of a run that was interrupted
+        with ExitStack() as locks:
+            for folder in sorted(
+                _recipe_folders(pipeline, catalog)
+            ):  # sorted: two runs do not wait for each other
+                locks.enter_context(locked(folder))
+            self._held.locks = locks.pop_all()
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Release the locks."""
+        self._release()
+
+    @hook_impl
+    def on_pipeline_error(self) -> None:
+        """Release the locks."""
+        self._release()
+
+    def _release(self) -> None:
+        if hasattr(self._held, "locks"):
+            self._held.locks.close()
+            del self._held.locks
+
+
+def _recipe_folders(pipeline: Pipeline, catalog: DataCatalog) -> set[Path]:
+    """Return the folders named after the recipe that hold outputs of a pipeline, directly or in a subfolder."""
+    recipe = catalog.load("params:recipe")
+    datasets = [catalog.get(name) for name in pipeline.all_outputs() if name in catalog]
+    paths = [Path(path) for dataset in datasets if (path := dataset and dataset._describe().get("filepath"))]
+    found = (next((folder for folder in path.parents[:2] if folder.name == recipe), None) for path in paths)
+    return {folder for folder in found if folder}
 
 
 def _kaggle_entry(path: Path) -> Mapping[str, Any] | None:

@@ -1,6 +1,7 @@
 """Record where a result comes from: parameters, images, code, library versions and hardware."""
 
 import json
+import logging
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,11 @@ import torch
 
 from carvana_kedro import __version__
 from carvana_kedro.code_digest import code_of, digest, place_digest
+from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.model import TrainedModel
+from carvana_kedro.stores.predictions import SubmissionFile
+
+logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
 
@@ -86,6 +92,74 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
         elif old != new:
             found.append(f"{prefix}{key}: {old} -> {new}")
     return found
+
+
+def check_run(name: str, artefact: Any, run_id: str) -> None:
+    """Check that a table or record of a training run belongs to the run of a model.
+
+    Args:
+        name: of the dataset, for messages.
+        artefact: a table with a column `run_id`, or a record with this key. Without it, as earlier versions wrote them,
+            a warning is logged.
+        run_id: of the model.
+
+    Raises:
+        UserError: it belongs to another run.
+    """
+    found = artefact.get("run_id")
+    if found is None:
+        logger.warning("%s does not say which run it belongs to, because an earlier version wrote it.", name)
+        return
+    runs = {found} if isinstance(found, str) else {*found}
+    if runs - {run_id}:
+        raise UserError(
+            f"{name} belongs to run {' and '.join(sorted(runs))}, but the model to run {run_id}. Create both again, "
+            "with the same options: kedro run --pipelines model_training"
+        )
+
+
+def check_predictions(
+    predictions: Mapping[str, Any], submission: SubmissionFile, model: TrainedModel | None
+) -> SubmissionFile:
+    """Check that a submission has the rows of the predictions, and that these are those of the model.
+
+    Predictions of a model that `checkpoint=` named belong to that model. They stay valid when the recipe is trained
+    again; a message says which model they are from.
+
+    Args:
+        predictions: the manifest of the predictions.
+        submission: the file.
+        model: of this run: what the recipe has trained, or what `checkpoint=` names. None: there is none.
+
+    Returns:
+        The submission, unchanged.
+
+    Raises:
+        UserError: the predictions were made with another model, or the file has other rows.
+    """
+    again = "Predict again, with the same options: kedro run --pipelines inference"
+    chosen = predictions.get("checkpoint") or ""
+    made_with = _named(chosen, predictions["run_id"], predictions["model"])
+    if model and model.digest() != predictions["model"]:
+        now = _named(model.checkpoint, model.run_id, model.digest())
+        if model.checkpoint or not chosen:
+            raise UserError(
+                f"{submission.path} was predicted with another model than the one that is used now.\n"
+                f"  predicted with: {made_with}\n  used now: {now}\n{again}"
+            )
+    if chosen and not (model and model.checkpoint):
+        logger.warning("%s is of another model than the recipe's: %s", submission.path, made_with)
+    if "rows_sha256" in predictions and submission.rows_sha256() != predictions["rows_sha256"]:
+        raise UserError(
+            f"{submission.path} does not have the rows of the predictions beside it: it was changed, or a run was "
+            f"interrupted. {again}"
+        )
+    return submission
+
+
+def _named(checkpoint: str, run_id: str, digest: str) -> str:
+    """Return what identifies a model, for messages."""
+    return f"{f'checkpoint={checkpoint}, ' if checkpoint else ''}run {run_id}, weights {digest}"
 
 
 def images_digest(*sides: Sequence[str]) -> str:

@@ -28,7 +28,9 @@ def score_images(
     images: ImageSource,
     parameters: ModelTraining | Inference,
     trusted: Iterable[str] = (),
-) -> tuple[pd.DataFrame, dict[str, float], pd.DataFrame]:
+    *,
+    run_id: str,
+) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame]:
     """Score images with masks at their original size.
 
     Args:
@@ -36,6 +38,7 @@ def score_images(
         images: The source of these images.
         parameters: Threshold, hardware and batches. Those of inference also define postprocessing and flipping.
         trusted: Dotted paths of networks that may be imported: see `Member.build_network`.
+        run_id: Of the model. All results carry it.
 
     Returns:
         One row per image, worst first (image, car, dice, iou, pixel_accuracy, boundary_dice of a band of 3 pixels,
@@ -56,12 +59,14 @@ def score_images(
         means["dice"], len(scores), scores["dice"].min(), means["boundary_error"],
     )  # fmt: skip
     summary = {
+        "run_id": run_id,
         "images": len(scores),
         "threshold": float(np.mean([model.threshold(parameters.threshold) for model, _ in pairs])),
         **means,
         "lowest_dice": float(scores["dice"].min()),
     }
-    return scores, summary, pd.DataFrame({"threshold": curve.thresholds, "dice": curve.dice()})
+    thresholds = pd.DataFrame({"threshold": curve.thresholds, "dice": curve.dice()})
+    return scores.assign(run_id=run_id), summary, thresholds.assign(run_id=run_id)
 
 
 def _score_model(

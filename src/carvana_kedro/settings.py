@@ -1,9 +1,15 @@
 """Project settings: https://docs.kedro.org/en/stable/configure/."""
 
-from carvana_kedro.hooks import CheckInputsHook, CheckParametersHook, LocalCredentialsHook, PlainLogHook
+from carvana_kedro.hooks import (
+    CheckInputsHook,
+    CheckParametersHook,
+    LocalCredentialsHook,
+    LockOutputsHook,
+    PlainLogHook,
+)
 from carvana_kedro.resolvers import RESOLVERS
 
-HOOKS = (PlainLogHook(), CheckParametersHook(), LocalCredentialsHook(), CheckInputsHook())
+HOOKS = (PlainLogHook(), CheckParametersHook(), LocalCredentialsHook(), CheckInputsHook(), LockOutputsHook())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -109,6 +109,36 @@ def test_the_preview_of_a_model_omits_the_weights(tmp_path: Path) -> None:
     assert json.loads(dataset.preview()) == facts
 
 
+def test_a_model_knows_whether_a_checkpoint_was_named(tmp_path: Path) -> None:
+    facts = {"architecture": "unet_small", "width_multiplier": 1.0, "input_size": [32, 48], "threshold": 0.5}
+    own, other = str(tmp_path / "model.pt"), str(tmp_path / "other.pt")
+    assert ModelDataset(own, optional=True).exists()
+    assert ModelDataset(own, optional=True).load() is None
+    for path in (own, other):
+        ModelDataset(path).save(TrainedModel.from_dict({**facts, "run_id": path, "weights": {}}))
+    for checkpoint, expected in ((None, ""), (other, other), (own, "")):
+        model = ModelDataset(own, checkpoint=checkpoint, optional=True).load()
+        assert model is not None and model.checkpoint == expected
+        assert model.run_id == (checkpoint or own)
+
+
+def test_a_table_that_another_run_has_replaced_is_not_read(tmp_path: Path) -> None:
+    path = str(tmp_path / "index.csv")
+    mine, other = TableDataset(filepath=path), TableDataset(filepath=path)
+    table = pd.DataFrame({"image": ["a"], "car": ["1"]})
+    mine.save(table)
+    pd.testing.assert_frame_equal(mine.load(), table)
+    other.save(table.assign(image=["b"]))
+    with pytest.raises(DatasetError) as raised:
+        mine.load()
+    assert f"{path} was written by this run, and another run has replaced it since" in str(
+        raised.value.__cause__
+    )
+    assert other.load()["image"].tolist() == ["b"]
+    mine.save(table)
+    assert mine.load()["image"].tolist() == ["a"]
+
+
 def test_a_record_is_saved_atomically(tmp_path: Path) -> None:
     dataset = RecordDataset(filepath=str(tmp_path / "record.json"))
     dataset.save({"dice": 0.5})

@@ -1,6 +1,7 @@
 """The trained model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,30 +16,38 @@ if TYPE_CHECKING:
     from carvana_kedro.segmentation.model import TrainedModel
 
 
-class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel"]):
+class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
     """A trained model in one file: weights, and all that is needed to use them.
 
     Args:
         filepath: The file.
         checkpoint: What is loaded instead, as long as nothing is saved: a checkpoint of any run (`model.pt`,
             `best-*.pt`, `last-*.pt`), or a folder of checkpoints, whose probabilities are averaged.
+        optional: Whether to load None if there is no model yet, instead of raising an error.
         metadata: For Kedro-Viz.
     """
 
     def __init__(
-        self, filepath: str, checkpoint: str | None = None, metadata: dict[str, Any] | None = None
+        self,
+        filepath: str,
+        checkpoint: str | None = None,
+        optional: bool = False,
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         self._filepath = Path(filepath)
         self._checkpoint = Path(checkpoint) if checkpoint else None
+        self._optional = optional
         self.metadata = metadata
 
-    def load(self) -> "TrainedModel":
-        """Return the model.
+    def load(self) -> "TrainedModel | None":
+        """Return the model, or None if there is none and it is optional.
 
         Raises:
             UserError: There is no model yet, or a file is damaged or not a carvana-kedro model.
         """
         if self._checkpoint is None and not self._filepath.is_file():
+            if self._optional:
+                return None
             raise UserError(
                 f"The model {self._filepath} does not exist. Train it first, with the same options: "
                 "kedro run --pipelines model_training"
@@ -55,7 +64,11 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel"]):
             raise UserError(
                 f"checkpoint={self._checkpoint}: the folder contains no *.pt file. Set another one."
             )
-        return TrainedModel.join([TrainedModel.from_dict(load_checkpoint(path), str(path)) for path in paths])
+        model = TrainedModel.join(
+            [TrainedModel.from_dict(load_checkpoint(path), str(path)) for path in paths]
+        )
+        is_chosen = self._checkpoint is not None and self._checkpoint.resolve() != self._filepath.resolve()
+        return replace(model, checkpoint=str(self._checkpoint) if is_chosen else "")
 
     def save(self, data: "TrainedModel") -> None:
         """Write the model, whole or not at all."""
@@ -70,10 +83,10 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel"]):
 
     def preview(self) -> JSONPreview:
         """Return everything but the weights and the list of images."""
-        content = self.load().to_dict()
-        shown = {
-            key: value for key, value in content.items() if key not in ("weights", "members", "trained_on")
-        }
+        model = self.load()
+        content = model.to_dict() if model else {}
+        hidden = ("weights", "members", "trained_on")
+        shown = {key: value for key, value in content.items() if key not in hidden}
         return JSONPreview(json.dumps(shown, indent=2))
 
     def _describe(self) -> dict[str, Any]:
@@ -85,4 +98,4 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel"]):
             raise UserError(
                 f"checkpoint={self._checkpoint}: there is no such file or folder. Correct the path."
             )
-        return (self._checkpoint or self._filepath).exists()
+        return self._optional or (self._checkpoint or self._filepath).exists()

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from kedro_datasets.pandas import CSVDataset
 
+from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path
 
 
@@ -19,21 +20,34 @@ class TableDataset(CSVDataset):
     """
 
     DEFAULT_LOAD_ARGS = {  # noqa: RUF012 - Kedro defines this attribute
-        "dtype": {"image": str, "car": str, "source": str, "problems": str, "digest": str},
+        "dtype": dict.fromkeys(("image", "car", "source", "problems", "digest", "run_id"), str),
         "keep_default_na": False,
         "na_values": {"mask_area": [""], "dice": [""]},
     }
     DEFAULT_SAVE_ARGS = {"index": False}  # noqa: RUF012
 
+    _written: tuple[int, ...] | None = None
+
+    def load(self) -> pd.DataFrame:
+        """Return the table.
+
+        Raises:
+            UserError: this object has written the file, and another run has replaced it since.
+        """
+        path = Path(self._filepath)
+        if self._written is not None and path.exists() and _state(path) != self._written:
+            raise UserError(
+                f"{path} was written by this run, and another run has replaced it since. Runs of the same source share "
+                "this file: run one after the other, or give each its own --params data_root=PATH"
+            )
+        return _change_text(super().load(), _unquoted)
+
     def save(self, data: pd.DataFrame) -> None:
         """Write the table."""
         with atomic_path(Path(self._filepath)) as part:
             _change_text(data, _quoted).to_csv(part, **self._save_args)
+        self._written = _state(Path(self._filepath))
         self._invalidate_cache()
-
-    def load(self) -> pd.DataFrame:
-        """Read the table."""
-        return _change_text(super().load(), _unquoted)
 
 
 def _change_text(table: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:
@@ -58,3 +72,8 @@ def _unquoted(cell: Any) -> Any:
     ('=1+1', "'=1+1", "'car", -1.5)
     """
     return cell[1:] if isinstance(cell, str) and re.match(r"'+[=+\-@\t]", cell) else cell
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -16,7 +16,7 @@ from carvana_kedro.segmentation.extensions import Spec, is_dotted_path, is_exten
 Size = tuple[int, int]
 
 _REQUIRED = ("architecture", "width_multiplier", "input_size", "threshold", "weights", "run_id")
-_OPTIONAL = ("source", "validation_cars", "best_threshold", "trained_on")
+_OPTIONAL = ("source", "validation_cars", "best_threshold", "trained_on", "parameters")
 _LISTS = ("validation_cars", "trained_on")
 
 
@@ -70,6 +70,7 @@ class Member:
         validation_cars: Cars that it was not trained on.
         best_threshold: The best threshold on the validation images; None if there was no validation.
         trained_on: Digests of the images that it was trained on; empty if unknown, as in files of earlier versions.
+        parameters: That it was trained with, plain values; None if unknown.
     """
 
     architecture: Spec
@@ -82,6 +83,7 @@ class Member:
     validation_cars: tuple[str, ...] = ()
     best_threshold: float | None = None
     trained_on: tuple[str, ...] = field(default=(), repr=False)
+    parameters: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str = "This") -> Self:
@@ -108,6 +110,8 @@ class Member:
         """Return tensors and plain values, as they are stored in a file."""
         content = {name: getattr(self, name) for name in (*_REQUIRED, *_OPTIONAL)}
         lists = {name: list(content[name]) for name in ("input_size", *_LISTS)}
+        if self.parameters is None:
+            del content["parameters"]
         return content | lists
 
     def name(self, trusted: Iterable[str] = ()) -> str:
@@ -153,9 +157,11 @@ class TrainedModel:
 
     Attributes:
         members: At least one.
+        checkpoint: The path that `checkpoint=` names, if the model was chosen in this way; otherwise empty.
     """
 
     members: tuple[Member, ...]
+    checkpoint: str = ""
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str = "This") -> Self:
@@ -171,7 +177,9 @@ class TrainedModel:
         model = content.get("model", content)
         members = model.get("members", [model]) if isinstance(model, Mapping) else [{}]
         try:
-            found = tuple(Member.from_dict(member, where) for member in members)
+            about = content.get("about") or {}  # of a checkpoint, which keeps the parameters beside the model
+            known = {"parameters": about["parameters"]} if "parameters" in about else {}
+            found = tuple(Member.from_dict({**known, **member}, where) for member in members)
         except (TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{where} is not a carvana-kedro model: {error}") from error
         if not found:
@@ -208,6 +216,11 @@ class TrainedModel:
     def source(self) -> str | None:
         """Fingerprint of the images that the first member was trained on."""
         return self.members[0].source
+
+    @property
+    def parameters(self) -> Mapping[str, Any] | None:
+        """Parameters that the first member was trained with."""
+        return self.members[0].parameters
 
     @property
     def input_size(self) -> Size:

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from carvana_kedro.datasets.source_description import SourceDescription
+from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import DataIngestion, ModelTraining
 from carvana_kedro.pipelines.model_training.model_card import write_model_card
 
@@ -146,3 +147,9 @@ def test_parameters_cannot_end_the_block_of_code_that_they_are_in(
     assert "\n````yaml\narchitecture: a`b\n" in card
     assert "\n````\n" in card
     assert "\n# heading" not in card
+
+
+def test_scores_of_another_run_are_not_described(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
+    _card(manifest, scores.assign(run_id="run"))
+    with pytest.raises(UserError, match="validation_scores belongs to run other, but the model to run run"):
+        _card(manifest, scores.assign(run_id="other"))

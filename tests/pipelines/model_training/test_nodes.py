@@ -10,7 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from carvana_kedro import provenance
-from carvana_kedro.datasets import ModelDataset
+from carvana_kedro.datasets import ModelDataset, TableDataset
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import ModelTraining
@@ -26,7 +26,7 @@ from carvana_kedro.stores.checkpoints import CheckpointStore
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.pixel_cache import PixelCache
-from models import RECIPE
+from models import RECIPE, changed
 
 
 def _train(
@@ -98,6 +98,46 @@ def test_training_saves_model_history_checkpoints_and_events(
     for other in (indices[0][:-1], indices[1], pd.concat([*indices])):
         with pytest.raises(UserError, match="trained on other images than those that are now in train_index"):
             describe_run(model, other, indices[1], history, means, "small", RECIPE)
+
+
+def test_a_manifest_describes_the_model_not_the_command(
+    indices: tuple[pd.DataFrame, pd.DataFrame],
+    training_images: ImageStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trained, history = _train(indices, training_images, tmp_path)
+    dataset = ModelDataset(str(tmp_path / "model.pt"))
+    dataset.save(trained)
+    model = dataset.load()
+    assert model is not None
+    _, means, _ = evaluate_model(model, *indices, training_images, RECIPE)
+    other = RECIPE.model_copy(update={"epochs": 7, "seed": 3, "num_workers": 5})
+    manifest = describe_run(model, *indices, history, means, "small", other)
+    assert manifest["parameters"] == RECIPE.model_dump(mode="json")
+    assert "trained with other parameters, which are recorded: " in caplog.text
+    assert "epochs: 2 -> 7" in caplog.text
+    for artefacts in ((history.assign(run_id="b"), means), (history, {**means, "run_id": "b"})):
+        with pytest.raises(UserError, match=f"belongs to run b, but the model to run {model.run_id}"):
+            describe_run(model, *indices, *artefacts, "small", RECIPE)
+    with pytest.raises(UserError, match="parameters of another version"):
+        describe_run(changed(model, parameters={"a": 1}), *indices, history, means, "small", RECIPE)
+    describe_run(changed(model, parameters=None), *indices, history, means, "small", RECIPE)
+    assert "does not say which parameters it was trained with" in caplog.text
+
+
+def test_results_carry_the_id_of_their_run(
+    indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path
+) -> None:
+    in_folds = RECIPE.model_copy(update={"folds": 2, "epochs": 1})
+    for recipe in (RECIPE, in_folds):
+        model, history = _train(indices, training_images, tmp_path, recipe)
+        scores, means, curve = evaluate_model(model, *indices, training_images, recipe)
+        assert means["run_id"] == model.run_id
+        for name, table in {"history": history, "scores": scores, "curve": curve}.items():
+            dataset = TableDataset(filepath=str(tmp_path / f"{name}.csv"))
+            dataset.save(table)
+            assert dataset.load()["run_id"].unique().tolist() == [model.run_id]
 
 
 def test_folds_are_averaged_and_scored_out_of_fold(

@@ -1,4 +1,6 @@
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,10 +19,12 @@ from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.competition import open_side
 from carvana_kedro.stores.images.competition import ImageStore
-from models import blind, changed
+from carvana_kedro.stores.predictions import PredictionShards, SubmissionFile, write_submission
+from carvana_kedro.stores.tables import Row
+from models import RECIPE, blind, changed
 
 
-def test_the_learning_curves_plot_the_history() -> None:
+def test_the_learning_curves_plot_the_history(model: TrainedModel) -> None:
     history = pd.DataFrame(
         {
             "epoch": [1, 2],
@@ -30,18 +34,18 @@ def test_the_learning_curves_plot_the_history() -> None:
             "val_dice_coeff": [0.4, 0.7],
         }
     )
-    figure = plot_learning_curves(history)
+    figure = plot_learning_curves(history, model)
     assert [list(trace.y) for trace in figure.data] == [[1.0, 0.5], [1.1, 0.6], [0.5, 0.8], [0.4, 0.7]]
-    folds = plot_learning_curves(pd.concat([history.assign(fold=1), history.assign(fold=2)]))
+    folds = plot_learning_curves(pd.concat([history.assign(fold=1), history.assign(fold=2)]), model)
     assert [list(trace.y) for trace in folds.data[:4]] == [[1.0, 0.5], [1.0, 0.5], [1.1, 0.6], [1.1, 0.6]]
     assert [trace.showlegend for trace in folds.data] == [True, False, True, False, *[False] * 4]
 
 
-def test_the_score_table_has_one_row_per_measure() -> None:
+def test_the_score_table_has_one_row_per_measure(model: TrainedModel) -> None:
     scores = pd.DataFrame(
         {"image": ["a", "b", "c"], "car": ["x", "x", "y"], "dice": [0.9, 1.0, 0.5], "iou": [0.8, 1.0, 0.3]}
     )
-    table = tabulate_scores(scores).set_index("measure")
+    table = tabulate_scores(scores.assign(run_id="run"), model).set_index("measure")
     assert table.loc["dice"].to_dict() == {"mean": 0.8, "median": 0.9, "min": 0.5, "max": 1.0}
     assert list(table.index) == ["dice", "iou"]
 
@@ -78,30 +82,103 @@ def test_the_gallery_shows_worst_and_best(training_images: ImageStore) -> None:
     assert (gallery[: row.shape[0]] == row).all()
     # With folds, the model that was not trained on the car of an image predicts it.
     in_folds = recipe.model_copy(update={"folds": 2})
+    scores = scores.assign(run_id="run+run")
     folds = TrainedModel.join([blind(model), changed(model, validation_cars=())])
     assert (draw_gallery(folds, scores[:1], training_images, in_folds, Reporting()) != row).any()
     folds = TrainedModel.join([changed(blind(model), validation_cars=()), model])
     assert (draw_gallery(folds, scores[:1], training_images, in_folds, Reporting()) == row).all()
     with pytest.raises(UserError, match="folds do not fit these cars"):
-        draw_gallery(changed(model, validation_cars=()), scores, training_images, in_folds, Reporting())
+        draw_gallery(
+            changed(model, validation_cars=()),
+            scores.assign(run_id="run"),
+            training_images,
+            in_folds,
+            Reporting(),
+        )
     with pytest.raises(UserError, match="trained on other files"):
-        draw_gallery(changed(model, source="another"), scores, training_images, recipe, Reporting())
+        draw_gallery(
+            changed(model, source="another"),
+            scores.assign(run_id="run"),
+            training_images,
+            recipe,
+            Reporting(),
+        )
 
 
-def test_the_solution_has_a_perfect_score(archives: Path, test_images: ImageStore) -> None:
+@pytest.fixture
+def predict(model: TrainedModel, tmp_path: Path) -> Callable[[Iterable[Row]], tuple[Any, ...]]:
+    """`predict(rows)` writes rows as if the model had predicted them: submission, manifest and model."""
+
+    def call(rows: Iterable[Row]) -> tuple[SubmissionFile, dict[str, Any], TrainedModel]:
+        shards = PredictionShards(tmp_path / "shards")
+        found = shards.read([shards.write("key", 0, list(rows)).name])
+        count = write_submission(tmp_path / "submit.csv.gz", found)
+        made_from = {"run_id": model.run_id, "model": model.digest()}
+        predictions = {**made_from, "images": count, "rows_sha256": found.sha256()}
+        return SubmissionFile(tmp_path / "submit.csv.gz"), predictions, model
+
+    return call
+
+
+def test_the_solution_has_a_perfect_score(
+    archives: Path, test_images: ImageStore, predict: Callable[[Iterable[Row]], tuple[Any, ...]]
+) -> None:
     solution = open_side(archives, archives, "solution")
-    assert score_submission(iter(solution), solution, test_images) == {"images": 4, "dice": 1.0}
+    found = score_submission(*predict(solution), solution, test_images)
+    assert found == {"run_id": "run", "images": 4, "dice": 1.0}
     empty = [(image_id, "") for image_id, _ in solution]
-    assert score_submission(iter(empty), solution, test_images) == {"images": 4, "dice": 0.0}
-    assert score_submission(iter(solution), [], test_images) == {"images": 0, "dice": None}
+    assert score_submission(*predict(empty), solution, test_images)["dice"] == 0
+    assert score_submission(*predict(solution), [], test_images) == {
+        "run_id": "run",
+        "images": 0,
+        "dice": None,
+    }
     with pytest.raises(UserError, match="do not have the same images"):
-        score_submission(iter(solution[1:]), solution, test_images)
+        score_submission(*predict(solution[1:]), solution, test_images)
 
 
-def test_the_preview_takes_evenly_spaced_rows(archives: Path, test_images: ImageStore) -> None:
-    solution = open_side(archives, archives, "solution")
-    every = preview_submission(iter(solution), {"images": 4}, test_images, Reporting(preview_size=4))
-    two = preview_submission(iter(solution), {"images": 4}, test_images, Reporting(preview_size=2))
+def test_the_preview_takes_evenly_spaced_rows(
+    archives: Path, test_images: ImageStore, predict: Callable[[Iterable[Row]], tuple[Any, ...]]
+) -> None:
+    found = predict(open_side(archives, archives, "solution"))
+    every = preview_submission(*found, test_images, Reporting(preview_size=4))
+    two = preview_submission(*found, test_images, Reporting(preview_size=2))
     width = every.shape[1] // 4
     assert (two[:, :width] == every[:, :width]).all()
     assert (two[:, width : 2 * width] == every[:, 3 * width : 4 * width]).all()
+
+
+def test_results_of_another_run_are_not_reported(
+    archives: Path,
+    test_images: ImageStore,
+    model: TrainedModel,
+    predict: Callable[[Iterable[Row]], tuple[Any, ...]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    solution = open_side(archives, archives, "solution")
+    submission, predictions, _ = predict(solution)
+    later = changed(blind(model), run_id="later")
+    table = pd.DataFrame({"image": ["a"], "car": ["x"], "epoch": 1, "dice": 0.5, "run_id": "run"})
+    for report in (
+        lambda: score_submission(submission, predictions, later, solution, test_images),
+        lambda: score_submission(submission, predictions, later, [], test_images),
+        lambda: preview_submission(submission, predictions, later, test_images, Reporting()),
+    ):
+        with pytest.raises(
+            UserError, match=r"predicted with: run run, .*\n  used now: run later, .*\nPredict again"
+        ):
+            report()
+    for report in (
+        lambda: plot_learning_curves(table, later),
+        lambda: tabulate_scores(table, later),
+        lambda: draw_gallery(later, table, test_images, RECIPE, Reporting()),
+    ):
+        with pytest.raises(UserError, match="belongs to run run, but the model to run later"):
+            report()
+    with pytest.raises(UserError, match="There is no model that validation_scores could belong to"):
+        tabulate_scores(table, None)
+    tabulate_scores(table.drop(columns="run_id"), later)
+    assert "does not say which run it belongs to" in caplog.text
+    write_submission(submission.path, solution[1:])
+    with pytest.raises(UserError, match="does not have the rows of the predictions beside it"):
+        score_submission(submission, predictions, model, solution, test_images)

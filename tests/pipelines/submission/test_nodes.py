@@ -21,9 +21,11 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import Submission
 from carvana_kedro.pipelines import submission as pipeline
 from carvana_kedro.pipelines.submission.nodes import check_submission, upload_submission
+from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.predictions import SubmissionFile, write_submission
 from carvana_kedro.stores.tables import Row
+from models import changed
 
 IDS = ["0123456789ab_01", "0123456789ab_02", "0123456789ab_03"]
 # Two sizes: each row is checked with the size of its own image.
@@ -325,11 +327,13 @@ def test_a_dry_run_does_not_contact_kaggle(
 
 
 def test_the_pipeline_checks_before_it_uploads(
-    submission: SubmissionFile, write: Callable[[Iterable[Row]], SubmissionFile]
+    submission: SubmissionFile, write: Callable[[Iterable[Row]], SubmissionFile], model: TrainedModel
 ) -> None:
     kaggle = StandIn()
     entries = {
         "submission": submission,
+        "predictions": {"run_id": model.run_id, "model": model.digest()},
+        "chosen_model": model,
         "sample_submission": IDS,
         "test_image_index": INDEX,
         "competition": kaggle,
@@ -337,6 +341,7 @@ def test_the_pipeline_checks_before_it_uploads(
     }
     made = pipeline.create_pipeline()
     assert [node.name for node in made.nodes] == [
+        "submission.check_predictions",
         "submission.check_submission",
         "submission.upload_submission",
     ]
@@ -349,6 +354,10 @@ def test_the_pipeline_checks_before_it_uploads(
     assert run()["status"] == "complete"
     write(ROWS[:1])
     with pytest.raises(UserError, match="2 rows are wrong"):
+        run()
+    write(ROWS)
+    entries["chosen_model"] = changed(model, weights={})  # trained again
+    with pytest.raises(UserError, match="was predicted with another model than the one that is used now"):
         run()
     assert len(kaggle.uploads) == 1
 

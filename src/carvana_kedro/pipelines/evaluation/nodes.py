@@ -1,6 +1,7 @@
 """Nodes of the evaluation pipeline."""
 
 import logging
+from typing import Any
 
 import pandas as pd
 
@@ -51,6 +52,12 @@ def score_model(
     training_images: ImageSource,
     parameters: Inference,
     model_training: ModelTraining,
-) -> tuple[pd.DataFrame, dict[str, float], pd.DataFrame]:
+) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame]:
     """Score the model on images at their original size: see `score_images`."""
-    return score_images([(model, evaluation_index)], training_images, parameters, model_training.trusted())
+    return score_images(
+        [(model, evaluation_index)],
+        training_images,
+        parameters,
+        model_training.trusted(),
+        run_id=model.run_id,
+    )

@@ -145,6 +145,7 @@ def predict_masks(
         names = [shards[number].name for number in jobs]
         return {
             **origin,
+            "checkpoint": model.checkpoint,
             "images": len(test_index),
             "shards": names,
             "rows_sha256": prediction_shards.read(names).sha256(),

@@ -12,6 +12,7 @@ from carvana_kedro.commands.params import params_option
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import shown
 from carvana_kedro.parameters import DataIngestion, ModelTraining
+from carvana_kedro.provenance import check_run
 from carvana_kedro.segmentation.training.recipe import flatten
 
 _MEASURES = {
@@ -45,6 +46,8 @@ def write_model_card(
     Returns:
         The card as Markdown.
     """
+    check_run("validation_scores", validation_scores, run_manifest["run_id"])
+    check_run("validation_threshold_curve", validation_threshold_curve, run_manifest["run_id"])
     parameters = run_manifest["parameters"]
     command, in_files = _reproduction(run_manifest, recipes, source, data_ingestion)
     best_threshold, best_dice = validation_threshold_curve.set_index("threshold")["dice"].agg(

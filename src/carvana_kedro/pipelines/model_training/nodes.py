@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 from torch.utils.tensorboard import SummaryWriter
 
 from carvana_kedro import provenance
@@ -14,6 +15,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.folds import Sides, by_fold, split_folds
 from carvana_kedro.image_index import check_source
 from carvana_kedro.parameters import ModelTraining
+from carvana_kedro.provenance import check_run
 from carvana_kedro.scoring import score_images
 from carvana_kedro.segmentation.model import Member, TrainedModel
 from carvana_kedro.segmentation.monitoring.callbacks import build_callbacks
@@ -71,7 +73,8 @@ def train_model(
         histories.append(
             pd.DataFrame(history).assign(fold=number) if parameters.folds else pd.DataFrame(history)
         )
-    return TrainedModel.join(models), pd.concat(histories, ignore_index=True)
+    model = TrainedModel.join(models)
+    return model, pd.concat(histories, ignore_index=True).assign(run_id=model.run_id)
 
 
 def _train_run(
@@ -199,7 +202,7 @@ def evaluate_model(
     validation_index: pd.DataFrame,
     training_images: ImageSource,
     parameters: ModelTraining,
-) -> tuple[pd.DataFrame, dict[str, float], pd.DataFrame]:
+) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame]:
     """Score every validation image at its original size: see `score_images`.
 
     With folds these are all images, each scored by the one model that was not trained on its car (out of fold).
@@ -207,7 +210,7 @@ def evaluate_model(
     pairs = [(model, validation_index)]
     if parameters.folds:
         pairs = by_fold(model, pd.concat([train_index, validation_index]))
-    return score_images(pairs, training_images, parameters, parameters.trusted())
+    return score_images(pairs, training_images, parameters, parameters.trusted(), run_id=model.run_id)
 
 
 def describe_run(
@@ -215,17 +218,20 @@ def describe_run(
     train_index: pd.DataFrame,
     validation_index: pd.DataFrame,
     training_history: pd.DataFrame,
-    validation_metrics: dict[str, float],
+    validation_metrics: dict[str, Any],
     recipe: str,
     parameters: ModelTraining,
 ) -> dict[str, Any]:
-    """Record where a model comes from: parameters, source, split, versions, commit, machine, scores.
+    """Record where a model comes from: its parameters, source, split, versions, commit, machine, scores.
 
     With folds every car is a training car and a validation car; `models` lists the validation cars of each fold.
 
     Raises:
         UserError: The model was trained on other images than those of the index.
     """
+    check_run("training_history", training_history, model.run_id)
+    check_run("validation_metrics", validation_metrics, model.run_id)
+    parameters = _trained_with(model, parameters)
     index = pd.concat([train_index, validation_index])
     validated = index["car"].isin([car for member in model.members for car in member.validation_cars])
     trained = index if parameters.folds else train_index
@@ -266,6 +272,26 @@ def _check_trained_on(member: Member, index: pd.DataFrame) -> None:
 
 def _digests(index: pd.DataFrame) -> list[str]:
     return sorted(set(index.get("digest", ())) - {""})
+
+
+def _trained_with(model: TrainedModel, parameters: ModelTraining) -> ModelTraining:
+    """Return the parameters that a model was trained with; `parameters`, those of this run, if it does not say that."""
+    if model.parameters is None:
+        logger.warning(
+            "The model does not say which parameters it was trained with. Those of this run are recorded."
+        )
+        return parameters
+    if changes := provenance.differences(model.parameters, parameters.model_dump(mode="json")):
+        logger.warning(
+            "The model was trained with other parameters, which are recorded: %s", "; ".join(changes)
+        )
+    try:
+        return ModelTraining.model_validate(model.parameters)
+    except ValidationError as error:
+        raise UserError(
+            f"The model {model.run_id} was trained with parameters of another version. Train it again, with the same "
+            "options: kedro run --pipelines model_training"
+        ) from error
 
 
 def _describe_cars(side: str, index: pd.DataFrame) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Nodes of the reporting pipeline."""
 
 import logging
-from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
@@ -13,12 +12,14 @@ from plotly.subplots import make_subplots
 from carvana_kedro.errors import UserError
 from carvana_kedro.folds import by_fold
 from carvana_kedro.parameters import ModelTraining, Reporting
+from carvana_kedro.provenance import check_predictions, check_run
 from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.monitoring import visualization
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.source import ImageSource
+from carvana_kedro.stores.predictions import SubmissionFile
 from carvana_kedro.stores.tables import Row
 
 logger = logging.getLogger(__name__)
@@ -26,16 +27,18 @@ logger = logging.getLogger(__name__)
 _THUMBNAIL_WIDTH = 400
 
 
-def plot_learning_curves(training_history: pd.DataFrame) -> go.Figure:
+def plot_learning_curves(training_history: pd.DataFrame, model: TrainedModel | None) -> go.Figure:
     """Plot loss and Dice coefficient over the epochs, for training and validation.
 
     Args:
         training_history: one row per epoch: epoch, train_loss, val_loss, train_dice_coeff, val_dice_coeff; with folds
             one row per fold and epoch, and a column fold.
+        model: that the recipe has trained.
 
     Returns:
         A figure with one line per fold and side of the split.
     """
+    _check_run("training_history", training_history, model)
     figure = make_subplots(rows=1, cols=2, subplot_titles=("Loss", "Dice coefficient"))
     colors = {"train": "#0072b2", "val": "#d55e00"}
     folds = training_history.get("fold", pd.Series(0, index=training_history.index))
@@ -60,22 +63,39 @@ def plot_learning_curves(training_history: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def tabulate_scores(validation_scores: pd.DataFrame) -> pd.DataFrame:
+def tabulate_scores(validation_scores: pd.DataFrame, model: TrainedModel | None) -> pd.DataFrame:
     """Summarize the scores of the validation images.
 
     Args:
-        validation_scores: one row per image: image, car, and one column per measure.
+        validation_scores: one row per image: image, car, run_id, and one column per measure.
+        model: that the recipe has trained.
 
     Returns:
         One row per measure. Columns: measure, mean, median, min, max.
     """
-    scores = validation_scores.drop(columns=["image", "car"])
+    _check_run("validation_scores", validation_scores, model)
+    scores = validation_scores.drop(columns=["image", "car", "run_id"], errors="ignore")
     table = scores.agg(["mean", "median", "min", "max"]).T.round(5)
     return table.rename_axis("measure").reset_index()
 
 
+def _check_run(name: str, table: pd.DataFrame, model: TrainedModel | None) -> TrainedModel:
+    """Check that a table belongs to the run of the model, and return the model.
+
+    Raises:
+        UserError: It belongs to another run, or there is no model.
+    """
+    if model is None:
+        raise UserError(
+            f"There is no model that {name} could belong to. Train one, with the same options: "
+            "kedro run --pipelines model_training"
+        )
+    check_run(name, table, model.run_id)
+    return model
+
+
 def draw_gallery(
-    model: TrainedModel,
+    model: TrainedModel | None,
     validation_scores: pd.DataFrame,
     training_images: ImageSource,
     model_training: ModelTraining,
@@ -84,7 +104,7 @@ def draw_gallery(
     """Draw the validation images with the worst and the best scores.
 
     Args:
-        model: the trained model.
+        model: that the recipe has trained.
         validation_scores: one row per image: image, car, dice.
         training_images: the source that the model was trained on.
         model_training: the recipe of the model.
@@ -96,8 +116,10 @@ def draw_gallery(
         mask.
 
     Raises:
-        UserError: the model was trained on another source, or its folds on other cars.
+        UserError: the scores are those of another run, the model was trained on another source, or its folds on other
+            cars.
     """
+    model = _check_run("validation_scores", validation_scores, model)
     if model.source != training_images.fingerprint():
         raise UserError(
             f"The model was trained on other files than those in {training_images.images}. Train a model on these "
@@ -126,19 +148,28 @@ def draw_gallery(
 
 
 def preview_submission(
-    submission: Iterable[Row], predictions: dict[str, Any], test_images: ImageSource, parameters: Reporting
+    submission: SubmissionFile,
+    predictions: dict[str, Any],
+    model: TrainedModel,
+    test_images: ImageSource,
+    parameters: Reporting,
 ) -> np.ndarray:
     """Draw some masks of the submission over their images.
 
     Args:
         submission: the (image id, run lengths) rows of the submission file.
         predictions: the manifest of the predictions.
+        model: that predicted them.
         test_images: the source's test side.
         parameters: `reporting`.
 
     Returns:
         A figure, (H, W, 3) uint8 RGB, of evenly spaced rows of the submission.
+
+    Raises:
+        UserError: the predictions were made with another model: see `check_predictions`.
     """
+    check_predictions(predictions, submission, model)
     wanted = set(np.linspace(0, predictions["images"] - 1, parameters.preview_size).astype(int).tolist())
     overlays = []
     for image_id, runs in (row for number, row in enumerate(submission) if number in wanted):
@@ -151,24 +182,34 @@ def preview_submission(
 
 
 def score_submission(
-    submission: Iterable[Row], solution: list[Row], test_images: ImageSource
-) -> dict[str, float | None]:
+    submission: SubmissionFile,
+    predictions: dict[str, Any],
+    model: TrainedModel,
+    solution: list[Row],
+    test_images: ImageSource,
+) -> dict[str, Any]:
     """Score a submission like the competition: by the mean Dice coefficient over the images.
 
     Args:
         submission: the (image id, run lengths) rows of the submission file.
+        predictions: the manifest of the predictions.
+        model: that predicted them.
         solution: the same of the true masks; empty if the source has no solution.
         test_images: the source's test side.
 
     Returns:
-        `images`, the number of scored images, and `dice`. Without a solution these are 0 and None.
+        `run_id` of the model, `images`, the number of scored images, and `dice`. Without a solution these are 0 and
+        None.
 
     Raises:
-        UserError: the submission and the solution do not have the same images.
+        UserError: the submission and the solution do not have the same images, or the predictions were made with
+            another model: see `check_predictions`.
     """
+    check_predictions(predictions, submission, model)
+    run_id = predictions["run_id"]
     if not solution:
         logger.info("The submission is not scored, because the source has no solution.")
-        return {"images": 0, "dice": None}
+        return {"run_id": run_id, "images": 0, "dice": None}
     predicted = dict(submission)
     if predicted.keys() != dict(solution).keys():
         raise UserError(
@@ -181,4 +222,4 @@ def score_submission(
         masks = (run_lengths.decode(text, height, width) for text in (predicted[image_id], runs))
         scores.append(mask_scores.dice(*masks))
     logger.info("Score of the submission: Dice %.4f (%d images)", np.mean(scores), len(scores))
-    return {"images": len(scores), "dice": float(np.mean(scores))}
+    return {"run_id": run_id, "images": len(scores), "dice": float(np.mean(scores))}

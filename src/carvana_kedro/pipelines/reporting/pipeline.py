@@ -11,20 +11,20 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         [
             Node(
                 plot_learning_curves,
-                inputs="training_history",
+                inputs=["training_history", "trained_model"],
                 outputs="learning_curves",
                 name="plot_learning_curves",
             ),
             Node(
                 tabulate_scores,
-                inputs="validation_scores",
+                inputs=["validation_scores", "trained_model"],
                 outputs="score_table",
                 name="tabulate_scores",
             ),
             Node(
                 draw_gallery,
                 inputs=[
-                    "model",
+                    "trained_model",
                     "validation_scores",
                     "training_images",
                     "params:model_training",
@@ -35,13 +35,13 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 preview_submission,
-                inputs=["submission", "predictions", "test_images", "params:reporting"],
+                inputs=["submission", "predictions", "model", "test_images", "params:reporting"],
                 outputs="submission_preview",
                 name="preview_submission",
             ),
             Node(
                 score_submission,
-                inputs=["submission", "solution", "test_images"],
+                inputs=["submission", "predictions", "model", "solution", "test_images"],
                 outputs="submission_score",
                 name="score_submission",
             ),

@@ -2,6 +2,8 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from carvana_kedro.provenance import check_predictions
+
 from .nodes import check_submission, upload_submission
 
 
@@ -10,14 +12,20 @@ def create_pipeline(**kwargs: object) -> Pipeline:
     return Pipeline(
         [
             Node(
+                check_predictions,
+                inputs=["predictions", "submission", "chosen_model"],
+                outputs="checked_submission",
+                name="check_predictions",
+            ),
+            Node(
                 check_submission,
-                inputs=["submission", "sample_submission", "test_image_index"],
+                inputs=["checked_submission", "sample_submission", "test_image_index"],
                 outputs="submission_check",
                 name="check_submission",
             ),
             Node(
                 upload_submission,
-                inputs=["submission", "submission_check", "competition", "params:submission"],
+                inputs=["checked_submission", "submission_check", "competition", "params:submission"],
                 outputs="submission_receipt",
                 name="upload_submission",
             ),
