@@ -3,7 +3,7 @@
 import copy
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,6 +23,7 @@ from carvana_kedro.commands.params import parse_params
 from carvana_kedro.commands.selection import SELECTORS, check_runner, resolve_selection
 from carvana_kedro.errors import UserError, shown_lines
 from carvana_kedro.pipeline_registry import NAMES, register_pipelines
+from carvana_kedro.stores.faults import explain
 
 
 @click.group(context_settings=CONTEXT_SETTINGS, name=__file__)
@@ -46,7 +47,15 @@ def _run(**options: Any) -> Any:
             for cause in causes:
                 if isinstance(cause, kind):
                     raise click.ClickException(shown_lines(str(cause))) from error
+        if fault := _fault(causes):
+            raise click.ClickException(shown_lines(fault)) from error
         raise
+
+
+def _fault(causes: Iterable[BaseException]) -> str | None:
+    """Return the fault of the machine among the causes, such as a full disk, in one line."""
+    faults = (explain(cause) for cause in causes if isinstance(cause, OSError))
+    return next(filter(None, faults), None)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

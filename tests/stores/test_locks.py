@@ -163,10 +163,15 @@ def test_a_file_system_without_locks_is_an_error(
     assert f"The file system of {tmp_path} " in str(raised.value)
 
 
-def test_other_errors_of_the_disk_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_error_of_the_disk_names_the_lock_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(descriptor: int, operation: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(fcntl, "flock", broken)
-    with pytest.raises(OSError, match="Input/output error"), locked(tmp_path / "run"):
+    with (
+        pytest.raises(UserError, match=r"\.run\.lock cannot be written: Input/output error"),
+        locked(tmp_path / "run"),
+    ):
         pass

@@ -1,6 +1,7 @@
 """Kedro datasets: thin adapters between the catalog and the stores."""
 
 from .competition import ArchivesDataset, SampleDataset
+from .figure import FigureDataset
 from .handles import (
     CheckpointsDataset,
     FolderDataset,
@@ -21,6 +22,7 @@ from .text import TextDataset
 __all__ = [
     "ArchivesDataset",
     "CheckpointsDataset",
+    "FigureDataset",
     "FolderDataset",
     "ImageDataset",
     "ImageFolderDataset",

@@ -10,6 +10,7 @@ from kedro_datasets._typing import ImagePreview
 from PIL import Image
 
 from carvana_kedro.stores.atomic import atomic_path
+from carvana_kedro.stores.faults import reading
 
 
 class ImageDataset(AbstractDataset[np.ndarray, np.ndarray]):
@@ -26,7 +27,7 @@ class ImageDataset(AbstractDataset[np.ndarray, np.ndarray]):
 
     def load(self) -> np.ndarray:
         """Return the image."""
-        with Image.open(self._filepath) as opened:
+        with reading(self._filepath), Image.open(self._filepath) as opened:
             return np.asarray(opened.convert("RGB"))
 
     def save(self, data: np.ndarray) -> None:
@@ -36,7 +37,8 @@ class ImageDataset(AbstractDataset[np.ndarray, np.ndarray]):
 
     def preview(self) -> ImagePreview:
         """Return the file in base64."""
-        return ImagePreview(base64.b64encode(self._filepath.read_bytes()).decode())
+        with reading(self._filepath):
+            return ImagePreview(base64.b64encode(self._filepath.read_bytes()).decode())
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}

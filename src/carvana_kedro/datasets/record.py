@@ -7,13 +7,47 @@ from typing import Any
 from kedro_datasets.json import JSONDataset
 
 from carvana_kedro.stores.atomic import atomic_path
+from carvana_kedro.stores.faults import damaged, reading
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "number": (int, float),
+}
 
 
 class RecordDataset(JSONDataset):
-    """Kedro's json dataset with atomic writes."""
+    """Kedro's json dataset with atomic writes and checked content.
+
+    Args:
+        fields: fields that the file must have, and their types: `object`, `array`, `string` or `number`.
+        options: of Kedro's dataset.
+    """
+
+    def __init__(self, *, fields: dict[str, str] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._fields = fields
+
+    def load(self) -> Any:
+        """Return the values.
+
+        Raises:
+            UserError: the file is missing, cannot be read or is damaged.
+        """
+        path = Path(self._filepath)
+        with reading(path):
+            content = json.loads(path.read_text("utf-8"))
+        if self._fields is not None:
+            if not isinstance(content, dict):
+                raise damaged(path, f"it holds a {type(content).__name__} instead of named values")
+            for name, kind in self._fields.items():
+                if not isinstance(content.get(name), _TYPES[kind]):
+                    raise damaged(path, f"it should hold {name}, of type {kind}")
+        return content
 
     def save(self, data: Any) -> None:
         """Write the values."""
         with atomic_path(Path(self._filepath)) as part:
-            part.write_text(json.dumps(data, indent=2) + "\n")
+            part.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
         self._invalidate_cache()

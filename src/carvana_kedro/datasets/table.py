@@ -1,15 +1,17 @@
 """Tables in csv files."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from kedro_datasets.pandas import CSVDataset
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path
+from carvana_kedro.stores.faults import damaged, reading
 
 
 class TableDataset(CSVDataset):
@@ -17,6 +19,10 @@ class TableDataset(CSVDataset):
 
     Without the dtypes, a car id such as `120e45678901` would be read as a number. Text that a spreadsheet would take
     for a formula is stored with an apostrophe in front.
+
+    Args:
+        columns: columns that the file must have, and their types: `string` or `number`.
+        options: of Kedro's dataset.
     """
 
     DEFAULT_LOAD_ARGS = {  # noqa: RUF012 - Kedro defines this attribute
@@ -26,13 +32,17 @@ class TableDataset(CSVDataset):
     }
     DEFAULT_SAVE_ARGS = {"index": False}  # noqa: RUF012
 
-    _written: tuple[int, ...] | None = None
+    def __init__(self, *, columns: dict[str, str] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._columns = columns
+        self._written: tuple[int, ...] | None = None
 
     def load(self) -> pd.DataFrame:
         """Return the table.
 
         Raises:
-            UserError: this object has written the file, and another run has replaced it since.
+            UserError: the file is missing, cannot be read or is damaged, or another run has replaced it since this
+                object wrote it.
         """
         path = Path(self._filepath)
         if self._written is not None and path.exists() and _state(path) != self._written:
@@ -40,7 +50,27 @@ class TableDataset(CSVDataset):
                 f"{path} was written by this run, and another run has replaced it since. Runs of the same source share "
                 "this file: run one after the other, or give each its own --params data_root=PATH"
             )
-        return _change_text(super().load(), _unquoted)
+        with reading(path):
+            table = cast(pd.DataFrame, pd.read_csv(path, **self._load_args))
+        if self._columns is not None:
+            self._check(table, self._columns, path)
+        return _change_text(table, _unquoted)
+
+    @staticmethod
+    def _check(table: pd.DataFrame, columns: dict[str, str], path: Path) -> None:
+        if missing := [name for name in columns if name not in table]:
+            raise damaged(path, f"it has no column {missing[0]}")
+        if table.empty:
+            raise damaged(path, "it has no rows")
+        for name, kind in columns.items():
+            if kind == "number" and not pd.api.types.is_numeric_dtype(table[name]):
+                raise damaged(path, f"column {name} holds other values than numbers")
+            if kind == "string" and table[name].isna().any():
+                raise damaged(path, f"column {name} has empty cells")
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                raise damaged(path, "its last line is cut short")
 
     def save(self, data: pd.DataFrame) -> None:
         """Write the table."""

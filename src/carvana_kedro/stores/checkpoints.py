@@ -14,6 +14,7 @@ import torch
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
+from carvana_kedro.stores.faults import damaged, explain, reading
 from carvana_kedro.stores.locks import locked
 
 logger = logging.getLogger(__name__)
@@ -47,10 +48,9 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
                 raise
             file.seek(-2, os.SEEK_END)  # the archive ends with the length of its comment
             file.write(_SEAL_SIZE.to_bytes(2, "little") + _SEAL + hashing.digest.hexdigest().encode())
-    except OSError as error:
+    except UserError as error:
         raise UserError(
-            f"The checkpoint {path} cannot be written: {error.strerror or error}. Earlier checkpoints are intact. "
-            "Free some disk space and run the same command again to resume from them."
+            f"{error} Earlier checkpoints are intact: run the same command again to resume from them."
         ) from error
 
 
@@ -68,7 +68,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"The checkpoint {path} does not exist.") from error
     except OSError as error:
-        raise UserError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
+        raise UserError(f"The checkpoint {path} cannot be read: {explain(error) or error}") from error
     except (UserError, MemoryError):
         raise
     except Exception as error:  # torch.load raises almost any exception for a malformed file
@@ -150,19 +150,32 @@ class RunCheckpoints:
     def locked(self) -> Iterator[None]:
         """Lock the run while the block runs. Wait while another process holds the lock."""
         with locked(self.folder):
-            remove_partial_files(self.folder)
+            for run in self.folder.parent.glob(
+                "*/"
+            ):  # those of other runs too: they may never be written again
+                remove_partial_files(run)
             yield
 
     @property
     def facts(self) -> dict[str, Any] | None:
-        """The facts that `begin` wrote, or None."""
+        """The facts that `begin` wrote. None, with a warning if the file exists, if they cannot be read."""
         path = self.folder / self.FACTS
-        return json.loads(path.read_text()) if path.is_file() else None
+        if not path.exists():
+            return None
+        try:
+            with reading(path, "It is written again when this run is trained."):
+                facts = json.loads(path.read_text("utf-8"))
+            if not isinstance(facts, dict):
+                raise damaged(path, f"it holds a {type(facts).__name__}, not facts")
+        except UserError as error:
+            logger.warning("%s", error)
+            return None
+        return facts
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Write the facts that identify the run: plain values."""
         with atomic_path(self.folder / self.FACTS) as part:
-            part.write_text(json.dumps(facts, indent=2) + "\n")
+            part.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
 
     def save(self, series: str, step: int, content: Mapping[str, Any]) -> None:
         """Write `<series>-<step>.pt`, and remove old checkpoints of the series."""

@@ -1,7 +1,9 @@
 """Locks between processes."""
 
 import errno
+import hashlib
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +11,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.faults import writing
 
 logger = logging.getLogger(__name__)
 
 # What flock() returns on file systems without locks, network file systems above all.
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
+
+# In bytes. File systems allow 255, encrypted ones about 140.
+_LONGEST_NAME = 120
 
 
 @contextmanager
@@ -27,12 +33,14 @@ def locked(path: Path) -> Iterator[None]:
         path: file or folder that the lock protects. It need not exist. The lock file is `.<name>.lock` beside it.
 
     Raises:
-        UserError: the file system does not support locks.
+        UserError: the file system does not support locks, or the lock file cannot be created.
         RuntimeError: this thread holds the lock already.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    file = _lock_file(path)
+    with writing(file):
+        path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(
-        path.with_name(f".{path.name}.lock"),
+        file,
         thread_local=False,  # a generator may leave the block in another thread
         preserve_lock_file=True,  # if the file were removed, two processes could hold two locks of one name
         fallback_to_soft=False,  # a soft lock stays behind when its process is killed
@@ -40,16 +48,24 @@ def locked(path: Path) -> Iterator[None]:
     try:
         _acquire(lock, path)
     except OSError as error:
-        if error.errno not in _UNSUPPORTED:
+        if error.errno in _UNSUPPORTED:
+            raise UserError(
+                f"The file system of {path.parent} does not support file locks ({error.strerror}). "
+                "Keep the data on another disk: --params data_root=PATH"
+            ) from error
+        with writing(file):
             raise
-        raise UserError(
-            f"The file system of {path.parent} does not support file locks ({error.strerror}). "
-            "Keep the data on another disk: --params data_root=PATH"
-        ) from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _lock_file(path: Path) -> Path:
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(f".{name}.lock")
 
 
 def _acquire(lock: FileLock, path: Path) -> None:

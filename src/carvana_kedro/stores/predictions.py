@@ -18,6 +18,7 @@ import numpy as np
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
+from carvana_kedro.stores.faults import explain, reading
 from carvana_kedro.stores.locks import locked
 from carvana_kedro.stores.tables import COLUMNS, Row, read_masks
 
@@ -123,7 +124,9 @@ class PredictionShards:
         for path in sorted((self.folder / key).glob("*-*.csv")):
             number, _, digest = path.stem.partition("-")
             shard = _read_shard(path)
-            if shard is None or _digest(path.read_bytes()) != digest:
+            with reading(path):
+                content = path.read_bytes()
+            if shard is None or _digest(content) != digest:
                 logger.warning("%s is damaged. Its images are predicted again.", path)
             elif shard.problems:
                 logger.info("%s has images that could not be read. It is predicted again.", path)
@@ -171,10 +174,10 @@ class ShardRows:
             UserError: a shard is missing or damaged.
         """
         for path in self.paths:
-            try:
+            if not path.exists():
+                raise UserError(f"{path} is missing. {CREATE_AGAIN}")
+            with reading(path):
                 content = path.read_bytes()
-            except FileNotFoundError as error:
-                raise UserError(f"{path} is missing. {CREATE_AGAIN}") from error
             if not path.stem.endswith(f"-{_digest(content)}"):
                 raise UserError(f"{path} is damaged. {CREATE_AGAIN}")
             yield content[len(_HEADER) :]
@@ -303,14 +306,16 @@ class SubmissionFile:
         try:
             with gzip.open(self.path, "rt", newline="") as file:
                 yield from read_masks(file, self.path)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise UserError(f"{self.path} is damaged or not gzip ({error}). {CREATE_AGAIN}") from error
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {explain(error) or error}") from error
         except UserError as error:
             raise UserError(f"{error} {CREATE_AGAIN}") from error
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file, 64 hex digits."""
-        with self.path.open("rb") as file:
+        with reading(self.path), self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def rows_sha256(self) -> str:
@@ -327,7 +332,8 @@ class SubmissionFile:
 
     def size(self) -> int:
         """Return the size of the file in bytes."""
-        return self.path.stat().st_size
+        with reading(self.path):
+            return self.path.stat().st_size
 
 
 def _write_rows(file: io.TextIOBase, rows: Iterable[Row]) -> int:

@@ -11,11 +11,11 @@ from PIL import Image
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from torch.utils.tensorboard import SummaryWriter
 
 from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.samples import Samples
 from carvana_kedro.segmentation.monitoring.tensorboard import (
+    EventWriter,
     TensorBoardCurves,
     TensorBoardGraph,
     TensorBoardHparams,
@@ -40,7 +40,7 @@ def _steps(scalars: list[Any]) -> list[int]:
 
 def test_scalars_equal_the_history(setup: Setup, tmp_path: Path) -> None:
     run, *batches = setup(epochs=2)
-    with SummaryWriter(tmp_path) as writer:
+    with EventWriter(tmp_path) as writer:
         history = train(run, *batches, [TensorBoardScalars(writer)])
     events = _events(tmp_path)
     # The peak of this run is 0 (unknown), so share_of_peak is NaN and not written.
@@ -56,7 +56,7 @@ def test_scalars_equal_the_history(setup: Setup, tmp_path: Path) -> None:
 
 def test_nan_values_are_not_written(setup: Setup, tmp_path: Path) -> None:
     run, *_ = setup()
-    with SummaryWriter(tmp_path) as writer:
+    with EventWriter(tmp_path) as writer:
         for epoch, loss in enumerate((1.0, math.nan, 3.0), start=1):
             run.history.append({"epoch": epoch, "val_loss": loss})
             TensorBoardScalars(writer).on_epoch_end(run)
@@ -64,18 +64,18 @@ def test_nan_values_are_not_written(setup: Setup, tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_replaces_the_events_after_its_checkpoint(setup: Setup, tmp_path: Path) -> None:
-    def callbacks(writer: SummaryWriter) -> list[Any]:
+    def callbacks(writer: EventWriter) -> list[Any]:
         kinds = (TensorBoardGraph, TensorBoardScalars, TensorBoardCurves, TensorBoardHparams)
         return [TensorBoardImages(writer, 1), *(kind(writer) for kind in kinds)]
 
     run, *batches = setup(epochs=2)
-    with SummaryWriter(tmp_path, purge_step=run.epoch) as writer:
+    with EventWriter(tmp_path, purge_step=run.epoch) as writer:
         train(run, *batches, callbacks(writer))
     state = run.state()
     first, _ = run.history
     run, *batches = setup(epochs=3, learning_rate=0.001)
     run.restore({**state, "history": [first], "steps": 3})
-    with SummaryWriter(tmp_path, purge_step=run.epoch) as writer:
+    with EventWriter(tmp_path, purge_step=run.epoch) as writer:
         train(run, *batches, callbacks(writer))
     events = _events(tmp_path)
     losses = events.Scalars("data/val_loss")
@@ -98,7 +98,7 @@ def test_images_show_the_input_the_agreement_and_both_masks(
     run, train_batches, _ = setup(epochs=2)
     samples = Samples(training_images, training_images.ids()[12:], run.geometry)
     validation_batches = Batches(samples, 3 if shown == 1 else 4)
-    with SummaryWriter(tmp_path) as writer:
+    with EventWriter(tmp_path) as writer:
         train(run, train_batches, validation_batches, [TensorBoardImages(writer, count=2)])
     events = _events(tmp_path)
     assert events.Tags()["images"] == [f"validation/image_{n}" for n in range(1, shown + 1)]
@@ -111,7 +111,7 @@ def test_images_show_the_input_the_agreement_and_both_masks(
 
 def test_curves_cover_all_validation_images(setup: Setup, tmp_path: Path) -> None:
     run, *batches = setup(epochs=1)
-    with SummaryWriter(tmp_path) as writer:
+    with EventWriter(tmp_path) as writer:
         TensorBoardCurves(writer).on_epoch_end(run)  # writes nothing before the first validation
         train(run, *batches, [TensorBoardCurves(writer)])
     events = _events(tmp_path)
@@ -132,7 +132,7 @@ def test_the_graph_shows_the_network_and_leaves_it_unchanged(setup: Setup, tmp_p
     run.network.train()
     before = {name: value.clone() for name, value in run.network.state_dict().items()}
     random = torch.get_rng_state()
-    with SummaryWriter(tmp_path) as writer:
+    with EventWriter(tmp_path) as writer:
         TensorBoardGraph(writer).on_run_begin(run)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(module.training for module in run.network.modules())
@@ -145,7 +145,7 @@ def test_the_graph_shows_the_network_and_leaves_it_unchanged(setup: Setup, tmp_p
 def test_a_compiled_network_has_a_graph(setup: Setup, tmp_path: Path) -> None:
     run, *_ = setup()
     run.network.compile(backend="eager")
-    with SummaryWriter(tmp_path) as writer:
+    with EventWriter(tmp_path) as writer:
         TensorBoardGraph(writer).on_run_begin(run)
     assert _events(tmp_path).Graph().node
     assert run.network._compiled_call_impl is not None
@@ -161,7 +161,7 @@ def test_a_network_that_cannot_be_traced_causes_only_a_warning(
             return object()
 
     run.network = Untraceable()
-    with SummaryWriter(tmp_path) as writer:
+    with EventWriter(tmp_path) as writer:
         TensorBoardGraph(writer).on_run_begin(run)
     assert "no graph because the network cannot be traced: " in caplog.text
     assert "No graph saved" not in capsys.readouterr().out  # torch prints this
@@ -176,7 +176,7 @@ def test_hparams_show_the_parameters_and_the_best_epoch(setup: Setup, tmp_path: 
             "callbacks": ["a.B"], "nothing": None,
         }
     }  # fmt: skip
-    with SummaryWriter(tmp_path) as writer:
+    with EventWriter(tmp_path) as writer:
         train(run, *batches, [TensorBoardHparams(writer)])
     assert len(list(tmp_path.iterdir())) == 1  # one file, one writer, one run
     events = _events(tmp_path)

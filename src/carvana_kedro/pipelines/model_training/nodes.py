@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 from pydantic import ValidationError
-from torch.utils.tensorboard import SummaryWriter
 
 from carvana_kedro import provenance
 from carvana_kedro.errors import UserError
@@ -19,6 +18,7 @@ from carvana_kedro.provenance import check_run
 from carvana_kedro.scoring import score_images
 from carvana_kedro.segmentation.model import Member, TrainedModel
 from carvana_kedro.segmentation.monitoring.callbacks import build_callbacks
+from carvana_kedro.segmentation.monitoring.tensorboard import EventWriter
 from carvana_kedro.segmentation.training.build import Run, build_run, output_size
 from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingInterruptedError
 from carvana_kedro.segmentation.training.loop import train
@@ -159,7 +159,7 @@ def _train(run: Run, recipe: Recipe, checkpoints: RunCheckpoints, events_folder:
     training = run.training
     # Events that an earlier attempt has written of this epoch and later ones are purged.
     with (
-        SummaryWriter(events_folder, purge_step=training.epoch) as events,
+        EventWriter(events_folder, purge_step=training.epoch) as events,
         Interrupts() as training.interrupted,
     ):
         train(*run, build_callbacks(recipe, checkpoints, events))

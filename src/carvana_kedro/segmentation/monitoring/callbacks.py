@@ -1,10 +1,9 @@
 """The callbacks of a run: this package's and the user's own."""
 
-from torch.utils.tensorboard import SummaryWriter
-
 from carvana_kedro.segmentation.monitoring.checkpoint_saver import Checkpoints, CheckpointSaver
 from carvana_kedro.segmentation.monitoring.progress import ProgressBar
 from carvana_kedro.segmentation.monitoring.tensorboard import (
+    EventWriter,
     TensorBoardCurves,
     TensorBoardGraph,
     TensorBoardHparams,
@@ -15,7 +14,7 @@ from carvana_kedro.segmentation.training.callbacks import Callback, load_callbac
 from carvana_kedro.segmentation.training.recipe import Recipe
 
 
-def build_callbacks(recipe: Recipe, checkpoints: Checkpoints, events: SummaryWriter) -> list[Callback]:
+def build_callbacks(recipe: Recipe, checkpoints: Checkpoints, events: EventWriter) -> list[Callback]:
     """Build this package's callbacks and the user's own.
 
     Raises:

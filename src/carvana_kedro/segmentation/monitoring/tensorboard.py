@@ -5,8 +5,11 @@ import copy
 import logging
 import math
 import sys
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from carvana_kedro.segmentation.monitoring.visualization import comparison, thre
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.recipe import flatten
 from carvana_kedro.segmentation.training.state import Training
+from carvana_kedro.stores.faults import explain
 
 try:
     import resource
@@ -27,6 +31,66 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 
 
+class EventWriter:
+    """TensorBoard's `SummaryWriter`, but a full disk or another fault of the machine does not stop the training.
+
+    The first fault is logged as a warning, and nothing more is written.
+
+    Args:
+        folder: Folder of the event files.
+        purge_step: Events of this step and later ones that earlier writers left are hidden.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+        """Create the file."""
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
+        try:
+            self._writer = SummaryWriter(folder, purge_step=purge_step)
+        except OSError as error:
+            self._give_up(error)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """Return a method of `SummaryWriter` that does nothing after a fault."""
+        return lambda *arguments, **options: self._call(
+            lambda writer: getattr(writer, name)(*arguments, **options)
+        )
+
+    def add_summary(self, summary: object) -> None:
+        """Write a summary."""
+        self._call(lambda writer: writer._get_file_writer().add_summary(summary))
+
+    def __enter__(self) -> Self:
+        """Keep Python from printing the traceback of TensorBoard's thread, whose error the next call raises."""
+        self._excepthook, threading.excepthook = threading.excepthook, self._ignore_faults
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file."""
+        self._call(lambda writer: writer.close())
+        threading.excepthook = self._excepthook
+
+    def _call(self, action: Callable[[SummaryWriter], object]) -> None:
+        if self._writer is not None:
+            try:
+                action(self._writer)
+            except OSError as error:
+                self._writer = None
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        logger.warning(
+            "TensorBoard shows no more of this run: its files in %s cannot be written. %s Training goes on.",
+            self._folder,
+            explain(error) or error,
+        )
+
+    def _ignore_faults(self, event: threading.ExceptHookArgs) -> None:
+        in_tensorboard = type(event.thread).__module__.startswith("tensorboard.")
+        if not (in_tensorboard and isinstance(event.exc_value, OSError)):
+            self._excepthook(event)
+
+
 class _TensorBoardCallback(Callback):
     """Base class: holds the writer and writes scalars.
 
@@ -34,7 +98,7 @@ class _TensorBoardCallback(Callback):
         events: Writer of the run.
     """
 
-    def __init__(self, events: SummaryWriter) -> None:
+    def __init__(self, events: EventWriter) -> None:
         """Store the writer."""
         self._events = events
 
@@ -63,7 +127,7 @@ class TensorBoardImages(_TensorBoardCallback):
         count: Maximum number of images per epoch.
     """
 
-    def __init__(self, events: SummaryWriter, count: int) -> None:
+    def __init__(self, events: EventWriter, count: int) -> None:
         """Store the arguments."""
         super().__init__(events)
         self._count = count
@@ -167,7 +231,7 @@ class TensorBoardHparams(_TensorBoardCallback):
         }
         _, start, end = hparams(plain, {})
         for summary in (start, end):
-            self._events._get_file_writer().add_summary(summary)
+            self._events.add_summary(summary)
         self._events.flush()
 
 

@@ -186,8 +186,5 @@ def _load(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def _write(path: Path, content: bytes | memoryview) -> None:
-    try:
-        with atomic_path(path) as part:
-            part.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
+    with atomic_path(path) as part:
+        part.write_bytes(content)
