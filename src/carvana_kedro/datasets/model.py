@@ -45,7 +45,7 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
         Raises:
             UserError: There is no model yet, or a file is damaged or not a carvana-kedro model.
         """
-        if self._checkpoint is None and not self._filepath.is_file():
+        if self._checkpoint is None and not self._filepath.exists():
             if self._optional:
                 return None
             raise UserError(
