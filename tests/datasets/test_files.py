@@ -41,6 +41,7 @@ def test_ids_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
             "view": [1, 2],
             "mask_area": [0.25, float("nan")],
             "problems": ["", "the mask is missing"],
+            "digest": ["00000000000000000000000000000001", ""],
             "source": ["0000000000000001", "0000000000000001"],
         }
     )
