@@ -317,6 +317,40 @@ def test_masks_of_other_content_and_equal_size_need_another_index_and_another_ru
     assert again.run_id == first.run_id
 
 
+def test_two_sides_of_different_splits_are_refused(
+    indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="of two splits: both have the car"):
+        _train((indices[0], pd.concat([indices[0][-1:], indices[1]])), training_images, tmp_path)
+    older = indices[1].assign(source="older")
+    with pytest.raises(UserError, match="made from other files"):
+        _train((indices[0], older), training_images, tmp_path)
+
+
+def test_a_file_that_changes_during_the_run_is_told_and_never_cached(
+    broken: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ImageStore(broken / "train", broken / "train_masks")
+    first, second, *_ = store.ids()
+    content = [store.mask_path(image_id).read_bytes() for image_id in (first, second)]
+    index = index_images(store)
+    read_mask = ImageStore.read_mask
+
+    def disturbed(self: ImageStore, image_id: str) -> np.ndarray:
+        store.mask_path(first).write_bytes(content[1])
+        return read_mask(self, image_id)
+
+    recipe = RECIPE.model_copy(update={"cache": "memmap", "epochs": 1})
+    with monkeypatch.context() as disk:
+        disk.setattr(ImageStore, "read_mask", disturbed)
+        with pytest.raises(UserError, match="changed while they were decoded"):
+            _train((index[:12], index[12:]), store, tmp_path, recipe)
+        assert not list((tmp_path / "pixels").glob("*.npy"))
+        store.mask_path(first).write_bytes(content[0])
+        _train((index[:12], index[12:]), store, tmp_path, recipe.model_copy(update={"cache": "none"}))
+    assert "it may have seen both contents" in caplog.text
+
+
 def test_a_lost_best_model_is_replaced_by_the_last_one_with_a_warning(
     indices: tuple[pd.DataFrame, pd.DataFrame],
     training_images: ImageStore,

@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from carvana_kedro import provenance
@@ -16,6 +18,7 @@ from carvana_kedro.image_index import check_source
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.provenance import check_run
 from carvana_kedro.scoring import score_images
+from carvana_kedro.segmentation.data.samples import Fill
 from carvana_kedro.segmentation.model import Member, TrainedModel
 from carvana_kedro.segmentation.monitoring.callbacks import build_callbacks
 from carvana_kedro.segmentation.monitoring.tensorboard import EventWriter
@@ -26,7 +29,7 @@ from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Record, divergence
 from carvana_kedro.stores.checkpoints import CheckpointStore, RunCheckpoints
 from carvana_kedro.stores.images.source import ImageSource
-from carvana_kedro.stores.pixel_cache import PixelCache
+from carvana_kedro.stores.pixel_cache import MappedRows, PixelCache
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +61,10 @@ def train_model(
         The model of the best epoch, or those of all folds; and the history, one row per epoch.
 
     Raises:
-        UserError: The indices belong to another source; the recipe does not fit the network or the machine; training
-            was interrupted, or had to stop.
+        UserError: The indices belong to another source or to two splits; the recipe does not fit the network or the
+            machine; training was interrupted, or had to stop.
     """
-    check_source(train_index, training_images, "data_ingestion")
+    _check_sides((train_index, validation_index), training_images)
     models, histories = [], []
     splits = split_folds(train_index, validation_index, parameters.folds, parameters.seed)
     for number, sides in enumerate(splits, start=1):
@@ -113,11 +116,44 @@ def _train_run(
                     "parameters": parameters.model_dump(mode="json"),
                     "versions": provenance.versions(),
                 },
-                keep_in_file=partial(pixel_cache.rows, f"{source}-{provenance.decoding_digest()}"),
+                keep_in_file=partial(_keep_in_file, pixel_cache, training_images, source),
             )
             _restore(run, state, run_checkpoints)
             state = _train(run, recipe, run_checkpoints, tensorboard / run_id)
+            if training_images.fingerprint() != source:
+                logger.warning(
+                    "Files in %s changed while run %s was trained: it may have seen both contents. To train again, "
+                    "remove %s.", training_images.images, run_id, run_checkpoints.folder,
+                )  # fmt: skip
         return _best_model(state, run_checkpoints), state["history"]
+
+
+def _check_sides(indices: Sides, images: ImageSource) -> None:
+    """Check that both indices are of these images and of one split: a run may have been killed between the two."""
+    for index in indices:
+        check_source(index, images, "data_ingestion")
+    if shared := {*indices[0]["car"]} & {*indices[1]["car"]}:
+        raise UserError(
+            f"train_index and validation_index are of two splits: both have the car {min(shared)}. Create them again "
+            "with the same options: kedro run --pipelines data_ingestion"
+        )
+
+
+def _keep_in_file(
+    pixel_cache: PixelCache, images: ImageSource, source: str, key: str, shape: tuple[int, int], fill: Fill
+) -> MappedRows:
+    """Keep decoded images of a source (a `Keep`).
+
+    Raises:
+        UserError: A file changed while the images were decoded. Nothing is kept.
+    """
+
+    def fill_unchanged(rows: NDArray[np.uint8]) -> None:
+        fill(rows)
+        if images.fingerprint() != source:
+            raise UserError(f"Files in {images.images} changed while they were decoded. Run again.")
+
+    return pixel_cache.rows(f"{source}-{provenance.decoding_digest()}", key, shape, fill_unchanged)
 
 
 def _sides_of(indices: Sides) -> dict[str, list[str]]:
