@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.image_index import check_source, index_images, usable_images
+from carvana_kedro.image_index import check_masks, check_source, index_images, usable_images
 from carvana_kedro.stores.archives import read_table
 from carvana_kedro.stores.images.competition import ImageStore
 
@@ -56,6 +56,31 @@ def test_problems_stop_or_are_skipped(broken: Path) -> None:
         UserError, match=r"None of the 16 images can be used\. The first one: the mask is missing"
     ):
         usable_images(index_images(store), "skip", "")
+
+
+def test_empty_and_full_masks_are_counted_once(broken: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = ImageStore(broken / "train", broken / "train_masks")
+    index_images(store)
+    assert caplog.messages == []
+    first, second, third, *_ = store.ids()
+    for image_id, level in ((first, 0), (second, 255), (third, 255)):
+        Image.new("L", (240, 160), level).save(store.mask_path(image_id))
+    index = index_images(store)
+    assert caplog.messages == ["Of 16 masks, 1 are empty, and 2 cover the whole image"]
+    assert usable_images(index, "stop", "").equals(index)
+    check_masks(index)
+
+
+@pytest.mark.parametrize(("level", "what"), [(0, "empty"), (255, "full")])
+def test_masks_that_are_all_alike_stop_the_training(broken: Path, level: int, what: str) -> None:
+    store = ImageStore(broken / "train", broken / "train_masks")
+    for image_id in store.ids():
+        Image.new("L", (240, 160), level).save(store.mask_path(image_id))
+    index = index_images(store)
+    with pytest.raises(
+        UserError, match=rf"The masks of all 16 images to train on are {what}: nothing can be"
+    ):
+        check_masks(index)
 
 
 def test_a_source_without_images_is_an_error(tmp_path: Path) -> None:

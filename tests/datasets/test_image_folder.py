@@ -53,6 +53,25 @@ def test_the_test_images_can_be_in_another_folder(tmp_path: Path) -> None:
     assert ImageFolderDataset("test", test=str(test)).load().masks is None
 
 
+def test_parameters_say_which_values_of_masks_are_the_object(tmp_path: Path) -> None:
+    images, masks = _images(tmp_path / "i", ["a.png"]), tmp_path / "m"
+    masks.mkdir()
+    labels = np.zeros((40, 60), np.uint8)
+    labels[:10], labels[10:20], labels[20:25] = 7, 8, 9
+    Image.fromarray(labels).save(masks / "a.png")
+    folders = {"images": str(images), "masks": str(masks)}
+    for values, area in ((7, 0.25), ("7 9", 0.375), ([7, "8-9"], 0.625)):
+        store = ImageFolderDataset("training", **folders, mask_values=values).load()
+        assert store.read_mask("a").mean() == area
+        assert [record.mask_area for record in store.examine()] == [area]
+    with pytest.raises(DatasetError, match=r"folder\.mask_values = 'car' is neither a value"):
+        ImageFolderDataset("training", **folders, mask_values="car").load()
+    Image.fromarray(labels // 7 * 155 + 100).save(masks / "a.png")
+    assert (
+        ImageFolderDataset("training", **folders, mask_background=100).load().read_mask("a").mean() == 0.625
+    )
+
+
 @pytest.mark.parametrize("side", ["solution", "sample_submission"])
 def test_sample_submission_and_solution_are_empty(side: str) -> None:
     assert ImageFolderDataset(side).load() == []  # type: ignore[arg-type]

@@ -72,3 +72,32 @@ def test_problems_stop_the_split_or_are_skipped() -> None:
 def test_one_car_cannot_be_split() -> None:
     with pytest.raises(UserError, match="at least 2 cars"):
         split_cars(_index(1), DataIngestion())
+
+
+@pytest.mark.parametrize(("area", "what"), [(0.0, "empty"), (1.0, "full")])
+def test_masks_to_train_on_that_are_all_empty_or_full_stop_the_run(area: float, what: str) -> None:
+    index = _index(5)
+    index["mask_area"] = area
+    with pytest.raises(
+        UserError, match=rf"of all 16 images to train on are {what}: .*folder\.mask_background"
+    ):
+        split_cars(index, DataIngestion())
+    # Images with problems do not count.
+    index.loc[3, ["mask_area", "problems"]] = 0.5, "a duplicate"
+    with pytest.raises(UserError, match=f"to train on are {what}"):
+        split_cars(index, DataIngestion(on_problem="skip"))
+
+
+def test_empty_masks_of_all_validation_images_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    index = _index(2)
+    index.loc[:3, "mask_area"] = 0.0  # of the first car, whose masks are the smallest anyway
+    warned = {}
+    for seed in range(8):
+        caplog.clear()
+        try:
+            _, validation = split_cars(index, DataIngestion(seed=seed))
+        except UserError:  # the first car is the one to train on
+            warned["train"] = True
+            continue
+        warned["validate"] = "the scores say nothing" in caplog.text
+    assert warned == {"train": True, "validate": True}

@@ -67,6 +67,10 @@ def split_cars(
     used = index[index["car"].isin(cars.index)]
     validation = used["car"].isin(chosen)
     check_masks(used[~validation])
+    if (used["mask_area"][validation] == 0).all():
+        logger.warning(
+            "All masks of the validation images are empty: the scores say nothing. Try another data_ingestion.seed."
+        )
     logger.info(
         "%d cars to train on (%d images), %d to validate on (%d images)",
         len(cars) - count, (~validation).sum(), count, validation.sum(),
