@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from carvana_kedro.segmentation.prediction.cutouts import alpha_of, cut_out
 
@@ -54,3 +57,73 @@ def test_an_image_without_a_car_is_fully_transparent() -> None:
     empty = np.zeros((20, 30), np.float32)
     assert (cut_out(image, alpha_of(empty, empty > 0.5, 0.5)) == 0).all()
     assert (cut_out(image, empty, (1, 2, 3)) == (1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("steepness", [6.0, 12.0, 20.0, 1e3])
+@pytest.mark.parametrize("car", [(200, 30, 30), (20, 20, 25), (30, 90, 200)])
+def test_alpha_and_cutout_together_keep_no_color_of_the_studio(car: tuple, steepness: float) -> None:
+    """Opaque pixels, too, although the network's edge is steeper than the edge in the image."""
+    coverage = _disc()
+    studio = np.array([240.0, 240, 245])
+    image = (coverage[..., None] * car + (1 - coverage[..., None]) * studio).round().astype(np.uint8)
+    probabilities = 1 / (1 + np.exp(-steepness * (coverage - 0.5)))
+    alpha = alpha_of(probabilities, probabilities > 0.5, 0.5)
+    error = np.abs(cut_out(image, alpha)[..., :3] - np.array(car, float)).max(-1)
+    assert (error * alpha).max() <= 12  # levels that are seen
+    assert error[alpha >= 0.95].max() <= 2
+    assert np.abs(image - np.array(car, float)).max(-1)[alpha >= 0.95].max() > 20  # so much is in the image
+
+
+def test_the_texture_of_an_opaque_car_is_kept() -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(0, 90, (60, 80, 3), dtype=np.uint8)
+    alpha = np.zeros((60, 80), np.float32)
+    alpha[15:45, 20:60] = 1
+    image[alpha == 0] = (240, 120, 245)
+    cutout = cut_out(image, alpha)
+    assert (cutout[17:43, 22:58, :3] == image[17:43, 22:58]).all()
+    changed = (cutout[..., :3] != image).any(-1) & (alpha == 1)
+    assert changed.sum() < 0.05 * alpha.sum()
+
+
+FRACTIONS = arrays(np.float32, (9, 11), elements=st.floats(0, 1, width=32))
+
+
+@given(FRACTIONS, arrays(np.bool_, (9, 11)), st.floats(0.01, 0.99), st.booleans())
+def test_alpha_is_always_a_fraction_that_can_be_cut_out(
+    probabilities: np.ndarray, mask: np.ndarray, threshold: float, transparent: bool
+) -> None:
+    alpha = alpha_of(probabilities, mask, threshold)
+    assert alpha.dtype == np.float32 and (alpha >= 0).all() and (alpha <= 1).all()
+    image = np.full((9, 11, 3), (10, 200, 90), np.uint8)
+    cutout = cut_out(image, alpha, None if transparent else (10, 200, 90))
+    assert np.abs(cutout[alpha > 0][:, :3].astype(int) - (10, 200, 90)).max(initial=0) <= 1
+
+
+@pytest.mark.parametrize(
+    "probabilities",
+    [np.full((4, 6), 1.5), np.full((4, 6), -3.0), np.full((4, 6), np.nan), np.full((4, 6), 255, np.uint8),
+     np.zeros((4, 6, 1)), np.zeros((0, 6)), np.zeros((4, 6), np.float32) > 0],
+)  # fmt: skip
+def test_what_is_no_fraction_is_refused(probabilities: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"probabilities must be \(H, W\) floats in \[0, 1\]"):
+        alpha_of(probabilities, np.zeros((4, 6), bool), 0.5)
+    with pytest.raises(ValueError, match=r"alpha must be \(H, W\) floats in \[0, 1\]"):
+        cut_out(np.zeros((4, 6, 3), np.uint8), probabilities)
+
+
+def test_other_wrong_arguments_are_refused() -> None:
+    image, alpha, mask = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.float32), np.zeros((4, 6), bool)
+    for threshold in (0, 1, 50, float("nan")):
+        with pytest.raises(ValueError, match="threshold must be above 0"):
+            alpha_of(alpha, mask, threshold)
+    with pytest.raises(ValueError, match=r"Pass mask > 127"):
+        alpha_of(alpha, np.full((4, 6), 255, np.uint8), 0.5)  # type: ignore[arg-type]
+    for wrong in (lambda: alpha_of(alpha, mask.T, 0.5), lambda: cut_out(image, alpha.T)):
+        with pytest.raises(ValueError, match="sizes differ"):
+            wrong()
+    with pytest.raises(ValueError, match=r"An image must be .*\(255 \* image\)"):
+        cut_out(image / 255, alpha)  # type: ignore[arg-type]
+    for background in ((0, 0), (0, 0, 256), (-1, 0, 0)):
+        with pytest.raises(ValueError, match="background must be"):
+            cut_out(image, alpha, background)  # type: ignore[arg-type]

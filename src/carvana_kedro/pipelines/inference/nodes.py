@@ -354,4 +354,7 @@ def summarize_predictions(
     if kinds := _kinds(parameters.with_images(source.writes_images)):
         lines.append(f"{', '.join(kinds)} are in {predicted_images.folder}")
     logger.info("Predicted: %s", "\n  ".join(lines))
+    constant = {0.0: "empty", 1.0: "full"}.get(summary["covered"].mean() if len(summary) else -1.0)
+    if constant:
+        logger.warning("All %d masks are %s: the model may not be trained enough.", len(summary), constant)
     return summary[["image", "width", "height", "covered", "runs", "problems"]]

@@ -167,7 +167,7 @@ def _sides_of(indices: Sides) -> dict[str, list[str]]:
 
 def _check_finished(state: Mapping[str, Any], checkpoints: RunCheckpoints) -> None:
     """Refuse a run that an earlier version let end with weights or losses that are not finite."""
-    if reason := divergence(state):
+    if reason := divergence(state["network"], state["model"]["weights"], state["history"][-1]):
         raise UserError(
             f"The finished run {checkpoints.folder} diverged: {reason}. Train with a smaller "
             "model_training.optimizer.learning_rate, or remove this folder to repeat the run."

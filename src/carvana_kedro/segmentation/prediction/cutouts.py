@@ -4,7 +4,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_OPAQUE = 0.95  # pixels with at least this alpha show only the car
+from carvana_kedro.stores.pixels import as_mask, check_image, check_same_size
+
+_OPAQUE = 0.95  # pixels with at least this alpha are opaque
+_ON_LINE = 0.1  # distance from the line between two colors, as a share of its length
+_DISTINCT = 20.0  # two colors are distinct if their distance is larger, in levels
 
 
 def alpha_of(
@@ -16,13 +20,22 @@ def alpha_of(
     follows the mask, so that removed pieces and filled holes have the same effect here.
 
     Args:
-        probabilities: `(H, W)` float32 in [0, 1].
-        mask: `(H, W)` bool; postprocessing may have changed it.
+        probabilities: `(H, W)` floats in [0, 1].
+        mask: `(H, W)` bool, or integers 0 and 1; postprocessing may have changed it.
         threshold: Threshold in (0, 1) that the mask was computed with.
 
     Returns:
         `(H, W)` float32 in [0, 1]; 1 is opaque.
+
+    Raises:
+        TypeError, ValueError: The mask is no mask (see `as_mask`), the probabilities have another dtype, size or range,
+            or the threshold is not in (0, 1).
     """
+    mask = as_mask(mask)
+    _check_fractions(probabilities, "probabilities")
+    check_same_size(probabilities, mask)
+    if not 0 < threshold < 1:
+        raise ValueError(f"The threshold must be above 0 and below 1, not {threshold}.")
     # A piecewise linear function maps 0, threshold and 1 to 0, 0.5 and 1. Values around 0.5 are then spread out,
     # because probabilities come close to 0 and 1 only at some distance from the edge.
     centered = np.where(
@@ -42,28 +55,96 @@ def cut_out(
 ) -> NDArray[np.uint8]:
     """Cut the car out of an image.
 
-    Pixels at the edge mix the colors of the car and of the studio. They get the color of the nearby car, so that the
+    Pixels at the edge mix the colors of the car and of the studio. The color of the car is estimated there, so that the
     cut-out has no halo.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
-        alpha: `(H, W)` float32 in [0, 1].
-        background: RGB color of the background; None makes it transparent.
+        alpha: `(H, W)` floats in [0, 1].
+        background: RGB color of the background, 0..255; None makes it transparent.
 
     Returns:
         `(H, W, 4)` uint8 RGBA if the background is transparent, else `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        TypeError, ValueError: The image is no image (see `check_image`), alpha has another dtype, size or range, or the
+            background is no color.
     """
-    opaque = (alpha >= _OPAQUE).astype(np.float32)
-    mixed = (alpha > 0) & (alpha < _OPAQUE)
-    # A blur over the opaque pixels only (normalized convolution) extends the colors of the car beyond its edge.
-    sigma = 1 + max(alpha.shape) / 800
-    weight = cv2.GaussianBlur(opaque, (0, 0), sigma)
-    blurred = cv2.GaussianBlur(image.astype(np.float32) * opaque[..., None], (0, 0), sigma)
-    near_car = mixed & (weight > 1e-3)
-    colors = image.astype(np.float32)
-    colors[near_car] = blurred[near_car] / weight[near_car, None]
+    check_image(image)
+    _check_fractions(alpha, "alpha")
+    check_same_size(image, alpha)
+    if background is not None and (
+        len(background) != 3 or not all(0 <= value <= 255 for value in background)
+    ):
+        raise ValueError(f"The background must be (red, green, blue) in 0..255, not {background}.")
+    colors = _colors_of_the_car(image.astype(np.float32), alpha)
     if background is None:
         colors[alpha == 0] = 0  # invisible pixels compress better if they are black
         return np.dstack([colors, 255 * alpha]).round().astype(np.uint8)
     blended = alpha[..., None] * colors + (1 - alpha[..., None]) * np.array(background, np.float32)
     return np.asarray(blended.round(), dtype=np.uint8)
+
+
+def _colors_of_the_car(image: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Estimate the color of the car in the pixels at its edge, `(H, W, 3)` float32."""
+    colors, opaque, studio = image.copy(), alpha >= _OPAQUE, alpha <= 1 - _OPAQUE
+    # In translucent pixels: the color that explains the pixel with this alpha and is close to the local mean of the
+    # car. This is one step of the multi-level estimation by Germer et al. 2020, which pymatting implements.
+    known, car = _local_mean(image, opaque)
+    has_studio, behind = _local_mean(image, studio)
+    behind = np.where(has_studio[..., None], behind, car)
+    share = alpha[..., None]
+    misfit = image - share * car - (1 - share) * behind
+    estimate = np.clip(car + share * misfit / (share**2 + (1 - share) ** 2), 0, 255)
+    translucent = (alpha > 0) & ~opaque & known
+    colors[translucent] = estimate[translucent]
+    # Alpha is steeper than the edge in the image, so that pixels beside it may be mixed although they are opaque. They
+    # show themselves by their color: it is on the line from the studio's color to the car's.
+    core, known, car = _beyond_the_edge(image, opaque)
+    _, has_studio, behind = _beyond_the_edge(image, studio)
+    line = car - behind
+    length = np.maximum((line**2).sum(-1), 1)
+    position = ((image - behind) * line).sum(-1) / length
+    distance = ((image - behind - position[..., None] * line) ** 2).sum(-1)
+    on_line = (position > 0.4) & (position < 1) & (distance < _ON_LINE**2 * length)
+    mixed = (alpha > 0) & ~core & known & has_studio & on_line & (length > _DISTINCT**2)
+    colors[mixed] = car[mixed]
+    return colors
+
+
+def _beyond_the_edge(
+    image: NDArray[np.float32], area: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.float32]]:
+    """Return the area without the pixels beside its edge, and its local mean: see `_local_mean`."""
+    inner = cv2.erode(area.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    return inner, *_local_mean(image, inner)
+
+
+def _local_mean(
+    image: NDArray[np.float32], area: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Return where an area is near, and its mean color there: a blur over its pixels only (normalized convolution)."""
+    sigma = 1 + max(area.shape) / 2000
+    inside = area.astype(np.float32)
+    weight = cv2.GaussianBlur(inside, (0, 0), sigma)
+    blurred = cv2.GaussianBlur(image * inside[..., None], (0, 0), sigma)
+    return weight > 1e-3, np.asarray(blurred / np.maximum(weight, 1e-3)[..., None], dtype=np.float32)
+
+
+def _check_fractions(values: NDArray[np.float32], name: str) -> None:
+    if not isinstance(values, np.ndarray):
+        raise TypeError(
+            f"{name} must be a NumPy array, (H, W) floats in [0, 1], not {type(values).__name__}."
+        )
+    # The comparison is False for NaN.
+    if (
+        values.ndim != 2
+        or values.dtype.kind != "f"
+        or not values.size
+        or not (0 <= values.min() <= values.max() <= 1)
+    ):
+        extremes = f" from {values.min():.4g} to {values.max():.4g}" if values.size else ""
+        raise ValueError(
+            f"{name} must be (H, W) floats in [0, 1], not {values.dtype} of shape {values.shape}{extremes}. "
+            "Apply the sigmoid to logits first; divide 0..255 by 255."
+        )

@@ -227,7 +227,8 @@ def _stop_if_too_many_were_skipped(run: Training, last: str = "") -> None:
 
 
 def _stop_if_diverged(run: Training) -> None:
-    if reason := divergence(run.state()):
+    last = run.history[-1] if run.history and run.finished else None
+    if reason := divergence(run.network.state_dict(), run.model.state_dict(), last):
         raise UserError(
             f"Training diverged, after {len(run.history)} epochs and {run.steps} steps: {reason}. The run does not end "
             f"with a model. {_advice_when_diverging(run)}."

@@ -166,8 +166,8 @@ class Training:
     @property
     def finished(self) -> bool:
         """Whether all epochs are done, or `patience` epochs brought no improvement."""
-        waited = len(self.history) - self.best_epoch
-        return len(self.history) >= self.epochs or 0 < self.patience <= waited
+        done = len(self.history)
+        return done >= self.epochs or 0 < self.patience <= done - self.best_epoch
 
     @property
     def best_epoch(self) -> int:
@@ -272,21 +272,22 @@ class Training:
         self.steps, self.skipped = state["steps"], state["skipped"]
 
 
-def divergence(state: Mapping[str, Any]) -> str:
-    """Return how a run has diverged: weights, or at the end of the run losses, that are not finite.
+def divergence(network: Mapping[str, Tensor], model: Mapping[str, Tensor], last: Record | None) -> str:
+    """Return how a run has diverged: weights, or losses at its end, that are not finite.
 
     Args:
-        state: What `Training.state` returned.
+        network: State dict of the trained network.
+        model: State dict of the model, which may be the moving average.
+        last: Record of the last epoch; None before the run is finished: the network may recover from a loss that is
+            not finite.
 
     Returns:
         A part of a sentence; an empty text if the run has not diverged.
     """
-    for what, weights in (("network", state["network"]), ("model", state["model"]["weights"])):
+    for what, weights in (("network", network), ("model", model)):
         if names := not_finite(weights):
             return f"{len(names)} of {len(weights)} tensors of the {what} are NaN or infinite, such as {names[0]}"
-    # In an earlier epoch the network may recover from a loss that is not finite.
-    last = state["history"][-1] if state["finished"] and state["history"] else {}
-    losses = {name: last.get(name, 0.0) for name in ("train_loss", "val_loss")}
+    losses = {name: (last or {}).get(name, 0.0) for name in ("train_loss", "val_loss")}
     return " and ".join(
         f"{name} of the last epoch is {loss}" for name, loss in losses.items() if not math.isfinite(loss)
     )
