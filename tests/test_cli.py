@@ -204,3 +204,23 @@ def test_an_index_of_another_source_is_refused(kedro: Kedro, broken: Path) -> No
     shutil.copytree(broken / "test", broken / "train")
     done = kedro("run", "--env", "test", "--pipeline", "model_training", params=params, check=False)
     assert "The index was made from other files" in _refused(done)
+
+
+def test_a_fault_of_the_machine_is_told_in_a_line(kedro: Kedro, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    message = _refused(kedro("run", "--env", "test", check=False))
+    assert f"{tmp_path / 'data'}" in message
+    assert "A file is where a folder should be. Move the file away." in message
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"image\n"])
+def test_a_damaged_output_of_an_earlier_run_is_told_in_a_line(
+    kedro: Kedro, tmp_path: Path, content: bytes
+) -> None:
+    for name in ("train_index", "validation_index"):
+        path = tmp_path / "data" / "05_model_input" / "sample" / f"{name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    message = _refused(kedro("run", "--env", "test", "--pipelines", "model_training", check=False))
+    assert f"{path.parent / 'train_index.csv'} is damaged" in message
+    assert message.count("\n") == 1

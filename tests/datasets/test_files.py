@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +19,7 @@ from PIL import Image
 
 from carvana_kedro.datasets import (
     CheckpointsDataset,
+    FigureDataset,
     FolderDataset,
     ImageDataset,
     ModelDataset,
@@ -217,3 +219,12 @@ def test_a_checkpoint_replaces_the_model_until_one_is_saved(
         ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "nowhere.pt")).load()
     with pytest.raises(DatasetError, match=r"nowhere\.pt: there is no such file or folder"):
         ModelDataset(str(tmp_path / "model.pt"), str(tmp_path / "nowhere.pt")).exists()
+
+
+def test_a_figure_is_saved_atomically_and_previewed(tmp_path: Path) -> None:
+    dataset = FigureDataset(filepath=str(tmp_path / "curves.json"))
+    figure = go.Figure(go.Scatter(x=[1, 2], y=[0.5, 0.75], name="車"))
+    dataset.save(figure)
+    assert dataset.load() == figure
+    assert dataset.preview() == json.loads(figure.to_json())
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.json"]

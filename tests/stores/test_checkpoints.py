@@ -123,6 +123,27 @@ def test_partial_files_are_removed_under_the_lock(tmp_path: Path) -> None:
         assert [path.name for path in run.folder.iterdir()] == ["last-000000001.pt"]
 
 
+def test_partial_files_of_other_runs_are_removed_too(tmp_path: Path) -> None:
+    left = tmp_path / "other" / ".1a2b3c4d.part"
+    left.parent.mkdir()
+    left.touch()
+    with CheckpointStore(tmp_path).run("run").locked():
+        assert not left.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"number"', b"\xff\xfe", b"[1]", b"null", b"[" * 100_000])
+def test_damaged_facts_are_logged_and_can_be_written_again(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = CheckpointStore(tmp_path).run("run")
+    run.begin({"number": 1})
+    (run.folder / "run.json").write_bytes(content)
+    assert run.facts is None
+    assert f"{run.folder / 'run.json'} is damaged: " in caplog.text
+    run.begin({"number": 2})
+    assert run.facts == {"number": 2}
+
+
 def test_runs_are_listed_newest_first(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     assert list(store.runs()) == []

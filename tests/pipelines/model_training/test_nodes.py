@@ -1,3 +1,4 @@
+import errno
 import os
 import time
 from pathlib import Path
@@ -228,6 +229,47 @@ def test_an_interrupted_run_resumes_and_tensorboard_shows_no_duplicates(
     scalars = events.Scalars("data/train_loss")
     assert [scalar.step for scalar in scalars] == [1, 2, 3]
     assert [scalar.value for scalar in scalars] == pytest.approx(history["train_loss"].tolist())
+
+
+def test_a_checkpoint_that_cannot_be_written_loses_nothing(
+    indices: tuple[pd.DataFrame, pd.DataFrame],
+    training_images: ImageStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected, expected_history = _train(indices, training_images, tmp_path / "undisturbed")
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if target.name == "last-000000006.pt":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(
+            UserError, match=r"last-000000006\.pt cannot be written: No space left on device\. Free"
+        ):
+            _train(indices, training_images, tmp_path)
+    model, history = _train(indices, training_images, tmp_path)
+    clocks = ["seconds", "images_per_second", "data_wait_share", "share_of_peak"]
+    pd.testing.assert_frame_equal(history.drop(columns=clocks), expected_history.drop(columns=clocks))
+    for name, weight in expected.members[0].weights.items():
+        assert torch.equal(weight, model.members[0].weights[name])
+
+
+def test_damaged_facts_of_an_earlier_run_do_not_stop_a_new_one(
+    indices: tuple[pd.DataFrame, pd.DataFrame],
+    training_images: ImageStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    earlier = tmp_path / "checkpoints" / "0123456789ab"
+    earlier.mkdir(parents=True)
+    (earlier / "run.json").write_text("")
+    model, _ = _train(indices, training_images, tmp_path)
+    assert f"{earlier / 'run.json'} is damaged" in caplog.text
+    assert _runs(tmp_path) == {earlier.name, model.run_id}
 
 
 def test_a_finished_run_is_not_trained_again(

@@ -1,4 +1,5 @@
 import math
+import resource
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -202,3 +203,44 @@ def test_hparams_show_the_parameters_and_the_best_epoch(setup: Setup, tmp_path: 
 
 def _last_image(events: EventAccumulator, tag: str) -> np.ndarray:
     return np.asarray(Image.open(BytesIO(events.Images(tag)[-1].encoded_image_string)))
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("limit", [0, 10, 1000])
+def test_training_goes_on_when_the_disk_is_full(
+    setup: Setup,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    limit: int,
+) -> None:
+    run, *batches = setup(epochs=2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # a real fault: no file may be longer
+    try:
+        with EventWriter(tmp_path / "events") as writer:
+            kinds = (TensorBoardScalars, TensorBoardCurves, TensorBoardHparams)
+            history = train(run, *batches, [TensorBoardImages(writer, 1), *(kind(writer) for kind in kinds)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [record["epoch"] for record in history] == [1, 2]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"its files in {tmp_path / 'events'} cannot be written. File too large." in warning
+    assert "Training goes on." in warning
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_training_goes_on_when_the_folder_cannot_be_created(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    with EventWriter(tmp_path / "file" / "events") as writer:
+        writer.add_scalar("a", 1.0, 1)
+        writer.flush()
+    assert len(caplog.records) == 1
+    assert "A file is where a folder should be." in caplog.text
+
+
+def test_an_error_that_is_no_fault_of_the_machine_is_raised(tmp_path: Path) -> None:
+    with EventWriter(tmp_path) as writer, pytest.raises(TypeError):
+        writer.add_scalar("a", 1.0, no_such_argument=True)

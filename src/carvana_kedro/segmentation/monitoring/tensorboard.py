@@ -42,13 +42,10 @@ class EventWriter:
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        """Create the file."""
+        """Store the arguments."""
         self._folder = folder
+        self._purge_step = purge_step
         self._writer: SummaryWriter | None = None
-        try:
-            self._writer = SummaryWriter(folder, purge_step=purge_step)
-        except OSError as error:
-            self._give_up(error)
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         """Return a method of `SummaryWriter` that does nothing after a fault."""
@@ -61,8 +58,13 @@ class EventWriter:
         self._call(lambda writer: writer._get_file_writer().add_summary(summary))
 
     def __enter__(self) -> Self:
-        """Keep Python from printing the traceback of TensorBoard's thread, whose error the next call raises."""
+        """Create the file."""
+        # Python would print a traceback of TensorBoard's thread. The next call raises the same error.
         self._excepthook, threading.excepthook = threading.excepthook, self._ignore_faults
+        try:
+            self._writer = SummaryWriter(self._folder, purge_step=self._purge_step)
+        except OSError as error:
+            self._give_up(error)
         return self
 
     def __exit__(self, *error: object) -> None:
