@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+import cv2
 import numpy as np
 
 from carvana_kedro.stores.images.decoding import UnusableImageError, header_of, open_image, rotate
@@ -97,9 +98,11 @@ def _judge_values(pixels: MaskPixels, background: Value | None = None) -> np.nda
 
 def _count(codes: np.ndarray) -> _Census:
     if codes.dtype in (np.uint8, np.uint16):
-        counts = np.bincount(codes.ravel())
+        size = 1 << 8 * codes.itemsize
+        # It takes a fifth of the time of np.bincount, which first makes integers of 8 bytes.
+        counts = cv2.calcHist([np.ascontiguousarray(codes)], [0], None, [size], [0, size]).ravel()
         present = np.flatnonzero(counts)
-        return _Census(present, counts[present])
+        return _Census(present, counts[present].astype(int))
     first = codes.flat[0]
     others = codes[codes != first]
     if others.size and not (others == others[0]).all():
