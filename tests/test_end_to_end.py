@@ -62,6 +62,31 @@ def test_kedro_run_writes_all_outputs_and_each_pipeline_can_be_repeated(kedro: K
     assert (data / "07_model_output/sample/sample/submit.csv.gz").read_bytes() == submission
 
 
+def test_predictions_of_an_earlier_model_are_not_presented_as_those_of_a_new_one(
+    kedro: Kedro, tmp_path: Path
+) -> None:
+    def run(pipelines: str, params: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+        return kedro("run", "--env", "test", "--pipelines", pipelines, params=params, check=check)
+
+    short = "model_training.epochs=1"
+    run("data_ingestion,model_training,inference", short)
+    first = json.loads((tmp_path / "data/06_models/sample/run_manifest.json").read_text())["run_id"]
+    again = f"{short},model_training.seed=5"
+    run("model_training", again)
+    second = json.loads((tmp_path / "data/06_models/sample/run_manifest.json").read_text())["run_id"]
+    assert first != second
+    for pipeline in ("reporting", "submission"):
+        done = run(pipeline, f"{again},submission.dry_run=true", check=False)
+        assert f"predicted with: run {first}" in done.stderr and f"used now: run {second}" in done.stderr
+        assert "Traceback" not in done.stderr
+    # Those of a model that was named stay valid.
+    (checkpoint, *_) = (tmp_path / "data/06_models/sample/checkpoints" / first).glob("best-*.pt")
+    run("inference", f"{again},checkpoint={checkpoint}")
+    run("reporting", again)
+    score = json.loads((tmp_path / "data/08_reporting/sample/sample/submission_score.json").read_text())
+    assert score["run_id"] == first
+
+
 def test_an_interrupted_training_resumes(kedro: Kedro, tmp_path: Path) -> None:
     kedro("run", "--env", "test", "--pipelines", "data_ingestion")
     train = ("run", "--env", "test", "--pipelines", "model_training")
