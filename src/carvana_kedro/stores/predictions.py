@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+import shutil
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -117,6 +118,10 @@ class PredictionShards:
             if earlier.stem != path.stem:
                 earlier.unlink()
         return shard
+
+    def remove(self, key: str) -> None:
+        """Remove the shards of a key."""
+        shutil.rmtree(self.folder / key)
 
     def find(self, key: str) -> dict[int, Shard]:
         """Return the intact shards of a key, by number. Others are logged: those that are damaged or have problems."""

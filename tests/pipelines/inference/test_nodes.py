@@ -91,6 +91,24 @@ def test_images_of_other_content_and_equal_size_are_predicted_again(
     assert after == {**before, first.stem: before[second.stem], second.stem: before[first.stem]}
 
 
+def test_images_that_change_while_they_are_predicted_stop_the_run(
+    model: TrainedModel, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, shards = ImageStore(broken / "test"), PredictionShards(tmp_path / "shards")
+    index = index_images(store)
+    first, second, *_ = (store.image_path(image_id) for image_id in store.ids())
+    predict = Predictor.predict
+
+    def predict_and_change(*arguments: Any, **options: Any) -> Any:
+        first.write_bytes(second.read_bytes())
+        yield from predict(*arguments, **options)
+
+    monkeypatch.setattr(Predictor, "predict", predict_and_change)
+    with pytest.raises(UserError, match="changed while they were predicted"):
+        predict_masks(model, index, store, shards, NO_IMAGES, Inference(), RECIPE, SOURCE)
+    assert not list((tmp_path / "shards").rglob("*.csv"))
+
+
 def test_a_test_image_with_a_problem_stops_the_run(broken: Path, test_images: ImageStore) -> None:
     store = ImageStore(broken / "test", expected=test_images.expected)
     missing = store.ids()[1]

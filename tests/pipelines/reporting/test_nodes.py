@@ -148,6 +148,21 @@ def test_the_preview_takes_evenly_spaced_rows(
     assert (two[:, width : 2 * width] == every[:, 3 * width : 4 * width]).all()
 
 
+def test_the_preview_has_an_empty_box_for_an_image_that_cannot_be_read(
+    broken: Path, archives: Path, predict: Callable[[Iterable[Row]], tuple[Any, ...]]
+) -> None:
+    store = ImageStore(broken / "test")
+    found = predict(open_side(archives, archives, "solution"))
+    whole = preview_submission(*found, store, Reporting(preview_size=4))
+    store.image_path(store.ids()[0]).write_bytes(b"no image")
+    preview = preview_submission(*found, store, Reporting(preview_size=4))
+    width = whole.shape[1] // 4
+    assert preview.shape[1] == whole.shape[1]
+    middle = whole.shape[0] // 2, slice(width // 3, width // 2)
+    assert not preview[middle].any()
+    assert whole[middle].any()
+
+
 def test_results_of_another_run_are_not_reported(
     archives: Path,
     test_images: ImageStore,

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from carvana_kedro import provenance
 from carvana_kedro.datasets.source_description import SourceDescription
+from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import check_source, first_few, index_images, usable_images
 from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.segmentation.hardware import usable_workers
@@ -115,7 +116,8 @@ def predict_masks(
         id, and what the predictions were made from.
 
     Raises:
-        UserError: The index was made from other files, the model cannot be built, or an image cannot be read.
+        UserError: The index was made from other files, files change during the prediction, the model cannot be built,
+            or an image cannot be read.
     """
     check_source(test_index, test_images, "inference")
     parameters = parameters.with_images(source.writes_images)
@@ -142,6 +144,11 @@ def predict_masks(
             found = _predict_jobs(predictor, missing, test_images, predicted_images, parameters)
             for number, (rows, images, problems) in found:
                 shards[number] = prediction_shards.write(key, number, rows, images, problems)
+            if test_images.fingerprint() != origin["source"]:
+                prediction_shards.remove(key)  # some may be of the earlier contents, some of the new
+                raise UserError(
+                    f"Files in {test_images.images} changed while they were predicted. Run again."
+                )
         names = [shards[number].name for number in jobs]
         return {
             **origin,

@@ -173,11 +173,14 @@ def preview_submission(
     wanted = set(np.linspace(0, predictions["images"] - 1, parameters.preview_size).astype(int).tolist())
     overlays = []
     for image_id, runs in (row for number, row in enumerate(submission) if number in wanted):
-        image = test_images.read_image(image_id)
-        mask = run_lengths.decode(runs, *image.shape[:2])
-        overlays.append(
-            visualization.captioned(visualization.overlay(image, mask), image_id, _THUMBNAIL_WIDTH)
-        )
+        try:
+            image = test_images.read_image(image_id)
+        except UserError as error:  # inference.on_bad_image=empty
+            logger.warning("The preview shows an empty box for %s: %s", image_id, error)
+            overlay = np.zeros((2 * _THUMBNAIL_WIDTH // 3, _THUMBNAIL_WIDTH, 3), np.uint8)
+        else:
+            overlay = visualization.overlay(image, run_lengths.decode(runs, *image.shape[:2]))
+        overlays.append(visualization.captioned(overlay, image_id, _THUMBNAIL_WIDTH))
     return visualization.grid(overlays, columns=4)
 
 
