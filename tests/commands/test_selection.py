@@ -125,11 +125,12 @@ def test_a_file_of_options_is_read_by_both_commands(command: str, tmp_path: Path
 
 def test_a_file_of_options_may_hold_parameters_as_a_mapping_or_as_text(tmp_path: Path) -> None:
     config = tmp_path / "run.yml"
-    for params in ("{data_root: '#1/01', inference: {background: '#ffffff'}}", "'data_root=#1/01'"):
+    data = tmp_path / "#1/01"
+    for params in (f"{{data_root: '{data}', inference: {{background: '#ffffff'}}}}", f"'data_root={data}'"):
         config.write_text(f"run: {{env: test, runner: my_runners.StopBeforeNodes, params: {params}}}")
         run.main(["--config", str(config)], standalone_mode=False)
         dataset = StopBeforeNodes.last["catalog"].get("train_index")
-        assert str(dataset._describe()["filepath"]).endswith("#1/01/05_model_input/sample/train_index.csv")
+        assert dataset._describe()["filepath"] == str(data / "05_model_input/sample/train_index.csv")
     config.write_text("run: {env: test, params: {data_root: #1\n}}")
     with pytest.raises(click.ClickException, match="data_root = None"):
         run.main(["--config", str(config)], standalone_mode=False)
