@@ -130,7 +130,7 @@ def test_a_file_of_options_may_hold_parameters_as_a_mapping_or_as_text(tmp_path:
         config.write_text(f"run: {{env: test, runner: my_runners.StopBeforeNodes, params: {params}}}")
         run.main(["--config", str(config)], standalone_mode=False)
         dataset = StopBeforeNodes.last["catalog"].get("train_index")
-        assert dataset._describe()["filepath"] == str(data / "05_model_input/sample/train_index.csv")
+        assert str(dataset._describe()["filepath"]) == str(data / "05_model_input/sample/train_index.csv")
     config.write_text("run: {env: test, params: {data_root: #1\n}}")
     with pytest.raises(click.ClickException, match="data_root = None"):
         run.main(["--config", str(config)], standalone_mode=False)
