@@ -81,7 +81,7 @@ def test_nodes_of_a_range_need_no_namespace(tmp_path: Path) -> None:
         (["--to-outputs", "x"], "--to-outputs: unknown dataset 'x'. Available: "),
         (["--to-outputs", "exported_model"], "--to-outputs: "),
         (["--load-versions", "modl:2026-01-01T00.00.00.000Z"], "--load-versions: unknown dataset 'modl'"),
-        (["--load-versions", "model:2026-01-01T00.00.00.000Z"], "--load-versions: model has no versions."),
+        (["--load-versions", "model:2026-01-01T00.00.00.000Z"], "--load-versions: model has no versions"),
         (["--nodes", "train_model", "--to-nodes", "split_cars"], "No node is selected by all of these options"),
         (["--runner", "ParallelRunner"], "--runner: ParallelRunner cannot run this project"),
         (["--runner", "kedro.runner.ParallelRunner"], "--runner: ParallelRunner cannot run this project"),

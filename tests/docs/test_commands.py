@@ -39,6 +39,7 @@ PLACEHOLDERS = {
     "PATH": "a folder",
     "FILE": "a file",
     "recipe=NAME": "recipe=sample",
+    "source=NAME": "source=sample",
     "--env ENV": "--env test",
 }
 
@@ -108,7 +109,7 @@ def _commands() -> dict[str, str]:
 
 COMMANDS = _commands()
 RUNS = sorted(command for command in COMMANDS if command.startswith("kedro run"))
-MODULES = sorted(command for command in COMMANDS if re.match(r"python (-m|\S+\.py)", command))
+MODULES = sorted(command for command in COMMANDS if re.match(r"python (-m|(?!tests/)\S+\.py)", command))
 TARGETS = sorted(command for command in COMMANDS if command.startswith("make "))
 PROGRAMS = sorted(command for command in COMMANDS if re.match(r"kedro (viz|package)|tensorboard", command))
 

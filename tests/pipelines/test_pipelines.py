@@ -12,7 +12,11 @@ from carvana_kedro.pipeline_registry import DEFAULT, NAMES
 from carvana_kedro.pipelines import data_ingestion
 from carvana_kedro.stores.images.competition import ImageStore
 
-configure_project("carvana_kedro")
+
+@pytest.fixture(autouse=True)
+def all_pipelines() -> None:
+    """Register all pipelines: `--pipelines X` in an earlier test of this process leaves only X registered."""
+    configure_project("carvana_kedro")
 
 
 def test_the_default_pipeline_is_the_sum_of_four_pipelines_in_order() -> None:

@@ -455,7 +455,7 @@ def test_a_complete_folder_is_used_without_writing(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("image,mask\na.jpg,1 2\n", "should have the columns img,rle_mask, not 'image,mask'"),
-        ("img,rle_mask\na.jpg,1 2\na.jpg,\n", r"line 3: a\.jpg appears twice"),
+        ("img,rle_mask\na.jpg,1 2\na.jpg,\n", r"line 3: 'a\.jpg' appears twice"),
         ("img,rle_mask\na.jpg,1 2,3\n", "line 2: 3 fields instead of 2"),
         ("", "should have the columns"),
     ],

@@ -127,7 +127,7 @@ def test_missing_and_unknown_images_are_named(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"img,rle_mask\na_01.jpg,1 2\na_01.jpg,1 2\n"), "line 3: a_01.jpg appears twice"),
+        (gzip.compress(b"img,rle_mask\na_01.jpg,1 2\na_01.jpg,1 2\n"), "line 3: 'a_01.jpg' appears twice"),
         (gzip.compress(b"image,mask\n"), "should have the columns img,rle_mask, not 'image,mask'"),
         (gzip.compress(b"img,rle_mask\na_01.jpg,1 2,3\n"), "line 2: 3 fields instead of 2"),
         (gzip.compress(b"img,rle_mask\n\xff,1 2\n"), "is damaged or not a csv"),
