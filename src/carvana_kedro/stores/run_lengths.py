@@ -10,7 +10,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana_kedro.stores.pixels import as_mask
+from carvana_kedro.stores.images.pixels import as_mask
 
 _INTEGERS = re.compile("[-0-9 ]*")
 

@@ -23,6 +23,7 @@ from carvana_kedro.segmentation.training.build import check_recipe
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.training.state import Step, Training
+from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.checkpoints import CheckpointStore
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.folder import FolderStore
@@ -379,7 +380,8 @@ def test_a_file_that_changes_during_the_run_is_told_and_never_cached(
     read_mask = ImageStore.read_mask
 
     def disturbed(self: ImageStore, image_id: str) -> np.ndarray:
-        store.mask_path(first).write_bytes(content[1])
+        with atomic_path(store.mask_path(first)) as part:  # other threads read the file
+            part.write_bytes(content[1])
         return read_mask(self, image_id)
 
     recipe = RECIPE.model_copy(update={"cache": "memmap", "epochs": 1})

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from carvana_kedro.stores.pixels import as_mask, check_image
+from carvana_kedro.stores.images.pixels import as_mask, check_image
 
 Size = tuple[int, int]
 

@@ -1,6 +1,6 @@
 """Images of masks. All images are `(H, W, 3)` uint8 RGB; all masks are `(H, W)`, bool or integers 0 and 1.
 
-Other arrays raise a TypeError or ValueError that says how to convert them: see `carvana_kedro.stores.pixels`.
+Other arrays raise a TypeError or ValueError that says how to convert them: see `carvana_kedro.stores.images.pixels`.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from carvana_kedro.stores.pixels import as_mask, check_image, check_same_size
+from carvana_kedro.stores.images.pixels import as_mask, check_image, check_same_size
 
 Color = tuple[int, int, int]
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana_kedro.stores.pixels import as_mask, check_image, check_same_size
+from carvana_kedro.stores.images.pixels import as_mask, check_image, check_same_size
 
 _OPAQUE = 0.95  # pixels with at least this alpha are opaque
 _ON_LINE = 0.1  # distance from the line between two colors, as a share of its length

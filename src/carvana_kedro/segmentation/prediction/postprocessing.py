@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana_kedro.stores.pixels import as_mask
+from carvana_kedro.stores.images.pixels import as_mask
 
 
 def postprocess(mask: NDArray[np.bool_], *, largest: bool, filled: bool) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.monitoring import visualization
 from carvana_kedro.segmentation.prediction.postprocessing import fill_holes, keep_largest, postprocess
 from carvana_kedro.stores import run_lengths
-from carvana_kedro.stores.pixels import as_mask, check_image
+from carvana_kedro.stores.images.pixels import as_mask, check_image
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 MASK = IMAGE[..., 0] > 127
