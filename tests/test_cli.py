@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from carvana_kedro.cli import _causes
+
 PROJECT = Path(__file__).parents[1]
 Kedro = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -211,6 +213,16 @@ def test_a_fault_of_the_machine_is_told_in_a_line(kedro: Kedro, tmp_path: Path) 
     message = _refused(kedro("run", "--env", "test", check=False))
     assert f"{tmp_path / 'data'}" in message
     assert "A file is where a folder should be. Move the file away." in message
+
+
+def test_an_error_that_hides_its_context_is_not_told_as_that_context() -> None:
+    try:
+        try:
+            (Path(__file__) / "missing").read_text()
+        except OSError:
+            raise RuntimeError("the kernel failed") from None
+    except RuntimeError as error:
+        assert list(_causes(error)) == [error]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"image\n"])

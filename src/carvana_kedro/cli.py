@@ -62,7 +62,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an exception and those that led to it."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _read_params(context: click.Context, option: click.Parameter, value: Any) -> Any:

@@ -131,15 +131,26 @@ def test_a_table_that_another_run_has_replaced_is_not_read(tmp_path: Path) -> No
     table = pd.DataFrame({"image": ["a"], "car": ["1"]})
     mine.save(table)
     pd.testing.assert_frame_equal(mine.load(), table)
+    other.save(table)  # another recipe, side by side, makes the same index
+    pd.testing.assert_frame_equal(mine.load(), table)
     other.save(table.assign(image=["b"]))
     with pytest.raises(DatasetError) as raised:
         mine.load()
-    assert f"{path} was written by this run, and another run has replaced it since" in str(
+    assert f"{path} was written by this run, and another run has changed it since" in str(
         raised.value.__cause__
     )
     assert other.load()["image"].tolist() == ["b"]
     mine.save(table)
     assert mine.load()["image"].tolist() == ["a"]
+
+
+def test_an_epoch_without_a_finite_loss_is_a_number_in_the_history(tmp_path: Path) -> None:
+    losses = ("train_loss", "val_loss", "train_dice_coeff", "val_dice_coeff")
+    history = TableDataset(filepath=str(tmp_path / "history.csv"), columns=dict.fromkeys(losses, "number"))
+    for values in ([float("nan"), 0.5], [float("nan")]):
+        table = pd.DataFrame(dict.fromkeys(losses, values))
+        history.save(table)
+        pd.testing.assert_frame_equal(history.load(), table)
 
 
 def test_a_record_is_saved_atomically(tmp_path: Path) -> None:

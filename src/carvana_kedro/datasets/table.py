@@ -1,5 +1,6 @@
 """Tables in csv files."""
 
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -28,26 +29,30 @@ class TableDataset(CSVDataset):
     DEFAULT_LOAD_ARGS = {  # noqa: RUF012 - Kedro defines this attribute
         "dtype": dict.fromkeys(("image", "car", "source", "problems", "digest", "run_id"), str),
         "keep_default_na": False,
-        "na_values": {"mask_area": [""], "dice": [""]},
+        # NaN is an empty cell: an area without a mask, or the mean over an epoch without a finite loss.
+        "na_values": {
+            name: [""]
+            for name in ("mask_area", "dice", "train_loss", "val_loss", "train_dice_coeff", "val_dice_coeff")
+        },
     }
     DEFAULT_SAVE_ARGS = {"index": False}  # noqa: RUF012
 
     def __init__(self, *, columns: dict[str, str] | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._columns = columns
-        self._written: tuple[int, ...] | None = None
+        self._written: str | None = None  # digest of what this object has written
 
     def load(self) -> pd.DataFrame:
         """Return the table.
 
         Raises:
-            UserError: the file is missing, cannot be read or is damaged, or another run has replaced it since this
+            UserError: the file is missing, cannot be read or is damaged, or another run has changed it since this
                 object wrote it.
         """
         path = Path(self._filepath)
-        if self._written is not None and path.exists() and _state(path) != self._written:
+        if self._written is not None and path.exists() and _digest(path) != self._written:
             raise UserError(
-                f"{path} was written by this run, and another run has replaced it since. Runs of the same source share "
+                f"{path} was written by this run, and another run has changed it since. Runs of the same source share "
                 "this file: run one after the other, or give each its own --params data_root=PATH"
             )
         with reading(path):
@@ -76,7 +81,7 @@ class TableDataset(CSVDataset):
         """Write the table."""
         with atomic_path(Path(self._filepath)) as part:
             _change_text(data, _quoted).to_csv(part, **self._save_args)
-        self._written = _state(Path(self._filepath))
+        self._written = _digest(Path(self._filepath))
         self._invalidate_cache()
 
 
@@ -104,6 +109,5 @@ def _unquoted(cell: Any) -> Any:
     return cell[1:] if isinstance(cell, str) and re.match(r"'+[=+\-@\t]", cell) else cell
 
 
-def _state(path: Path) -> tuple[int, ...]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -253,7 +253,7 @@ class PredictedImages:
         for name in ours:
             others.pop(name).unlink()
         if removed := sum(name not in expected for name in ours):
-            logger.info("Removed %d images of earlier predictions from %s", removed, self.folder)
+            logger.warning("Removed %d images of earlier predictions from %s", removed, self.folder)
         if unknown := [name for name in others if name not in expected]:
             logger.warning(
                 "%d files in %s do not belong to this prediction, such as %s. They were not written by this project or "

@@ -25,10 +25,15 @@ def test_a_value_is_a_number_or_a_color(text: str | int, value: object) -> None:
     assert parse_values(objects=text) == MaskValues(objects=(value,))  # type: ignore[arg-type]
 
 
-def test_values_are_a_list_or_a_text_with_spaces() -> None:
+def test_values_are_a_list_or_a_text_with_spaces_or_commas() -> None:
     expected = MaskValues(objects=(7, 10, 11, 12, (128, 0, 0)))
     assert (
         parse_values(objects="7 10-12 #800000 7") == parse_values(objects=[7, "10-12", "maroon"]) == expected
+    )
+    assert (
+        parse_values(objects="7,10-12, #800000,")
+        == parse_values(objects="7 10-12 rgb(128, 0, 0)")
+        == expected
     )
     assert parse_values() == MaskValues()
 

@@ -171,6 +171,12 @@ def test_label_maps_are_refused_unless_the_object_is_named(read, colors: list[Co
         )
 
 
+def test_named_values_are_not_looked_for_in_a_file_whose_values_were_changed(read) -> None:  # type: ignore[no-untyped-def]
+    image = _paint(BLACK, (128, 0, 0))
+    with pytest.raises(UnusableImageError, match="is compressed with loss, which changes values"):
+        read(image, "jpg", meaning=MaskValues(objects=((128, 0, 0),)))
+
+
 def test_numbers_in_a_label_map_are_gray_values_or_indices(read) -> None:  # type: ignore[no-untyped-def]
     expected = np.isin(LABELS, [1, 3])
     images = [

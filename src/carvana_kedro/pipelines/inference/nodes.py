@@ -341,7 +341,7 @@ def summarize_predictions(
         rows.append((image_id, sum(map(int, lengths)), len(lengths)))
     found = pd.DataFrame(rows, columns=["image", "covered", "runs"])
     summary = test_index[["image", "width", "height", "problems"]].merge(found, on="image", validate="1:1")
-    unreadable = predictions["problems"]
+    unreadable = predictions.get("problems", {})  # missing in manifests of earlier versions
     summary["problems"] = [
         unreadable.get(image_id, problems)
         for image_id, problems in zip(summary["image"], summary["problems"], strict=True)

@@ -55,7 +55,7 @@ def parse_values(background: object = None, objects: object = None) -> MaskValue
         return MaskValues()
     words = [
         word for item in (objects if isinstance(objects, Iterable) and not isinstance(objects, str) else [objects])
-        for word in str(item).split()
+        for word in re.split(r"[\s,]+(?![^(]*\))", str(item).strip(" ,")) if word
     ]  # fmt: skip
     parsed = [value for word in words for value in _parse(word, "folder.mask_values")]
     if not parsed:

@@ -53,6 +53,11 @@ def _judge(
         keeps_hidden: whether the colors of transparent pixels count.
     """
     if meaning.objects:
+        if pixels.lossy:
+            raise UnusableImageError(
+                "is compressed with loss, which changes values, so folder.mask_values would miss pixels: save it as "
+                "png, or remove folder.mask_values if the masks have two values"
+            )
         codes = [code for value in meaning.objects for code in pixels.codes_of(value)]
         mask = np.isin(pixels.codes, codes)
         return mask if alpha is None else mask & (alpha > 0)
