@@ -8,6 +8,7 @@ such a change predict something else after it.
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,8 @@ def test_float32_gives_the_golden_logits_up_to_rounding(name: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit("Usage: python tests/segmentation/architectures/test_golden_logits.py")
     content = {
         name: {
             case(size, mode): computed(name, size, mode)

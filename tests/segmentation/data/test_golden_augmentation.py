@@ -5,6 +5,7 @@ write the file again: `python tests/segmentation/data/test_golden_augmentation.p
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,4 +96,6 @@ def test_the_golden_warp_of_the_mask_is_that_of_the_image(golden: dict[str, Any]
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit("Usage: python tests/segmentation/data/test_golden_augmentation.py")
     GOLDEN.write_text(json.dumps(computed(), indent=1) + "\n")
