@@ -50,12 +50,12 @@ class TableDataset(CSVDataset):
                 object wrote it.
         """
         path = Path(self._filepath)
-        if self._written is not None and path.exists() and _digest(path) != self._written:
-            raise UserError(
-                f"{path} was written by this run, and another run has changed it since. Runs of the same source share "
-                "this file: run one after the other, or give each its own --params data_root=PATH"
-            )
         with reading(path):
+            if self._written is not None and _digest(path) != self._written:
+                raise UserError(
+                    f"{path} was written by this run, and another run has changed it since. Runs of the same source "
+                    "share this file: run one after the other, or give each its own --params data_root=PATH"
+                )
             table = cast(pd.DataFrame, pd.read_csv(path, **self._load_args))
         if self._columns is not None:
             self._check(table, self._columns, path)
