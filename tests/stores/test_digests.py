@@ -132,7 +132,7 @@ def test_a_file_that_has_just_changed_is_not_remembered(
     """A second change within the same tick of the clock would leave the same times."""
     kept = Digests(tmp_path / "memory")
     assert kept.of(files) == EXPECTED
-    monkeypatch.setattr(digests, "_state", lambda found: "the same")
+    monkeypatch.setattr(digests, "state_of", lambda found: "the same")
     files[0].write_bytes(b"0.BIN")
     assert kept.of(files)[0] == Digests(tmp_path / "memory").of(files)[0] == _sha256(b"0.BIN")
 

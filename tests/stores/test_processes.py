@@ -3,12 +3,12 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from carvana_kedro.stores.processes import end_with_parent
+from processes import wait_until_ended
 
 POOL = """
 import multiprocessing, sys, time
@@ -36,19 +36,9 @@ def test_idle_and_busy_workers_end_when_their_parent_is_killed(tmp_path: Path, s
         workers = [int(pid) for pid in parent.stdout.readline().split()]
         parent.kill()
     assert len(workers) == 2
-    deadline = time.monotonic() + 30
-    while any(_is_running(pid) for pid in workers):
-        assert time.monotonic() < deadline, "a worker is still running"
-        time.sleep(0.1)
+    wait_until_ended(workers)
 
 
 def test_a_process_that_multiprocessing_did_not_start_goes_on() -> None:
     end_with_parent()
     assert os.getppid() > 0
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

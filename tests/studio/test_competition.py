@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from PIL import Image
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.studio import StudioSettings, car_id, render_competition, render_view
+from processes import wait_until_ended
 
 SETTINGS = StudioSettings(seed=5, training_cars=2, test_cars=1, views=3, width=240, height=160)
 ARCHIVES = {
@@ -197,17 +197,7 @@ def test_processes_that_render_end_when_their_parent_is_killed(tmp_path: Path) -
         workers = _children(parent.pid)
         parent.kill()
     assert len(workers) >= 2
-    deadline = time.monotonic() + 30
-    while any(_is_running(pid) for pid in workers):
-        assert time.monotonic() < deadline, "a process is still running"
-        time.sleep(0.1)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    wait_until_ended(workers)
 
 
 def test_a_killed_process_that_renders_is_an_error(tmp_path: Path) -> None:

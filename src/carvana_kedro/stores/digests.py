@@ -25,7 +25,7 @@ _TABLE = "CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, digest TEXT, 
 
 
 class _Known(NamedTuple):
-    """The digest of a file, and the state that the file was in: see `_state`."""
+    """The digest of a file, and the state that the file was in: see `state_of`."""
 
     state: str
     digest: str
@@ -146,8 +146,8 @@ def _read(path: Path) -> _Known:
         with path.open("rb") as file:
             before = os.fstat(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:32]
-            state = _state(before)
-            is_settled = state == _state(os.fstat(file.fileno())) and now - _changed_ns(before) > _TICK_NS
+            state = state_of(before)
+            is_settled = state == state_of(os.fstat(file.fileno())) and now - _changed_ns(before) > _TICK_NS
     except OSError:
         return _Known("", "")
     return _Known(state if is_settled else "", digest)
@@ -159,10 +159,10 @@ def _state_at(path: Path) -> str:
         found = path.stat()
     except OSError:
         return ""
-    return _state(found) if stat.S_ISREG(found.st_mode) else ""
+    return state_of(found) if stat.S_ISREG(found.st_mode) else ""
 
 
-def _state(found: os.stat_result) -> str:
+def state_of(found: os.stat_result) -> str:
     """Return the facts that change with the content. A copy can keep the times, but not the inode or the ctime."""
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
+from carvana_kedro.stores.digests import state_of
 from carvana_kedro.stores.faults import explain, reading
 from carvana_kedro.stores.locks import locked
 from carvana_kedro.stores.tables import COLUMNS, Row, read_masks
@@ -41,7 +42,7 @@ class Seal(NamedTuple):
 
     Attributes:
         digest: of its content.
-        state: size, times and inode. While they are the same, the file need not be read. A copy changes the inode.
+        state: see `state_of`. While it is the same, the file need not be read.
     """
 
     digest: str
@@ -50,12 +51,12 @@ class Seal(NamedTuple):
     @classmethod
     def of(cls, path: Path, content: bytes) -> "Seal":
         """Return the seal of a file that has just been written."""
-        return cls(_digest(content), _state(path))
+        return cls(_digest(content), state_of(path.stat()))
 
     def fits(self, path: Path) -> bool:
         """Return whether a file has this content."""
         try:
-            return _state(path) == self.state or _digest(path.read_bytes()) == self.digest
+            return state_of(path.stat()) == self.state or _digest(path.read_bytes()) == self.digest
         except OSError:
             return False
 
@@ -373,8 +374,3 @@ def _sweep(*folders: Path) -> None:
     parts = [part for folder in folders for part in folder.rglob("*.part")]
     for parent in {part.parent for part in parts}:
         remove_partial_files(parent)
-
-
-def _state(path: Path) -> str:
-    found = path.stat()
-    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"

@@ -23,6 +23,7 @@ from carvana_kedro.segmentation.data.reader import Reader
 from carvana_kedro.segmentation.data.samples import Batch, CachedSamples, Samples, in_memory
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.pixel_cache import PixelCache
+from processes import is_running, wait_until_ended
 
 GEOMETRY = Geometry((32, 48), (32, 48))
 IDS = [f"car_{number:02}" for number in range(12)]
@@ -263,12 +264,9 @@ def test_workers_end_when_their_parent_is_killed() -> None:
         assert parent.stdout is not None
         workers = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(workers) == 2
-        assert all(_is_running(pid) for pid in workers)
+        assert all(is_running(pid) for pid in workers)
         parent.kill()
-    deadline = time.monotonic() + 30
-    while any(_is_running(pid) for pid in workers):
-        assert time.monotonic() < deadline, "a worker is still running"
-        time.sleep(0.1)
+    wait_until_ended(workers)
 
 
 def test_workers_end_with_their_parent_even_if_a_read_does_not_return(tmp_path: Path) -> None:
@@ -282,17 +280,7 @@ def test_workers_end_with_their_parent_even_if_a_read_does_not_return(tmp_path: 
             time.sleep(0.1)
         parent.kill()
     workers = [int(path.name) for path in tmp_path.iterdir()]
-    deadline = time.monotonic() + 30
-    while any(_is_running(pid) for pid in workers):
-        assert time.monotonic() < deadline, "a worker is still running"
-        time.sleep(0.1)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    wait_until_ended(workers)
 
 
 def test_shared_memory_is_released_after_every_batch() -> None:

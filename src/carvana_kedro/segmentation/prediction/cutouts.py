@@ -92,23 +92,23 @@ def _colors_of_the_car(image: NDArray[np.float32], alpha: NDArray[np.float32]) -
     # car. This is one step of the multi-level estimation by Germer et al. 2020, which pymatting implements.
     known, car = _local_mean(image, opaque)
     has_studio, behind = _local_mean(image, studio)
-    behind = np.where(has_studio[..., None], behind, car)
-    share = alpha[..., None]
-    misfit = image - share * car - (1 - share) * behind
-    estimate = np.clip(car + share * misfit / (share**2 + (1 - share) ** 2), 0, 255)
-    translucent = (alpha > 0) & ~opaque & known
-    colors[translucent] = estimate[translucent]
+    at = (alpha > 0) & ~opaque & known
+    share, near = alpha[at][:, None], car[at]
+    misfit = image[at] - share * near - (1 - share) * np.where(has_studio[at][:, None], behind[at], near)
+    colors[at] = np.clip(near + share * misfit / (share**2 + (1 - share) ** 2), 0, 255)
     # Alpha is steeper than the edge in the image, so that pixels beside it may be mixed although they are opaque. They
     # show themselves by their color: it is on the line from the studio's color to the car's.
     core, known, car = _beyond_the_edge(image, opaque)
     _, has_studio, behind = _beyond_the_edge(image, studio)
-    line = car - behind
+    at = (alpha > 0) & ~core & known & has_studio
+    pixels, near, far = image[at], car[at], behind[at]
+    line = near - far
     length = np.maximum((line**2).sum(-1), 1)
-    position = ((image - behind) * line).sum(-1) / length
-    distance = ((image - behind - position[..., None] * line) ** 2).sum(-1)
+    position = ((pixels - far) * line).sum(-1) / length
+    distance = ((pixels - far - position[:, None] * line) ** 2).sum(-1)
     on_line = (position > 0.4) & (position < 1) & (distance < _ON_LINE**2 * length)
-    mixed = (alpha > 0) & ~core & known & has_studio & on_line & (length > _DISTINCT**2)
-    colors[mixed] = car[mixed]
+    mixed = on_line & (length > _DISTINCT**2)
+    colors[at] = np.where(mixed[:, None], near, colors[at])
     return colors
 
 

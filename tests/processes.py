@@ -1,0 +1,21 @@
+"""Processes that should end, for several tests."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process exists and has not ended. It reads /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_ended(pids: Iterable[int], seconds: float = 30) -> None:
+    """Wait until none of the processes is running. Fail if one still is after this time."""
+    deadline = time.monotonic() + seconds
+    while running := [pid for pid in pids if is_running(pid)]:
+        assert time.monotonic() < deadline, f"processes {running} are still running"
+        time.sleep(0.1)
