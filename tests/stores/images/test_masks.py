@@ -200,7 +200,7 @@ def test_the_message_about_a_label_map_shows_indices_and_colors(read) -> None:  
     assert "it has 4 values, #000000 (80.16%), #800000 (15.00%), #008000 (3.91%), #808000 (0.94%)" in str(
         raised.value
     )
-    assert """folder.mask_values="'#800000'\"""" in str(raised.value)
+    assert "folder.mask_values='#800000'" in str(raised.value)
 
 
 @pytest.mark.parametrize("level", [3, 128, 254])

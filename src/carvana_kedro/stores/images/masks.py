@@ -223,7 +223,7 @@ def _refuse_labels(pixels: MaskPixels, census: _Census) -> NoReturn:
 
 
 def _quote(pixels: MaskPixels, code: float) -> str:
-    """Return a code as it is written in --params, where a bare # starts a comment."""
+    """Return a code as it is written in --params, and in YAML, where a bare # starts a comment."""
     if pixels.palette:
         return str(int(code))
-    return f"\"'{pixels.name(code)}'\"" if pixels.bits == 8 else pixels.name(code)
+    return f"'{pixels.name(code)}'" if pixels.bits == 8 else pixels.name(code)
