@@ -1,9 +1,11 @@
+import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from carvana_kedro.segmentation.prediction import cutouts
 from carvana_kedro.segmentation.prediction.cutouts import alpha_of, cut_out
 
 
@@ -98,6 +100,46 @@ def test_alpha_is_always_a_fraction_that_can_be_cut_out(
     image = np.full((9, 11, 3), (10, 200, 90), np.uint8)
     cutout = cut_out(image, alpha, None if transparent else (10, 200, 90))
     assert np.abs(cutout[alpha > 0][:, :3].astype(int) - (10, 200, 90)).max(initial=0) <= 1
+
+
+def _shapes(height: int, width: int, kind: str, seed: int) -> np.ndarray:
+    """Return probabilities, `(H, W)` float32: shapes with soft edges, some of which touch the border."""
+    random = np.random.default_rng(seed)
+    probabilities = np.full((height, width), float(kind == "full"), np.float32)
+    if kind == "noise":
+        probabilities = random.random((height, width), np.float32)
+    for _ in range({"one part": 1, "two parts": 2}.get(kind, 0)):
+        center, axes = (tuple(random.integers(1, (width, height)).tolist()) for _ in range(2))
+        cv2.ellipse(probabilities, center, axes, float(random.integers(180)), 0, 360, 1.0, cv2.FILLED)
+    if kind == "thin line":
+        ends = (tuple(random.integers((width, height)).tolist()) for _ in range(2))
+        cv2.line(probabilities, *ends, 1.0)
+    return np.clip(cv2.GaussianBlur(probabilities, (0, 0), 1.5), 0, 1)
+
+
+@given(
+    st.integers(1, 150),
+    st.integers(1, 150),
+    st.sampled_from(["empty", "full", "thin line", "one part", "two parts", "noise"]),
+    st.integers(0, 99),
+    st.sampled_from([None, (255, 128, 3)]),
+)
+@example(height=96, width=97, kind="one part", seed=0, background=None)
+def test_tiles_give_the_cutout_of_the_whole_image(
+    height: int, width: int, kind: str, seed: int, background: tuple[int, int, int] | None
+) -> None:
+    probabilities = _shapes(height, width, kind, seed)
+    mask = probabilities > 0.4
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cutouts, "_TILE", 32)
+        alpha = alpha_of(probabilities, mask, 0.4)
+        found = cut_out(image, alpha, background)
+    beside = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
+    edge = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, beside) > 0
+    assert np.array_equal(alpha, np.where(edge, cutouts._soft(probabilities, 0.4), mask))
+    colors = cutouts._colors_of_the_car(image.astype(np.float32), alpha, 1 + max(alpha.shape) / 2000)
+    assert np.array_equal(found, cutouts._over(colors, alpha, background))
 
 
 @pytest.mark.parametrize(
