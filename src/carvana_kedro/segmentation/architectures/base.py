@@ -5,7 +5,6 @@ from itertools import pairwise
 from typing import ClassVar
 
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from carvana_kedro.errors import UserError
 
@@ -117,8 +116,3 @@ def scaled(widths: tuple[int, ...], multiplier: float) -> tuple[int, ...]:
     (1, 1, 3)
     """
     return tuple(max(1, round(width * multiplier)) for width in widths)
-
-
-def upsample(features: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (N, C, h, w) features to (N, C, *size) bilinearly (`align_corners=False`)."""
-    return interpolate(features, size, mode="bilinear", align_corners=False)

@@ -12,8 +12,8 @@ from carvana_kedro.segmentation.architectures.base import (
     SegmentationNetwork,
     convolution_blocks,
     scaled,
-    upsample,
 )
+from carvana_kedro.segmentation.architectures.upsampling import upsample
 
 
 @dataclass(frozen=True)

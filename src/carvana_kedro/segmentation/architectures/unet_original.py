@@ -12,8 +12,8 @@ from carvana_kedro.segmentation.architectures.base import (
     convolution_block,
     convolution_blocks,
     scaled,
-    upsample,
 )
+from carvana_kedro.segmentation.architectures.upsampling import upsample
 
 SMALLEST_INPUT = 188
 MARGIN = 184  # input size minus output size: the valid convolutions remove half of it on each side

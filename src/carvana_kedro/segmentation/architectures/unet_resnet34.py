@@ -15,8 +15,8 @@ from carvana_kedro.segmentation.architectures.base import (
     SegmentationNetwork,
     convolution_blocks,
     scaled,
-    upsample,
 )
+from carvana_kedro.segmentation.architectures.upsampling import upsample
 
 logger = logging.getLogger(__name__)
 
