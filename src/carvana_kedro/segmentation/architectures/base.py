@@ -25,11 +25,15 @@ class SegmentationNetwork(nn.Module, ABC):
         has_fusible_batch_norm: Whether each BatchNorm2d that follows a Conv2d among the children of a module also
             follows it in `forward`. Prediction then fuses the two. A derived class does not inherit it, but declares it
             again. Leave it False if you are not sure: the results are the same, a little slower.
+        computes_in_dtype_of_weights: Whether `forward` converts the images to the dtype of its convolutions, and needs
+            no autocast if that is not float32. Prediction then runs without autocast, which on a GPU would compute
+            some layers in float32. A derived class declares it again, as above.
     """
 
     stride: int
     names: ClassVar[tuple[str, ...]] = ()
     has_fusible_batch_norm: ClassVar[bool] = False
+    computes_in_dtype_of_weights: ClassVar[bool] = False
 
     @classmethod
     def from_name(cls, name: str, width_multiplier: float) -> "SegmentationNetwork":

@@ -51,6 +51,7 @@ class UNet(SegmentationNetwork):
 
     names = tuple(WIDTHS)
     has_fusible_batch_norm = True
+    computes_in_dtype_of_weights = True
 
     @classmethod
     def from_name(cls, name: str, width_multiplier: float) -> "UNet":
@@ -80,7 +81,7 @@ class UNet(SegmentationNetwork):
 
     def forward(self, images: Tensor) -> Tensor:  # channels and sizes of unet_1024 at its own size
         """Predict logits: (N, 3, H, W) to (N, H, W)."""
-        features = images  # (N, 3, 1024, 1024)
+        features = images.to(self.head.weight.dtype)  # (N, 3, 1024, 1024)
         skips = []
         for stage in self.encoder:
             features = stage(features)  # (N, 24, 1024, 1024), ..., (N, 768, 32, 32)

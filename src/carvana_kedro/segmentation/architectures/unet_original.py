@@ -29,6 +29,7 @@ class UNetOriginal(SegmentationNetwork):
 
     names = ("unet_original",)
     has_fusible_batch_norm = True
+    computes_in_dtype_of_weights = True
     stride = 16
 
     def __init__(self, width_multiplier: float = 1.0) -> None:
@@ -53,7 +54,7 @@ class UNetOriginal(SegmentationNetwork):
             UserError: The images' size is not legal.
         """
         self.output_size((images.shape[2], images.shape[3]))
-        features = images  # (N, 3, 572, 572)
+        features = images.to(self.head.weight.dtype)  # (N, 3, 572, 572)
         skips = []
         for stage in self.encoder:
             features = stage(features)  # (N, 64, 568, 568), ..., (N, 512, 64, 64)

@@ -29,6 +29,7 @@ class UNetResNet34(SegmentationNetwork):
 
     names = ("unet_resnet34",)
     has_fusible_batch_norm = True
+    computes_in_dtype_of_weights = True
     stride = 32
 
     def __init__(self, width_multiplier: float = 1.0) -> None:
@@ -50,7 +51,8 @@ class UNetResNet34(SegmentationNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """Predict logits: (N, 3, H, W) to (N, H, W)."""
-        *skips, features = self.encoder((images - self.mean) / self.std)  # (N, 512, H/32, W/32)
+        standardized = ((images - self.mean) / self.std).to(self.head.weight.dtype)
+        *skips, features = self.encoder(standardized)  # (N, 512, H/32, W/32)
         for stage, skip in zip(self.decoder, reversed(skips), strict=False):
             features = upsample(features, skip.shape[2:])  # (N, 512, H/16, W/16), ...
             features = torch.cat([features, skip], dim=1)  # (N, 768, H/16, W/16), ...

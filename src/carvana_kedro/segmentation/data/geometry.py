@@ -109,7 +109,7 @@ class Geometry:
             images: `(N, C, h, w)` of any dtype.
 
         Returns:
-            `(N, C, H, W)` with `images` in the center; `images` itself if there is no margin.
+            `(N, C, H, W)` with `images` in the center, in channels_last; `images` itself if there is no margin.
         """
         if self.input_size == self.output_size:
             return images
@@ -117,7 +117,7 @@ class Geometry:
             _reflected_indices(inner, outer, images.device)
             for inner, outer in zip(self.output_size, self.input_size, strict=True)
         )
-        return images[:, :, rows[:, None], columns]
+        return images.permute(0, 2, 3, 1)[:, rows[:, None], columns].permute(0, 3, 1, 2)
 
     def restore(self, logits: Tensor, size: Size) -> Tensor:
         """Resize logits to the size of the original image by bilinear interpolation.

@@ -113,7 +113,7 @@ def choose_device(name: str) -> str:
 
 
 class OnnxSegmenter:
-    """Runs an exported segmenter with ONNX Runtime.
+    """Runs an exported segmenter with ONNX Runtime, in float32.
 
     Args:
         model: Path or content of an ONNX file.
@@ -122,6 +122,8 @@ class OnnxSegmenter:
     Raises:
         UserError: onnxruntime is not installed or cannot use the device.
     """
+
+    needs_autocast = False
 
     def __init__(self, model: Path | bytes, device: str = "cpu") -> None:
         """Load and optimize the model."""

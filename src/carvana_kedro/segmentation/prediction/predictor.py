@@ -3,7 +3,8 @@
 import logging
 import math
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -162,7 +163,7 @@ class Predictor:
                 "These networks cannot be averaged: their output sizes differ. Choose networks with equal output sizes."
             )
         segmenters = [Segmenter(network, self.geometry) for network in networks]
-        self._segmenters: list[Callable[[Tensor], Tensor]] = [
+        self._segmenters = [
             onnx.OnnxSegmenter(onnx.to_bytes(segmenter.cpu()), self.hardware.device.type)
             if engine == "onnxruntime"
             else self._placed(segmenter)
@@ -271,14 +272,15 @@ class Predictor:
 
     def _placed(self, segmenter: Segmenter) -> Segmenter:
         # Convert the weights once, so that autocast does not convert them for every batch.
-        segmenter.network = self.hardware.place(segmenter.network.to(self.hardware.precision))
+        segmenter.convert_weights(self.hardware.precision)
+        segmenter.network = self.hardware.place(segmenter.network)
         return segmenter
 
     def _logits(self, fitted: Tensor) -> Tensor:
         images = fitted.to(self.hardware.device, non_blocking=True)
         found = []
-        with self.hardware.autocast():
-            for segmenter in self._segmenters:
+        for segmenter in self._segmenters:
+            with self.hardware.autocast() if segmenter.needs_autocast else nullcontext():
                 found.append(segmenter(images))
                 if self.flip:
                     found.append(segmenter(images.flip(2)).flip(2))

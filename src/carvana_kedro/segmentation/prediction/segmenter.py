@@ -4,6 +4,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
 from carvana_kedro.segmentation.data.geometry import Geometry
@@ -21,6 +22,7 @@ class Segmenter(nn.Module):
         network: The network in evaluation mode, without gradients. Its BatchNorm is fused into the convolutions if its
             class declares `has_fusible_batch_norm`.
         geometry: Geometry of the network at its input size.
+        needs_autocast: Whether the network needs autocast if its weights are not float32.
 
     >>> import torch
     >>> from carvana_kedro.segmentation.architectures import build_network
@@ -39,11 +41,21 @@ class Segmenter(nn.Module):
         super().__init__()
         require_finite(network.state_dict(), f"The network {type(network).__name__}")
         # Declared by the class itself: what holds for a network need not hold for a class derived from it.
-        fusible = vars(type(network)).get("has_fusible_batch_norm", False)
+        declared = vars(type(network))
+        fusible = declared.get("has_fusible_batch_norm", False)
+        self.needs_autocast: bool = not declared.get("computes_in_dtype_of_weights", False)
         fused = fuse_batch_norm(network) if fusible else copy.deepcopy(network)
         self.network = fused.requires_grad_(False)
         self.geometry = geometry
         self.eval()
+
+    def convert_weights(self, dtype: torch.dtype) -> None:
+        """Convert the weights in place. BatchNorm and buffers, such as ImageNet's mean, stay in float32."""
+        for module in self.network.modules():
+            if not isinstance(module, _NormBase):  # torch has no BatchNorm with statistics of another dtype
+                for weight in module.parameters(recurse=False):
+                    if weight.is_floating_point():
+                        weight.data = weight.data.to(dtype)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute (N, h, w) float32 logits from (N, h, w, 3) uint8 images at the geometry's output size.
