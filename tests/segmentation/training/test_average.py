@@ -1,19 +1,23 @@
 """The moving average of the weights: it is updated after every step, validated, saved, resumed and predicted with."""
 
+import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.monitoring.checkpoint_saver import CheckpointSaver
 from carvana_kedro.segmentation.prediction.predictor import Predictor
+from carvana_kedro.segmentation.training.average import WeightAverage
 from carvana_kedro.segmentation.training.build import Run, build_run
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
@@ -56,7 +60,7 @@ def _run(images: ImageStore, decay: float) -> Run:
 
 
 def average(steps: list[dict[str, Tensor]], decay: float) -> dict[str, NDArray[np.float64]]:
-    """Return the weighted sum over all steps that the updates of `build_ema` amount to."""
+    """Return the weighted sum over all steps that the updates of `WeightAverage` amount to."""
     decays = [min(decay, (1 + n) / (10 + n)) for n in range(len(steps))]
     shares = [(1 - d if n else 1) * math.prod(decays[n + 1 :]) for n, d in enumerate(decays)]
     assert sum(shares) == pytest.approx(1)
@@ -85,6 +89,67 @@ def assert_average(found: Weights, steps: list[dict[str, Tensor]], decay: float)
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> RunCheckpoints:
     return CheckpointStore(tmp_path).run("run", keep=EPOCHS)
+
+
+@pytest.fixture
+def network() -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    return network.to(memory_format=torch.channels_last)
+
+
+def _disturb(network: torch.nn.Module) -> None:
+    """Change all weights and statistics, like a training step."""
+    network(torch.randn(2, 3, 5, 5))
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += torch.randn_like(weight)
+
+
+def _as_pytorch(network: torch.nn.Module, decay: float) -> AveragedModel:
+    def update(averaged: Any, current: Any, updates: Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            weight = 1 - min(decay, (1 + int(updates)) / (10 + int(updates)))
+            torch._foreach_lerp_(averaged, current, weight)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+
+
+def _assert_same(one: Weights, other: Weights) -> None:
+    assert list(one) == list(other)
+    for name, value in one.items():
+        assert torch.equal(other[name], value), name
+
+
+def test_the_average_is_bit_identical_to_that_of_pytorch_and_each_loads_the_other(
+    network: torch.nn.Sequential,
+) -> None:
+    ours, theirs = WeightAverage(network, 0.9), _as_pytorch(network, 0.9)
+    for _ in range(3):
+        for _ in range(3):
+            _disturb(network)
+            ours.update()
+            theirs.update_parameters(network)
+        _assert_same(ours.state_dict(), theirs.state_dict())
+        state = copy.deepcopy(ours.state_dict())
+        ours, other = WeightAverage(network, 0.9), _as_pytorch(network, 0.9)
+        ours.load_state_dict(theirs.state_dict())
+        other.load_state_dict(state)
+        theirs = other
+
+
+def test_the_average_keeps_the_memory_format_and_does_not_change_the_network(
+    network: torch.nn.Sequential,
+) -> None:
+    average = WeightAverage(network, decay=0.9)
+    _disturb(network)
+    before = copy.deepcopy(network.state_dict())
+    average.update()
+    average.load_state_dict(copy.deepcopy(average.state_dict()))
+    assert average.module[0].weight.stride() == network[0].weight.stride() == (27, 1, 9, 3)
+    _assert_same(network.state_dict(), before)
 
 
 # The decay of a short run is limited by the number of its steps. The second is smaller than most of these limits.

@@ -16,12 +16,13 @@ from carvana_kedro.segmentation.architectures import ARCHITECTURES, Segmentation
 from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.data.samples import Samples
 from carvana_kedro.segmentation.hardware import Hardware
+from carvana_kedro.segmentation.training.average import WeightAverage
 from carvana_kedro.segmentation.training.build import build_training
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.training.loop import evaluate, train, train_one_epoch
 from carvana_kedro.segmentation.training.losses import Loss, batch_dice, build_loss, segmentation_loss
-from carvana_kedro.segmentation.training.optimizers import build_ema, build_schedule
+from carvana_kedro.segmentation.training.optimizers import build_schedule
 from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Progress, Step, Training
 from carvana_kedro.stores.images.competition import ImageStore
@@ -204,7 +205,7 @@ def test_training_sees_each_image_with_its_own_change_of_the_epoch(
 def test_a_restored_run_ends_like_an_uninterrupted_one(setup: Setup, stop: int, schedule: str) -> None:
     def new_run() -> tuple:
         run, *batches = setup(epochs=3)
-        run.ema = build_ema(run.network, 0.9)
+        run.ema = WeightAverage(run.network, 0.9)
         run.schedule = build_schedule(run.optimizer, name=schedule, total_steps=9)
         return run, *batches
 
@@ -303,7 +304,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
     setup: Setup, poison: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run, train_batches, validation_batches = setup(epochs=1)
-    run.ema = build_ema(run.network, 0.9)
+    run.ema = WeightAverage(run.network, 0.9)
     seen: list[Step] = []
 
     class Poisonous:
@@ -557,7 +558,7 @@ def test_a_run_whose_learning_rate_is_absurd_does_not_end(
 ) -> None:
     run, *batches = setup(epochs=epochs, learning_rate=learning_rate)
     if ema_decay:
-        run.ema = build_ema(run.network, ema_decay)
+        run.ema = WeightAverage(run.network, ema_decay)
     ended: list[str] = []
 
     class Watch(Callback):
@@ -577,7 +578,7 @@ def test_weights_that_are_not_finite_end_a_run_before_its_state_is_saved(
     setup: Setup, where: str, value: float
 ) -> None:
     run, *batches = setup(epochs=3)
-    run.ema = build_ema(run.network, 0.9)
+    run.ema = WeightAverage(run.network, 0.9)
     states: list[int] = []
 
     class Breaking(Callback):
@@ -598,7 +599,7 @@ def test_weights_that_are_not_finite_end_a_run_before_its_state_is_saved(
     assert states == [1]
     # A state that was saved within the epoch is refused as well.
     again, *batches = setup(epochs=3)
-    again.ema = build_ema(again.network, 0.9)
+    again.ema = WeightAverage(again.network, 0.9)
     again.restore(run.state())
     with pytest.raises(UserError, match="diverged"):
         train(again, *batches)

@@ -1,7 +1,6 @@
 import io
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,9 +12,9 @@ from carvana_kedro.segmentation.training.optimizers import (
     OPTIMIZERS,
     SCHEDULES,
     WITH_FUSED,
-    build_ema,
     build_optimizer,
     build_schedule,
+    skips_updates,
 )
 
 
@@ -44,6 +43,20 @@ def saved_and_loaded(state):
     torch.save(state, buffer)
     buffer.seek(0)
     return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_only_fused_optimizers_skip_an_update_on_the_device(parameter, name, fused):
+    optimizer = build_optimizer([parameter], name=name, learning_rate=0.1, fused=fused)
+    before = parameter.detach().clone()
+    parameter.grad = torch.full_like(parameter, float("nan"))
+    optimizer.found_inf = torch.ones(())
+    if skips_updates(optimizer):
+        optimizer.step()
+        assert torch.equal(parameter, before)
+        assert all(state["step"] == 0 for state in optimizer.state.values())
+    assert skips_updates(optimizer) == (fused and name in WITH_FUSED)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -258,63 +271,3 @@ def test_a_resumed_training_is_bit_identical(optimizer_name, schedule_name, data
     assert stopped.train(range(stop)) == uninterrupted[:stop]
     resumed.load(saved_and_loaded(stopped.state()))
     assert resumed.train(range(stop, total_steps)) == uninterrupted[stop:]
-
-
-@pytest.fixture
-def network():
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).to(
-        memory_format=torch.channels_last
-    )
-
-
-def disturb(network):
-    """Change all weights and statistics, like a training step."""
-    network(torch.randn(2, 3, 5, 5))
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight += torch.randn_like(weight)
-
-
-def test_the_average_agrees_with_numpy(network):
-    average = build_ema(network, decay=0.3)
-    expected = {}
-    for update in range(8):
-        disturb(network)
-        average.update_parameters(network)
-        decay = min(0.3, (1 + update) / (10 + update)) if update else 0.0
-        for name, value in network.state_dict().items():
-            before = expected.get(name, 0.0)
-            expected[name] = decay * before + (1 - decay) * value.double().numpy()
-    counted = "1.num_batches_tracked"
-    assert average.module.state_dict()[counted] == network.state_dict()[counted] == 8
-    for name in expected.keys() - {counted}:
-        np.testing.assert_allclose(
-            average.module.state_dict()[name].numpy(), expected[name], rtol=1e-5, atol=1e-6
-        )
-
-
-def test_a_resumed_average_is_bit_identical(network):
-    average, resumed = build_ema(network, decay=0.9), build_ema(network, decay=0.9)
-    for _ in range(3):
-        disturb(network)
-        average.update_parameters(network)
-    resumed.load_state_dict(saved_and_loaded(average.state_dict()))
-    for _ in range(3):
-        disturb(network)
-        average.update_parameters(network)
-        resumed.update_parameters(network)
-    assert resumed.n_averaged == 6
-    for name, value in average.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value), name
-
-
-def test_the_average_keeps_the_memory_format_and_does_not_change_the_network(network):
-    average = build_ema(network, decay=0.9)
-    disturb(network)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    average.update_parameters(network)
-    average.load_state_dict(saved_and_loaded(average.state_dict()))
-    assert average.module[0].weight.stride() == network[0].weight.stride() == (27, 1, 9, 3)
-    for name, value in network.state_dict().items():
-        assert torch.equal(value, before[name]), name

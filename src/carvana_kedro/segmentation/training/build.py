@@ -17,9 +17,10 @@ from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.data.samples import CachedSamples, ImageReader, Keep, Samples, in_memory
 from carvana_kedro.segmentation.extensions import Spec
 from carvana_kedro.segmentation.hardware import Hardware, measured_peak, training_flop, usable_workers
+from carvana_kedro.segmentation.training.average import WeightAverage
 from carvana_kedro.segmentation.training.callbacks import load_callback
 from carvana_kedro.segmentation.training.losses import build_loss
-from carvana_kedro.segmentation.training.optimizers import build_ema, build_optimizer, build_schedule
+from carvana_kedro.segmentation.training.optimizers import build_optimizer, build_schedule
 from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Training
 
@@ -146,7 +147,7 @@ def build_training(
         UserError: The optimizer, schedule or loss cannot be built.
     """
     network = hardware.place(network)
-    ema = build_ema(network, recipe.ema_decay) if recipe.ema_decay else None
+    ema = WeightAverage(network, recipe.ema_decay) if recipe.ema_decay else None
     if ema is not None:
         hardware.place(ema.module)  # the copy of a compiled network is not compiled
     _check_optimizer_keys(recipe)

@@ -153,7 +153,7 @@ def _update(
             clip_grads_with_norm_(weights, run.clip_gradient_norm, norm)
         run.scaler.step(run.optimizer)
         if run.ema is not None:
-            run.ema.update_parameters(run.network)
+            run.ema.update()
     else:
         _restore(run, statistics)
     run.scaler.update()

@@ -1,11 +1,9 @@
-"""PyTorch's optimizers and learning-rate schedules by name, and the moving average of the weights."""
+"""PyTorch's optimizers and learning-rate schedules by name."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import (
     ConstantLR,
@@ -18,7 +16,6 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
     SequentialLR,
 )
-from torch.optim.swa_utils import AveragedModel
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.extensions import create, import_subclass, is_dotted_path
@@ -78,6 +75,14 @@ def build_optimizer(
     if fused and name in WITH_FUSED:  # fused=False would also disable torch's foreach kernels
         options["fused"] = True
     return OPTIMIZERS[name](parameters, **options)
+
+
+def skips_updates(optimizer: Optimizer) -> bool:
+    """Return whether `step()` changes nothing if the optimizer's attribute `found_inf` is a 1 on the device.
+
+    The fused kernels of PyTorch do so, without asking the CPU. Other optimizers ignore the attribute.
+    """
+    return type(optimizer) in (SGD, Adam, AdamW) and all(group["fused"] for group in optimizer.param_groups)
 
 
 def _build_imported(path: str, parameters: Iterable[Parameter], options: dict[str, Any]) -> Optimizer:
@@ -174,29 +179,3 @@ def _one_cycle(optimizer: Optimizer, total_steps: int, warmup_steps: int) -> LRS
 def _with_warmup(optimizer: Optimizer, schedule: LRScheduler, warmup_steps: int) -> LRScheduler:
     warmup = LinearLR(optimizer, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)
     return SequentialLR(optimizer, [warmup, schedule], milestones=[warmup_steps])
-
-
-def build_ema(network: Module, decay: float) -> AveragedModel:
-    """Build the exponential moving average of a network's weights (Polyak & Juditsky 1992).
-
-    After the optimizer's n-th step, n from 0, `average.update_parameters(network)` computes
-    `average = d * average + (1 - d) * network` with `d = min(decay, (1 + n) / (10 + n))`, as TensorFlow's
-    ExponentialMovingAverage does. With a fixed decay, the random initial weights would dominate a short run. The first
-    update copies the weights. Float buffers (BatchNorm's statistics) are averaged too; integer buffers are copied.
-
-    Args:
-        network: It is copied, on its device and in its memory format.
-        decay: In [0, 1). The average covers about the last `1 / (1 - decay)` steps.
-
-    Returns:
-        A module with the network's inputs and outputs. Its attribute `module` is the averaged network.
-    """
-
-    def update(averaged: Any, current: Any, updates: Tensor | int) -> None:
-        if averaged[0].is_floating_point():
-            done = int(updates)
-            torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + done) / (10 + done)))
-        else:
-            torch._foreach_copy_(averaged, current)
-
-    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)

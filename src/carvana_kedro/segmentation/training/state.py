@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel
 
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
 from carvana_kedro.segmentation.data.augmentation import Augmentation
@@ -18,6 +17,7 @@ from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.hardware import Hardware
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.model import not_finite
+from carvana_kedro.segmentation.training.average import WeightAverage
 
 Record = dict[str, float]
 
@@ -137,7 +137,7 @@ class Training:
     description: Mapping[str, Any]
     about: Mapping[str, Any] = field(default_factory=dict)
     threshold: float = 0.5
-    ema: AveragedModel | None = None
+    ema: WeightAverage | None = None
     accumulation_steps: int = 1
     clip_gradient_norm: float = 0.0
     best_by: str = "val_dice_coeff"
