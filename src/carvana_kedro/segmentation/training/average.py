@@ -40,26 +40,27 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Include the current weights and buffers of the network."""
-        floats, others = self._averaged_and_current
+        (averaged, current), others = self._floats_and_others
         if self.updates:
             weight = 1 - min(self._decay, (1 + self.updates) / (10 + self.updates))
-            torch._foreach_lerp_(*floats, weight)
+            torch._foreach_lerp_(averaged, current, weight)
         else:
-            torch._foreach_copy_(*floats)
-        if others:
-            torch._foreach_copy_(*others)
+            torch._foreach_copy_(averaged, current)
+        if others[0]:
+            torch._foreach_copy_(others[0], others[1])
         self.updates += 1
 
     @cached_property
-    def _averaged_and_current(self) -> list[list[tuple[Tensor, ...]]]:
-        """Two lists each of floats and of other tensors: those of the average, and those of the network."""
+    def _floats_and_others(self) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """The tensors of the average and those of the network, by kind."""
         averaged, current = (
             [*network.parameters(), *network.buffers()] for network in (self.module, self._network)
         )
         pairs = list(zip(averaged, current, strict=True))
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        others = [pair for pair in pairs if not pair[0].is_floating_point()]
-        return [list(zip(*chosen, strict=True)) for chosen in (floats, others)]
+        kinds = [
+            [pair for pair in pairs if pair[0].is_floating_point() == floats] for floats in (True, False)
+        ]
+        return [([one for one, _ in kind], [other for _, other in kind]) for kind in kinds]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state, in the form of PyTorch's `AveragedModel`."""
