@@ -1,8 +1,10 @@
 import math
 
+import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from carvana_kedro.segmentation.metrics import mask_scores
@@ -111,6 +113,66 @@ def test_boundary_error_is_the_mean_distance_between_the_edges(one, other):
     else:
         assert mask_scores.boundary_error(one, other) == (math.hypot(7, 9) if any(edges) else 0)
     assert mask_scores.boundary_error(one, one) == 0
+
+
+def straightforward(one, other):
+    """Return the boundary error from the distances of all pixels of the image."""
+    edges = mask_scores._boundary(one, 1), mask_scores._boundary(other, 1)
+    if not all(edge.any() for edge in edges):
+        return math.hypot(*one.shape) if any(edge.any() for edge in edges) else 0.0
+    distances = [
+        cv2.distanceTransform((~goal).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[edge]
+        for edge, goal in (edges, edges[::-1])
+    ]
+    return float(np.concatenate(distances).astype(np.float64).mean())
+
+
+@st.composite
+def rectangles(draw, shape):
+    """A mask of up to four rectangles, which may be single pixels, touch the border or be far from each other."""
+    mask = np.zeros(shape, bool)
+    for _ in range(draw(st.integers(0, 4))):
+        (top, bottom), (left, right) = (
+            sorted(draw(st.tuples(st.integers(0, side - 1), st.integers(0, side - 1)))) for side in shape
+        )
+        mask[top : bottom + 1, left : right + 1] ^= True
+    return mask
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.sampled_from([(60, 90), (200, 30), (1, 300), (150, 150)]).flatmap(
+        lambda shape: st.tuples(rectangles(shape), rectangles(shape))
+    )
+)
+def test_the_search_near_the_edges_finds_the_distances_of_the_whole_image(masks):
+    # The transform rounds to float32.
+    assert mask_scores.boundary_error(*masks) == pytest.approx(straightforward(*masks), rel=1e-6)
+
+
+@pytest.mark.parametrize("moved", [0, 1, 7, 400])
+def test_masks_near_and_far_from_each_other_have_exact_distances(moved):
+    one, other = np.zeros((2, 300, 700), bool)
+    one[50:250, 100:110] = True
+    other[50:250, 100 + moved : 110 + moved] = True
+    assert mask_scores.boundary_error(one, other) == pytest.approx(straightforward(one, other), rel=1e-6)
+
+
+def test_speckled_masks_have_exact_distances():
+    random = np.random.default_rng(0)
+    one, other = random.random((2, 200, 300)) < np.array([0.5, 0.001])[:, None, None]
+    assert mask_scores.boundary_error(one, other) == pytest.approx(straightforward(one, other), rel=1e-6)
+
+
+def test_all_scores_are_those_of_the_functions():
+    prediction, target = square(2, 3, 9), square(3, 3, 9)
+    assert mask_scores.scores(prediction, target) == {
+        "dice": mask_scores.dice(prediction, target),
+        "iou": mask_scores.iou(prediction, target),
+        "pixel_accuracy": mask_scores.pixel_accuracy(prediction, target),
+        "boundary_dice": mask_scores.boundary_dice(prediction, target, 3),
+        "boundary_error": mask_scores.boundary_error(prediction, target),
+    }
 
 
 @pytest.mark.parametrize("score", [*SCORES, mask_scores.boundary_error])
