@@ -19,17 +19,26 @@ class Operations(TorchDispatchMode):
 
     Attributes:
         calls: The operation, its arguments and its keyword arguments.
+        copies: For each copy between devices: the device it goes to, and whether the program does not wait for it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+        self.copies: list[tuple[torch.device, bool]] = []
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         self.calls.append((operation, args, kwargs or {}))
         result = operation(*args, **(kwargs or {}))
+        if (
+            isinstance(result, Tensor)
+            and args
+            and isinstance(args[0], Tensor)
+            and result.device != args[0].device
+        ):
+            self.copies.append((result.device, (kwargs or {}).get("non_blocking", False)))
         if operation is torch.ops.aten.convolution.default and any(map(_is_channels_last, args[:2])):
             return result.contiguous(memory_format=torch.channels_last)  # as cuDNN does
         return result

@@ -1,17 +1,23 @@
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import pretended_gpu
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import SegmentationNetwork, build_network
 from carvana_kedro.segmentation.model import TrainedModel
-from carvana_kedro.segmentation.prediction.predictor import Predictor
+from carvana_kedro.segmentation.prediction.fitted_images import FittedBatch
+from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
 from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.stores.checkpoints import save_checkpoint
@@ -274,6 +280,139 @@ def test_a_network_with_a_smaller_output_predicts_the_whole_image() -> None:
     predictor = Predictor([build_network("unet_original", width_multiplier=0.03)], (188, 204), device="cpu")
     assert predictor.geometry.output_size == (4, 20)
     assert predictor(np.zeros((50, 70, 3), np.uint8)).shape == (50, 70)
+
+
+class SeveralSizes:
+    """A source of red and black images of several sizes, with more edges in some than can be found in advance."""
+
+    sizes: ClassVar = {
+        "a": (60, 90),
+        "b": (60, 90),
+        "c": (31, 47),
+        "d": (200, 90),
+        "e": (60, 90),
+        "f": (60, 90),
+    }
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        return self.sizes[image_id]
+
+    def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
+        if image_id == "b":
+            raise UserError("b is missing.")
+        height, width = self.sizes[image_id]
+        rows, columns = np.mgrid[:height, :width]
+        circle = (rows - height / 2) ** 2 + (columns - width / 3) ** 2 < (height / 4) ** 2
+        inside = (columns // 3 % 2).astype(bool) if image_id == "e" else circle
+        return np.where(inside[..., None], (255, 0, 0), (9, 9, 9)).astype(np.uint8)
+
+    def read_mask(self, image_id: str) -> np.ndarray:
+        raise AssertionError("prediction must not read masks")
+
+
+def predict_ahead(predictor: Predictor, **options: Any) -> list[Prediction]:
+    predictor._ahead = True  # as on a GPU
+    found = list(predictor.predict(SeveralSizes(), list("abcdef"), on_bad_image="empty", **options))
+    assert all(prediction.found for prediction in found)
+    return found
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 8])
+def test_finding_edges_ahead_gives_the_same_predictions(batch_size: int) -> None:
+    predictor = Predictor([Red()], (60, 90), device="cpu", precision="float32")
+    source = SeveralSizes()
+    expected = list(predictor.predict(source, list("abcdef"), batch_size=batch_size, on_bad_image="empty"))
+    assert not any(prediction.found for prediction in expected)
+    found = predict_ahead(predictor, batch_size=batch_size, threshold=0.4)
+    assert [prediction.image_id for prediction in found] == list("abcdef")
+    assert [prediction.problem for prediction in found] == ["", "b is missing.", "", "", "", ""]
+    assert any(
+        prediction.found.edges is None for prediction in found
+    )  # too many edges: they are found on demand
+    assert sum(prediction.found.edges is not None for prediction in found) > 3
+
+    def answers(prediction: Prediction) -> list[np.ndarray]:
+        return [
+            prediction.edges(0.4),
+            prediction.edges(0.7),
+            prediction.mask(0.4),
+            prediction.probabilities(),
+        ]
+
+    with ThreadPoolExecutor(3) as threads:
+        pairs = zip(map(answers, expected), threads.map(answers, found), strict=True)
+        for one, other in pairs:
+            assert all(map(np.array_equal, one, other))
+    assert [len(prediction.edges(0.4)) > 0 for prediction in found] == [True, False, True, True, True, True]
+
+
+def test_edges_that_were_found_ahead_need_no_work_on_the_device() -> None:
+    predictor = Predictor([Red()], (60, 90), device="cpu", precision="float32")
+    for prediction in predict_ahead(predictor, batch_size=2, threshold=0.4):
+        if prediction.found.edges is not None:
+            with pretended_gpu.Operations() as operations:
+                prediction.edges(0.4)
+            assert not operations.calls
+        with pretended_gpu.Operations() as operations:
+            prediction.edges(0.5)
+        assert operations.calls
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_logits_that_are_not_finite_are_an_error_that_names_the_image(ahead: bool) -> None:
+    class Diverged(Red):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            logits[-1, 0, 0] = torch.nan
+            return logits
+
+    predictor = Predictor([Diverged()], (60, 90), device="cpu", precision="float32")
+    predictor._ahead = ahead
+    first, second = predictor.predict(SeveralSizes(), ["a", "c"], threshold=0.4)
+    assert len(first.edges(0.4)) and first.mask(0.6).any()
+    for answer in (partial(second.edges, 0.4), partial(second.mask, 0.4), second.probabilities):
+        with pytest.raises(UserError, match="computes NaN or infinity for c: its weights"):
+            answer()
+
+
+def test_a_batch_is_yielded_after_the_next_one_was_started() -> None:
+    events: list[str] = []
+
+    class Logged(Red):
+        def forward(self, images: Tensor) -> Tensor:
+            events.append("start")
+            return super().forward(images)
+
+    predictor = Predictor([Logged()], (60, 90), device="cpu")
+    predictor._ahead = True
+    for prediction in predictor.predict(SeveralSizes(), list("acd"), batch_size=1):
+        events.append(prediction.image_id)
+    assert events == ["start", "start", "a", "start", "c", "d"]
+
+
+def test_starting_a_batch_on_a_gpu_does_not_wait_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_network("unet_small", width_multiplier=0.25)
+    predictor = Predictor([network], (64, 96), device="cpu", precision="bfloat16", flip=True)
+    predictor.hardware, predictor._ahead = pretended_gpu.GPU, True
+    recorded = []
+    event = SimpleNamespace(record=recorded.append)
+    monkeypatch.setattr(torch.cuda, "Event", lambda **_: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    with FakeTensorMode() as pretended:
+        for segmenter in predictor._segmenters:
+            pretended_gpu.place(segmenter, pretended)
+        images = torch.empty(3, 64, 96, 3, dtype=torch.uint8)
+        batch = FittedBatch(["a", "b", "c"], images, [(128, 192), (128, 192), (99, 99)], ["", "broken", ""])
+        with pretended_gpu.Operations() as operations:
+            predictor._start(batch, 3, 0.5)
+    assert recorded == ["stream of cuda:0"]
+    names = {operation.name() for operation, _, _ in operations.calls}
+    assert "aten::nonzero_static" in names
+    # These ask the GPU for a value or a size.
+    assert not names & {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::equal"}
+    assert [str(device) for device, _ in operations.copies] == ["cuda:0", "cpu", "cpu", "cpu"]
+    assert all(non_blocking for _, non_blocking in operations.copies)
+    assert not any(operation.name() == "aten::copy_" for operation, _, _ in operations.calls)
 
 
 def test_the_doors_of_the_predictor_refuse_wrong_input_with_advice() -> None:

@@ -1,14 +1,13 @@
 """Prediction of masks with trained models."""
 
 import logging
-import math
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from functools import partial
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -17,91 +16,22 @@ from torch import Tensor
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
-from carvana_kedro.segmentation.data.geometry import Geometry, Size
+from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.data.reader import Reader
-from carvana_kedro.segmentation.data.samples import ImageReader, errors_naming
+from carvana_kedro.segmentation.data.samples import ImageReader
 from carvana_kedro.segmentation.hardware import Hardware, is_out_of_memory
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction import onnx
+from carvana_kedro.segmentation.prediction.batch_edges import BatchEdges
+from carvana_kedro.segmentation.prediction.fitted_images import FittedBatch, FittedImages
+from carvana_kedro.segmentation.prediction.prediction import Prediction as Prediction
+from carvana_kedro.segmentation.prediction.prediction import check_threshold
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
-from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.checkpoints import load_checkpoint
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction for one image. Its logits stay on the device, and are enlarged to the image's size on demand.
-
-    Attributes:
-        image_id: Id of the image.
-        size: (H, W) of the image.
-        logits: (h, w) float32 at the network's output size.
-        geometry: Geometry of the network.
-        problem: Why the image could not be read, in which case its mask is empty; otherwise an empty text.
-    """
-
-    image_id: str
-    size: Size
-    logits: Tensor
-    geometry: Geometry
-    problem: str = ""
-
-    def probabilities(self) -> NDArray[np.float32]:
-        """Return the probability that a pixel belongs to the car, (H, W) float32.
-
-        Raises:
-            UserError: The logits are not finite.
-        """
-        probabilities: NDArray[np.float32] = self.enlarged().sigmoid().cpu().numpy()
-        return probabilities
-
-    def mask(self, threshold: float) -> NDArray[np.bool_]:
-        """Return where the probability exceeds the threshold, (H, W) bool.
-
-        The logits are enlarged to the image's size before they are compared with the threshold. This keeps the subpixel
-        position of the mask's edge.
-
-        Raises:
-            UserError: The threshold is not in (0, 1), or the logits are not finite.
-        """
-        mask: NDArray[np.bool_] = self._exceeding(threshold).cpu().numpy()
-        return mask
-
-    def edges(self, threshold: float) -> NDArray[np.int64]:
-        """Return the edges of the mask's runs: see `run_lengths.find_edges`.
-
-        On a GPU they are computed there: copying 6 kB of edges is faster than copying a mask of 2.5 MB.
-
-        Raises:
-            UserError: The threshold is not in (0, 1), or the logits are not finite.
-        """
-        mask = self._exceeding(threshold)
-        if not mask.is_cuda:
-            return run_lengths.find_edges(mask.cpu().numpy())
-        pixels = torch.nn.functional.pad(mask.flatten(), (1, 1))
-        edges: NDArray[np.int64] = (pixels[1:] != pixels[:-1]).nonzero()[:, 0].cpu().numpy()
-        return edges
-
-    def _exceeding(self, threshold: float) -> Tensor:
-        _check_threshold(threshold)
-        return self.enlarged() > math.log(threshold / (1 - threshold))
-
-    def enlarged(self) -> Tensor:
-        """Return the logits at the image's size, (H, W) float32, on the device.
-
-        Raises:
-            UserError: The logits are not finite.
-        """
-        # Checked here and not per batch: the caller waits for the device anyway.
-        if not torch.isfinite(self.logits).all():
-            raise UserError(
-                f"The network computes NaN or infinity{f' for {self.image_id}' if self.image_id else ''}: its weights "
-                "are too large, because its training diverged. Use another checkpoint, or train again with a smaller "
-                "learning rate: model_training.optimizer.learning_rate"
-            )
-        return self.geometry.restore(self.logits[None], self.size)[0]
+T = TypeVar("T")
 
 
 class Predictor:
@@ -146,7 +76,7 @@ class Predictor:
             TypeError: `networks` is not a sequence of networks.
         """
         _check_networks(networks)
-        _check_threshold(threshold)
+        check_threshold(threshold)
         self.threshold = threshold
         self.flip = flip
         if engine == "onnxruntime":
@@ -169,6 +99,9 @@ class Predictor:
             else self._placed(segmenter)
             for segmenter in segmenters
         ]
+        on_gpu = self.hardware.device.type == "cuda"
+        self._ahead = on_gpu  # whether a batch is started before the previous one is used
+        self._beside = torch.cuda.Stream(self.hardware.device) if on_gpu else None
         self._fitting = 0  # images that fit into memory at once; 0: unknown
 
     @classmethod
@@ -298,24 +231,32 @@ class Predictor:
         *,
         batch_size: int = 8,
         num_workers: int = 0,
+        threshold: float | None = None,
         shard_sizes: Sequence[int] | None = None,
         on_bad_image: Literal["stop", "empty"] = "stop",
     ) -> Iterator[Prediction]:
         """Yield the prediction for every image, in order. Only a few batches are in memory at a time.
+
+        On a GPU, a batch is yielded when it is finished and the next one has been started.
 
         Args:
             source: Reads the images.
             image_ids: Ids of the images to predict.
             batch_size: Number of images in a batch.
             num_workers: Processes that read images; 0: this one.
+            threshold: On the probability. On a GPU, the edges at this threshold are found right behind the logits, so
+                that `Prediction.edges` returns them at once. None: they are found on demand.
             shard_sizes: Numbers of images in consecutive shards. No batch crosses the end of a shard, so that a
                 prediction that is resumed at a shard computes the same batches. None: one shard.
             on_bad_image: Whether to stop at an image that cannot be read, or to leave its mask empty.
 
         Raises:
-            UserError: An image cannot be read, a worker was killed, or an image does not fit into memory.
+            UserError: An image cannot be read, a worker was killed, an image does not fit into memory, or the threshold
+                is not in (0, 1).
         """
-        images = _FittedImages(source, image_ids, self.geometry, on_bad_image == "empty")
+        if threshold is not None:
+            check_threshold(threshold)
+        images = FittedImages(source, image_ids, self.geometry, on_bad_image == "empty")
         on_gpu = self.hardware.device.type == "cuda"
         read = Reader(
             images.read,
@@ -326,31 +267,44 @@ class Predictor:
         )
         batches = _batches(shard_sizes or [len(image_ids)], batch_size)
         largest = max(map(len, batches), default=0)
-        waiting: list[Prediction] = []
-        for batch in read(batches):
-            predictions = self._predict_batch(batch, largest)
-            # On a GPU, the caller uses the previous batch while this one is computed.
-            yield from waiting if on_gpu else predictions
-            waiting = predictions
-        if on_gpu:
-            yield from waiting
+        started = (self._start(batch, largest, threshold) for batch in read(batches))
+        for finish in _one_later(started) if self._ahead else started:
+            yield from finish()
 
-    def _predict_batch(self, batch: "_Batch", largest: int) -> list[Prediction]:
-        ids, fitted, sizes, problems = batch
-        if self.hardware.compile and len(fitted) < largest:  # another shape would be compiled again
-            fitted = torch.cat([fitted, fitted[:1].expand(largest - len(fitted), -1, -1, -1)])
+    @torch.inference_mode()
+    def _start(
+        self, batch: FittedBatch, largest: int, threshold: float | None
+    ) -> Callable[[], list[Prediction]]:
+        """Start the prediction of a batch on the device. The function that is returned waits for it."""
+        fitted, count = batch.fitted, len(batch.fitted)
+        if self.hardware.compile and count < largest:  # another shape would be compiled again
+            fitted = torch.cat([fitted, fitted[:1].expand(largest - count, -1, -1, -1)])
+        logits = self.logits(fitted)[:count]
+        for row, problem in zip(logits, batch.problems, strict=True):
+            if problem:
+                row.fill_(-100)
+        edges = (
+            BatchEdges(logits, batch.sizes, self.geometry, threshold, self._beside) if self._ahead else None
+        )
+        return partial(self._finish, batch, logits, edges)
+
+    def _finish(self, batch: FittedBatch, logits: Tensor, edges: BatchEdges | None) -> list[Prediction]:
+        found = edges.wait() if edges else [None] * len(logits)
+        facts = zip(batch.ids, batch.sizes, logits, batch.problems, found, strict=True)
         return [
-            Prediction(
-                image_id,
-                (height, width),
-                torch.full_like(logits, -100) if problem else logits,
-                self.geometry,
-                problem,
-            )
-            for image_id, (height, width), logits, problem in zip(
-                ids, sizes, self.logits(fitted)[: len(ids)], problems, strict=True
-            )
+            Prediction(image_id, (height, width), row, self.geometry, problem, known)
+            for image_id, (height, width), row, problem, known in facts
         ]
+
+
+def _one_later(items: Iterable[T]) -> Iterator[T]:
+    """Yield each item after the next one has been taken.
+
+    >>> list(_one_later("abc"))
+    ['a', 'b', 'c']
+    """
+    last: list[Any] = [None]
+    return (item for item, _ in pairwise(chain(items, last)))
 
 
 def _check_networks(networks: object) -> None:
@@ -361,11 +315,6 @@ def _check_networks(networks: object) -> None:
         )
     if not networks:
         raise UserError("A predictor needs at least one network.")
-
-
-def _check_threshold(threshold: float) -> None:
-    if not 0 < threshold < 1:
-        raise UserError(f"The threshold is a probability above 0 and below 1, not {threshold}.")
 
 
 def _batches(shard_sizes: Sequence[int], batch_size: int) -> list[NDArray[np.int64]]:
@@ -380,55 +329,3 @@ def _batches(shard_sizes: Sequence[int], batch_size: int) -> list[NDArray[np.int
         for first, end in pairwise(ends)
         for start in range(first, end, batch_size)
     ]
-
-
-class _Batch(NamedTuple):
-    ids: list[str]
-    fitted: Tensor
-    sizes: list[Size]
-    problems: list[str]
-
-
-class _FittedImages:
-    """Reads images, and fits them to the output size.
-
-    Args:
-        source: Reads the images.
-        image_ids: Ids of the images.
-        geometry: Fits them.
-        allow_bad: Whether an image that cannot be read is replaced by a black one, instead of raising an error.
-    """
-
-    def __init__(
-        self, source: ImageReader, image_ids: Sequence[str], geometry: Geometry, allow_bad: bool
-    ) -> None:
-        self.source = source
-        self.image_ids = np.array(image_ids, dtype=np.str_)
-        self.geometry = geometry
-        self.allow_bad = allow_bad
-
-    @property
-    def image_nbytes(self) -> int:
-        height, width = self.geometry.output_size
-        return height * width * 3
-
-    def read(self, positions: Iterable[int]) -> _Batch:
-        batch = _Batch([], torch.empty(0), [], [])
-        images = []
-        for position in positions:
-            image_id = str(self.image_ids[position])
-            try:
-                with errors_naming(image_id):
-                    image = self.source.read_image(image_id, at_least=self.geometry.output_size)
-                    fitted = self.geometry.fit_image(image)
-                    size, problem = self.source.size(image_id), ""
-            except UserError as error:
-                if not self.allow_bad:
-                    raise
-                fitted = np.zeros((*self.geometry.output_size, 3), np.uint8)
-                size, problem = self.geometry.output_size, str(error)
-            images.append(fitted)
-            batch.ids.append(image_id)
-            batch.sizes.append(size)
-            batch.problems.append(problem)
-        return batch._replace(fitted=torch.from_numpy(np.stack(images)))
