@@ -1,4 +1,5 @@
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
+from carvana_kedro.pipelines.inference import nodes
 from carvana_kedro.pipelines.inference.nodes import (
     predict_masks,
     select_test_images,
@@ -20,7 +22,7 @@ from carvana_kedro.pipelines.inference.nodes import (
 )
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
-from carvana_kedro.stores import run_lengths
+from carvana_kedro.stores import run_lengths, threads
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.predictions import KINDS, PredictedImages, PredictionShards
@@ -454,3 +456,48 @@ def test_onnx_runtime_predicts_the_same_masks_into_other_shards(
     assert not set(names[0]) & set(names[1])
     for one, other in zip(*masks, strict=True):
         assert one.any() and (one != other).mean() < 0.001
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_a_photograph_that_vanishes_stops_the_run_and_the_next_run_continues(
+    broken: Path, model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: cores)
+
+    class Vanishing(ImageStore):
+        """A store that reads an image for the network, but not again for its pictures."""
+
+        def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
+            if at_least is None and image_id == self.ids()[2]:
+                raise UserError(f"{image_id} is gone.")
+            return super().read_image(image_id, at_least)
+
+    parameters = Inference(masks=True, cutouts=True, overlays=True, threshold=0.48, shard_size=2)
+
+    def predict(store: ImageStore, folder: Path) -> dict[str, Any]:
+        shards, images = PredictionShards(folder / "shards"), PredictedImages(folder)
+        return predict_masks(model, index_images(store), store, shards, images, parameters, RECIPE, SOURCE)
+
+    store = ImageStore(broken / "test")
+    with pytest.raises(UserError, match=f"{store.ids()[2]} is gone"):
+        predict(Vanishing(broken / "test"), tmp_path / "stopped")
+    assert not [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
+    assert [path.name[:5] for path in (tmp_path / "stopped/shards").rglob("*-*.csv")] == ["00000"]
+    assert predict(store, tmp_path / "stopped") == predict(store, tmp_path / "whole")
+    for kind in KINDS:
+        shown = _shown(tmp_path / "stopped", kind)
+        assert len(shown) == 4 and shown == _shown(tmp_path / "whole", kind)
+
+
+def test_any_other_error_names_the_image(
+    model: TrainedModel, test_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(nodes, "cut_out", fail)
+    index, parameters = index_images(test_images), Inference(cutouts=True)
+    shards, images = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
+    with pytest.raises(MemoryError) as raised:
+        predict_masks(model, index, test_images, shards, images, parameters, RECIPE, SOURCE)
+    assert test_images.ids()[0] in raised.value.__notes__[0]

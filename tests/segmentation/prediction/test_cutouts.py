@@ -109,7 +109,7 @@ def _shapes(height: int, width: int, kind: str, seed: int) -> np.ndarray:
     if kind == "noise":
         probabilities = random.random((height, width), np.float32)
     for _ in range({"one part": 1, "two parts": 2}.get(kind, 0)):
-        center, axes = (tuple(random.integers(1, (width, height)).tolist()) for _ in range(2))
+        center, axes = (tuple(random.integers((width, height)).tolist()) for _ in range(2))
         cv2.ellipse(probabilities, center, axes, float(random.integers(180)), 0, 360, 1.0, cv2.FILLED)
     if kind == "thin line":
         ends = (tuple(random.integers((width, height)).tolist()) for _ in range(2))

@@ -1,8 +1,10 @@
 """Nodes of the inference pipeline."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -32,8 +34,11 @@ from carvana_kedro.stores.predictions import (
     ShardRows,
 )
 from carvana_kedro.stores.tables import Row
+from carvana_kedro.stores.threads import map_in_threads
 
 logger = logging.getLogger(__name__)
+
+_PIXELS = 100_000_000  # of all images whose files are being made: their arrays take about 20 bytes per pixel
 
 
 def index_test_images(test_images: ImageSource) -> pd.DataFrame:
@@ -233,7 +238,7 @@ def _predict_jobs(
     predicted_images: PredictedImages,
     parameters: Inference,
 ) -> Iterator[tuple[int, tuple[list[Row], dict[str, Seal], dict[str, str]]]]:
-    """Predict the images of shards, and write their image files.
+    """Predict the images of shards, and write their image files in threads while the next images are predicted.
 
     Yields:
         The number of a shard, and its rows, the seals of its image files and its problems.
@@ -247,20 +252,24 @@ def _predict_jobs(
         shard_sizes=[len(job.readable) for job in jobs.values()],
         on_bad_image=parameters.on_bad_image,
     )
-    progress = iter(tqdm(predictions, "Predicting", len(readable), unit=" images", leave=False, disable=None))
+    write = partial(
+        _write,
+        threshold=predictor.threshold,
+        images=images,
+        predicted_images=predicted_images,
+        parameters=parameters,
+    )
+    found = map_in_threads(write, predictions, size=lambda prediction: prod(prediction.size), limit=_PIXELS)
+    progress = iter(tqdm(found, "Predicting", len(readable), unit=" images", leave=False, disable=None))
     for number, job in jobs.items():
         rows = dict.fromkeys(job.image_ids, "")
         written: dict[str, Seal] = {}
         problems: dict[str, str] = {}
         for image_id in job.readable:
-            prediction = next(progress)
-            if prediction.problem:
-                logger.warning("The mask of %s is empty: %s", image_id, prediction.problem)
-                problems[image_id] = prediction.problem
-                continue
-            rows[image_id], seals = _write(
-                prediction, predictor.threshold, images, predicted_images, parameters
-            )
+            rows[image_id], seals, problem = next(progress)
+            if problem:
+                logger.warning("The mask of %s is empty: %s", image_id, problem)
+                problems[image_id] = problem
             written |= seals
         yield number, (list(rows.items()), written, problems)
 
@@ -271,20 +280,30 @@ def _write(
     images: ImageSource,
     predicted_images: PredictedImages,
     parameters: Inference,
-) -> tuple[str, dict[str, Seal]]:
-    """Write the image files that the parameters request. Return the run lengths of the mask, and the files' seals."""
+) -> tuple[str, dict[str, Seal], str]:
+    """Write the image files that the parameters request.
+
+    Returns:
+        The run lengths of the mask, the seals of the files, and the problem of the prediction.
+    """
     image_id, kinds = prediction.image_id, _kinds(parameters)
-    if not (kinds or parameters.keep_largest or parameters.fill_holes):
-        # The mask itself is not needed, and a GPU finds its edges.
-        return run_lengths.format_runs(prediction.edges(threshold)), {}
-    mask = prediction.mask(threshold)
-    mask = postprocess(mask, largest=parameters.keep_largest, filled=parameters.fill_holes)
-    seals = {}
-    for kind in kinds:
-        image = images.read_image(image_id)
-        predicted_image = _predicted_image(kind, image, mask, prediction, threshold, parameters)
-        seals[predicted_images.name(kind, image_id)] = predicted_images.write(kind, image_id, predicted_image)
-    return run_lengths.encode(mask), seals
+    if prediction.problem:
+        return "", {}, prediction.problem
+    try:
+        if not (kinds or parameters.keep_largest or parameters.fill_holes):
+            # The mask itself is not needed, and a GPU finds its edges.
+            return run_lengths.format_runs(prediction.edges(threshold)), {}, ""
+        mask = prediction.mask(threshold)
+        mask = postprocess(mask, largest=parameters.keep_largest, filled=parameters.fill_holes)
+        photograph = cache(partial(images.read_image, image_id))
+        seals = {}
+        for kind in kinds:
+            picture = _picture(kind, photograph, mask, prediction, threshold, parameters)
+            seals[predicted_images.name(kind, image_id)] = predicted_images.write(kind, image_id, picture)
+        return run_lengths.encode(mask), seals, ""
+    except Exception as error:
+        error.add_note(f"This happened while the prediction for {image_id} was written.")
+        raise
 
 
 def _kinds(parameters: Inference) -> list[Kind]:
@@ -292,20 +311,21 @@ def _kinds(parameters: Inference) -> list[Kind]:
     return [kind for kind in KINDS if getattr(parameters, kind) is True]
 
 
-def _predicted_image(
+def _picture(
     kind: Kind,
-    image: np.ndarray,
+    photograph: Callable[[], np.ndarray],
     mask: np.ndarray,
     prediction: Prediction,
     threshold: float,
     parameters: Inference,
 ) -> np.ndarray:
+    """Return what the file of a kind shows. The photograph is read when it is needed."""
     if kind == "masks":
         return mask
     if kind == "overlays":
-        return visualization.overlay(image, mask)
+        return visualization.overlay(photograph(), mask)
     alpha = alpha_of(prediction.probabilities(), mask, threshold)
-    return cut_out(image, alpha, _color(parameters.background))
+    return cut_out(photograph(), alpha, _color(parameters.background))
 
 
 def _color(background: str) -> tuple[int, int, int] | None:

@@ -34,9 +34,11 @@ def overlay(image: np.ndarray, mask: np.ndarray, color: Color = CAR) -> np.ndarr
     check_image(image)
     inside = as_mask(mask)
     check_same_size(image, inside)
+    area = np.ascontiguousarray(inside).view(np.uint8)
+    levels = (0.6 * np.arange(256)[:, None] + 0.4 * np.array(color)).astype(np.uint8)
     tinted = image.copy()
-    tinted[inside] = (0.6 * image[inside] + 0.4 * np.array(color)).astype(np.uint8)
-    outlines, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.copyTo(cv2.LUT(tinted, levels[None]), area, tinted)
+    outlines, _ = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     thickness = max(1, round(max(image.shape) / 600))
     return cv2.drawContours(tinted, outlines, -1, color, thickness)
 

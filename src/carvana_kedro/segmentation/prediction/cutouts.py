@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from carvana_kedro.stores.images.pixels import as_mask, check_image, check_same_size
 
 _TILE = 192  # pixels; the intermediate results of a tile fit into the processor's cache
+_ALIGNED = 16  # tiles start at multiples of this, because OpenCV rounds the last, incomplete vector of a row otherwise
 _BESIDE = np.ones((3, 3), np.uint8)  # a pixel and its neighbors
 _OPAQUE = 0.95  # pixels with at least this alpha are opaque
 _ON_LINE = 0.1  # distance from the line between two colors, as a share of its length
@@ -172,11 +173,12 @@ def _tiles(shape: tuple[int, ...], margin: int) -> Iterator[tuple[_Area, _Area]]
 
     Args:
         shape: (H, W) of the image.
-        margin: Pixels that are needed around a tile to compute it.
+        margin: Pixels that are needed around a tile to compute it, at least.
 
     Yields:
         The area of the tile with its margin, as far as the image reaches; and the tile itself within that area.
     """
+    margin = -(-margin // _ALIGNED) * _ALIGNED
     tops, lefts = (range(0, side, _TILE) for side in shape)
     for corner in product(tops, lefts):
         window = [slice(max(0, start - margin), start + _TILE + margin) for start in corner]
