@@ -53,6 +53,7 @@ from carvana_kedro.segmentation.training.build import build_training
 from carvana_kedro.segmentation.training.losses import batch_dice
 from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Progress
+from carvana_kedro.segmentation.training.steps import Attempt, Steps
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.pixel_cache import PixelCache
 
@@ -319,16 +320,17 @@ def split_step(report: Report, source: BenchmarkImages, task: Task, hardware: Ha
         ends("load")
         images, targets = run.augmented(*batch)
         ends("to the device, augment")
-        statistics = [buffer.clone() for buffer in run.network.buffers()]
         run.optimizer.zero_grad()
         logits = run.predict(run.network, images)
         ends("forward")
-        loss = run.loss(logits, targets)
-        dice = batch_dice(logits.detach(), targets).mean()
+        attempt = Attempt(1, batch[0], images, targets)
+        attempt.loss = run.loss(logits, targets)
+        attempt.dice_coeff = batch_dice(logits.detach(), targets).mean()
         ends("loss, Dice")
-        loss.backward()
+        attempt.loss.backward()
+        attempt.loss = attempt.loss.detach()
         ends("backward")
-        loop._update(run, loss.detach(), dice, statistics)
+        Steps(run).update(attempt)
         ends("gradient norm, optimizer")
     best = {part: min(times[1:]) for part, times in seconds.items()}
     rows: list[Row] = [

@@ -93,6 +93,11 @@ class Hardware:
             network.compile(dynamic=False)
         return network
 
+    @property
+    def asynchronous(self) -> bool:
+        """Whether the CPU can go on while the device computes, and read results later."""
+        return self.device.type == "cuda"
+
     def busy(self) -> bool:
         """Return whether the device is still computing. This is always False for devices other than CUDA."""
         return self.device.type == "cuda" and not torch.cuda.current_stream(self.device).query()

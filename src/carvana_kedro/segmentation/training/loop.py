@@ -1,18 +1,15 @@
-"""The training loop: plain functions, from the run down to the step."""
+"""The training loop: plain functions, from the run down to the epoch. `steps.py` has the step."""
 
 import logging
 import math
 import time
 import traceback
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.data.batches import Batches
@@ -20,8 +17,9 @@ from carvana_kedro.segmentation.data.samples import Batch
 from carvana_kedro.segmentation.hardware import is_out_of_memory
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
-from carvana_kedro.segmentation.training.losses import batch_dice, loss_of_parts
+from carvana_kedro.segmentation.training.losses import batch_dice
 from carvana_kedro.segmentation.training.state import Record, Step, Training, divergence
+from carvana_kedro.segmentation.training.steps import Attempt, Steps
 
 if TYPE_CHECKING:
     from carvana_kedro.segmentation.training.callbacks import Callback
@@ -75,101 +73,57 @@ def train(
 def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callback"] = ()) -> None:
     """Train on the rest of the epoch's batches, and record the steps in `run.progress`."""
     run.network.train()
-    progress = run.progress
+    progress, steps = run.progress, Steps(run)
     incoming = _unless_interrupted(run, batches.epoch(run.epoch, start=progress.steps))
-    clock = time.perf_counter()
+    earlier, started = progress.seconds, time.perf_counter()
 
-    def next_batch() -> tuple[Tensor, Tensor, Tensor] | None:
-        started = time.perf_counter()
-        batch = next(incoming, None)
-        if not run.hardware.busy():  # a busy GPU loses no time
-            progress.waited += time.perf_counter() - started
-        return batch and (batch[0], *run.augmented(*batch))
+    def complete(attempt: Attempt, ahead: Attempt | None = None) -> None:
+        with steps.completed(attempt, ahead) as outcome:
+            image_ids = [batches.image_ids[position] for position in attempt.positions.tolist()]
+            step = Step(attempt.number, len(batches), *outcome, image_ids, attempt.images, attempt.targets)
+            progress.seconds = earlier + time.perf_counter() - started
+            _record(run, step, callbacks)
 
-    batch = next_batch()
+    late: Attempt | None = None
+    number = progress.steps
+    batch = _next_batch(run, incoming)
     while batch is not None:
-        positions, images, targets = batch
-        statistics = [buffer.clone() for buffer in run.network.buffers()]  # BatchNorm's
-        run.seed_step()
-        loss, dice = _forward_backward(run, images, targets)
+        number += 1
+        attempt = Attempt(number, *batch)
+        steps.begin(attempt)
+        if late is not None:
+            complete(late, ahead=attempt)
         try:
-            batch = next_batch()  # fetched while the GPU computes
+            batch = _next_batch(run, incoming)  # fetched while the GPU computes
         except UserError:  # training stops before this step is complete
-            _restore(run, statistics)
+            steps.cancel(attempt)
             raise
-        step = Step(
-            progress.steps + 1,
-            len(batches),
-            *_update(run, loss, dice, statistics),
-            [batches.image_ids[position] for position in positions],
-            images,
-            targets,
-        )
-        progress.add(step)
-        run.steps += 1
-        run.skipped += step.skipped and not step.rescaled
-        progress.seconds += time.perf_counter() - clock
-        clock = time.perf_counter()
-        for callback in callbacks:
-            callback.on_step_end(run, step)
-        if step.skipped and not step.rescaled:
-            _warn_skipped(run, step)
-        _leave_if_interrupted(run)
+        late = attempt if steps.update(attempt) else None
+        if late is None:
+            complete(attempt)
+    if late is not None:
+        complete(late)
 
 
-def _forward_backward(run: Training, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the gradient of the batch; return its mean loss and Dice coefficient as tensors on the device."""
-    run.optimizer.zero_grad(set_to_none=True)
-    losses, scores = [], []
-    loss_of = run.loss if run.accumulation_steps == 1 else loss_of_parts(run.loss, targets)
-    for part, part_targets in zip(
-        images.chunk(run.accumulation_steps), targets.chunk(run.accumulation_steps), strict=True
-    ):
-        logits = run.predict(run.network, part)
-        loss = loss_of(logits, part_targets) * (len(part) / len(images))
-        run.scaler.scale(loss).backward()
-        losses.append(loss.detach())
-        scores.append(batch_dice(logits.detach(), part_targets, run.threshold))
-    return torch.stack(losses).sum(), torch.cat(scores).mean()
+def _next_batch(run: Training, incoming: Iterator[Batch]) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return positions, augmented images and targets; None after the last batch."""
+    started = time.perf_counter()
+    batch = next(incoming, None)
+    if not run.hardware.busy():  # a busy GPU loses no time
+        run.progress.waited += time.perf_counter() - started
+    return batch and (batch[0], *run.augmented(*batch))
 
 
-def _update(
-    run: Training, loss: Tensor, dice: Tensor, statistics: list[Tensor]
-) -> tuple[float, float, float, bool, bool]:
-    """Step the optimizer if loss and gradient are finite; otherwise skip the step.
-
-    Returns:
-        Loss, Dice coefficient, gradient norm, `Step.skipped` and `Step.rescaled`.
-    """
-    run.scaler.unscale_(run.optimizer)
-    weights = list(run.network.parameters())
-    norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-    numbers = torch.stack([loss, dice, norm]).tolist()  # the only time a step waits for the GPU
-    finite = math.isfinite(numbers[0]) and math.isfinite(numbers[2])
-    # GradScaler finds the loss scale of float16 by trial and error, so an overflow now and then is expected.
-    searching = run.scaler.is_enabled() and math.isfinite(numbers[0]) and run.scaler.get_scale() > 1
-    if finite:
-        if run.clip_gradient_norm:
-            clip_grads_with_norm_(weights, run.clip_gradient_norm, norm)
-        run.scaler.step(run.optimizer)
-        if run.ema is not None:
-            run.ema.update()
-    else:
-        _restore(run, statistics)
-    run.scaler.update()
-    if not isinstance(run.schedule, ReduceLROnPlateau):
-        with warnings.catch_warnings():
-            # The schedule counts skipped steps too. If the first step is skipped, torch warns that the optimizer was
-            # not stepped.
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-            run.schedule.step()
-    return *numbers, not finite, not finite and searching
-
-
-def _restore(run: Training, statistics: list[Tensor]) -> None:
-    """Restore BatchNorm's statistics from before the forward pass: a batch that is not finite would ruin them."""
-    for buffer, before in zip(run.network.buffers(), statistics, strict=True):
-        buffer.copy_(before)
+def _record(run: Training, step: Step, callbacks: Sequence["Callback"]) -> None:
+    """Count a step that is complete, and tell the callbacks."""
+    run.progress.add(step)
+    run.steps += 1
+    run.skipped += step.skipped and not step.rescaled
+    for callback in callbacks:
+        callback.on_step_end(run, step)
+    if step.skipped and not step.rescaled:
+        _warn_skipped(run, step)
+    _leave_if_interrupted(run)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from carvana_kedro.segmentation.hardware import Hardware
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.model import not_finite
 from carvana_kedro.segmentation.training.average import WeightAverage
+from carvana_kedro.segmentation.training.optimizers import skips_updates
 
 Record = dict[str, float]
 
@@ -184,9 +185,22 @@ class Training:
         """The network that is validated and stored: the moving average of the weights if there is one."""
         return self.network if self.ema is None else self.ema.module
 
-    def seed_step(self) -> None:
-        """Seed torch for the next step, which makes dropout a function of (seed, epoch, step)."""
-        sequence = np.random.SeedSequence((self.seed, self.epoch, self.progress.steps))
+    @property
+    def completes_late(self) -> bool:
+        """Whether the numbers of a step are read after the next one has begun; see `steps.py`.
+
+        The first update is never late: if it is skipped, the optimizer must stay without a state.
+        """
+        return (
+            self.hardware.asynchronous
+            and skips_updates(self.optimizer)
+            and not self.scaler.is_enabled()
+            and self.steps > self.skipped
+        )
+
+    def seed_step(self, number: int) -> None:
+        """Seed torch for a step of the epoch, from 1, which makes dropout a function of (seed, epoch, step)."""
+        sequence = np.random.SeedSequence((self.seed, self.epoch, number - 1))
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     def predict(self, network: torch.nn.Module, images: Tensor) -> Tensor:
