@@ -19,7 +19,7 @@ def pretended_cuda(*networks: nn.Module) -> Iterator[None]:
     Args:
         networks: Their weights are replaced by pretended ones on CUDA, with the channels_last layout, for good.
     """
-    with pytest.MonkeyPatch.context() as patch, FakeTensorMode():
+    with pytest.MonkeyPatch.context() as patch, FakeTensorMode(allow_non_fake_inputs=True):
         patch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
         patch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
         patch.setattr(torch._C, "_select_conv_backend", lambda *_, **__: torch._C._ConvBackend.Cudnn)
