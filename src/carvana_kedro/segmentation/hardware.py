@@ -87,8 +87,7 @@ class Hardware:
 
     def place(self, network: Network) -> Network:
         """Move a network to the device, set its memory format and compile it in place, so that parameter names stay."""
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        network = network.to(self.device).to(memory_format=layout)
+        network = network.to(self.device).to(memory_format=self.memory_format)
         if self.compile:
             network.compile(dynamic=False)
         return network
@@ -97,6 +96,11 @@ class Hardware:
     def asynchronous(self) -> bool:
         """Whether the CPU can go on while the device computes, and read results later."""
         return self.device.type == "cuda"
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Memory format of weights and images."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def busy(self) -> bool:
         """Return whether the device is still computing. This is always False for devices other than CUDA."""

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from carvana_kedro.segmentation.data.transfer import copy_async
+
 DRAWS = 11
 """Random numbers per image. All of them are always drawn, so disabling one change does not alter the others."""
 
@@ -63,65 +65,75 @@ class Augmentation:
     def apply(self, images: Tensor, masks: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Augment a batch: warp images and masks in the same way, then change the colors of the images.
 
-        Areas outside the original image are filled by repeating its border pixels.
+        Areas outside the original image are filled by repeating its border pixels. What depends on an image but not on
+        its pixels is computed on the device of `draws`. If these are on the CPU, a GPU has little more to do than the
+        work on the pixels.
 
         Args:
             images: `(N, 3, h, w)` float32 in [0, 1].
             masks: `(N, h, w)` float32 in [0, 1].
-            draws: `(N, 11)` float32 from `draw`.
+            draws: `(N, 11)` float32 from `draw`, on the CPU or on the device of the images.
 
         Returns:
-            The augmented images and masks, with unchanged shapes, dtypes and ranges.
+            The augmented images and masks, with unchanged shapes, dtypes and ranges. Their strides may be others.
         """
-        draws = draws.to(images.device)
-        images, masks = self._warp(images, masks, draws[:, :6])
-        return self._recolor(images, draws[:, 6:]), masks
+        if self.shift or self.scale or (self.rotation and self.rotation_probability) or self.flip_probability:
+            images, masks = self._warp(images, masks, draws[:, :6])
+        if self.hue or self.saturation or self.value or self.brightness or self.contrast:
+            images = self._recolor(images, draws[:, 6:])
+        return images, masks
 
     def _warp(self, images: Tensor, masks: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Flip, rotate, scale and shift images and masks."""
-        rotates = self.rotation and self.rotation_probability
-        if not (self.shift or self.scale or rotates or self.flip_probability):
-            return images, masks
-        flip, rotate, angle, scale, right, down = draws[..., None, None].unbind(1)  # (N, 1, 1) each
-        mirror = torch.where(flip < self.flip_probability, -1.0, 1.0)
-        radians = torch.deg2rad(_uniform(angle, self.rotation)) * (rotate < self.rotation_probability)
-        factor = 1 + _uniform(scale, self.scale)
-        cos, sin = radians.cos() / factor, radians.sin() / factor
-        # Compute the source of each output pixel in pixels from the center. The coordinates of grid_sample run
-        # from -1 to 1 along both axes; rotating in those would shear images that are not square. affine_grid is not
-        # used because its matrix product may run in TF32 or bfloat16, which shifts the result by whole pixels.
-        height, width = masks.shape[1:]
-        x = _centered(width, masks.device) - width * _uniform(right, self.shift)  # (N, 1, w)
-        y = _centered(height, masks.device)[:, None] - height * _uniform(down, self.shift)  # (N, h, 1)
-        source_x = mirror * (cos * x + sin * y)  # (N, h, w)
-        source_y = cos * y - sin * x  # (N, h, w)
-        # Repeating the border continues the studio's wall and floor. The coordinates are clamped here because
-        # some devices do not support padding_mode="border".
-        coordinates = [
-            (source * (2 / length)).clamp_(1 / length - 1, 1 - 1 / length)
-            for source, length in ((source_x, width), (source_y, height))
-        ]
-        grid = torch.stack(coordinates, dim=3)  # (N, h, w, 2)
+        # grid_sample accepts coordinates whose x and y lie in separate planes.
+        grid = self._coordinates(draws, masks).permute(0, 2, 3, 1)
         stacked = torch.cat([images, masks[:, None]], dim=1)  # (N, 4, h, w)
         warped = grid_sample(stacked, grid, mode="bilinear", align_corners=False)
         warped.clamp_(0, 1)  # rounding: the four weights may add up to slightly more than 1
         return warped[:, :3], warped[:, 3]
 
+    def _coordinates(self, draws: Tensor, masks: Tensor) -> Tensor:
+        """Return the source of each output pixel in the coordinates of grid_sample: `(N, 2, h, w)`, x before y."""
+        flip, rotate, angle, scale, right, down = draws[..., None].unbind(1)  # (N, 1) each
+        mirror = torch.where(flip < self.flip_probability, -1.0, 1.0)
+        radians = torch.deg2rad(_uniform(angle, self.rotation)) * (rotate < self.rotation_probability)
+        factor = 1 + _uniform(scale, self.scale)
+        cos, sin = radians.cos() / factor, radians.sin() / factor
+        # In pixels from the center, because the coordinates of grid_sample run from -1 to 1 along both axes; rotating
+        # in those would shear images that are not square. affine_grid is not used because its matrix product may run
+        # in TF32 or bfloat16, which shifts the result by whole pixels. The source of a pixel is the sum of one vector
+        # for its column and one for its row.
+        height, width = masks.shape[1:]
+        x = _centered(width, draws.device) - width * _uniform(right, self.shift)  # (N, w)
+        y = _centered(height, draws.device) - height * _uniform(down, self.shift)  # (N, h)
+        columns = torch.stack([mirror * cos * x, -sin * x], dim=1)  # (N, 2, w)
+        rows = torch.stack([mirror * sin * y, cos * y], dim=1)  # (N, 2, h)
+        vectors = copy_async(torch.cat([columns, rows], dim=2), masks.device)
+        columns, rows = vectors.split([width, height], dim=2)
+        coordinates = columns[:, :, None] + rows[..., None]
+        # Repeating the border continues the studio's wall and floor. The coordinates are clamped here because
+        # some devices do not support padding_mode="border".
+        for source, length in zip(coordinates.unbind(1), (width, height), strict=True):
+            source.mul_(2 / length).clamp_(1 / length - 1, 1 - 1 / length)
+        return coordinates
+
     def _recolor(self, images: Tensor, draws: Tensor) -> Tensor:
         """Change hue, saturation, contrast, value and brightness, in this order; every change is linear."""
-        if not (self.hue or self.saturation or self.value or self.brightness or self.contrast):
-            return images
-        hue, saturation, value, brightness, contrast = draws[..., None, None, None].unbind(1)  # (N, 1, 1, 1)
+        hue, saturation, value, brightness, contrast = draws.unbind(1)  # (N,) each
         angle = torch.deg2rad(_uniform(hue, self.hue))
+        limits = (saturation, self.saturation), (contrast, self.contrast), (value, self.value)
+        factors = [1 + _uniform(draw, limit) for draw, limit in limits]
+        numbers = [angle.cos(), angle.sin(), *factors, _uniform(brightness, self.brightness)]
+        on_device = copy_async(torch.stack(numbers), images.device)[..., None, None, None]
+        cos, sin, saturation, contrast, value, brightness = on_device.unbind()  # (N, 1, 1, 1)
         gray = images.mean(1, keepdim=True)  # (N, 1, h, w)
         color = images - gray
         quarter_turn = (color.roll(1, dims=1) - color.roll(-1, dims=1)) / 3**0.5  # about the gray axis
-        color = angle.cos() * color + angle.sin() * quarter_turn
-        images = gray + (1 + _uniform(saturation, self.saturation)) * color
+        color = cos * color + sin * quarter_turn
+        images = gray + saturation * color
         mean = gray.mean((2, 3), keepdim=True)
-        images = mean + (1 + _uniform(contrast, self.contrast)) * (images - mean)
-        images = (1 + _uniform(value, self.value)) * images + _uniform(brightness, self.brightness)
-        return images.clamp(0, 1)
+        images = mean + contrast * (images - mean)
+        return (value * images + brightness).clamp_(0, 1)
 
 
 def _uniform(draws: Tensor, limit: float) -> Tensor:

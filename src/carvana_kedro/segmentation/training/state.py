@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
 from carvana_kedro.segmentation.data.augmentation import Augmentation
 from carvana_kedro.segmentation.data.geometry import Geometry
+from carvana_kedro.segmentation.data.transfer import Upload, copy_async
 from carvana_kedro.segmentation.hardware import Hardware
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.model import not_finite
@@ -155,9 +156,13 @@ class Training:
     curve: ThresholdCurve | None = None
 
     def __post_init__(self) -> None:
-        """Build the loss scaler. It is enabled for float16 only, in which small gradients would become 0."""
+        """Build the loss scaler, and prepare how batches reach the network."""
+        # Scaling is enabled for float16 only, in which small gradients would become 0.
         scaled = self.hardware.precision == torch.float16
         self.scaler = torch.amp.GradScaler(self.hardware.device.type, enabled=scaled)
+        self._upload = Upload(self.hardware.device)
+        # Compiled, the operations of the augmentation become a few kernels.
+        self._augment = torch.compile(_augmented, dynamic=False) if self.hardware.compile else _augmented
 
     @property
     def epoch(self) -> int:
@@ -206,21 +211,21 @@ class Training:
     def predict(self, network: torch.nn.Module, images: Tensor) -> Tensor:
         """Compute the logits (N, h, w) of images (N, 3, h, w) at the output size."""
         with self.hardware.autocast():
-            logits: Tensor = network(self.geometry.pad(images))
+            padded = self.geometry.pad(images).contiguous(memory_format=self.hardware.memory_format)
+            logits: Tensor = network(padded)
         return logits
 
     def tensors(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Move a uint8 batch to the device as floats in [0, 1]: (N, 3, h, w) and (N, h, w)."""
-        # A permuted (N, h, w, 3) tensor already has the channels_last layout: no copy.
-        device = self.hardware.device
-        images = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
-        return images, targets.to(device, non_blocking=True).float() / 255
+        return _scaled(*self._upload(images, targets))
 
     def augmented(self, positions: Tensor, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Move a uint8 batch to the device and augment it with this epoch's random changes of these images."""
-        images, targets = self.tensors(images, targets)
         draws = self.augmentation.draw(self.seed, self.epoch, positions.tolist())
-        return self.augmentation.apply(images, targets, draws.to(images.device, non_blocking=True))
+        if self.hardware.compile:  # a graph on a single device
+            draws = copy_async(draws, self.hardware.device)
+        images, targets = self._upload(images, targets)
+        return self._augment(self.augmentation, images, targets, draws, self.hardware.memory_format)
 
     def end_epoch(self, validated: Record, images: int, seconds: float) -> None:
         """Add the epoch's record to the history.
@@ -284,6 +289,24 @@ class Training:
         self.history = list(state["history"])
         self.progress = Progress(**state["progress"])
         self.steps, self.skipped = state["steps"], state["skipped"]
+
+
+def _scaled(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return uint8 images (N, h, w, 3) as floats in [0, 1], (N, 3, h, w), and their uint8 targets as floats too."""
+    # A permuted (N, h, w, 3) tensor already has the channels_last layout: no copy.
+    return images.permute(0, 3, 1, 2) / 255, targets / 255
+
+
+def _augmented(
+    augmentation: Augmentation,
+    images: Tensor,
+    targets: Tensor,
+    draws: Tensor,
+    memory_format: torch.memory_format,
+) -> tuple[Tensor, Tensor]:
+    """Return a uint8 batch augmented: see `Training.augmented`."""
+    images, targets = augmentation.apply(*_scaled(images, targets), draws)
+    return images.contiguous(memory_format=memory_format), targets
 
 
 def divergence(network: Mapping[str, Tensor], model: Mapping[str, Tensor], last: Record | None) -> str:
