@@ -111,7 +111,7 @@ def _kill_and_resume(
     return table
 
 
-@pytest.mark.parametrize(("num_workers", "kills"), [(0, 2), (2, 1)])
+@pytest.mark.parametrize(("num_workers", "kills"), [(0, 2), (2, 2)])
 def test_a_killed_and_resumed_training_is_bit_identical(
     start: Start, uninterrupted: Path, tmp_path: Path, num_workers: int, kills: int
 ) -> None:

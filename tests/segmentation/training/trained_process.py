@@ -50,10 +50,11 @@ def main(images: Path, masks: Path, folder: Path, num_workers: int, epochs: int)
         recipe, store, [ids[:12], ids[12:]], origin={}, about={}
     )
     checkpoints = CheckpointStore(folder).run("run")
-    with checkpoints.locked(), Interrupts() as run.interrupted:
+    saver = CheckpointSaver(checkpoints, minutes=0)
+    with checkpoints.locked(), Interrupts() as run.interrupted, saver:
         if state := checkpoints.newest("last"):
             run.restore(state)
-        train(run, train_batches, validation_batches, [PrintSteps(), CheckpointSaver(checkpoints, minutes=0)])
+        train(run, train_batches, validation_batches, [PrintSteps(), saver])
 
 
 if __name__ == "__main__":

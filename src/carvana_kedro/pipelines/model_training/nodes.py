@@ -21,6 +21,7 @@ from carvana_kedro.scoring import score_images
 from carvana_kedro.segmentation.data.samples import Fill
 from carvana_kedro.segmentation.model import Member, TrainedModel
 from carvana_kedro.segmentation.monitoring.callbacks import build_callbacks
+from carvana_kedro.segmentation.monitoring.checkpoint_saver import CheckpointSaver
 from carvana_kedro.segmentation.monitoring.tensorboard import EventWriter
 from carvana_kedro.segmentation.training.build import Run, build_run, output_size
 from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingInterruptedError
@@ -197,8 +198,9 @@ def _train(run: Run, recipe: Recipe, checkpoints: RunCheckpoints, events_folder:
     with (
         EventWriter(events_folder, purge_step=training.epoch) as events,
         Interrupts() as training.interrupted,
+        CheckpointSaver(checkpoints, recipe.checkpoint_minutes) as saver,
     ):
-        train(*run, build_callbacks(recipe, checkpoints, events))
+        train(*run, build_callbacks(recipe, saver, events))
         if training.interrupted():
             raise TrainingInterruptedError(
                 "Training is finished and saved, but the run was interrupted after it. The same command resumes it."

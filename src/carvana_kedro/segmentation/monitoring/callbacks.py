@@ -1,6 +1,6 @@
 """The callbacks of a run: this package's and the user's own."""
 
-from carvana_kedro.segmentation.monitoring.checkpoint_saver import Checkpoints, CheckpointSaver
+from carvana_kedro.segmentation.monitoring.checkpoint_saver import CheckpointSaver
 from carvana_kedro.segmentation.monitoring.progress import ProgressBar
 from carvana_kedro.segmentation.monitoring.tensorboard import (
     EventWriter,
@@ -14,7 +14,7 @@ from carvana_kedro.segmentation.training.callbacks import Callback, load_callbac
 from carvana_kedro.segmentation.training.recipe import Recipe
 
 
-def build_callbacks(recipe: Recipe, checkpoints: Checkpoints, events: EventWriter) -> list[Callback]:
+def build_callbacks(recipe: Recipe, saver: CheckpointSaver, events: EventWriter) -> list[Callback]:
     """Build this package's callbacks and the user's own.
 
     Raises:
@@ -28,6 +28,6 @@ def build_callbacks(recipe: Recipe, checkpoints: Checkpoints, events: EventWrite
         TensorBoardCurves(events),
         TensorBoardHparams(events),
         # After the others, so that what is saved has been shown; before the user's own, which may fail.
-        CheckpointSaver(checkpoints, recipe.checkpoint_minutes),
+        saver,
         *map(load_callback, recipe.callbacks),
     ]
