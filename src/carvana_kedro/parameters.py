@@ -329,7 +329,7 @@ class Inference(_Frozen):
     shard_size: Count = 512
     """Number of images in one file of predictions."""
     num_workers: NotNegativeCount = 0
-    """Processes that read images; 0: this one."""
+    """Processes that read images; 0: this one, and on a GPU as many threads as there are cores."""
     device: Device = "auto"
     precision: Precision = "auto"
     compile: Annotated[bool, Field(strict=True)] = False

@@ -138,8 +138,10 @@ def _resize(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     # INTER_AREA averages over areas only if both axes shrink. So shrink first, then enlarge in a second step.
     height, width = size
     smaller = min(width, image.shape[1]), min(height, image.shape[0])
-    shrunk = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+    resized = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+    if smaller != (width, height):
+        resized = cv2.resize(resized, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, dtype=np.uint8)
 
 
 def _reflected_indices(inner: int, outer: int, device: torch.device) -> Tensor:

@@ -1,10 +1,14 @@
 """Reads the images of a batch at the output size of a network."""
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from carvana_kedro.errors import UserError
@@ -59,22 +63,77 @@ class FittedImages:
         Raises:
             UserError: An image cannot be read, and bad ones are not allowed.
         """
-        batch = FittedBatch([], torch.empty(0), [], [])
-        images = []
-        for position in positions:
-            image_id = str(self.image_ids[position])
+        images = [self._read(position) for position in positions]
+        return _batch(images, torch.from_numpy(np.stack([image.fitted for image in images])))
+
+    def read_in_threads(
+        self, batches: Iterable[NDArray[np.int64]], num_threads: int, *, pin_memory: bool = False
+    ) -> Iterator[FittedBatch]:
+        """Read batches in threads of this process, in order and some batches ahead.
+
+        OpenCV and Pillow decode without the lock of the interpreter. Few images are read ahead: two per thread, and the
+        rest of their batch.
+
+        Args:
+            batches: Positions of the images of each batch.
+            num_threads: Number of threads.
+            pin_memory: Whether the batches are placed in pinned memory, which torch reuses as soon as a copy to the GPU
+                has finished.
+
+        Raises:
+            UserError: An image cannot be read, and bad ones are not allowed.
+        """
+        parts = cv2.getNumThreads()  # of one image, which OpenCV would hand to threads of its own
+        waiting: deque[tuple[Tensor, list[Future[_Image]]]] = deque()
+        with ThreadPoolExecutor(num_threads, "images") as threads:
             try:
-                with errors_naming(image_id):
-                    image = self.source.read_image(image_id, at_least=self.geometry.output_size)
-                    fitted = self.geometry.fit_image(image)
-                    size, problem = self.source.size(image_id), ""
-            except UserError as error:
-                if not self.allow_bad:
-                    raise
-                fitted = np.zeros((*self.geometry.output_size, 3), np.uint8)
-                size, problem = self.geometry.output_size, str(error)
-            images.append(fitted)
-            batch.ids.append(image_id)
-            batch.sizes.append(size)
-            batch.problems.append(problem)
-        return batch._replace(fitted=torch.from_numpy(np.stack(images)))
+                cv2.setNumThreads(0)
+                for positions in batches:
+                    shape = (len(positions), *self.geometry.output_size, 3)
+                    fitted = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
+                    jobs = [
+                        threads.submit(self._read_into, position, place)
+                        for position, place in zip(positions.tolist(), fitted.numpy(), strict=True)
+                    ]
+                    waiting.append((fitted, jobs))
+                    ahead = sum(len(jobs) for _, jobs in waiting) - len(waiting[0][1])
+                    if ahead >= 2 * num_threads:
+                        yield _collected(*waiting.popleft())
+                while waiting:
+                    yield _collected(*waiting.popleft())
+            finally:
+                threads.shutdown(cancel_futures=True)
+                cv2.setNumThreads(parts)
+
+    def _read_into(self, position: int, place: NDArray[np.uint8]) -> "_Image":
+        image = self._read(position)
+        place[:] = image.fitted
+        return image._replace(fitted=place)
+
+    def _read(self, position: int) -> "_Image":
+        image_id = str(self.image_ids[position])
+        try:
+            with errors_naming(image_id):
+                image = self.source.read_image(image_id, at_least=self.geometry.output_size)
+                return _Image(image_id, self.geometry.fit_image(image), self.source.size(image_id), "")
+        except UserError as error:
+            if not self.allow_bad:
+                raise
+            size = self.geometry.output_size
+            return _Image(image_id, np.zeros((*size, 3), np.uint8), size, str(error))
+
+
+class _Image(NamedTuple):
+    image_id: str
+    fitted: NDArray[np.uint8]
+    size: Size
+    problem: str
+
+
+def _batch(images: Sequence[_Image], fitted: Tensor) -> FittedBatch:
+    ids, _, sizes, problems = zip(*images, strict=True)
+    return FittedBatch(list(ids), fitted, list(sizes), list(problems))
+
+
+def _collected(fitted: Tensor, jobs: Iterable[Future[_Image]]) -> FittedBatch:
+    return _batch([job.result() for job in jobs], fitted)

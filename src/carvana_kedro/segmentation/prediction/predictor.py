@@ -28,6 +28,7 @@ from carvana_kedro.segmentation.prediction.prediction import Prediction as Predi
 from carvana_kedro.segmentation.prediction.prediction import check_threshold
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
 from carvana_kedro.stores.checkpoints import load_checkpoint
+from carvana_kedro.stores.machine import usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +244,7 @@ class Predictor:
             source: Reads the images.
             image_ids: Ids of the images to predict.
             batch_size: Number of images in a batch.
-            num_workers: Processes that read images; 0: this one.
+            num_workers: Processes that read images; 0: this one, and on a GPU as many threads as there are cores.
             threshold: On the probability. On a GPU, the edges at this threshold are found right behind the logits, so
                 that `Prediction.edges` returns them at once. None: they are found on demand.
             shard_sizes: Numbers of images in consecutive shards. No batch crosses the end of a shard, so that a
@@ -257,19 +258,27 @@ class Predictor:
         if threshold is not None:
             check_threshold(threshold)
         images = FittedImages(source, image_ids, self.geometry, on_bad_image == "empty")
+        batches = _batches(shard_sizes or [len(image_ids)], batch_size)
+        largest = max(map(len, batches), default=0)
+        read = self._read(images, batches, num_workers)
+        started = (self._start(batch, largest, threshold) for batch in read)
+        for finish in _one_later(started) if self._ahead else started:
+            yield from finish()
+
+    def _read(
+        self, images: FittedImages, batches: Sequence[NDArray[np.int64]], num_workers: int
+    ) -> Iterator[FittedBatch]:
         on_gpu = self.hardware.device.type == "cuda"
-        read = Reader(
+        if on_gpu and not num_workers:
+            return images.read_in_threads(batches, usable_cores(), pin_memory=True)
+        reader = Reader(
             images.read,
             images.image_ids,
             num_workers,
             image_nbytes=images.image_nbytes,
             pin_memory=on_gpu,
         )
-        batches = _batches(shard_sizes or [len(image_ids)], batch_size)
-        largest = max(map(len, batches), default=0)
-        started = (self._start(batch, largest, threshold) for batch in read(batches))
-        for finish in _one_later(started) if self._ahead else started:
-            yield from finish()
+        return reader(batches)
 
     @torch.inference_mode()
     def _start(
