@@ -125,14 +125,19 @@ def _flipped(content: bytes) -> bytes:
         "trailing bytes",
     ],
 )
-def test_errors_name_the_damaged_submission(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize("library", [gzip.GzipFile, igzip.IGzipFile])
+def test_errors_name_the_damaged_submission(
+    damage: Callable[[bytes], bytes], library: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictions, "_GzipFile", library)
     path = tmp_path / "submit.csv.gz"
     write_submission(path, [(f"{number:012x}_01", f"{number + 1} 2") for number in range(5000)])
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError) as raised:
-        list(SubmissionFile(path))
-    assert str(path) in str(raised.value)
-    assert "kedro run --pipelines inference" in str(raised.value)
+    for read in (list, SubmissionFile.rows_sha256):
+        with pytest.raises(UserError) as raised:
+            read(SubmissionFile(path))
+        assert str(path) in str(raised.value)
+        assert "kedro run --pipelines inference" in str(raised.value)
 
 
 def test_an_empty_file_is_not_a_submission(tmp_path: Path) -> None:

@@ -96,6 +96,37 @@ def test_check_accepts_adjacent_runs():
     assert run_lengths.check("", 2, 3).shape == (0, 2)
 
 
+def _pixels_of_valid_runs(text, size):
+    """Return the pixels of each run, or None if a run is not valid, one number at a time."""
+    if set(text) - set("0123456789 "):
+        return None
+    numbers = [int(number) for number in text.split()]
+    pixels = [
+        range(start, start + length) for start, length in zip(numbers[::2], numbers[1::2], strict=False)
+    ]
+    covered = [pixel for run in pixels for pixel in run[: size + 2]]
+    valid = len(numbers) % 2 == 0 and all(pixels) and covered == sorted(set(covered))
+    return pixels if valid and set(covered) <= set(range(1, size + 1)) else None
+
+
+_NUMBERS = st.one_of(
+    st.integers(0, 12), st.sampled_from(["007", "", " ", "-1", "1-2", "x", str(2**63), str(2**64)])
+)
+
+
+@given(st.lists(_NUMBERS, max_size=6))
+def test_check_agrees_with_a_check_of_one_number_at_a_time(numbers):
+    text = " ".join(map(str, numbers))
+    expected = _pixels_of_valid_runs(text, 12)
+    if expected is None:
+        with pytest.raises(ValueError, match=r"^(A run-length encoding holds|Run \d)"):
+            run_lengths.check(text, 3, 4)
+    else:
+        runs = run_lengths.check(text, 3, 4)
+        assert runs.dtype == np.int64
+        assert runs.tolist() == [[run.start, len(run)] for run in expected]
+
+
 def test_torch_is_not_imported():
     """Ingestion imports these modules, and torch takes seconds to import."""
     code = "import sys, carvana_kedro.{0}; sys.exit('torch' in sys.modules)"

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,15 +23,22 @@ from carvana_kedro.stores.digests import state_of
 from carvana_kedro.stores.faults import explain, reading
 from carvana_kedro.stores.locks import locked
 from carvana_kedro.stores.tables import COLUMNS, Row, read_masks
+from carvana_kedro.stores.threads import map_in_threads
 
 try:
     from isal.igzip import IGzipFile as _GzipFile
+    from isal.igzip_lib import IsalError as _Damage
 except ImportError:
     from gzip import GzipFile as _GzipFile  # type: ignore[assignment]
 
+    _Damage = zlib.error  # type: ignore[assignment]
+
 logger = logging.getLogger(__name__)
 
+_DAMAGED: tuple[Any, ...] = (gzip.BadGzipFile, EOFError, zlib.error, _Damage)  # `Any`: isal's stubs are wrong
 _HEADER = f"{','.join(COLUMNS)}\n"
+
+_READ_AHEAD = 1 << 26  # bytes of shards in memory
 
 CREATE_AGAIN = "Create the submission again, with the same options: kedro run --pipelines inference"
 """What to do about a damaged or wrong submission, for error messages."""
@@ -179,14 +186,8 @@ class ShardRows:
         Raises:
             UserError: a shard is missing or damaged.
         """
-        for path in self.paths:
-            if not path.exists():
-                raise UserError(f"{path} is missing. {CREATE_AGAIN}")
-            with reading(path):
-                content = path.read_bytes()
-            if not path.stem.endswith(f"-{_digest(content)}"):
-                raise UserError(f"{path} is damaged. {CREATE_AGAIN}")
-            yield content[len(_HEADER) :]
+        # The next shards are read and checked in threads while the caller uses this one.
+        return map_in_threads(_content, self.paths, size=_file_size, limit=_READ_AHEAD)
 
     def sha256(self) -> str:
         """Return the SHA-256 of the rows as `write_submission` writes them, before compression, 64 hex digits."""
@@ -310,9 +311,9 @@ class SubmissionFile:
             UserError: the file is not gzip, or is cut short or damaged. See also `read_masks`.
         """
         try:
-            with gzip.open(self.path, "rt", newline="") as file:
+            with io.TextIOWrapper(_GzipFile(self.path), newline="") as file:
                 yield from read_masks(file, self.path)
-        except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        except (*_DAMAGED, UnicodeDecodeError) as error:
             raise UserError(f"{self.path} is damaged or not gzip ({error}). {CREATE_AGAIN}") from error
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {explain(error) or error}") from error
@@ -331,9 +332,9 @@ class SubmissionFile:
             UserError: the file is not gzip, or is cut short or damaged.
         """
         try:
-            with gzip.open(self.path) as file:
+            with _GzipFile(self.path) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        except _DAMAGED as error:
             raise UserError(f"{self.path} is damaged or not gzip ({error}). {CREATE_AGAIN}") from error
 
     def size(self) -> int:
@@ -354,6 +355,25 @@ def _write_rows(file: io.TextIOBase, rows: Iterable[Row]) -> int:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a shard without its header.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is missing. {CREATE_AGAIN}")
+    with reading(path):
+        content = path.read_bytes()
+    if not path.stem.endswith(f"-{_digest(content)}"):
+        raise UserError(f"{path} is damaged. {CREATE_AGAIN}")
+    return content[len(_HEADER) :]
+
+
+def _file_size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _read_shard(path: Path) -> Shard | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from carvana_kedro.stores.images.pixels import as_mask
 
+_DIGITS = re.compile("[0-9 ]*")
 _INTEGERS = re.compile("[-0-9 ]*")
 
 
@@ -115,15 +116,36 @@ def check(rle: str, height: int, width: int) -> NDArray[np.int64]:
         )
     if operator.index(height) < 0 or operator.index(width) < 0:
         raise ValueError(f"The size of a mask must not be negative, as in {height} x {width}.")
+    size = height * width
+    if _DIGITS.fullmatch(rle):
+        numbers = np.fromstring(
+            rle.strip(" "), np.int64, sep=" "
+        )  # too large a number gives the largest integer
+        if len(numbers) % 2 == 0 and _are_runs(numbers.reshape(-1, 2), size):
+            return numbers.reshape(-1, 2)
+    raise ValueError(_problem(rle, height, width))
+
+
+def _are_runs(runs: NDArray[np.int64], size: int) -> bool:
+    if not len(runs):
+        return True
+    if runs.min() < 1 or runs.max() > size:
+        return False
+    ends = runs.sum(1)  # the first pixel after each run
+    return bool((runs[1:, 0] >= ends[:-1]).all() and ends[-1] <= size + 1)
+
+
+def _problem(rle: str, height: int, width: int) -> str:
+    """Return what is wrong with an invalid run-length encoding. This takes ten times as long as finding none."""
     try:
         # int() also accepts `1_0`, `+5` and digits of other scripts.
         if not _INTEGERS.fullmatch(rle):
             raise ValueError(f"{rle[:40]!r}")
         numbers = [int(number) for number in rle.split(" ") if number]
     except ValueError as error:
-        raise ValueError(f"A run-length encoding holds integers only: {error}.") from None
+        return f"A run-length encoding holds integers only: {error}."
     if len(numbers) % 2:
-        raise ValueError(f"A run-length encoding holds pairs, but this one has {len(numbers)} numbers.")
+        return f"A run-length encoding holds pairs, but this one has {len(numbers)} numbers."
     size = height * width
     end = 0
     for run, (start, length) in enumerate(zip(numbers[::2], numbers[1::2], strict=True), start=1):
@@ -137,5 +159,5 @@ def check(rle: str, height: int, width: int) -> NDArray[np.int64]:
         else:
             end = last
             continue
-        raise ValueError(f'Run {run} ("{start} {length}") {problem}.')
-    return np.array(numbers, dtype=np.int64).reshape(-1, 2)
+        return f'Run {run} ("{start} {length}") {problem}.'
+    raise AssertionError(f"{rle[:40]!r} is valid.")

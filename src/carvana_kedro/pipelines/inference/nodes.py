@@ -357,8 +357,8 @@ def summarize_predictions(
     """
     rows = []
     for image_id, runs in prediction_shards.read(predictions["shards"]):
-        lengths = runs.split()[1::2]
-        rows.append((image_id, sum(map(int, lengths)), len(lengths)))
+        lengths = np.fromstring(runs, np.int64, sep=" ")[1::2]
+        rows.append((image_id, int(lengths.sum()), len(lengths)))
     found = pd.DataFrame(rows, columns=["image", "covered", "runs"])
     summary = test_index[["image", "width", "height", "problems"]].merge(found, on="image", validate="1:1")
     unreadable = predictions.get("problems", {})  # missing in manifests of earlier versions
