@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from carvana_kedro.segmentation.architectures import build_network
-from carvana_kedro.segmentation.architectures.upsampling import Doubled, upsample
+from carvana_kedro.segmentation.architectures.upsampling import Doubled, _convolved, _halved, upsample
 from pretended_cuda import is_channels_last, pretended_cuda
 
 SIZES = {
@@ -73,13 +73,29 @@ def test_compiled_doubling_is_one_graph_and_computes_the_same() -> None:
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("size", [(10, 14), (9, 14), (11, 15)])
-def test_on_the_cpu_up_sampling_is_that_of_pytorch(size: tuple[int, int]) -> None:
-    features = torch.randn(2, 3, 5, 7, requires_grad=True)
-    result = upsample(features, size)
-    assert torch.equal(result, resize(features, size))
-    assert result.grad_fn is not None
-    assert "Doubled" not in result.grad_fn.name()
+def test_on_the_cpu_up_sampling_and_its_gradient_are_those_of_pytorch(
+    size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    features = torch.randn(2, 3, 5, 7, dtype=dtype, requires_grad=True)
+    ours, theirs = upsample(features, size), resize(features, size)
+    assert torch.equal(ours, theirs)
+    assert ours.grad_fn is not None
+    assert ("Doubled" in ours.grad_fn.name()) == (size == (10, 14))
+    gradient = torch.randn(2, 3, *size, dtype=dtype)
+    results = [torch.autograd.grad(result, features, gradient)[0] for result in (ours, theirs)]
+    torch.testing.assert_close(*results, rtol=0, atol=0 if dtype == torch.bfloat16 else 1e-5)
+
+
+@settings(deadline=None)
+@given(shapes, layouts, st.integers(0, 2))
+def test_both_ways_to_gather_the_gradient_agree(
+    shape: tuple[int, ...], layout: torch.memory_format, extra: int
+) -> None:
+    _, gradient = random_pair(shape, layout, extra, torch.float64)
+    pooled = _halved(_halved(gradient, 2), 3)
+    assert (_convolved(gradient) - pooled).abs().max() <= 1e-15 * 4 * gradient.abs().max()
 
 
 @pytest.mark.parametrize("size", [(10, 14), (9, 14), (10, 15)])

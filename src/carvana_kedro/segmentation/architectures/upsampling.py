@@ -1,11 +1,11 @@
-"""Bilinear up-sampling in the precision of the network, with a fast gradient on CUDA."""
+"""Bilinear up-sampling in the precision of the network, with a fast gradient."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad
 
 
 def upsample(features: Tensor, size: tuple[int, int]) -> Tensor:
@@ -14,20 +14,26 @@ def upsample(features: Tensor, size: tuple[int, int]) -> Tensor:
     Autocast on CUDA would convert them to float32, and then also everything that they are concatenated with. Autocast
     on the CPU keeps the dtype.
     """
+    doubles = features.requires_grad and tuple(size) == (2 * features.shape[2], 2 * features.shape[3])
     if features.device.type != "cuda":
-        return interpolate(features, size, mode="bilinear", align_corners=False)
+        gathers = features.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        return _resize(features, size, doubles and gathers)
     with torch.autocast("cuda", enabled=False):
-        if features.requires_grad and tuple(size) == (2 * features.shape[2], 2 * features.shape[3]):
-            doubled: Tensor = Doubled.apply(features)
-            return doubled
-        return interpolate(features, size, mode="bilinear", align_corners=False)
+        return _resize(features, size, doubles)
+
+
+def _resize(features: Tensor, size: tuple[int, int], gathers: bool) -> Tensor:
+    if gathers:
+        doubled: Tensor = Doubled.apply(features)
+        return doubled
+    return interpolate(features, size, mode="bilinear", align_corners=False)
 
 
 class Doubled(Function):
-    """Doubles (N, C, h, w) features bilinearly, with a gradient that needs no atomic additions.
+    """Doubles (N, C, h, w) features bilinearly, with a gradient that gathers.
 
-    PyTorch's gradient on CUDA scatters each pixel to its four sources. This one gathers: see `_halved`. On the CPU, it
-    is slower than PyTorch's.
+    PyTorch's gradient scatters each pixel to its four sources: on CUDA by atomic additions, on the CPU channel by
+    channel. Two average pools per axis gather on CUDA, a depthwise convolution of oneDNN on the CPU.
     """
 
     @staticmethod
@@ -40,7 +46,7 @@ class Doubled(Function):
         """Return the gradient (N, C, h, w) for that of the output (N, C, 2h, 2w)."""
         if not (gradient.is_contiguous() or gradient.is_contiguous(memory_format=torch.channels_last)):
             gradient = gradient.clone()  # a slice of a concatenation's gradient: each pool would copy it
-        return _halved(_halved(gradient, 2), 3)
+        return _convolved(gradient) if gradient.device.type == "cpu" else _halved(_halved(gradient, 2), 3)
 
 
 def _halved(gradient: Tensor, axis: int) -> Tensor:
@@ -59,3 +65,14 @@ def _halved(gradient: Tensor, axis: int) -> Tensor:
     for end in (0, -1):
         result.select(axis, end).add_(gradient.select(axis, end), alpha=0.25)
     return result
+
+
+def _convolved(gradient: Tensor) -> Tensor:
+    """Apply `_halved` along both axes at once, as a convolution of each channel.
+
+    In bfloat16, the products are exact and the sum is rounded once, so the result is that of PyTorch's own gradient.
+    """
+    channels = gradient.shape[1]
+    weights = torch.tensor([0.25, 0.75, 0.75, 0.25], dtype=gradient.dtype)
+    kernel = torch.outer(weights, weights).expand(channels, 1, 4, 4)
+    return conv2d(pad(gradient, (1, 1, 1, 1), mode="replicate"), kernel, stride=2, groups=channels)
