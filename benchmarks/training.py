@@ -54,6 +54,7 @@ from carvana_kedro.segmentation.training.losses import batch_dice
 from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Progress
 from carvana_kedro.segmentation.training.steps import Attempt, Steps
+from carvana_kedro.stores.digests import Digests
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.pixel_cache import PixelCache
 
@@ -264,21 +265,24 @@ def compare_loaders(
         contenders: dict[str, Callable[[], object]] = {
             "old style, augmented": partial(go_through, lambda _: loader)
         }
+        memory = Digests(folder / "digests.sqlite")  # masks are kept beside it
+        keeping = replace(source, store=replace(source.store, digests=memory))
         samples_by_cache: dict[str, Samples | CachedSamples] = {
             "": samples,
+            ", masks kept": keeping.samples(task),
             ", memory": CachedSamples(samples),
             ", memmap": CachedSamples(samples, keep),
         }
         for name, kept in samples_by_cache.items():
             batches = source.batches(task, kept)
             # One pass over cached samples is too short to time.
-            repeated = partial(go_through, batches.epoch, passes=passes if name else 1)
+            repeated = partial(
+                go_through, batches.epoch, passes=passes if isinstance(kept, CachedSamples) else 1
+            )
             contenders[f"this project{name}"] = repeated
             contenders[f"this project{name}, augmented"] = partial(repeated, change=augmented)
         images = len(loader) * task.batch_size
-        counts = {
-            name: images * (passes if "," in name.removesuffix(", augmented") else 1) for name in contenders
-        }
+        counts = {name: images * (passes if ", mem" in name else 1) for name in contenders}
         report.add(f"Loading in one thread: {task}", compare(contenders, rounds, counts))
     finally:
         torch.set_num_threads(threads[0])

@@ -51,6 +51,11 @@ class Digests:
         """Pickle the path of the memory only."""
         return Digests, (self._memory,)
 
+    @property
+    def memory(self) -> Path | None:
+        """The file that remembers the digests, or None."""
+        return self._memory
+
     def of(self, paths: Sequence[Path]) -> list[str]:
         """Return the digest of each file: the first 32 hex digits of its SHA-256, or "" if it cannot be read."""
         keys = [os.fsencode(path.absolute()) for path in paths]

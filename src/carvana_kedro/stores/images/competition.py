@@ -4,17 +4,19 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from io import BytesIO
 from pathlib import Path
 from typing import ClassVar
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.digests import Digests, fingerprint
 from carvana_kedro.stores.images import decoding
+from carvana_kedro.stores.images.kept_masks import KeptMasks
 from carvana_kedro.stores.images.source import ImageRecord, examine_all
 
 IMAGE_ID = "([0-9a-f]{12})_(0[1-9]|1[0-6])"
@@ -39,7 +41,7 @@ class ImageStore:
         expected: ids of the images that must exist, in the order of `sample_submission.csv`. None: no such list.
         mask_runs: path of `train_masks.csv`, plain or zipped, which holds the masks as run lengths too. None: no such
             file.
-        digests: digests of the files.
+        digests: digests of the files. Beside the file that remembers them, the folder `masks` keeps decoded masks.
     """
 
     one_size: ClassVar[bool] = True
@@ -112,28 +114,12 @@ class ImageStore:
             UserError: the file is missing, cannot be decoded, or has colors other than black and white.
         """
         path = self.mask_path(image_id)
-        try:
-            with Image.open(path) as opened:
-                if (
-                    opened.mode == "P"
-                ):  # Kaggle's masks. Mapping the palette takes half the time of converting.
-                    colors = np.array(opened.getpalette("RGB"), np.uint8).reshape(-1, 3)
-                    pixels = np.asarray(opened)
-                else:
-                    colors = np.arange(256, dtype=np.uint8)[:, None]
-                    pixels = _gray_levels(opened)
-        except FileNotFoundError as error:
-            raise UserError(f"{path} is missing.") from error
-        except _UNREADABLE as error:
-            raise UserError(f"{path} cannot be decoded as a mask ({error}). Download it again.") from error
-        levels = np.full(256, 2, np.uint8)  # 2 for colors other than black and white
-        levels[: len(colors)] = np.select([(colors == 0).all(1), (colors == 255).all(1)], [0, 1], 2)
-        mask = cv2.LUT(pixels, levels)
-        if mask.max(initial=0) > 1:
-            raise UserError(f"{path} is not a mask: it has colors other than black and white.")
-        if mask.min() == mask.max() and pixels.min() != pixels.max():
-            raise UserError(f"{path} is not a mask: its palette has one color for different values.")
-        return np.asarray(mask, np.uint8)
+        return self._kept_masks.mask_of(_read(path), partial(_decode_mask, path))
+
+    @cached_property
+    def _kept_masks(self) -> KeptMasks:
+        memory = self.digests.memory
+        return KeptMasks(memory and memory.with_name("masks"))
 
     def examine(self) -> Iterator[ImageRecord]:
         """Yield a record for every image that exists or should exist, in order, with its problems.
@@ -196,6 +182,34 @@ class ImageStore:
         return ImageRecord(image_id, car, view, width, height, area, problems, digests.get(image_id, ""))
 
 
+def _decode_mask(path: Path, content: bytes) -> np.ndarray:
+    """Return the mask, (H, W) uint8 with values 0 and 1, from the content of the file `path`.
+
+    Raises:
+        UserError: it cannot be decoded, or has colors other than black and white.
+    """
+    try:
+        with Image.open(BytesIO(content)) as opened:
+            if opened.mode == "P":  # Kaggle's masks. Mapping the palette takes half the time of converting.
+                colors = np.array(opened.getpalette("RGB"), np.uint8).reshape(-1, 3)
+                pixels = np.asarray(opened)
+            else:
+                colors = np.arange(256, dtype=np.uint8)[:, None]
+                pixels = _gray_levels(opened)
+    except _UNREADABLE as error:
+        # Pillow's message names the object that it reads from.
+        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"{path} cannot be decoded as a mask ({reason}). Download it again.") from error
+    levels = np.full(256, 2, np.uint8)  # 2 for colors other than black and white
+    levels[: len(colors)] = np.select([(colors == 0).all(1), (colors == 255).all(1)], [0, 1], 2)
+    mask = cv2.LUT(pixels, levels)
+    if mask.max(initial=0) > 1:
+        raise UserError(f"{path} is not a mask: it has colors other than black and white.")
+    if mask.min() == mask.max() and pixels.min() != pixels.max():
+        raise UserError(f"{path} is not a mask: its palette has one color for different values.")
+    return np.asarray(mask, np.uint8)
+
+
 def _gray_levels(image: Image.Image) -> np.ndarray:
     """Return (H, W) uint8: the levels of a gray image of 8 bits.
 
@@ -217,3 +231,5 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
