@@ -17,6 +17,7 @@ from carvana_kedro.segmentation.training.callbacks import Callback, load_callbac
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.segmentation.training.losses import segmentation_loss
+from carvana_kedro.segmentation.training.state import Progress
 from carvana_kedro.stores.checkpoints import CheckpointStore
 
 Setup = Callable[..., tuple]
@@ -243,7 +244,7 @@ def test_a_progress_bar_starts_where_the_epoch_resumes(
         def on_step_end(self, run: Any, step: Any) -> None:
             bar = progress._bar
             assert bar is not None
-            bars.append((bar.initial, bar.n, bar.total, bar.postfix))
+            bars.append((bar.initial, bar.n, bar.total, bar.format_dict["postfix"]))
             run.interrupted = lambda: step.number == 1
 
         def on_interrupted(self, run: Any) -> None:
@@ -261,3 +262,23 @@ def test_a_progress_bar_starts_where_the_epoch_resumes(
     assert bars[0][3].startswith(f"loss {first_loss:.4f}, Dice ")
     assert [line.split(":")[0] for line in _lines(caplog)] == ["Epoch 1/1"]
     assert "Epoch 1/1" in sys.stderr.getvalue() and "images/s" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_progress_bar_computes_means_only_when_it_is_drawn(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, *batches = setup(epochs=1)
+    means, calls, counts = Progress.means, [], []
+    monkeypatch.setattr(Progress, "means", lambda progress: calls.append(1) or means(progress))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    progress = ProgressBar(seconds=0)
+
+    class Watch(Callback):
+        def on_step_end(self, run: Any, step: Any) -> None:
+            assert progress._bar is not None
+            progress._bar.miniters = 1000  # images until it is drawn again
+            counts.append(len(calls))
+
+    train(run, *batches, [progress, Watch()])
+    assert counts[0] > 0
+    assert counts == [counts[0]] * 3

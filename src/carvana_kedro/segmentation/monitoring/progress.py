@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from typing import Any
 
 from tqdm import tqdm
 
@@ -10,6 +11,21 @@ from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.state import Step, Training
 
 logger = logging.getLogger(__name__)
+
+
+class _Bar(tqdm):
+    """Shows the means of the epoch so far, which it computes only when it is drawn."""
+
+    def __init__(self, run: Training, **arguments: Any) -> None:
+        self._run = run
+        super().__init__(**arguments)
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What the bar is drawn from."""
+        means = self._run.progress.means()
+        values = super().format_dict
+        return {**values, "postfix": f"loss {means['loss']:.4f}, Dice {means['dice_coeff']:.4f}"}
 
 
 class ProgressBar(Callback):
@@ -23,7 +39,7 @@ class ProgressBar(Callback):
         """Store the arguments; the bar is created at the first step."""
         self._seconds = seconds
         self._last_logged = time.monotonic()
-        self._bar: tqdm | None = None
+        self._bar: _Bar | None = None
 
     def on_run_begin(self, run: Training) -> None:
         """Start the timer."""
@@ -32,10 +48,8 @@ class ProgressBar(Callback):
     def on_step_end(self, run: Training, step: Step) -> None:
         """Update the bar, or log a line if enough time has passed."""
         bar = self._advanced_bar(run, step)
-        if not bar.disable:
-            means = run.progress.means()
-            bar.set_postfix_str(f"loss {means['loss']:.4f}, Dice {means['dice_coeff']:.4f}", refresh=False)
-        elif time.monotonic() - self._last_logged >= self._seconds and step.number < step.steps:
+        is_due = time.monotonic() - self._last_logged >= self._seconds
+        if bar.disable and is_due and step.number < step.steps:
             self._last_logged = time.monotonic()
             _log_step(run, step)
 
@@ -49,14 +63,14 @@ class ProgressBar(Callback):
         """Remove the bar."""
         self._close()
 
-    def _advanced_bar(self, run: Training, step: Step) -> tqdm:
+    def _advanced_bar(self, run: Training, step: Step) -> _Bar:
         """Return the bar of the epoch after a step; create it at the first step of this process."""
         images = len(step.image_ids)
         if self._bar is None:
             # In a resumed epoch `initial` is greater than 0, so that the speed counts only the steps of this process.
             # disable=None shows no bar if there is no terminal.
-            self._bar = tqdm(
-                total=images * step.steps, initial=images * step.number, desc=f"Epoch {run.epoch}/{run.epochs}",
+            self._bar = _Bar(
+                run, total=images * step.steps, initial=images * step.number, desc=f"Epoch {run.epoch}/{run.epochs}",
                 unit=" images", leave=False, disable=None,
             )  # fmt: skip
         else:
