@@ -3,23 +3,20 @@
 Run `python -m benchmarks.prediction [--json]`, which takes 8 minutes on two cores. It renders images, or uses yours
 (`--images PATH --masks PATH`: jpgs, and gifs named as Kaggle's). Other measurements:
 
-    python -m benchmarks.prediction --gpu           # three networks on a CUDA device: 5 minutes
     python -m benchmarks.prediction --submission    # write 100,064 rows, as dense as Carvana's, from shards to the file
     python -m benchmarks.prediction --agreement     # compare the masks of both, and their scores, with trained weights
 
 All contenders run in one process, one after the other. `ratio` is the speed relative to the first row of the table.
-`--tiny` makes everything small, to test the program itself.
+`--tiny` makes everything small, to test the program itself. `python -m benchmarks.gpu` measures a GPU.
 """
 
 import argparse
 import gzip
-import os
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks import old_style
-from benchmarks.measuring import Report, Row, device_name, find_images, synchronize
+from benchmarks.measuring import Report, Row, find_images, synchronize
 from carvana_kedro.segmentation.architectures import SegmentationNetwork, build_network
 from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.model import TrainedModel
@@ -64,7 +61,7 @@ class Task:
 
 
 CLASSIC = Task("unet_1024", (683, 1024))
-GPU_TASKS = (CLASSIC, Task("unet_1024", (1024, 1024)), Task("unet_original", (572, 572)))
+TINY = Task("unet_1024", (64, 96), width_multiplier=0.05)
 
 
 def predict(
@@ -261,50 +258,11 @@ def _isal() -> Any:
     return IGzipFile
 
 
-def gpu(report: Report, tasks: list[Task], store: ImageStore, image_ids: list[str], num_workers: int) -> None:
-    """Time prediction on a GPU, end to end and the network alone, and estimate the time for all test images."""
-    print(device_name(), file=sys.stderr)
-    rows: list[Row] = []
-    for task in tasks:
-        for compiled in (False, True):
-            predictor = Predictor([task.network()], task.input_size, compile=compiled)
-            batch = torch.randint(256, (16, *predictor.geometry.output_size, 3), dtype=torch.uint8)
-            alone = _alone(predictor, batch)
-            with tempfile.TemporaryDirectory() as folder:
-                options = {"batch_size": 16, "num_workers": num_workers}
-                run = partial(predict, predictor, store, folder=Path(folder), **options)  # type: ignore[arg-type]
-                _seconds(lambda ids, run=run: run(image_ids=ids), image_ids[:64])
-                speed = len(image_ids) / _seconds(lambda ids, run=run: run(image_ids=ids), image_ids)
-            rows.append(
-                {
-                    "network": str(task),
-                    "compiled": str(compiled),
-                    "images/s": speed,
-                    "network alone": alone,
-                    "100,064 images, min": TEST_IMAGES / speed / 60,
-                }
-            )
-    report.add(f"From jpgs to rows with {num_workers} workers, {len(image_ids)} images", rows)
-
-
-def _alone(predictor: Predictor, batch: torch.Tensor) -> float:
-    batch = batch.to(predictor.hardware.device)
-    predictor.logits(batch)
-    rounds = 10 if batch.is_cuda else 1
-    synchronize()
-    began = time.perf_counter()
-    for _ in range(rounds):
-        predictor.logits(batch)
-    synchronize()
-    return rounds * len(batch) / (time.perf_counter() - began)
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--gpu", action="store_true", help="measure on a CUDA device")
     parser.add_argument("--submission", action="store_true", help="measure writing a submission")
     parser.add_argument("--agreement", action="store_true", help="compare masks instead of speeds")
     parser.add_argument("--tiny", action="store_true", help="make everything small, to test this program")
@@ -317,19 +275,7 @@ def _arguments() -> argparse.Namespace:
         help="trained weights, for --agreement",
     )
     parser.add_argument("--count", type=int, default=32, help="number of images")
-    parser.add_argument(
-        "--num-workers", type=int, default=os.cpu_count() or 1, help="processes that read images, for --gpu"
-    )
-    arguments = parser.parse_args()
-    if arguments.gpu and not (arguments.tiny or torch.cuda.is_available()):
-        parser.error("--gpu needs a CUDA device, and torch finds none")
-    return arguments
-
-
-def _tiny(task: Task) -> Task:
-    """Return the same task with a small input and a narrow network."""
-    size = (188, 204) if task.architecture == "unet_original" else (64, 96)
-    return replace(task, input_size=size, width_multiplier=0.05)
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -344,17 +290,8 @@ def main() -> None:
             write_rows(report, store, image_ids, 2000 if tiny else TEST_IMAGES, folder)
         elif arguments.agreement:
             agree(report, TrainedModel.from_dict(load_checkpoint(arguments.model)), store, image_ids)
-        elif arguments.gpu:
-            many = image_ids * (1 if tiny else -(-2048 // len(image_ids)))
-            gpu(
-                report,
-                [_tiny(task) if tiny else task for task in GPU_TASKS],
-                store,
-                many,
-                min(arguments.num_workers, 2 if tiny else 64),
-            )
         else:
-            task = _tiny(CLASSIC) if tiny else CLASSIC
+            task = TINY if tiny else CLASSIC
             compare(report, task, store, image_ids, folder)
             predictor = Predictor([task.network()], task.input_size, device="cpu")
             split(report, predictor, task, store, image_ids[:8])

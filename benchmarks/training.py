@@ -1,25 +1,22 @@
 """Measure the speed of training against the loop of old_style.py.
 
 Run `python -m benchmarks.training [--json]`, which takes 8 minutes on two cores. It renders images, or uses yours
-(`--images PATH --masks PATH`: jpgs, and gifs named as Kaggle's). Other measurements:
-
-    python -m benchmarks.training --gpu       # the same on a CUDA device: at most 9 minutes
-    python -m benchmarks.training --memory    # memory over 20 epochs
+(`--images PATH --masks PATH`: jpgs, and gifs named as Kaggle's). `python -m benchmarks.training --memory` measures the
+memory over 20 epochs instead; `python -m benchmarks.gpu` measures a GPU.
 
 The contenders take turns in one process, and the best time counts, because other load on the machine can only add time.
 `ratio` is the speed relative to the first row of the table. `--tiny` makes everything small, to test the program
-itself; `--gpu --tiny` also works without a GPU.
+itself.
 """
 
 import argparse
 import contextlib
-import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -28,204 +25,26 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from benchmarks import old_style
-from benchmarks.measuring import (
-    Contenders,
-    Report,
-    Row,
-    compare,
-    device_name,
-    find_images,
-    race,
-    synchronize,
-)
-from carvana_kedro.segmentation.architectures import SegmentationNetwork, build_network
+from benchmarks.contenders import BenchmarkImages, OldStyle, OneBatch, Task, ThisProject
+from benchmarks.measuring import Contenders, Report, Row, compare, find_images, synchronize
+from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.architectures.unet import UNet, Widths
 from carvana_kedro.segmentation.data.batches import Batches
-from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.data.samples import CachedSamples, Samples
-from carvana_kedro.segmentation.hardware import Hardware, is_out_of_memory, measured_peak, training_flop
+from carvana_kedro.segmentation.hardware import Hardware, measured_peak, training_flop
 from carvana_kedro.segmentation.training import loop
-from carvana_kedro.segmentation.training.build import build_training
 from carvana_kedro.segmentation.training.losses import batch_dice
-from carvana_kedro.segmentation.training.recipe import Recipe
-from carvana_kedro.segmentation.training.state import Progress
 from carvana_kedro.segmentation.training.steps import Attempt, Steps
 from carvana_kedro.stores.digests import Digests
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.pixel_cache import PixelCache
 
 SLIM = Widths((16, 32, 64, 128, 256), (256,), (256, 128, 64, 32, 16), decoder_blocks=2)
-GPU_MINUTES = 7.5  # no measurement starts later than this
-
-
-@dataclass(frozen=True)
-class Task:
-    """A network, its input size (height, width), the batch size, and the number of steps to time together."""
-
-    name: str
-    build: Callable[..., SegmentationNetwork]
-    input_size: Size
-    batch_size: int
-    steps: int = 1
-    width_multiplier: float = 1.0
-
-    def __str__(self) -> str:
-        """Return the name, the batch size and the input size."""
-        return f"{self.name}, {self.batch_size} x {self.input_size[0]} x {self.input_size[1]}"
-
-    def network(self) -> SegmentationNetwork:
-        """Build the network."""
-        return self.build(width_multiplier=self.width_multiplier)
-
-    @property
-    def geometry(self) -> Geometry:
-        """Geometry of the network at its input size."""
-        with torch.device("meta"):
-            return Geometry.of(self.network(), self.input_size)
-
-    def tiny(self) -> Self:
-        """Return the same task with a small input and a narrow network."""
-        size = (188, 204) if self.name == "unet_original" else (64, 96)
-        return replace(self, input_size=size, batch_size=2, steps=1, width_multiplier=0.05)
-
-
-CPU_TASKS = (
+TASKS = (
     Task("U-Net of 16 to 256 channels", partial(UNet, SLIM), (256, 384), 16),
     Task("unet_1024", partial(build_network, "unet_1024"), (512, 512), 2),
 )
-GPU_TASKS = (
-    Task("unet_original", partial(build_network, "unet_original"), (572, 572), 16, steps=10),
-    Task("unet_1024", partial(build_network, "unet_1024"), (1024, 1024), 16, steps=10),
-    Task("unet_resnet34", partial(build_network, "unet_resnet34"), (640, 960), 16, steps=10),
-)
-
-
-# The two loops to compare
-
-
-class ThisProject:
-    """The training loop of this project."""
-
-    def __init__(self, task: Task, hardware: Hardware) -> None:
-        torch.manual_seed(0)
-        recipe = Recipe(
-            architecture=task.name,
-            input_size=task.input_size,
-            batch_size=task.batch_size,
-            epochs=1,
-            seed=0,
-            optimizer={"name": "adamw", "learning_rate": 1e-4},
-        )
-        self.run = build_training(recipe, task.network(), task.geometry, hardware, steps_per_epoch=10**9)
-        self.run.epochs = 10**9
-
-    def epoch(self, batches: Any) -> float:
-        """Train on all batches; return the share of the time spent waiting for batches."""
-        self.run.progress = Progress()
-        loop.train_one_epoch(self.run, batches)
-        return self.run.progress.waited / self.run.progress.seconds
-
-
-class OldStyle:
-    """The training loop of old_style.py, in bfloat16 if `autocast`."""
-
-    def __init__(
-        self, build: Callable[[], nn.Module], device: torch.device, *, autocast: bool = False
-    ) -> None:
-        torch.manual_seed(0)
-        self.network = build().to(device)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, weight_decay=0.0)
-        self.autocast = autocast
-
-    def epoch(self, loader: Iterable[tuple[Tensor, Tensor]]) -> float:
-        """Train on all batches; return the share of the time spent waiting for batches."""
-        waited, began = 0.0, time.perf_counter()
-
-        def waiting() -> Iterator[tuple[Tensor, Tensor]]:
-            nonlocal waited
-            batches = iter(loader)
-            while True:
-                started = time.perf_counter()
-                batch = next(batches, None)
-                waited += time.perf_counter() - started
-                if batch is None:
-                    return
-                yield batch
-
-        old_style.train_one_epoch(self.network, waiting(), self.optimizer, autocast=self.autocast)
-        return waited / (time.perf_counter() - began)
-
-
-class OneBatch:
-    """One random batch on the device, repeated: nothing is loaded."""
-
-    def __init__(self, task: Task, device: torch.device) -> None:
-        (height, width), count = task.geometry.output_size, task.batch_size
-        images = torch.randint(256, (count, height, width, 3), dtype=torch.uint8, device=device)
-        self.batch = torch.arange(count), images, (images[..., 0] > 127).to(torch.uint8) * 255
-        self.image_ids = np.array([str(number) for number in range(count)])
-        self.steps = task.steps
-        self.for_old_style = [
-            (
-                torch.rand(count, 3, *task.input_size, device=device),
-                torch.randint(2, (count, height, width), device=device).float(),
-            )
-        ] * task.steps
-
-    def __len__(self) -> int:
-        """Return the number of steps."""
-        return self.steps
-
-    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Return the batches of one epoch."""
-        return iter([self.batch] * (self.steps - start))
-
-
-@dataclass(frozen=True)
-class BenchmarkImages:
-    """Images and masks of a store; each occurs `times` times per epoch."""
-
-    store: ImageStore
-    image_ids: list[str]
-    times: int = 1
-
-    @property
-    def images(self) -> int:
-        """Number of images per epoch."""
-        return len(self.image_ids) * self.times
-
-    def samples(self, task: Task) -> Samples:
-        """Return samples of this project, which are decoded each time."""
-        return Samples(self.store, self.image_ids * self.times, task.geometry)
-
-    def batches(
-        self, task: Task, samples: Samples | CachedSamples | None = None, num_workers: int = 0
-    ) -> Batches:
-        """Return batches of this project."""
-        pinned = torch.cuda.is_available()
-        return Batches(
-            samples or self.samples(task), task.batch_size, seed=0, num_workers=num_workers, pin_memory=pinned
-        )
-
-    def old_style(self, task: Task, num_workers: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Return the loader of the old style."""
-        assert self.store.masks is not None
-        sizes = task.input_size, task.geometry.output_size
-        dataset = old_style.ImagesAndMasks(
-            self.store.images, self.store.masks, self.image_ids * self.times, *sizes
-        )
-        return DataLoader(
-            dataset,
-            task.batch_size,
-            shuffle=True,
-            num_workers=num_workers,
-            drop_last=True,
-            pin_memory=torch.cuda.is_available(),
-        )
 
 
 def go_through(
@@ -238,7 +57,7 @@ def go_through(
                 change(*batch)
 
 
-# Comparisons on the CPU, or on the device of `hardware`
+# Comparisons
 
 
 def compare_steps(report: Report, task: Task, hardware: Hardware, rounds: int) -> None:
@@ -362,107 +181,6 @@ def switch_alone(report: Report, task: Task, hardware: Hardware, rounds: int, co
     report.add(f"Step with one hardware setting changed: {task}", rows)
 
 
-# Comparisons on a GPU
-
-
-def gpu(
-    report: Report,
-    source: BenchmarkImages,
-    tasks: Sequence[Task],
-    batch_sizes: Sequence[int],
-    num_workers: int,
-) -> None:
-    """Time this project's loop and plain loops: on data on the GPU for each batch size, and end to end with loading."""
-    hardware = Hardware.choose()
-    deadline = time.monotonic() + 60 * GPU_MINUTES
-    print(f"{device_name()}, torch {torch.__version__}, this project: {hardware}", file=sys.stderr)
-    for task in tasks:
-        _steps_on_gpu(report, task, hardware, batch_sizes, deadline)
-        _epochs_on_gpu(report, source, task, hardware, num_workers, deadline)
-    split_step(report, source, tasks[0], hardware, 5)
-
-
-def _steps_on_gpu(
-    report: Report, task: Task, hardware: Hardware, batch_sizes: Sequence[int], deadline: float
-) -> None:
-    rows: list[Row] = []
-    for size in batch_sizes:
-        sized = replace(task, batch_size=size)
-        batch = OneBatch(sized, hardware.device)
-        old = partial(OldStyle, task.network, hardware.device)
-        epochs: dict[str, tuple[Callable[[], Any], Any]] = {
-            "old style: float32, eager": (old, batch.for_old_style),
-            "plain: bfloat16, eager": (partial(old, autocast=True), batch.for_old_style),
-            "this project, eager": (partial(ThisProject, sized, replace(hardware, compile=False)), batch),
-            "this project": (partial(ThisProject, sized, hardware), batch),
-        }
-        if task.name == "unet_resnet34":
-            epochs["segmentation_models_pytorch: bfloat16, eager"] = (
-                partial(OldStyle, _peer, hardware.device, autocast=True), batch.for_old_style,
-            )  # fmt: skip
-        rows += _measured(epochs, task.steps * size, {"batch": size}, deadline)
-        del batch, epochs  # frees GPU memory for the next batch size
-    report.add(f"On the GPU, without loading: {task.name}, {task.input_size[0]} x {task.input_size[1]}", rows)
-
-
-def _epochs_on_gpu(
-    report: Report, source: BenchmarkImages, task: Task, hardware: Hardware, num_workers: int, deadline: float
-) -> None:
-    source = replace(source, times=-(-2 * task.steps * task.batch_size // len(source.image_ids)))
-    cached = source.batches(task, CachedSamples(source.samples(task)))
-    old, new = partial(OldStyle, task.network, hardware.device), partial(ThisProject, task, hardware)
-    epochs: dict[str, tuple[Callable[[], Any], Any]] = {
-        "old style: float32, eager": (old, source.old_style(task, num_workers)),
-        "plain: bfloat16, eager": (partial(old, autocast=True), source.old_style(task, num_workers)),
-        "this project": (new, source.batches(task, num_workers=num_workers)),
-        "this project, memory": (new, cached),
-    }
-    rows = _measured(epochs, cached.images, {"num_workers": num_workers}, deadline)
-    report.add(f"End to end, {cached.images} images: {task}", rows)
-
-
-def _measured(
-    epochs: Mapping[str, tuple[Callable[[], Any], Any]], images: int, about: Row, deadline: float
-) -> list[Row]:
-    """Time the contenders one after the other, each with the GPU to itself, until the deadline."""
-    rows: list[Row] = []
-    for name, (start, batches) in epochs.items():
-        row: Row = {"contender": name, **about}
-        rows.append(row)
-        if time.monotonic() > deadline:
-            row["note"] = f"not measured: the limit of {GPU_MINUTES} minutes is reached"
-            continue
-        try:
-            torch.compiler.reset()  # after eight shapes torch would stop compiling
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-            timing = race({name: partial(start().epoch, batches)}, 2)[name]
-        except ModuleNotFoundError as error:
-            row["note"] = f"not measured: {error}"
-            continue
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            row["note"] = "out of memory"
-            continue
-        row["images/s"] = speed = images / timing.best
-        if "images/s" in rows[0]:
-            row["ratio"] = speed / float(rows[0]["images/s"])
-        row["waited for data"] = timing.returned
-        row["first epoch, extra s"] = timing.warm_up - timing.best  # mostly compiling
-        if torch.cuda.is_available():
-            row["peak memory, GB"] = torch.cuda.max_memory_allocated() / 1e9
-    return rows
-
-
-def _peer() -> nn.Module:
-    import segmentation_models_pytorch
-
-    network: nn.Module = segmentation_models_pytorch.Unet("resnet34", encoder_weights=None)
-    return network
-
-
 # Memory
 
 
@@ -557,27 +275,18 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--gpu", action="store_true", help="compare on a CUDA device")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of speed")
     parser.add_argument("--tiny", action="store_true", help="make everything small, to test this program")
-    parser.add_argument("--compile", action="store_true", help="on the CPU, also measure torch.compile")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     parser.add_argument("--images", type=Path, help="folder of jpgs")
     parser.add_argument("--masks", type=Path, help="folder of masks named <image>_mask.gif")
     parser.add_argument("--count", type=int, default=48, help="number of images")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each step")
     parser.add_argument("--epoch-rounds", type=int, default=1, help="timed rounds of each epoch")
     parser.add_argument("--epochs", type=int, default=20, help="number of epochs, for --memory")
-    parser.add_argument(
-        "--batch-sizes", type=int, nargs="+", default=[8, 16, 32], help="batch sizes to measure, for --gpu"
-    )
-    parser.add_argument(
-        "--num-workers", type=int, default=os.cpu_count() or 1, help="processes that read images, for --gpu"
-    )
     arguments = parser.parse_args()
     if (arguments.images is None) != (arguments.masks is None):
         parser.error("--images and --masks must be given together")
-    if arguments.gpu and not (arguments.tiny or torch.cuda.is_available()):
-        parser.error("--gpu needs a CUDA device, and torch finds none")
     return arguments
 
 
@@ -593,14 +302,8 @@ def main() -> None:
             return
         count = min(4, arguments.count) if tiny else arguments.count
         source = BenchmarkImages(*find_images(arguments.images, arguments.masks, count, tiny, folder))
-        if arguments.gpu:
-            tasks = [task.tiny() if tiny else task for task in GPU_TASKS]
-            sizes = [2] if tiny else arguments.batch_sizes
-            gpu(report, source, tasks, sizes, arguments.num_workers)
-            report.end()
-            return
         hardware = Hardware.choose("cpu")
-        tasks = [task.tiny() if tiny else task for task in CPU_TASKS]
+        tasks = [task.tiny() if tiny else task for task in TASKS]
         for task in tasks:
             compare_steps(report, task, hardware, arguments.rounds)
         for task in tasks:

@@ -1,0 +1,1 @@
+"""Measures everything that a GPU decides, in one run: `python -m benchmarks.gpu`."""

@@ -1,0 +1,108 @@
+"""Parts that measure prediction: the network alone, from jpgs to the rows of a submission, and decoding."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.roofline import Work
+from benchmarks.gpu.steps import CLASSIC, DOUBLED
+from benchmarks.measuring import Row, race, synchronize
+from benchmarks.prediction import TEST_IMAGES, predict
+from carvana_kedro.segmentation.prediction.predictor import Predictor
+
+BATCH = 16
+
+
+def network_alone(bench: Bench) -> Iterator[Row]:
+    """Measure the network of unet_1024 on a batch that is on the device."""
+    for size in (CLASSIC, DOUBLED):
+        task = bench.task("unet_1024", size)
+        predictor = Predictor([task.network()], task.input_size)
+        shape = (task.batch_size, *predictor.geometry.output_size, 3)
+        batch = torch.randint(256, shape, dtype=torch.uint8, device=bench.hardware.device)
+        rounds = 1 if bench.tiny else 20
+        timing = race({"": partial(_repeat, rounds, predictor.logits, batch)}, rounds=2)[""]
+        speed, allowed = rounds * len(batch) / timing.best, bench.ceilings.prediction_speed(Work.of(task))
+        yield {
+            "what": f"network alone, {task}",
+            "images/s": speed,
+            "roofline, images/s": allowed,
+            "share of roofline": speed / allowed,
+        }
+
+
+def end_to_end(bench: Bench) -> Iterator[Row]:
+    """Measure from full-size jpgs to the rows of a submission."""
+    store = bench.held_out_images
+    for size in (CLASSIC, DOUBLED):
+        task = bench.task("unet_1024", size)
+        predictor = Predictor([task.network()], task.input_size)
+        ids = bench.repeated(store.ids(), 2048)
+        with tempfile.TemporaryDirectory() as name:
+            options = {"batch_size": BATCH, "num_workers": bench.num_workers}
+            predict(predictor, store, ids[:64], Path(name), **options)
+            synchronize()
+            began = time.perf_counter()
+            predict(predictor, store, ids, Path(name), **options)
+            seconds = time.perf_counter() - began
+        yield {
+            "what": f"from jpgs to rows, {task}",
+            "images": len(ids),
+            "workers": bench.num_workers,
+            "images/s": len(ids) / seconds,
+            f"minutes for {TEST_IMAGES} images": TEST_IMAGES / (len(ids) / seconds) / 60,
+        }
+
+
+def decoding(bench: Bench) -> Iterator[Row]:
+    """Measure decoding full-size jpgs by OpenCV, in one thread and in all, and by torchvision (nvJPEG on CUDA)."""
+    store = bench.held_out_images
+    ids = bench.repeated(store.ids(), 240)
+    files = [np.fromfile(store.images / f"{image_id}.jpg", np.uint8) for image_id in ids]
+    device = bench.hardware.device
+    decoders: dict[str, Callable[[], object]] = {
+        "OpenCV, one thread": lambda: _by_opencv(files, 1),
+        f"OpenCV, {bench.num_workers} threads": lambda: _by_opencv(files, bench.num_workers),
+        f"torchvision on {device}": lambda: _by_torchvision(files, device),
+    }
+    for name, timing in race(decoders, rounds=2).items():
+        yield {"what": "decoding", "decoder": name, "images/s": len(files) / timing.best}
+    (pixels,), (others,) = _by_opencv(files[:1], 1), _by_torchvision(files[:1], device)
+    difference = np.abs(pixels.astype(int) - others.permute(1, 2, 0).cpu().numpy())
+    yield {
+        "what": "difference of the two decoders",
+        "mean": float(difference.mean()),
+        "highest": int(difference.max()),
+    }
+
+
+def _repeat(times: int, compute: Callable[[Tensor], Tensor], batch: Tensor) -> None:
+    for _ in range(times):
+        compute(batch)
+
+
+def _by_opencv(files: Sequence[np.ndarray], threads: int) -> list[np.ndarray]:
+    with ThreadPoolExecutor(threads) as pool:
+        return [np.asarray(pixels) for pixels in pool.map(_decode, files)]
+
+
+def _decode(content: np.ndarray) -> object:
+    return cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
+
+
+def _by_torchvision(files: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    contents = [torch.from_numpy(content) for content in files]
+    decoded: list[Tensor] = []
+    for start in range(0, len(contents), 60):  # all at once would need several gigabytes
+        decoded = decode_jpeg(contents[start : start + 60], ImageReadMode.RGB, device=device)
+    return decoded
