@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -180,4 +181,10 @@ class BenchmarkImages:
             num_workers=num_workers,
             drop_last=True,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_use_one_thread,
         )
+
+
+def _use_one_thread(worker: int) -> None:
+    """Let OpenCV work in the thread that calls it: the threads of the parent process do not exist in this one."""
+    cv2.setNumThreads(0)

@@ -77,6 +77,12 @@ def compare(contenders: Contenders, rounds: int, images: Mapping[str, int] | int
     ]
 
 
+def repeat(times: int, work: Callable[[], object]) -> None:
+    """Call a function several times, and drop what it returns."""
+    for _ in range(times):
+        work()
+
+
 def synchronize() -> None:
     """Wait for the GPU, if there is one."""
     if torch.cuda.is_available():

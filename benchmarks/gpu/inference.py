@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -16,11 +17,15 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.roofline import Work
 from benchmarks.gpu.steps import CLASSIC, DOUBLED
-from benchmarks.measuring import Row, race, synchronize
+from benchmarks.measuring import Row, race, repeat, synchronize
 from benchmarks.prediction import TEST_IMAGES, predict
+from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.prediction.predictor import Predictor
+from carvana_kedro.stores.images.competition import ImageStore
 
 BATCH = 16
+
+T = TypeVar("T")
 
 
 def network_alone(bench: Bench) -> Iterator[Row]:
@@ -31,7 +36,8 @@ def network_alone(bench: Bench) -> Iterator[Row]:
         shape = (task.batch_size, *predictor.geometry.output_size, 3)
         batch = torch.randint(256, shape, dtype=torch.uint8, device=bench.hardware.device)
         rounds = 1 if bench.tiny else 20
-        timing = race({"": partial(_repeat, rounds, predictor.logits, batch)}, rounds=2)[""]
+        contender = partial(repeat, rounds, partial(predictor.logits, batch))
+        timing = race({"": contender}, rounds=2)[""]
         speed, allowed = rounds * len(batch) / timing.best, bench.ceilings.prediction_speed(Work.of(task))
         yield {
             "what": f"network alone, {task}",
@@ -47,7 +53,7 @@ def end_to_end(bench: Bench) -> Iterator[Row]:
     for size in (CLASSIC, DOUBLED):
         task = bench.task("unet_1024", size)
         predictor = Predictor([task.network()], task.input_size)
-        ids = bench.repeated(store.ids(), 2048)
+        ids = bench.repeated(store.ids(), 1536)
         with tempfile.TemporaryDirectory() as name:
             options = {"batch_size": BATCH, "num_workers": bench.num_workers}
             predict(predictor, store, ids[:64], Path(name), **options)
@@ -65,19 +71,23 @@ def end_to_end(bench: Bench) -> Iterator[Row]:
 
 
 def decoding(bench: Bench) -> Iterator[Row]:
-    """Measure decoding full-size jpgs by OpenCV, in one thread and in all, and by torchvision (nvJPEG on CUDA)."""
+    """Measure decoding full-size jpgs by OpenCV, alone and with resizing, and by torchvision (nvJPEG on CUDA)."""
     store = bench.held_out_images
     ids = bench.repeated(store.ids(), 240)
     files = [np.fromfile(store.images / f"{image_id}.jpg", np.uint8) for image_id in ids]
-    device = bench.hardware.device
+    device, threads = bench.hardware.device, bench.num_workers
+    geometry = bench.task("unet_1024", DOUBLED).geometry
     decoders: dict[str, Callable[[], object]] = {
-        "OpenCV, one thread": lambda: _by_opencv(files, 1),
-        f"OpenCV, {bench.num_workers} threads": lambda: _by_opencv(files, bench.num_workers),
+        "OpenCV, one thread": lambda: _in_threads(_decode, files, 1),
+        f"OpenCV, {threads} threads": lambda: _in_threads(_decode, files, threads),
+        f"OpenCV, {threads} threads, resized to {geometry.output_size[0]} x {geometry.output_size[1]}": (
+            lambda: _in_threads(partial(_fit, store, geometry), ids, threads)
+        ),
         f"torchvision on {device}": lambda: _by_torchvision(files, device),
     }
     for name, timing in race(decoders, rounds=2).items():
         yield {"what": "decoding", "decoder": name, "images/s": len(files) / timing.best}
-    (pixels,), (others,) = _by_opencv(files[:1], 1), _by_torchvision(files[:1], device)
+    (pixels,), (others,) = _in_threads(_decode, files[:1], 1), _by_torchvision(files[:1], device)
     difference = np.abs(pixels.astype(int) - others.permute(1, 2, 0).cpu().numpy())
     yield {
         "what": "difference of the two decoders",
@@ -86,18 +96,17 @@ def decoding(bench: Bench) -> Iterator[Row]:
     }
 
 
-def _repeat(times: int, compute: Callable[[Tensor], Tensor], batch: Tensor) -> None:
-    for _ in range(times):
-        compute(batch)
-
-
-def _by_opencv(files: Sequence[np.ndarray], threads: int) -> list[np.ndarray]:
+def _in_threads(work: Callable[[T], np.ndarray], items: Sequence[T], threads: int) -> list[np.ndarray]:
     with ThreadPoolExecutor(threads) as pool:
-        return [np.asarray(pixels) for pixels in pool.map(_decode, files)]
+        return list(pool.map(work, items))
 
 
-def _decode(content: np.ndarray) -> object:
-    return cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
+def _decode(content: np.ndarray) -> np.ndarray:
+    return np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR_RGB))
+
+
+def _fit(store: ImageStore, geometry: Geometry, image_id: str) -> np.ndarray:
+    return geometry.fit_image(store.read_image(image_id, at_least=geometry.output_size))
 
 
 def _by_torchvision(files: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity
 from benchmarks.contenders import BenchmarkImages, OldStyle, OneBatch, Task, ThisProject
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.roofline import Work
-from benchmarks.measuring import Row, compare, race, synchronize
+from benchmarks.measuring import Row, compare, race, repeat, synchronize
 from carvana_kedro.segmentation.architectures import unet
 from carvana_kedro.segmentation.data.geometry import Size
 from carvana_kedro.segmentation.data.samples import CachedSamples
@@ -29,13 +29,13 @@ Upsample = Callable[[Tensor, Size], Tensor]
 
 
 def eager(bench: Bench) -> Iterator[Row]:
-    """Measure a step of unet_1024, with the inputs of its convolutions and its profile; then at the other size."""
+    """Measure a step of unet_1024 at both sizes, with the inputs of its convolutions and its profile."""
     task = bench.task("unet_1024", CLASSIC)
     ours, batches = _start(bench, task)
     yield {"what": "inputs of convolutions", **_inputs_of_convolutions(ours, batches)}
     yield _timed(bench, task, ours, batches)
-    yield _profiled(ours, batches, bench.out / "profile.txt")
     yield step(bench, bench.task("unet_1024", DOUBLED))
+    yield _profiled(ours, batches, bench.out / "profile.txt")
 
 
 def upsampling(bench: Bench) -> Iterator[Row]:
@@ -164,8 +164,12 @@ def _profiled(ours: ThisProject, batches: OneBatch, path: Path, steps: int = 3) 
     events = profiler.key_averages()
     by = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     path.write_text(events.table(sort_by=by, row_limit=40, max_name_column_width=90))
-    # An operation and the kernel that it starts both have the time: only kernels count.
-    kernels = [event for event in events if not on_gpu or event.device_type == DeviceType.CUDA]
+    # An operation, the kernels that it starts, and the annotations around it all have the time: only kernels count.
+    kernels = [
+        event
+        for event in events
+        if not on_gpu or (event.device_type == DeviceType.CUDA and not event.is_user_annotation)
+    ]
     top = sorted(kernels, key=lambda event: getattr(event, by), reverse=True)[:10]
     total = sum(getattr(event, by) for event in kernels)
     lines = [f"{getattr(event, by) / total:.1%} {event.key[:100]}" for event in top]
@@ -187,13 +191,11 @@ def _milliseconds(bench: Bench, task: Task, upsample: Upsample) -> tuple[float, 
     with bench.hardware.autocast():
         enlarged = upsample(features, task.input_size)
         gradient = torch.randn_like(enlarged)
-        contenders = {
-            "forward": lambda: [upsample(features, task.input_size) for _ in range(10)],
-            "backward": lambda: [
-                torch.autograd.grad(enlarged, features, gradient, retain_graph=True) for _ in range(10)
-            ],
-        }
-        timings = race(contenders, rounds=3)
+        forward = partial(upsample, features, task.input_size)
+        backward = partial(torch.autograd.grad, enlarged, features, gradient, retain_graph=True)
+        timings = race(
+            {"forward": partial(repeat, 10, forward), "backward": partial(repeat, 10, backward)}, rounds=3
+        )
     return 100 * timings["forward"].best, 100 * timings["backward"].best
 
 
