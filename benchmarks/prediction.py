@@ -15,9 +15,10 @@ import gzip
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,11 @@ from carvana_kedro.stores.checkpoints import load_checkpoint
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictionShards, write_submission
 from carvana_kedro.stores.tables import Row as MaskRow
+from carvana_kedro.stores.threads import map_in_threads
 
 TEST_IMAGES = 100_064
 SHARD = 512
+PIXELS = 100_000_000  # of all images whose rows are being written
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,14 @@ def predict(
     """Predict as the inference pipeline does: from jpgs to shards to a submission."""
     shards = PredictionShards(folder / "shards")
     sizes = [len(image_ids[start : start + SHARD]) for start in range(0, len(image_ids), SHARD)]
-    found = predictor.predict(store, image_ids, shard_sizes=sizes, **options)
-
-    def rows(count: int) -> Iterator[MaskRow]:
-        for prediction in (next(found) for _ in range(count)):
-            yield prediction.image_id, run_lengths.format_runs(prediction.edges(0.5))
-
-    names = [shards.write("key", number, list(rows(size))).name for number, size in enumerate(sizes)]
+    found = predictor.predict(store, image_ids, threshold=0.5, shard_sizes=sizes, **options)
+    rows = map_in_threads(_row, found, size=lambda prediction: prod(prediction.size), limit=PIXELS)
+    names = [shards.write("key", number, list(islice(rows, size))).name for number, size in enumerate(sizes)]
     write_submission(folder / "submit.csv.gz", shards.read(names))
+
+
+def _row(prediction: Prediction) -> MaskRow:
+    return prediction.image_id, run_lengths.format_runs(prediction.edges(0.5))
 
 
 def compare(report: Report, task: Task, store: ImageStore, image_ids: list[str], folder: Path) -> None:
