@@ -26,10 +26,13 @@ def draw_panels(car: Car, rng: np.random.Generator) -> tuple[Array, Array]:
     _draw_front(front, car, tall, lamp_top, rng)
     _draw_rear(rear, car, tall, rng)
     panels = (side, front, rear)
-    color = np.concatenate([np.dstack((np.sqrt(panel.color), panel.cover)) for panel in panels], 1)
-    rest = np.concatenate([np.dstack((panel.glass, panel.hole, panel.metal)) for panel in panels], 1)
-    rest = np.pad(rest, ((0, 0), (0, 0), (0, 1)))
-    return (color * 255 + 0.5).astype(np.uint8), (rest * 255 + 0.5).astype(np.uint8)
+    color = [_stored(*np.sqrt(panel.color), panel.cover) for panel in panels]
+    rest = [_stored(panel.glass, panel.hole, panel.metal, np.zeros_like(panel.hole)) for panel in panels]
+    return np.concatenate(color, 1), np.concatenate(rest, 1)
+
+
+def _stored(*planes: Array) -> Array:
+    return cv2.merge([(plane * 255 + 0.5).astype(np.uint8) for plane in planes])
 
 
 def _draw_side(panel: Panel, car: Car, tall: bool, lamp_top: float, rng: np.random.Generator) -> None:

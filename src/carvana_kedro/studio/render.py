@@ -1,6 +1,7 @@
 """Photograph one car at one stop of the turntable."""
 
 import functools
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from .canvas import CEILING, SCALE
 from .lighting import display, look_up, studio_light
 from .model import Model, build_model
-from .rasterize import Fragments, extent, rasterize
+from .rasterize import Fragments, rasterize
 from .scene import fall_off, render_background
 from .settings import StudioSettings, generator
 from .surfaces import Surface, windscreen_foot
@@ -39,6 +40,20 @@ def render_view(settings: StudioSettings, car: int, view: int) -> tuple[Array, A
     return image, (coverage >= 0.5).astype(np.uint8)
 
 
+@dataclass(frozen=True)
+class _Body:
+    """Shaded pixels of the body, rows `(1, n)`: `index` is `(n,)`, and `pixels` `(1, n, 3)` uint8.
+
+    `coverage` is without the openings of the wheels, and `well` their part of the pixel.
+    """
+
+    index: Array
+    pixels: Array
+    glass: Array
+    well: Array
+    coverage: Array
+
+
 class Shot:
     """Renders one view: projects the geometry, shades it, and composes it over the studio from back to front."""
 
@@ -54,25 +69,42 @@ class Shot:
         self.to_image = model.camera.matrix @ np.r_[np.c_[self.rotation, place], [[0, 0, 0, 1]]]
         self.eye = self.rotation.T @ (model.camera.position - place)
         self.size = settings.height, settings.width
-        self.coverage = np.zeros(self.size, np.float32)
+        self.coverage = np.zeros(settings.height * settings.width, np.float32)
+        # Each term of a ray depends on one axis.
+        x, y = np.arange(settings.width), np.arange(settings.height)
+        self.rays = [
+            ((by_x * x).astype(np.float32), (by_y * y + start).astype(np.float32))
+            for by_x, by_y, start in model.camera.to_ray
+        ]
 
     def render(self) -> tuple[Array, Array]:
         """Return the image, `(H, W, 3)` uint8, and the fraction of each pixel that the car covers, `(H, W)` float32."""
         model = self.model
         self.image = render_background(self.settings, self.number).copy()
+        # NumPy copies items of three bytes faster than rows of a matrix.
+        self.pixels = self.image.view("V3").reshape(-1)
         self._reflect_in_floor()
         self._cast_shadow()
-        body = rasterize(model.body, self.to_image, self.size, stride=2)
-        behind = self.image[body.box].copy()
+        body = [self._shade_body(seen) for seen in rasterize(model.body, self.to_image, self.size, stride=2)]
+        self._look_through(body)
+        # What the body hides is not drawn.
+        visible = np.ones(self.size, bool)
+        for part in body:
+            visible.reshape(-1)[part.index] = part.coverage[0] < 1
         near, far = (0, 1) if self.eye[1] > 0 else (1, 0)
         beside = abs(self.eye[1]) > model.car.width / 2
         for side in (far, near) if not beside else (far,):
-            self._add_mirror(model.mirrors[side])
-        self._add_wheels(model.wheels[far])
-        self._add_body(body, behind, model.wheels[near])
+            self._add_mirror(model.mirrors[side], visible)
+        self._add_wheels(model.wheels[far], visible)
+        for part in body:
+            well = np.flatnonzero(part.well)
+            self._lay(part.index[well], np.full((1, well.size, 3), 6, np.uint8), part.well[:, well])
+        self._add_wheels(model.wheels[near], visible)
+        for part in body:
+            self._lay(part.index, part.pixels, part.coverage)
         if beside:
             self._add_mirror(model.mirrors[near])
-        return self._expose(), self.coverage
+        return self._expose(), self.coverage.reshape(self.size)
 
     def _cast_shadow(self) -> None:
         shadow = self.model.shadow
@@ -93,59 +125,53 @@ class Shot:
         to_image = np.diag((0.25, 0.25, 1)) @ self.to_image @ np.diag((1, 1, -1, 1))
         size = self.size[0] // 4, self.size[1] // 4
         seen = rasterize(self.model.body, to_image, size, stride=4, back=True)
-        if not seen.coverage.size:
+        if not seen.index.size:
             return
-        albedo, _, glass, *_ = self._appearance(seen)
-        pixels = display(0.30 * (1 - glass), 0.0, albedo)
-        share = 0.24 * seen.coverage * cv2.exp(seen.points[2] * np.float32(-1.1))
         # Padding in which the blur fades out, up to the border of the image.
-        sides = zip(seen.box, size, strict=True)
-        room = [(min(24, side.start), min(24, end - side.stop)) for side, end in sides]
-        layer = np.pad(np.dstack((pixels * share[..., None], share)), (*room, (0, 0)))
-        layer = cv2.GaussianBlur(layer, (0, 0), self.size[0] / 300).astype(np.float32)
-        top, left = (4 * (side.start - before) for side, (before, _) in zip(seen.box, room, strict=True))
-        soft = cv2.resize(layer, None, fx=4, fy=4)
+        rows, columns = (
+            slice(max(side.start - 24, 0), min(side.stop + 24, end))
+            for side, end in zip(seen.box, size, strict=True)
+        )
+        layer = np.zeros((rows.stop - rows.start, columns.stop - columns.start, 4), np.float32)
+        for part in seen:
+            albedo, _, glass, *_ = self._appearance(part)
+            pixels = display(0.30 * (1 - glass), 0.0, albedo)
+            share = 0.24 * part.coverage * cv2.exp(part.points[2] * np.float32(-1.1))
+            layer[part.y - rows.start, part.x - columns.start] = np.dstack((pixels * share[..., None], share))
+        soft = cv2.resize(cv2.GaussianBlur(layer, (0, 0), self.size[0] / 300), None, fx=4, fy=4)
+        top, left = 4 * rows.start, 4 * columns.start
         under = self.image[top : top + soft.shape[0], left : left + soft.shape[1]]
-        under[:] = cv2.add(soft[..., :3], (1 - cv2.merge((soft[..., 3],) * 3)) * under, dtype=cv2.CV_8U)
+        for row in range(0, len(soft), 32):  # in bands that stay in the processor's cache
+            *colors, hiding = cv2.split(soft[row : row + 32])
+            band, kept = under[row : row + 32], cv2.merge((1 - hiding,) * 3)
+            band[:] = cv2.add(cv2.merge(colors), kept * band, dtype=cv2.CV_8U)
 
-    def _add_mirror(self, surface: Surface) -> None:
-        seen, car = rasterize(surface, self.to_image, self.size), self.model.car
-        if seen.coverage.size:
-            matt, gloss = self._light(seen, car.metallic)
-            self._lay(seen.box, display(matt, gloss, tuple(car.paint)), seen.coverage)
+    def _add_mirror(self, surface: Surface, visible: Array | None = None) -> None:
+        for seen in rasterize(surface, self.to_image, self.size, wanted=visible):
+            matt, gloss = self._light(seen, self.model.car.metallic)
+            self._lay(seen.index, display(matt, gloss, tuple(self.model.car.paint)), seen.coverage)
 
-    def _add_wheels(self, surface: Surface) -> None:
-        seen = rasterize(surface, self.to_image, self.size)
-        if seen.coverage.size:
-            color, rest = self.model.tires
+    def _add_wheels(self, surface: Surface, visible: Array) -> None:
+        color, rest = self.model.tires
+        for seen in rasterize(surface, self.to_image, self.size, wanted=visible):
             place = seen.column * 16, np.mod(seen.row, 17) * 16
             albedo = _linear(cv2.remap(color, *place, cv2.INTER_LINEAR))
             metal = cv2.remap(rest, *place, cv2.INTER_LINEAR).astype(np.float32) / 255
             matt, gloss = self._light(seen, 0.0, metal, coat=0.25)
-            self._lay(seen.box, display(matt, gloss, albedo), seen.coverage)
+            self._lay(seen.index, display(matt, gloss, albedo), seen.coverage)
 
-    def _add_body(self, seen: Fragments, behind: Array, near_wheels: Surface) -> None:
-        car = self.model.car
+    def _shade_body(self, seen: Fragments) -> _Body:
         albedo, cover, glass, hole, metal = self._appearance(seen)
-        flakes, coat = car.metallic * (1 - cover), 1 - 0.6 * cover * (1 - glass)
+        flakes, coat = self.model.car.metallic * (1 - cover), 1 - 0.6 * cover * (1 - glass)
         matt, gloss = self._light(seen, flakes, metal, coat)
         pixels = display(matt * (1 - glass), gloss, albedo)
-        part = extent(glass)
-        if part[0].stop:
-            through = self._through(_within(seen.box, part), behind[part])
-            pixels[part] = cv2.add(pixels[part], cv2.merge((glass[part],) * 3) * through, dtype=cv2.CV_8U)
-        part = extent(hole)
-        if part[0].stop:
-            well = (seen.coverage * hole)[part]
-            self._lay(_within(seen.box, part), np.full((*well.shape, 3), 6, np.uint8), well)
-        self._add_wheels(near_wheels)
-        self._lay(seen.box, pixels, seen.coverage * (1 - hole))
+        return _Body(seen.index, pixels, glass, seen.coverage * hole, seen.coverage * (1 - hole))
 
     def _appearance(self, seen: Fragments) -> tuple[tuple[Array, ...], Array, Array, Array, Array]:
-        """Return the material of the visible body, planes `(h, w)` float32.
+        """Return the material of the visible body, rows `(1, n)` float32.
 
         Returns:
-            Linear RGB as three planes, and the fractions of covered paint, glass, hole and metal in [0, 1].
+            Linear RGB as three rows, and the fractions of covered paint, glass, hole and metal in [0, 1].
         """
         (x, y, z), (n_x, n_y, n_z), car = seen.points, seen.normals, self.model.car
         side, begin = np.abs(n_y) > np.abs(n_x), np.float32(car.length + 0.2)
@@ -163,26 +189,41 @@ class Shot:
         albedo = tuple(own + cover * (layer * layer - own) for own, layer in paint)
         return albedo, cover, glass, hole, metal
 
-    def _through(self, box: tuple[slice, slice], behind: Array) -> Array:
-        """Return the view through the glass, 0..255: cabin, seats, and the studio behind the far windows."""
+    def _look_through(self, parts: list[_Body]) -> None:
+        """Add the view through the glass: cabin, seats, and the studio behind the far windows."""
         body, seats = self.model.body, self.model.seats
         columns, middle = body.points.shape[1], body.points[:, body.points.shape[1] // 2, 0]
         cabin = slice(int(np.argmax(middle < self.model.car.x(windscreen_foot(self.model.car)))), None)
         upper = slice(columns // 5, columns - columns // 5)
         tint = np.float32(0.30 if self.model.car.dark_glass else 0.80)
-        view = np.full((box[0].stop - box[0].start, box[1].stop - box[1].start), 26, np.float32)
-        clear = np.zeros_like(view)
-        far = rasterize(body, self.to_image, self.size, stride=4, rows=cabin, columns=upper, back=True)
-        there, own = _overlap(box, far.box)
-        clear[there] = (self._appearance(far)[2] * far.coverage)[own]
-        view[there] += 34 * far.normals[2][own].clip(0, 1)
-        near = rasterize(seats, self.to_image, self.size, stride=2)
-        there, own = _overlap(box, near.box)
-        clear[there] *= 1 - near.coverage[own]
-        view[there] += near.coverage[own] * (20 + 30 * near.normals[2][own].clip(0, 1) - view[there])
-        view *= 1 - clear
-        colors = zip((0.93, 0.98, 0.95), cv2.split(behind), strict=True)
-        return cv2.merge([(view + clear * tint * plane) * (tint * color) for color, plane in colors])
+        glazed = np.zeros(self.size, bool)
+        # Light from the cabin, and the fraction of the light from behind. Only their values in the glass are used.
+        view, clear = (np.zeros(self.size, np.float32) for _ in range(2))
+        for part in parts:
+            glazed.put(part.index, part.glass > 0)
+        far = rasterize(
+            body, self.to_image, self.size, stride=4, rows=cabin, columns=upper, back=True, wanted=glazed
+        )
+        view.put(np.flatnonzero(glazed), 26)
+        # Where no far surface is in sight, the light is that of the grid's first point.
+        view[far.box] += 34 * body.normals[0, 0, 2].clip(0, 1)
+        for seen in far:
+            clear.put(seen.index, self._appearance(seen)[2] * seen.coverage)
+            view.put(seen.index, 26 + 34 * seen.normals[2].clip(0, 1))
+        for seen in rasterize(seats, self.to_image, self.size, stride=2, wanted=glazed):
+            clear.put(seen.index, clear.take(seen.index) * (1 - seen.coverage))
+            under = view.take(seen.index)
+            view.put(seen.index, under + seen.coverage * (20 + 30 * seen.normals[2].clip(0, 1) - under))
+        for part in parts:
+            if not (inside := np.flatnonzero(part.glass)).size:
+                continue
+            index, glass = part.index[inside], part.glass[:, inside]
+            light, passed = view.take(index)[None] * (1 - clear.take(index)), clear.take(index) * tint
+            colors = zip((0.93, 0.98, 0.95), cv2.split(self._colors(index)), strict=True)
+            through = cv2.merge(
+                [glass * ((light + passed * plane) * (tint * color)) for color, plane in colors]
+            )
+            part.pixels[:, inside] = cv2.add(part.pixels[:, inside], through, dtype=cv2.CV_8U)
 
     def _light(
         self, seen: Fragments, flakes: Array | float, metal: Array | float = 0.0, coat: Array | float = 1.0
@@ -190,18 +231,18 @@ class Shot:
         """Compute the light from the visible surface: matt base, metallic flakes, mirror-like metal and clear coat.
 
         Returns:
-            The light that the color of the surface multiplies, and the light that it does not, `(h, w)` float32 linear.
+            The light that the color of the surface multiplies, and the light that it does not, `(1, n)` float32 linear.
         """
         (cos, sin), (c_x, c_y, n_z) = self.rotation[:2, 0].astype(np.float32), seen.normals
         n_x, n_y, height = cos * c_x - sin * c_y, sin * c_x + cos * c_y, seen.points[2]
-        d_x, d_y, d_z = self._rays(seen.box)
+        d_x, d_y, d_z = self._rays(seen)
         facing = np.clip(-(d_x * n_x + d_y * n_y + d_z * n_z), 0, 1)
         mirrored = [d + 2 * facing * n for d, n in ((d_x, n_x), (d_y, n_y), (d_z, n_z))]
         # A mirrored ray that hits the floor near the car hits its shadow.
         down = np.maximum(-mirrored[2], 0)
         kept = 1 - 0.85 * cv2.exp(height / (-0.55 * np.maximum(down, 0.02))) * (down > 0)
         shaded = 1 - np.clip(0.45 - 0.55 * n_z, 0, 0.9) * cv2.exp(height * np.float32(-1 / 0.30))
-        kept = kept * fall_off(self.settings)[seen.box]
+        kept = kept * fall_off(self.settings).take(seen.index)
         seen_there = look_up(self.light.mirrored, mirrored)
         sharp, glossy = (cv2.extractChannel(seen_there, channel) * kept for channel in (0, 1))
         base = look_up(self.light.diffuse, (n_x, n_y, n_z)) * shaded
@@ -209,22 +250,26 @@ class Shot:
         rim = (1 - facing) ** 2
         return matt, sharp * ((0.05 + 0.8 * rim * rim * (1 - facing)) * coat * shaded)
 
-    def _rays(self, box: tuple[slice, slice]) -> tuple[Array, Array, Array]:
+    def _rays(self, seen: Fragments) -> tuple[Array, Array, Array]:
         """Return the viewing direction of each pixel as a unit vector in world coordinates."""
-        y, x = np.ogrid[box[0].start : box[0].stop, box[1].start : box[1].stop]
-        # Each term depends on one axis. float64 is cheap along an axis, and the plane is float32.
-        ray = [
-            (by_x * x).astype(np.float32) + (by_y * y + start).astype(np.float32)
-            for by_x, by_y, start in self.model.camera.to_ray
-        ]
+        ray = [along.take(seen.x) + down.take(seen.y) for along, down in self.rays]
         scale = 1 / np.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2)
         return ray[0] * scale, ray[1] * scale, ray[2] * scale
 
-    def _lay(self, box: tuple[slice, slice], pixels: Array, coverage: Array) -> None:
+    def _lay(self, index: Array, pixels: Array, coverage: Array) -> None:
         """Compose shaded pixels over the image."""
-        under = self.image[box]
-        under[:] = cv2.blendLinear(pixels, under, coverage, 1 - coverage)
-        self.coverage[box] = 1 - (1 - self.coverage[box]) * (1 - coverage)
+        edge = np.flatnonzero(coverage < 1)
+        at, over = index[edge], coverage[:, edge]
+        if edge.size:
+            pixels[:, edge] = cv2.blendLinear(pixels[:, edge], self._colors(at), over, 1 - over)
+        self.pixels.put(index, pixels.view("V3"))
+        covered = 1 - (1 - self.coverage[at]) * (1 - over[0])
+        self.coverage[index] = 1
+        self.coverage[at] = covered
+
+    def _colors(self, index: Array) -> Array:
+        """Return pixels of the image, `(1, n, 3)` uint8."""
+        return self.pixels.take(index).view(np.uint8).reshape(1, -1, 3)
 
     def _expose(self) -> Array:
         """Apply exposure, white balance and sensor noise."""
@@ -253,22 +298,3 @@ def _linear(stored: Array) -> tuple[Array, ...]:
     """Decode panel colors `(h, w, c)` uint8 into linear planes."""
     planes = [plane.astype(np.float32) / 255 for plane in cv2.split(stored)]
     return tuple(plane * plane for plane in planes)
-
-
-def _within(box: tuple[slice, slice], part: tuple[slice, slice]) -> tuple[slice, slice]:
-    """Convert a part of a box to image coordinates."""
-    (top, left), (rows, columns) = (box[0].start, box[1].start), part
-    return slice(top + rows.start, top + rows.stop), slice(left + columns.start, left + columns.stop)
-
-
-def _overlap(
-    outer: tuple[slice, slice], inner: tuple[slice, slice]
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Return the overlap of two boxes, in the coordinates of each. Empty if they do not overlap."""
-    spans = [(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(outer, inner, strict=True)]
-    (top, bottom), (left, right) = [(start, max(start, stop)) for start, stop in spans]
-    first, second = (
-        (slice(top - box[0].start, bottom - box[0].start), slice(left - box[1].start, right - box[1].start))
-        for box in (outer, inner)
-    )
-    return first, second

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .rasterize import extent
 from .settings import StudioSettings, generator
 
 Array = np.ndarray
@@ -68,14 +69,13 @@ def set_up_camera(settings: StudioSettings, car: int) -> Camera:
     return Camera(np.c_[to_image, -to_image @ position], position, np.linalg.inv(to_image))
 
 
-@functools.lru_cache(maxsize=1)
-def _surroundings() -> tuple[Array, Array]:
-    """Return the textures of wall and floor, uint8 RGB."""
-    rng = np.random.default_rng(7)
-    z, x = np.mgrid[5 : 0 : 5j * _WALL_SCALE, -7 : 7 : 14j * _WALL_SCALE].astype(np.float32)
+def _draw_wall() -> Array:
+    """Return the texture of the wall, uint8 RGB: seven meters to each side, five meters high."""
+    z, x = (
+        axis.astype(np.float32) for axis in np.ogrid[5 : 0 : 5j * _WALL_SCALE, -7 : 7 : 14j * _WALL_SCALE]
+    )
     light = 0.80 + 0.20 * np.exp(-((x / 4.5) ** 2) - ((z - 2.8) / 2.6) ** 2) - 0.10 * np.exp(-z / 0.5)
-    wall = light[..., None] * np.array((214, 216, 217), np.float32)
-    letters = np.zeros(wall.shape[:2], np.uint8)
+    letters = np.zeros(light.shape, np.uint8)
     advance, size = 1.02, 0.19
     for index, letter in enumerate(_SIGN):
         left = (index - len(_SIGN) / 2) * advance + 0.12
@@ -86,27 +86,55 @@ def _surroundings() -> tuple[Array, Array]:
             cv2.polylines(
                 letters, [np.round(np.array(points) * 16).astype(np.int32)], False, 255, 34, cv2.LINE_AA, 4
             )
-    alpha = letters[..., None] / np.float32(255)
-    wall += alpha * (light[..., None] * np.array((38, 78, 92), np.float32) - wall)
-    shade = cv2.GaussianBlur(np.roll(letters, (5, 4), (0, 1)), (0, 0), 4)[..., None] / np.float32(255)
-    wall *= 1 - 0.16 * shade * (1 - alpha)
-    for seam in np.arange(-7, 7, 2.44):
-        wall *= 1 - 0.07 * np.exp(-(((x - seam) / 0.008) ** 2))[..., None]
-    wall *= 1 - 0.55 * (z < 0.10)[..., None]
+    shade = cv2.GaussianBlur(np.roll(letters, (5, 4), (0, 1)), (0, 0), 4)
+    sign = extent(np.maximum(letters, shade))
+    alpha, shade = (layer[sign] / np.float32(255) for layer in (letters, shade))
+    seams = [1 - 0.07 * np.exp(-(((x - seam) / 0.008) ** 2)) for seam in np.arange(-7, 7, 2.44)]
+    planes = []
+    for gray, color in ((214, 38), (216, 78), (217, 92)):
+        wall = light * gray
+        wall[sign] += alpha * (light[sign] * color - wall[sign])
+        wall[sign] *= 1 - 0.16 * shade * (1 - alpha)
+        for seam in seams:
+            near = np.flatnonzero(seam < 1)
+            wall[:, near] *= seam[:, near]
+        wall[z[:, 0] < 0.10] *= 1 - 0.55
+        planes.append(wall.clip(0, 255).astype(np.uint8))
+    return cv2.merge(planes)
 
-    y, x = np.mgrid[4 : -5 : 9j * _FLOOR_SCALE, -7 : 7 : 14j * _FLOOR_SCALE].astype(np.float32)
+
+def _draw_floor() -> Array:
+    """Return the texture of the floor, uint8 RGB: seven meters to each side, four behind and five before the center."""
+    y, x = (
+        axis.astype(np.float32) for axis in np.ogrid[4 : -5 : 9j * _FLOOR_SCALE, -7 : 7 : 14j * _FLOOR_SCALE]
+    )
     radius = np.hypot(x, y)
     light = 0.74 + 0.26 * np.exp(-((radius / 3.6) ** 2)) - 0.10 * np.exp(-(WALL - y) / 0.35)
-    floor = light[..., None] * np.array((160, 160, 157), np.float32)
-    inside = np.clip((TURNTABLE - radius) * _FLOOR_SCALE, 0, 1)[..., None]
-    floor *= 0.93 + 0.07 * inside
+    table = 0.93 + 0.07 * np.clip((TURNTABLE - radius) * _FLOOR_SCALE, 0, 1)
+    rings = []
     for ring, depth in ((TURNTABLE, 0.75), (TURNTABLE - 0.05, 0.25)):
-        floor *= 1 - depth * np.exp(-(((radius - ring) / 0.014) ** 2))[..., None]
-    grain = cv2.GaussianBlur(rng.normal(0, 1, floor.shape[:2]).astype(np.float32), (0, 0), 14)
-    floor *= 1 + 0.5 * grain[..., None]
+        near = np.nonzero(np.abs(radius - ring) < 0.1)
+        rings.append((near, 1 - depth * np.exp(-(((radius[near] - ring) / 0.014) ** 2))))
+    noise = np.random.default_rng(7).normal(0, 1, radius.shape).astype(np.float32)
+    grain = 1 + 0.5 * cv2.GaussianBlur(noise, (0, 0), 14)
     # The reflection of the wall in the semi-gloss floor.
-    floor += 16 * np.exp(-(WALL - y) / 2.2)[..., None]
-    return wall.clip(0, 255).astype(np.uint8), floor.clip(0, 255).astype(np.uint8)
+    reflection = 16 * np.exp(-(WALL - y) / 2.2)
+    planes = []
+    for gray in (160, 160, 157):
+        floor = light * gray
+        floor *= table
+        for near, factor in rings:
+            floor[near] *= factor
+        floor *= grain
+        floor += reflection
+        planes.append(floor.clip(0, 255).astype(np.uint8))
+    return cv2.merge(planes)
+
+
+@functools.lru_cache(maxsize=1)
+def _surroundings() -> tuple[Array, Array]:
+    """Return the textures of wall and floor."""
+    return _draw_wall(), _draw_floor()
 
 
 @functools.lru_cache(maxsize=2)
@@ -127,13 +155,29 @@ def render_background(settings: StudioSettings, car: int) -> Array:
     (x_left, left), (x_right, right) = (camera.project(np.array([x, WALL, 0.0]))[0] for x in (-5, 5))
     columns = np.arange(settings.width)
     foot = left + (right - left) * (columns - x_left) / (x_right - x_left)
-    below = np.clip(np.arange(settings.height)[:, None] - foot + 0.5, 0, 1)[..., None].astype(np.float32)
-    image = upright + below * (image.astype(np.float32) - upright)
-    return (image * fall_off(settings)[..., None] ** (1 / 2.2) + 0.5).astype(np.uint8)
+    dimmed = _vignette(settings)
+    for row in range(0, settings.height, 32):  # in bands that stay in the processor's cache
+        band = slice(row, row + 32)
+        rows = np.arange(settings.height)[band, None]
+        below = _thrice(np.clip(rows - foot + 0.5, 0, 1).astype(np.float32))
+        mixed = upright[band] + below * (image[band].astype(np.float32) - upright[band])
+        image[band] = mixed * _thrice(dimmed[band]) + 0.5
+    return image
+
+
+def _thrice(plane: Array) -> Array:
+    return cv2.merge((plane, plane, plane))
 
 
 @functools.lru_cache(maxsize=1)
 def fall_off(settings: StudioSettings) -> Array:
     """Return the vignetting of the lens, `(H, W)` float32: the fraction of light that it passes, linear."""
-    y, x = np.mgrid[-1 : 1 : settings.height * 1j, -1 : 1 : settings.width * 1j].astype(np.float32)
+    y, x = np.ogrid[-1 : 1 : settings.height * 1j, -1 : 1 : settings.width * 1j]
+    y, x = y.astype(np.float32), x.astype(np.float32)
     return 1 - 0.10 * (x * x + y * y)
+
+
+@functools.lru_cache(maxsize=1)
+def _vignette(settings: StudioSettings) -> Array:
+    """Return `fall_off` for display values."""
+    return fall_off(settings) ** (1 / 2.2)

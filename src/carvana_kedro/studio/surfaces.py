@@ -1,5 +1,6 @@
 """Surfaces as grids of points: the body, wheels, mirrors and seats."""
 
+import functools
 from dataclasses import dataclass
 
 import cv2
@@ -24,6 +25,12 @@ class Surface:
     points: Array
     normals: Array
     seams: tuple[int, ...] = ()
+
+    @functools.cached_property
+    def grids(self) -> tuple[Array, Array]:
+        """`points` and `normals` with an empty fourth channel, with which OpenCV is more than twice as fast."""
+        points, normals = (np.pad(grid, ((0, 0), (0, 0), (0, 1))) for grid in (self.points, self.normals))
+        return points, normals
 
     def moved(self, offset: tuple[float, float, float], flip: bool = False) -> "Surface":
         """Return the surface moved by `offset` meters. With `flip`, it is first rotated by 180 degrees about z."""
@@ -61,26 +68,35 @@ def wrap_body(car: Car, step: float = 0.022) -> Surface:
         np.sin(tilt)[:, None],
         np.cos(tilt)[:, None] * np.sin(around),
         np.cos(tilt)[:, None] * np.cos(around),
-    ), -1)  # fmt: skip
-    axis = np.stack(np.broadcast_arrays(origins[:, None], 0.0, np.full_like(around, 0.42 * car.height)), -1)
-    near, far = np.zeros(direction.shape[:2]), np.full(direction.shape[:2], 2.2)
+    ))  # fmt: skip
+    axis = np.stack(np.broadcast_arrays(origins[:, None], 0.0, np.full_like(around, 0.42 * car.height)))
+    # In blocks that stay in the processor's cache.
+    blocks = [slice(row, row + 16) for row in range(0, len(origins), 16)]
+    points = [_cast_rays(car, axis[:, rows], direction[:, rows]) for rows in blocks]
+    gradients = np.concatenate([_gradient(car, block) for block in points], 1)
+    soft = cv2.GaussianBlur(cv2.merge(list(gradients)), (0, 0), 0.8)
+    grid = np.ascontiguousarray(np.moveaxis(np.concatenate(points, 1), 0, -1), np.float32)
+    return Surface(grid, soft / np.linalg.norm(soft, axis=-1, keepdims=True))
+
+
+def _cast_rays(car: Car, axis: Array, direction: Array) -> Array:
+    """Return the points where rays leave the body, all `(3, h, w)` float64."""
+    near, far = np.zeros(direction.shape[1:]), np.full(direction.shape[1:], 2.2)
     for _ in range(18):
         middle = (near + far) / 2
-        inside = car.solid(*np.moveaxis(axis + direction * middle[..., None], -1, 0)) < 0
+        inside = car.solid(*(axis + direction * middle)) < 0
         near, far = np.where(inside, middle, near), np.where(inside, far, middle)
-    points = axis + direction * ((near + far) / 2)[..., None]
-    return Surface(points.astype(np.float32), _gradient(car, points))
+    return axis + direction * ((near + far) / 2)
 
 
 def _gradient(car: Car, points: Array, step: float = 4e-3) -> Array:
+    """Return the change of the body's field along each axis at `points`, `(3, h, w)` float32."""
     gradient = np.empty(points.shape, np.float32)
     for axis in range(3):
-        offset = np.zeros(3)
+        offset = np.zeros((3, 1, 1))
         offset[axis] = step
-        ahead, behind = (car.solid(*np.moveaxis(points + sign * offset, -1, 0)) for sign in (1, -1))
-        gradient[..., axis] = ahead - behind
-    soft = cv2.GaussianBlur(gradient, (0, 0), 0.8)
-    return soft / np.linalg.norm(soft, axis=-1, keepdims=True)
+        gradient[axis] = car.solid(*(points + offset)) - car.solid(*(points - offset))
+    return gradient
 
 
 def turn(profile: Array) -> Surface:
