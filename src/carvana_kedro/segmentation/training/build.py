@@ -16,7 +16,13 @@ from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.data.samples import CachedSamples, ImageReader, Keep, Samples, in_memory
 from carvana_kedro.segmentation.extensions import Spec
-from carvana_kedro.segmentation.hardware import Hardware, measured_peak, training_flop, usable_workers
+from carvana_kedro.segmentation.hardware import (
+    Hardware,
+    keep_freed_memory,
+    measured_peak,
+    training_flop,
+    usable_workers,
+)
 from carvana_kedro.segmentation.training.average import WeightAverage
 from carvana_kedro.segmentation.training.callbacks import load_callback
 from carvana_kedro.segmentation.training.losses import build_loss
@@ -146,6 +152,8 @@ def build_training(
     Raises:
         UserError: The optimizer, schedule or loss cannot be built.
     """
+    if hardware.device.type == "cpu":
+        keep_freed_memory()
     network = hardware.place(network)
     ema = WeightAverage(network, recipe.ema_decay) if recipe.ema_decay else None
     if ema is not None:
