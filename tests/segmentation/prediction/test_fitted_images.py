@@ -8,7 +8,8 @@ import torch
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.data.geometry import Geometry
-from carvana_kedro.segmentation.prediction.fitted_images import FittedBatch, FittedImages
+from carvana_kedro.segmentation.prediction import fitted_images
+from carvana_kedro.segmentation.prediction.fitted_images import FittedImages, ImageBatch
 
 SIZE = (8, 12)
 IDS = [f"car_{number:02}" for number in range(11)]
@@ -49,8 +50,25 @@ def test_threads_read_the_same_batches_as_this_thread(num_threads: int) -> None:
     assert [batch.problems for batch in found] == [batch.problems for batch in expected]
     assert found[1].problems == ["", "car_04 cannot be read: ValueError: no pixels", ""]
     for one, other in zip(found, expected, strict=True):
-        assert one.fitted.dtype == torch.uint8 and torch.equal(one.fitted, other.fitted)
-    assert not found[1].fitted[1].any() and found[1].fitted[0].any()
+        for image, fitted in zip(one.images, other.images, strict=True):
+            assert image.dtype == torch.uint8
+            assert np.array_equal(images.geometry.fit_image(image.numpy()), fitted.numpy())
+    assert [tuple(image.shape) for image in found[1].images] == [(23, 30, 3), (*SIZE, 3), (25, 30, 3)]
+    assert not found[1].images[1].any()
+
+
+def test_only_images_that_shrink_and_are_not_large_are_left_to_the_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fitted_images, "_MOST_BYTES", 26 * 30 * 3)
+    source = Noise()
+    (batch,) = FittedImages(source, IDS, Geometry((22, 12), (22, 12)), True).read_in_threads(
+        [np.arange(11)], 2
+    )
+    heights = [len(image) for image in batch.images]
+    assert heights == [22, 22, 22, 23, 22, 25, 26, 22, 22, 22, 22]
+    widths = [image.shape[1] for image in batch.images]
+    assert widths == [12, 12, 30, 30, 12, 30, 30, 12, 12, 12, 12]
 
 
 def test_an_image_that_a_thread_cannot_read_is_an_error_in_its_batch() -> None:
@@ -76,7 +94,7 @@ def test_several_threads_read_at_once() -> None:
 def test_few_batches_are_read_ahead_and_none_after_the_end() -> None:
     source = Noise()
     before = threading.active_count(), cv2.getNumThreads()
-    batches: Iterator[FittedBatch] = images_of(source).read_in_threads(BATCHES, 1)
+    batches: Iterator[ImageBatch] = images_of(source).read_in_threads(BATCHES, 1)
     assert not source.read
     next(batches)
     batches.close()  # type: ignore[attr-defined]

@@ -15,8 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import pretended_gpu
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import SegmentationNetwork, build_network
+from carvana_kedro.segmentation.data.area_resize import _weights
 from carvana_kedro.segmentation.model import TrainedModel
-from carvana_kedro.segmentation.prediction.fitted_images import FittedBatch
+from carvana_kedro.segmentation.prediction.fitted_images import ImageBatch
 from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
 from carvana_kedro.segmentation.training.loop import train
@@ -398,19 +399,22 @@ def test_starting_a_batch_on_a_gpu_does_not_wait_for_the_gpu(monkeypatch: pytest
     event = SimpleNamespace(record=recorded.append)
     monkeypatch.setattr(torch.cuda, "Event", lambda **_: event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    _weights.cache_clear()
     with FakeTensorMode() as pretended:
         for segmenter in predictor._segmenters:
             pretended_gpu.place(segmenter, pretended)
-        images = torch.empty(3, 64, 96, 3, dtype=torch.uint8)
-        batch = FittedBatch(["a", "b", "c"], images, [(128, 192), (128, 192), (99, 99)], ["", "broken", ""])
+        images = [torch.empty(*size, 3, dtype=torch.uint8) for size in ((128, 192), (128, 192), (64, 96))]
+        sizes = [(128, 192), (128, 192), (99, 99)]
+        batch = ImageBatch(["a", "b", "c"], images, sizes, ["", "broken", ""])
         with pretended_gpu.Operations() as operations:
             predictor._start(batch, 3, 0.5)
+    _weights.cache_clear()  # they have no values
     assert recorded == ["stream of cuda:0"]
     names = {operation.name() for operation, _, _ in operations.calls}
     assert "aten::nonzero_static" in names
     # These ask the GPU for a value or a size.
     assert not names & {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::equal"}
-    assert [str(device) for device, _ in operations.copies] == ["cuda:0", "cpu", "cpu", "cpu"]
+    assert [str(device) for device, _ in operations.copies] == ["cuda:0"] * 3 + ["cpu"] * 3
     assert all(non_blocking for _, non_blocking in operations.copies)
     assert not any(operation.name() == "aten::copy_" for operation, _, _ in operations.calls)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
 
-_MOST_BYTES = 64 * 2**20  # of logits that are enlarged at once; a single image may need more
+_MOST_BYTES = 64 * 2**20  # of the logits of such neighbors; a single image may need more
 _EDGES_PER_ROW = 8  # on average over the images of a part. The mask of a car has about two.
 
 
@@ -65,7 +65,7 @@ class BatchEdges:
         self._finite = _copied(torch.isfinite(logits).flatten(1).all(1))
         self._parts: list[tuple[int, Size, Tensor]] = []
         if threshold is not None:
-            for part, size in _parts(sizes):
+            for part, size in equal_neighbors(sizes):
                 masks = geometry.restore(logits[part], size) > math.log(threshold / (1 - threshold))
                 self._parts.append((len(masks), size, _copied(_counts_and_edges(masks))))
         self._ready = None
@@ -89,10 +89,10 @@ class BatchEdges:
         ]
 
 
-def _parts(sizes: Sequence[Size]) -> Iterator[tuple[slice, Size]]:
-    """Yield slices of neighbors that have the same size and whose enlarged logits take at most `_MOST_BYTES`.
+def equal_neighbors(sizes: Sequence[Size]) -> Iterator[tuple[slice, Size]]:
+    """Yield slices of neighbors that have the same size and whose enlarged logits take few bytes.
 
-    >>> list(_parts([(2, 3), (2, 3), (4, 4)]))
+    >>> list(equal_neighbors([(2, 3), (2, 3), (4, 4)]))
     [(slice(0, 2, None), (2, 3)), (slice(2, 3, None), (4, 4))]
     """
     start = 0

@@ -14,20 +14,24 @@ from torch import Tensor
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.data.samples import ImageReader, errors_naming
+from carvana_kedro.stores.images.pixels import check_image
+
+_MOST_BYTES = 16 * 2**20  # of an image that is left to the GPU to resize
 
 
-class FittedBatch(NamedTuple):
+class ImageBatch(NamedTuple):
     """The images of a batch.
 
     Attributes:
         ids: Their ids.
-        fitted: (N, h, w, 3) uint8 at the output size.
+        images: (N, h, w, 3) uint8 at the output size. From `read_in_threads`: one (H, W, 3) per image, at the output
+            size, or larger along one or both axes.
         sizes: (H, W) of the original images.
         problems: Why an image could not be read; an empty text if it could.
     """
 
     ids: list[str]
-    fitted: Tensor
+    images: Tensor | Sequence[Tensor]
     sizes: list[Size]
     problems: list[str]
 
@@ -57,22 +61,23 @@ class FittedImages:
         height, width = self.geometry.output_size
         return height * width * 3
 
-    def read(self, positions: Iterable[int]) -> FittedBatch:
+    def read(self, positions: Iterable[int]) -> ImageBatch:
         """Read the images at the given positions.
 
         Raises:
             UserError: An image cannot be read, and bad ones are not allowed.
         """
-        images = [self._read(position) for position in positions]
-        return _batch(images, torch.from_numpy(np.stack([image.fitted for image in images])))
+        images = [self._fitted(self._read(position)) for position in positions]
+        return _batch(images, torch.from_numpy(np.stack([image.pixels for image in images])))
 
     def read_in_threads(
         self, batches: Iterable[NDArray[np.int64]], num_threads: int, *, pin_memory: bool = False
-    ) -> Iterator[FittedBatch]:
+    ) -> Iterator[ImageBatch]:
         """Read batches in threads of this process, in order and some batches ahead.
 
         OpenCV and Pillow decode without the lock of the interpreter. Few images are read ahead: two per thread, and the
-        rest of their batch.
+        rest of their batch. Images that only have to shrink are left as they are, for the GPU to resize them, which
+        takes a core twice as long as decoding.
 
         Args:
             batches: Positions of the images of each batch.
@@ -84,56 +89,67 @@ class FittedImages:
             UserError: An image cannot be read, and bad ones are not allowed.
         """
         parts = cv2.getNumThreads()  # of one image, which OpenCV would hand to threads of its own
-        waiting: deque[tuple[Tensor, list[Future[_Image]]]] = deque()
+        waiting: deque[list[Future[tuple[_Image, Tensor]]]] = deque()
         with ThreadPoolExecutor(num_threads, "images") as threads:
             try:
                 cv2.setNumThreads(0)
                 for positions in batches:
-                    shape = (len(positions), *self.geometry.output_size, 3)
-                    fitted = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
-                    jobs = [
-                        threads.submit(self._read_into, position, place)
-                        for position, place in zip(positions.tolist(), fitted.numpy(), strict=True)
-                    ]
-                    waiting.append((fitted, jobs))
-                    ahead = sum(len(jobs) for _, jobs in waiting) - len(waiting[0][1])
-                    if ahead >= 2 * num_threads:
-                        yield _collected(*waiting.popleft())
+                    waiting.append(
+                        [
+                            threads.submit(self._read_tensor, number, pin_memory)
+                            for number in positions.tolist()
+                        ]
+                    )
+                    if sum(map(len, waiting)) - len(waiting[0]) >= 2 * num_threads:
+                        yield _collected(waiting.popleft())
                 while waiting:
-                    yield _collected(*waiting.popleft())
+                    yield _collected(waiting.popleft())
             finally:
                 threads.shutdown(cancel_futures=True)
                 cv2.setNumThreads(parts)
 
-    def _read_into(self, position: int, place: NDArray[np.uint8]) -> "_Image":
+    def _read_tensor(self, position: int, pin_memory: bool) -> "tuple[_Image, Tensor]":
         image = self._read(position)
-        place[:] = image.fitted
-        return image._replace(fitted=place)
+        shrinks = all(np.greater_equal(image.pixels.shape[:2], self.geometry.output_size))
+        if not shrinks or image.pixels.nbytes > _MOST_BYTES:
+            image = self._fitted(image)
+        tensor = torch.empty(image.pixels.shape, dtype=torch.uint8, pin_memory=pin_memory)
+        tensor.numpy()[:] = image.pixels
+        return image._replace(pixels=tensor.numpy()), tensor
 
     def _read(self, position: int) -> "_Image":
         image_id = str(self.image_ids[position])
         try:
             with errors_naming(image_id):
                 image = self.source.read_image(image_id, at_least=self.geometry.output_size)
-                return _Image(image_id, self.geometry.fit_image(image), self.source.size(image_id), "")
+                check_image(image)
+                return _Image(image_id, image, self.source.size(image_id), "")
         except UserError as error:
             if not self.allow_bad:
                 raise
             size = self.geometry.output_size
             return _Image(image_id, np.zeros((*size, 3), np.uint8), size, str(error))
 
+    def _fitted(self, image: "_Image") -> "_Image":
+        return image._replace(pixels=self.geometry.fit_image(image.pixels))
+
 
 class _Image(NamedTuple):
     image_id: str
-    fitted: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
     size: Size
     problem: str
 
 
-def _batch(images: Sequence[_Image], fitted: Tensor) -> FittedBatch:
-    ids, _, sizes, problems = zip(*images, strict=True)
-    return FittedBatch(list(ids), fitted, list(sizes), list(problems))
+def _batch(read: Sequence[_Image], images: Tensor | Sequence[Tensor]) -> ImageBatch:
+    return ImageBatch(
+        [image.image_id for image in read],
+        images,
+        [image.size for image in read],
+        [image.problem for image in read],
+    )
 
 
-def _collected(fitted: Tensor, jobs: Iterable[Future[_Image]]) -> FittedBatch:
-    return _batch([job.result() for job in jobs], fitted)
+def _collected(jobs: Iterable[Future[tuple[_Image, Tensor]]]) -> ImageBatch:
+    read, tensors = zip(*(job.result() for job in jobs), strict=True)
+    return _batch(read, tensors)

@@ -16,14 +16,15 @@ from torch import Tensor
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
+from carvana_kedro.segmentation.data.area_resize import resize_by_area
 from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.data.reader import Reader
 from carvana_kedro.segmentation.data.samples import ImageReader
 from carvana_kedro.segmentation.hardware import Hardware, is_out_of_memory
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction import onnx
-from carvana_kedro.segmentation.prediction.batch_edges import BatchEdges
-from carvana_kedro.segmentation.prediction.fitted_images import FittedBatch, FittedImages
+from carvana_kedro.segmentation.prediction.batch_edges import BatchEdges, equal_neighbors
+from carvana_kedro.segmentation.prediction.fitted_images import FittedImages, ImageBatch
 from carvana_kedro.segmentation.prediction.prediction import Prediction as Prediction
 from carvana_kedro.segmentation.prediction.prediction import check_threshold
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
@@ -101,7 +102,7 @@ class Predictor:
             for segmenter in segmenters
         ]
         on_gpu = self.hardware.device.type == "cuda"
-        self._ahead = on_gpu  # whether a batch is started before the previous one is used
+        self._ahead = on_gpu  # whether a batch is read and started before the previous one is used
         self._beside = torch.cuda.Stream(self.hardware.device) if on_gpu else None
         self._fitting = 0  # images that fit into memory at once; 0: unknown
 
@@ -267,10 +268,10 @@ class Predictor:
 
     def _read(
         self, images: FittedImages, batches: Sequence[NDArray[np.int64]], num_workers: int
-    ) -> Iterator[FittedBatch]:
+    ) -> Iterator[ImageBatch]:
         on_gpu = self.hardware.device.type == "cuda"
-        if on_gpu and not num_workers:
-            return images.read_in_threads(batches, usable_cores(), pin_memory=True)
+        if self._ahead and not num_workers:
+            return images.read_in_threads(batches, usable_cores(), pin_memory=on_gpu)
         reader = Reader(
             images.read,
             images.image_ids,
@@ -282,10 +283,11 @@ class Predictor:
 
     @torch.inference_mode()
     def _start(
-        self, batch: FittedBatch, largest: int, threshold: float | None
+        self, batch: ImageBatch, largest: int, threshold: float | None
     ) -> Callable[[], list[Prediction]]:
         """Start the prediction of a batch on the device. The function that is returned waits for it."""
-        fitted, count = batch.fitted, len(batch.fitted)
+        fitted = batch.images if isinstance(batch.images, Tensor) else self._fit(batch.images)
+        count = len(fitted)
         if self.hardware.compile and count < largest:  # another shape would be compiled again
             fitted = torch.cat([fitted, fitted[:1].expand(largest - count, -1, -1, -1)])
         logits = self.logits(fitted)[:count]
@@ -297,7 +299,17 @@ class Predictor:
         )
         return partial(self._finish, batch, logits, edges)
 
-    def _finish(self, batch: FittedBatch, logits: Tensor, edges: BatchEdges | None) -> list[Prediction]:
+    def _fit(self, images: Sequence[Tensor]) -> Tensor:
+        """Copy (H, W, 3) uint8 images to the device, and resize them there: (N, h, w, 3) uint8."""
+        placed = [image.to(self.hardware.device, non_blocking=True) for image in images]
+        size = self.geometry.output_size
+        parts = []
+        for part, original in equal_neighbors([(image.shape[0], image.shape[1]) for image in images]):
+            same = torch.stack(placed[part])
+            parts.append(same if original == size else resize_by_area(same, size))
+        return torch.cat(parts)
+
+    def _finish(self, batch: ImageBatch, logits: Tensor, edges: BatchEdges | None) -> list[Prediction]:
         found = edges.wait() if edges else [None] * len(logits)
         facts = zip(batch.ids, batch.sizes, logits, batch.problems, found, strict=True)
         return [
