@@ -249,6 +249,7 @@ def _predict_jobs(
         readable,
         batch_size=parameters.batch_size,
         num_workers=usable_workers(parameters.num_workers),
+        threshold=None if _needs_masks(parameters) else predictor.threshold,
         shard_sizes=[len(job.readable) for job in jobs.values()],
         on_bad_image=parameters.on_bad_image,
     )
@@ -286,24 +287,28 @@ def _write(
     Returns:
         The run lengths of the mask, the seals of the files, and the problem of the prediction.
     """
-    image_id, kinds = prediction.image_id, _kinds(parameters)
+    image_id = prediction.image_id
     if prediction.problem:
         return "", {}, prediction.problem
     try:
-        if not (kinds or parameters.keep_largest or parameters.fill_holes):
-            # The mask itself is not needed, and a GPU finds its edges.
+        if not _needs_masks(parameters):
             return run_lengths.format_runs(prediction.edges(threshold)), {}, ""
         mask = prediction.mask(threshold)
         mask = postprocess(mask, largest=parameters.keep_largest, filled=parameters.fill_holes)
         photograph = cache(partial(images.read_image, image_id))
         seals = {}
-        for kind in kinds:
+        for kind in _kinds(parameters):
             picture = _picture(kind, photograph, mask, prediction, threshold, parameters)
             seals[predicted_images.name(kind, image_id)] = predicted_images.write(kind, image_id, picture)
         return run_lengths.encode(mask), seals, ""
     except Exception as error:
         error.add_note(f"This happened while the prediction for {image_id} was written.")
         raise
+
+
+def _needs_masks(parameters: Inference) -> bool:
+    """Return whether the masks themselves are needed; otherwise their edges are enough, which a GPU finds."""
+    return bool(_kinds(parameters)) or parameters.keep_largest or parameters.fill_holes
 
 
 def _kinds(parameters: Inference) -> list[Kind]:
