@@ -11,9 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
+from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.studio import StudioSettings, render_competition
+
+RECIPES = Path(__file__).parents[1] / "conf/base/parameters_model_training.yml"
 
 Row = dict[str, str | int | float]
 Contenders = Mapping[str, Callable[[], object]]
@@ -123,6 +127,12 @@ def _format(value: str | int | float) -> str:
 def device_name() -> str:
     """Return the name of the GPU; `CPU, no GPU` without one."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, no GPU"
+
+
+def read_recipes() -> dict[str, Recipe]:
+    """Return all recipes by name, without Kedro."""
+    contents = yaml.safe_load(RECIPES.read_text())["recipes"]
+    return {name: Recipe.from_dict(content) for name, content in contents.items()}
 
 
 def find_images(

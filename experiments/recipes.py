@@ -19,14 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from benchmarks.measuring import Report, Row, device_name
+from benchmarks.measuring import Report, Row, device_name, read_recipes
 from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.stores.images.competition import ImageStore
 from experiments.ablations import OLD, DataPath, run
-
-RECIPES = Path(__file__).parents[1] / "conf/base/parameters_model_training.yml"
 
 
 def _car(image_id: str) -> str:
@@ -56,10 +53,10 @@ def main() -> None:
             f"{len(seen)} cars, such as {min(seen)}, are in both --images and --score-images. The scores would be too "
             "high: remove them from one of the folders."
         )
-    recipes = yaml.safe_load(RECIPES.read_text())["recipes"]
+    recipes = read_recipes()
     report, rows = Report(arguments.json), list[Row]()
     for name in arguments.recipes:
-        recipe, data = replace(Recipe.from_dict(recipes[name]), seed=arguments.seed), DataPath()
+        recipe, data = replace(recipes[name], seed=arguments.seed), DataPath()
         ids, samples = train_ids, (arguments.epochs or recipe.epochs) * len(train_ids)
         if arguments.steps:
             ids = train_ids[: arguments.steps * recipe.batch_size]

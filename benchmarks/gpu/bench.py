@@ -5,18 +5,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from benchmarks.contenders import Task
 from benchmarks.gpu.roofline import Ceilings
+from benchmarks.measuring import read_recipes
 from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.data.geometry import Size
 from carvana_kedro.segmentation.hardware import Hardware
 from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.machine import usable_cores
-
-RECIPES = Path(__file__).parents[2] / "conf/base/parameters_model_training.yml"
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Bench:
 
     def recipe(self) -> Recipe:
         """Return the recipe to train, without compilation and without weights that would have to be downloaded."""
-        recipe = Recipe.from_dict(yaml.safe_load(RECIPES.read_text())["recipes"][self.recipe_name])
+        recipe = read_recipes()[self.recipe_name]
         recipe = replace(recipe, pretrained=False, compile=False, folds=0)
         if not self.tiny:
             return recipe

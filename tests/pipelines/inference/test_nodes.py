@@ -93,6 +93,30 @@ def test_images_of_other_content_and_equal_size_are_predicted_again(
     assert after == {**before, first.stem: before[second.stem], second.stem: before[first.stem]}
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"), [({}, 0.4), ({"fill_holes": True}, None), ({"keep_largest": True}, None)]
+)
+def test_edges_are_found_with_the_logits_unless_the_masks_themselves_are_needed(
+    options: dict[str, bool],
+    expected: float | None,
+    model: TrainedModel,
+    test_images: ImageStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predict, asked = Predictor.predict, []
+
+    def predict_and_record(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["threshold"])
+        return predict(*arguments, **options)
+
+    monkeypatch.setattr(Predictor, "predict", predict_and_record)
+    index, shards = index_images(test_images), PredictionShards(tmp_path)
+    parameters = Inference(threshold=0.4, **options)
+    predict_masks(model, index, test_images, shards, NO_IMAGES, parameters, RECIPE, SOURCE)
+    assert asked == [expected]
+
+
 def test_images_that_change_while_they_are_predicted_stop_the_run(
     model: TrainedModel, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
