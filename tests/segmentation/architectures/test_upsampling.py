@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn.functional import interpolate
 
-from carvana_kedro.segmentation.architectures import build_network
+from carvana_kedro.segmentation.architectures import build_network, unet
 from carvana_kedro.segmentation.architectures.upsampling import Doubled, _convolved, _halved, upsample
 from pretended_cuda import is_channels_last, pretended_cuda
 
@@ -71,6 +72,21 @@ def test_compiled_doubling_is_one_graph_and_computes_the_same() -> None:
     gradients = [torch.autograd.grad(result, features, gradient)[0] for result in results]
     torch.testing.assert_close(*results)
     torch.testing.assert_close(*gradients)
+
+
+def test_folds_share_one_graph_for_training_and_one_for_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unet, "upsample", lambda features, size: Doubled.apply(features))
+    torch.compiler.reset()
+    counters.clear()
+    for _ in range(6):
+        network = build_network("unet_small", width_multiplier=0.1)
+        network.compile(backend="aot_eager", dynamic=False)
+        images = torch.rand(2, 3, 32, 64).contiguous(memory_format=torch.channels_last)
+        network.train()(images).mean().backward()
+        with torch.no_grad():
+            network.eval()(images)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
