@@ -258,8 +258,9 @@ class ModelTraining(_Frozen):
     fused: Switch = "auto"
     num_workers: NotNegativeCount = 0
     """Processes that read images; 0: this one."""
-    cache: Literal["none", "memory", "memmap"] = "none"
-    """Where decoded and resized images are kept: nowhere, in memory, or in a file below `05_model_input`."""
+    cache: Literal["auto", "none", "memory", "memmap", "device"] = "auto"
+    """Where decoded and resized images are kept: nowhere, in memory, in a file below `05_model_input`, or in the memory
+    of the GPU; `auto`: where they fit."""
     checkpoint_minutes: NotNegative = 10
     """Minutes between two checkpoints within an epoch. Every epoch also ends with a checkpoint."""
     keep_checkpoints: Annotated[int, Field(strict=True, ge=2)] = 2

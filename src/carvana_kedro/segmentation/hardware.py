@@ -240,6 +240,13 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)  # never
 
 
+def free_memory(device: torch.device) -> int:
+    """Return the bytes of a GPU's memory that this process can still use."""
+    free, _ = torch.cuda.mem_get_info(device)
+    # PyTorch keeps memory that was freed, and uses it again.
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that a GPU or the CPU ran out of memory."""
     # The CPU allocator and NVIDIA's libraries raise a plain RuntimeError.

@@ -28,8 +28,8 @@ def require_memory(needed: int, purpose: str) -> None:
     Raises:
         UserError: there is less. The message names both sizes.
     """
-    available = min(_available_memory(), default=needed)
-    if available < needed:
+    available = available_memory()
+    if available is not None and available < needed:
         raise UserError(
             f"{purpose[:1].upper()}{purpose[1:]} needs {format_size(needed)}, but only {format_size(available)} of "
             "memory is available. Keep the images in a file (--params model_training.cache=memmap), decode them in "
@@ -48,8 +48,8 @@ def free_shared_memory() -> int | None:
         return None
 
 
-def _available_memory() -> list[int]:
-    """Return the bytes that the machine and the container have left, if they report it (Linux)."""
+def available_memory() -> int | None:
+    """Return the bytes that the machine and the container have left, or None if they do not report it (Linux does)."""
     found = []
     with suppress(OSError):
         found += [1024 * kilobytes for kilobytes in _numbers(_MEMINFO, "MemAvailable:")]
@@ -57,7 +57,7 @@ def _available_memory() -> list[int]:
         limit = int((_CGROUP / "memory.max").read_text())
         # memory.current also counts cached files, which the kernel drops when memory is short.
         found += [max(0, limit - used) for used in _numbers(_CGROUP / "memory.stat", "anon")]
-    return found
+    return min(found, default=None)
 
 
 def _numbers(path: Path, name: str) -> list[int]:

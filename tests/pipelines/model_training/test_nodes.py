@@ -209,11 +209,11 @@ def test_an_interrupted_run_resumes_and_tensorboard_shows_no_duplicates(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    recipe = RECIPE.model_copy(update={"epochs": 3})
+    recipe = RECIPE.model_copy(update={"epochs": 3, "cache": "none"})
     uninterrupted, expected = _train(indices, training_images, tmp_path / "uninterrupted", recipe)
     # Callbacks, the cache and the number of checkpoints do not change the result, so this is the same run.
     callback = {"type": f"{__name__}.StopAt", "steps": 4}
-    stopped = recipe.model_copy(update={"callbacks": (callback,), "cache": "memory", "checkpoint_minutes": 0})
+    stopped = recipe.model_copy(update={"callbacks": (callback,), "cache": "device", "checkpoint_minutes": 0})
     with pytest.raises(TrainingInterruptedError, match="in epoch 2, after step 1"):
         _train(indices, training_images, tmp_path, stopped)
     time.sleep(1.1)  # TensorBoard orders files by the second in which they were created
@@ -308,15 +308,37 @@ def test_a_new_run_logs_how_it_differs_and_deletes_nothing(
     assert len(_runs(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("cache", ["memory", "memmap"])
+@pytest.mark.parametrize("cache", ["memory", "memmap", "device", "auto"])
 def test_a_cache_does_not_change_the_result(
     indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path, cache: str
 ) -> None:
-    expected, _ = _train(indices, training_images, tmp_path / "none")
+    expected, _ = _train(
+        indices, training_images, tmp_path / "none", RECIPE.model_copy(update={"cache": "none"})
+    )
     model, _ = _train(indices, training_images, tmp_path / cache, RECIPE.model_copy(update={"cache": cache}))
     for name, weight in expected.members[0].weights.items():
         assert torch.equal(weight, model.members[0].weights[name])
     assert bool(list((tmp_path / cache / "pixels").glob("*"))) == (cache == "memmap")
+
+
+@pytest.mark.parametrize("cache", ["memory", "device", "auto"])
+def test_folds_share_the_decoded_images(
+    indices: tuple[pd.DataFrame, pd.DataFrame],
+    training_images: ImageStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    cache: str,
+) -> None:
+    caplog.set_level("INFO")
+    _train(
+        indices,
+        training_images,
+        tmp_path,
+        RECIPE.model_copy(update={"cache": cache, "folds": 2, "epochs": 1}),
+    )
+    assert caplog.text.count("Caching 16 decoded images") == 1
+    assert caplog.text.count("cache=auto: memory") == (cache == "auto")
+    assert "Fold 2 of 2" in caplog.text
 
 
 def _shift_masks(folder: Path, pixels: int) -> None:

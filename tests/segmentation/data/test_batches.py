@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -358,8 +359,37 @@ def test_cached_samples_give_the_same_batches(
     # Samples in memory are read without workers, which would only copy them back and forth.
     assert len(multiprocessing.active_children()) == (num_workers if where == "file" else 0)
     (_, images, targets), *_ = batches.epoch(1)
-    assert images.is_contiguous()
-    assert targets.is_contiguous()
+    assert images[0].is_contiguous()
+    assert targets[0].is_contiguous()
+
+
+def test_batches_for_a_gpu_are_gathered_into_pinned_memory(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = list(Batches(CachedSamples(samples), 4, seed=1).epoch(1))
+    empty, pinned = torch.empty, []
+
+    def without_pinning(*size: int, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        tensor = empty(*size, **options)
+        pinned.extend([tensor] * pin_memory)
+        return tensor
+
+    batches = Batches(CachedSamples(samples), 4, seed=1, pin_memory=True)
+    monkeypatch.setattr(torch, "empty", without_pinning)
+    found = list(batches.epoch(1))
+    _assert_same(expected, found)
+    parts = [part for _, *batch in found for part in batch]
+    assert [part.data_ptr() for part in parts] == [part.data_ptr() for part in pinned]
+    assert all(part.is_contiguous() for part in parts)  # otherwise they would be copied again
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cached_batches_for_a_gpu_are_in_pinned_memory(samples: Samples) -> None:
+    expected = list(Batches(samples, 4, seed=1).epoch(1))
+    found = list(Batches(CachedSamples(samples), 4, seed=1, pin_memory=True).epoch(1))
+    _assert_same(expected, found)
+    assert all(part.is_pinned() for _, *batch in found for part in batch)
 
 
 def test_a_memory_mapped_cache_is_pickled_without_its_pixels(samples: Samples, tmp_path: Path) -> None:

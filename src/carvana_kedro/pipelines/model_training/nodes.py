@@ -18,6 +18,7 @@ from carvana_kedro.image_index import check_source
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.provenance import check_run
 from carvana_kedro.scoring import score_images
+from carvana_kedro.segmentation.data.cache import Cache
 from carvana_kedro.segmentation.data.samples import Fill
 from carvana_kedro.segmentation.model import Member, TrainedModel
 from carvana_kedro.segmentation.monitoring.callbacks import build_callbacks
@@ -67,12 +68,15 @@ def train_model(
     """
     _check_sides((train_index, validation_index), training_images)
     models, histories = [], []
+    caches: dict[str, Cache] = {}
     splits = split_folds(train_index, validation_index, parameters.folds, parameters.seed)
     for number, sides in enumerate(splits, start=1):
         if parameters.folds:
             cars = [index["car"].nunique() for index in sides]
             logger.info("Fold %d of %d: %d training cars, %d validation cars", number, len(splits), *cars)
-        model, history = _train_run(sides, training_images, checkpoints, tensorboard, pixel_cache, parameters)
+        model, history = _train_run(
+            sides, training_images, checkpoints, tensorboard, pixel_cache, caches, parameters
+        )
         models.append(model)
         histories.append(
             pd.DataFrame(history).assign(fold=number) if parameters.folds else pd.DataFrame(history)
@@ -87,9 +91,13 @@ def _train_run(
     checkpoints: CheckpointStore,
     tensorboard: Path,
     pixel_cache: PixelCache,
+    caches: dict[str, Cache],
     parameters: ModelTraining,
 ) -> tuple[TrainedModel, list[Record]]:
-    """Train one network on one split, or resume it; return the model of its best epoch and its history."""
+    """Train one network on one split, or resume it; return the model of its best epoch and its history.
+
+    `caches` holds the decoded images of each source for the runs that follow.
+    """
     recipe = parameters.to_recipe()
     sides = [index["image"].tolist() for index in indices]
     source = training_images.fingerprint()
@@ -108,6 +116,7 @@ def _train_run(
             if run_checkpoints.facts is None:
                 _log_differences(checkpoints, facts)
                 run_checkpoints.begin(facts)
+            keep_in_file = partial(_keep_in_file, pixel_cache, training_images, source)
             run = build_run(
                 recipe,
                 training_images,
@@ -117,7 +126,7 @@ def _train_run(
                     "parameters": parameters.model_dump(mode="json"),
                     "versions": provenance.versions(),
                 },
-                keep_in_file=partial(_keep_in_file, pixel_cache, training_images, source),
+                cache=caches.setdefault(source, Cache(recipe.cache, keep_in_file)),
             )
             _restore(run, state, run_checkpoints)
             state = _train(run, recipe, run_checkpoints, tensorboard / run_id)

@@ -1,8 +1,10 @@
 """Batches of images and targets, one epoch after another."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from carvana_kedro.segmentation.data.reader import Reader
 from carvana_kedro.segmentation.data.samples import Batch, CachedSamples, Samples
@@ -20,7 +22,7 @@ class Batches:
         batch_size: Number of images per batch.
         seed: Seed of the shuffling; None keeps the order and every image.
         num_workers: Number of processes that read images; 0 reads in this process. Samples that are cached in memory
-            are always read in this process.
+            are always taken from there in this process: that is faster than to receive them from another one.
         pin_memory: Whether batches are placed in pinned memory, which speeds up the copy to a GPU.
     """
 
@@ -37,15 +39,17 @@ class Batches:
         self.image_ids = samples.image_ids
         self.batch_size = batch_size
         self.seed = seed
-        # Copying from memory is faster than receiving the batch from another process.
-        in_process = isinstance(samples, CachedSamples) and samples.in_memory
-        self._reader = Reader(
-            samples.read,
-            samples.image_ids,
-            0 if in_process else num_workers,
-            image_nbytes=samples.image_nbytes,
-            pin_memory=pin_memory,
-        )
+        self._read: Callable[[Sequence[NDArray[np.int64]]], Iterator[Batch]]
+        if isinstance(samples, CachedSamples) and samples.in_memory:
+            self._read = partial(map, partial(samples.read, pin_memory=pin_memory))
+        else:
+            self._read = Reader(
+                samples.read,
+                samples.image_ids,
+                num_workers,
+                image_nbytes=samples.image_nbytes,
+                pin_memory=pin_memory,
+            )
 
     def __len__(self) -> int:
         """Return the number of batches per epoch."""
@@ -53,14 +57,15 @@ class Batches:
         return full if self._drops_last else full + bool(rest)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch. Starting an epoch ends the one that is still being read.
+        """Yield the batches of an epoch. Starting an epoch ends the one that is still being decoded.
 
         Args:
             number: Number of the epoch, at least 0; it determines the order.
             start: Index of the first batch to yield, for resuming in the middle of an epoch.
 
         Yields:
-            Positions `(N,)` int64, images `(N, h, w, 3)` uint8 and targets `(N, h, w)` uint8.
+            Positions `(N,)` int64 on the CPU, images `(N, h, w, 3)` uint8 and targets `(N, h, w)` uint8: on the device
+            that keeps them, otherwise on the CPU.
 
         Raises:
             UserError: An image cannot be read, or a worker process was killed.
@@ -69,7 +74,7 @@ class Batches:
         if self.seed is not None:
             order = np.random.default_rng((self.seed, number)).permutation(order)
         size = self.batch_size
-        return self._reader([order[size * batch : size * (batch + 1)] for batch in range(start, len(self))])
+        return self._read([order[size * batch : size * (batch + 1)] for batch in range(start, len(self))])
 
     @property
     def images(self) -> int:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
+from carvana_kedro.segmentation.data.transfer import copy_async
 from carvana_kedro.stores.machine import require_memory
 
 logger = logging.getLogger(__name__)
@@ -45,10 +46,14 @@ class Rows(Protocol):
         """Return the indexed part."""
 
 
-Fill = Callable[[NDArray[np.uint8]], None]
-"""`fill(rows)` writes the pixels of all samples into an array."""
+class Fill(Protocol):
+    """Writes the pixels of samples, one row per sample."""
 
-Keep = Callable[[str, tuple[int, int], Fill], Rows]
+    def __call__(self, rows: NDArray[np.uint8], first: int = 0, /) -> None:
+        """Write the sample `first` and those after it into the rows of an array."""
+
+
+Keep = Callable[[str, tuple[int, int], Fill], Rows | Tensor]
 """`keep(key, shape, fill)` returns rows of this shape, which `fill` wrote in this call or earlier for the same key."""
 
 
@@ -99,6 +104,10 @@ class Samples:
         order, images, targets = zip(*((position, *self[position]) for position in positions), strict=True)
         return torch.tensor(order), torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets))
 
+    def subset(self, image_ids: Sequence[str]) -> "Samples":
+        """Return the samples of some images, in the given order."""
+        return Samples(self.source, image_ids, self.geometry)
+
     @property
     def image_nbytes(self) -> int:
         """Size of one image and its target in bytes."""
@@ -111,15 +120,15 @@ class Samples:
         return len(self) * self.image_nbytes
 
 
-def in_memory(key: str, shape: tuple[int, int], fill: Fill) -> NDArray[np.uint8]:
+def in_memory(key: str, shape: tuple[int, int], fill: Fill) -> Tensor:
     """Keep the rows in the memory of this process (a `Keep`).
 
     Raises:
         UserError: There is not enough memory.
     """
     require_memory(shape[0] * shape[1], "keeping the images in memory")
-    rows = np.empty(shape, np.uint8)
-    fill(rows)
+    rows = torch.empty(shape, dtype=torch.uint8)
+    fill(rows.numpy())
     return rows
 
 
@@ -159,20 +168,51 @@ class CachedSamples:
         part._row_numbers = self._row_numbers[[row_of[image_id] for image_id in image_ids]]
         return part
 
-    def read(self, positions: Iterable[int]) -> Batch:
-        """Return the images and targets at the given positions as a batch."""
+    def read(self, positions: Iterable[int], *, pin_memory: bool = False) -> Batch:
+        """Return the images and targets at the given positions as a batch, on the device where they are kept.
+
+        Args:
+            positions: Indices into `image_ids`.
+            pin_memory: Whether to place the images and targets in pinned memory, for samples in the memory of this
+                process.
+        """
         order = np.fromiter(positions, np.int64)
         rows = self._row_numbers[order]
-        height, width = self._size
-        end = height * width * 3
-        images = self._rows[rows, :end].reshape(-1, height, width, 3)
-        targets = self._rows[rows, end:].reshape(-1, height, width)
-        return torch.from_numpy(order), torch.from_numpy(images), torch.from_numpy(targets)
+        if not isinstance(self._rows, Tensor):
+            end = self._image_end
+            images, targets = (
+                torch.from_numpy(self._rows[rows, part]) for part in (slice(end), slice(end, None))
+            )
+            return torch.from_numpy(order), *self._unflatten(images, targets)
+        index = copy_async(torch.from_numpy(rows), self._rows.device)
+        if pin_memory and self._rows.device.type == "cpu":
+            parts = [_select_pinned(part, index) for part in self._split(self._rows)]
+            return torch.from_numpy(order), *self._unflatten(*parts)
+        # Of four bytes at once: one operation of fewer and larger elements.
+        gathered = self._rows.view(torch.int32).index_select(0, index).view(torch.uint8)
+        return torch.from_numpy(order), *self._unflatten(*self._split(gathered))
 
     @property
     def in_memory(self) -> bool:
-        """Whether the samples are in the memory of this process."""
-        return isinstance(self._rows, np.ndarray)
+        """Whether the samples are in memory, that of this process or of a device."""
+        return isinstance(self._rows, Tensor)
+
+    @property
+    def _image_end(self) -> int:
+        height, width = self._size
+        return height * width * 3
+
+    def _split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return rows[:, : self._image_end], rows[:, self._image_end :]
+
+    def _unflatten(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return images.unflatten(1, (*self._size, 3)), targets.unflatten(1, self._size)
+
+
+def _select_pinned(rows: Tensor, index: Tensor) -> Tensor:
+    # PyTorch gives pinned memory out again only after the copies from it have ended.
+    out = torch.empty(len(index), rows.shape[1], dtype=rows.dtype, pin_memory=True)
+    return torch.index_select(rows, 0, index, out=out)
 
 
 @contextmanager
@@ -190,16 +230,15 @@ def errors_naming(image_id: str) -> Iterator[None]:
         raise UserError(f"{image_id} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _fill_rows(samples: Samples, rows: NDArray[np.uint8]) -> None:
-    """Read all samples into rows `(len(samples), h * w * 4)` uint8."""
+def _fill_rows(samples: Samples, rows: NDArray[np.uint8], first: int = 0) -> None:
+    """Read the samples from `first` on into rows `(n, h * w * 4)` uint8."""
 
-    def read(position: int) -> None:
-        image, target = samples[position]
-        rows[position, : image.size] = image.ravel()
-        rows[position, image.size :] = target.ravel()
+    def read(number: int) -> None:
+        image, target = samples[first + number]
+        rows[number, : image.size] = image.ravel()
+        rows[number, image.size :] = target.ravel()
 
-    count = len(samples)
+    progress = partial(tqdm, desc="Decoding", unit=" images", leave=False, disable=None)
     with ThreadPoolExecutor() as threads:  # OpenCV and Pillow release the GIL while they decode
-        done = threads.map(read, range(count))
-        for _ in tqdm(done, "Decoding", count, unit=" images", leave=False, disable=None):
+        for _ in progress(threads.map(read, range(len(rows))), total=len(samples), initial=first):
             pass

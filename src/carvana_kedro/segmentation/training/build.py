@@ -13,8 +13,9 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import ARCHITECTURES, SegmentationNetwork, build_network
 from carvana_kedro.segmentation.data.augmentation import Augmentation
 from carvana_kedro.segmentation.data.batches import Batches
+from carvana_kedro.segmentation.data.cache import Cache
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
-from carvana_kedro.segmentation.data.samples import CachedSamples, ImageReader, Keep, Samples, in_memory
+from carvana_kedro.segmentation.data.samples import CachedSamples, ImageReader, Samples
 from carvana_kedro.segmentation.extensions import Spec
 from carvana_kedro.segmentation.hardware import (
     Hardware,
@@ -97,7 +98,7 @@ def build_run(
     *,
     origin: Mapping[str, Any],
     about: Mapping[str, Any],
-    keep_in_file: Keep = in_memory,
+    cache: Cache | None = None,
 ) -> Run:
     """Build a run at its beginning.
 
@@ -107,7 +108,8 @@ def build_run(
         sides: Ids of the training images, and of the validation images.
         origin: Plain values that are stored with the weights: `run_id`, `source`, `validation_cars`, `trained_on`.
         about: Plain values that every checkpoint holds.
-        keep_in_file: Keeps decoded images if the recipe's cache is `memmap`.
+        cache: Keeps decoded images, for this run and others with the same images; None: as the recipe says, for this
+            run alone.
 
     Raises:
         UserError: The recipe does not fit the network or the machine, or an image cannot be read.
@@ -119,7 +121,7 @@ def build_run(
     geometry = _geometry(network, recipe)
     flop = _flop(network, geometry.input_size)
     hardware = choose_hardware(recipe)
-    samples = _build_samples(recipe, images, sides, geometry, keep_in_file)
+    samples = _build_samples(cache or Cache(recipe.cache), images, sides, geometry, hardware)
     train_batches, validation_batches = _build_batches(recipe, samples, hardware)
     training = build_training(
         recipe, network, geometry, hardware, steps_per_epoch=len(train_batches), origin=origin, about=about
@@ -200,19 +202,17 @@ def _build_schedule(recipe: Recipe, optimizer: Optimizer, total_steps: int) -> L
 
 
 def _build_samples(
-    recipe: Recipe,
+    cache: Cache,
     images: ImageReader,
     sides: Sequence[Sequence[str]],
     geometry: Geometry,
-    keep_in_file: Keep,
+    hardware: Hardware,
 ) -> list[Samples | CachedSamples]:
-    """Return the samples of each side, cached as the recipe says."""
-    if recipe.cache == "none":
-        return [Samples(images, image_ids, geometry) for image_ids in sides]
-    # One cache for all sides, so that folds share it.
-    everything = Samples(images, sorted(image_id for image_ids in sides for image_id in image_ids), geometry)
-    cached = CachedSamples(everything, keep_in_file if recipe.cache == "memmap" else in_memory)
-    return [cached.subset(image_ids) for image_ids in sides]
+    """Return the samples of each side."""
+    # Cached together: then folds, which have other sides but the same images, share the cache.
+    image_ids = sorted(image_id for side in sides for image_id in side)
+    everything = cache.samples(images, image_ids, geometry, hardware.device)
+    return [everything.subset(side) for side in sides]
 
 
 def _build_batches(

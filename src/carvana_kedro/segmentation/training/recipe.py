@@ -40,7 +40,7 @@ class Recipe:
         max_skipped_steps: Steps without a finite loss and gradient after which training stops.
         device, precision, channels_last, compile, fused: See `Hardware.choose`.
         num_workers: Processes that read images; 0: this one.
-        cache: Where decoded images are kept: `none`, `memory`, or `memmap`, a file.
+        cache: Where decoded images are kept: see `Cache`.
         checkpoint_minutes: Between two checkpoints within one epoch.
         keep_checkpoints: Checkpoints of each kind that are kept.
         logged_images: Validation images shown in TensorBoard.
@@ -72,7 +72,7 @@ class Recipe:
     compile: Switch = "auto"
     fused: Switch = "auto"
     num_workers: int = 0
-    cache: Literal["none", "memory", "memmap"] = "none"
+    cache: Literal["auto", "none", "memory", "memmap", "device"] = "auto"
     checkpoint_minutes: float = 10
     keep_checkpoints: int = 2
     logged_images: int = 2
