@@ -3,13 +3,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from carvana_kedro.stores import threads
-from carvana_kedro.stores.threads import map_in_threads
+from carvana_kedro.stores import processes
+from carvana_kedro.stores.processes import map_in_threads
 
 
 @pytest.fixture(autouse=True)
 def _four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "usable_cores", lambda: 4)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 4)
 
 
 def test_results_are_in_order_whichever_thread_is_first() -> None:

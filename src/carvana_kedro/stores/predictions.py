@@ -22,8 +22,8 @@ from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
 from carvana_kedro.stores.digests import state_of
 from carvana_kedro.stores.faults import explain, reading
 from carvana_kedro.stores.locks import locked
+from carvana_kedro.stores.processes import map_in_threads
 from carvana_kedro.stores.tables import COLUMNS, Row, read_masks
-from carvana_kedro.stores.threads import map_in_threads
 
 try:
     from isal.igzip import IGzipFile as _GzipFile

@@ -1,9 +1,18 @@
-"""Worker processes that end with their parent."""
+"""Worker processes that end with their parent, and threads that compute results in order."""
 
 import multiprocessing
 import os
 import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import wait
+from typing import TypeVar
+
+from carvana_kedro.stores.machine import usable_cores
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 def end_with_parent() -> None:
@@ -20,3 +29,34 @@ def end_with_parent() -> None:
 def _wait_for(parent: int) -> None:
     wait([parent])
     os._exit(1)  # without cleaning up: nobody is left to receive a result
+
+
+def map_in_threads(
+    function: Callable[[S], T], items: Iterable[S], *, size: Callable[[S], int], limit: int
+) -> Iterator[T]:
+    """Yield the result of a function for every item, in order. There is one thread per usable core.
+
+    Items are taken ahead of their results: up to two per thread, as long as their sizes fit into the limit. If the
+    iteration ends early or an error is raised, the results in progress are completed first, and the others are dropped.
+
+    Args:
+        function: Called in the threads. It gains from them where it releases the GIL, as OpenCV, NumPy and zlib do.
+        items: Its arguments. They are taken in the thread that iterates.
+        size: Returns the size of an item.
+        limit: Largest sum of sizes in progress. An item that is larger is processed alone.
+    """
+    threads = usable_cores()
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[tuple[Future[T], int]] = deque()
+    try:
+        for item in items:
+            needed = size(item)
+            while waiting and (
+                len(waiting) >= 2 * threads or needed + sum(taken for _, taken in waiting) > limit
+            ):
+                yield waiting.popleft()[0].result()
+            waiting.append((pool.submit(function, item), needed))
+        while waiting:
+            yield waiting.popleft()[0].result()
+    finally:
+        pool.shutdown(cancel_futures=True)

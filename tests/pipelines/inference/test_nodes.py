@@ -22,7 +22,7 @@ from carvana_kedro.pipelines.inference.nodes import (
 )
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
-from carvana_kedro.stores import run_lengths, threads
+from carvana_kedro.stores import processes, run_lengths
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.predictions import KINDS, PredictedImages, PredictionShards
@@ -486,7 +486,7 @@ def test_onnx_runtime_predicts_the_same_masks_into_other_shards(
 def test_a_photograph_that_vanishes_stops_the_run_and_the_next_run_continues(
     broken: Path, model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
 ) -> None:
-    monkeypatch.setattr(threads, "usable_cores", lambda: cores)
+    monkeypatch.setattr(processes, "usable_cores", lambda: cores)
 
     class Vanishing(ImageStore):
         """A store that reads an image for the network, but not again for its pictures."""

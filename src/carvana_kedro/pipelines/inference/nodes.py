@@ -33,8 +33,8 @@ from carvana_kedro.stores.predictions import (
     Seal,
     ShardRows,
 )
+from carvana_kedro.stores.processes import map_in_threads
 from carvana_kedro.stores.tables import Row
-from carvana_kedro.stores.threads import map_in_threads
 
 logger = logging.getLogger(__name__)
 
