@@ -37,8 +37,8 @@ from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.checkpoints import load_checkpoint
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictionShards, write_submission
+from carvana_kedro.stores.processes import map_in_threads
 from carvana_kedro.stores.tables import Row as MaskRow
-from carvana_kedro.stores.threads import map_in_threads
 
 TEST_IMAGES = 100_064
 SHARD = 512
