@@ -1,6 +1,3 @@
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,7 @@ from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.postprocessing import postprocess
 from carvana_kedro.segmentation.prediction.predictor import Predictor
+from carvana_kedro.stores import processes
 from carvana_kedro.stores.images.competition import ImageStore
 
 PARAMETERS = Inference(threshold="auto", keep_largest=True, fill_holes=True, batch_size=3)
@@ -47,7 +45,7 @@ def model() -> TrainedModel:
 def test_scores_from_threads_are_those_of_one_image_after_the_other(
     model: TrainedModel, training_images: ImageStore, monkeypatch: pytest.MonkeyPatch, cores: int
 ) -> None:
-    monkeypatch.setattr(scoring, "usable_cores", lambda: cores)
+    monkeypatch.setattr(processes, "usable_cores", lambda: cores)
     index = index_images(training_images)
     scores, summary, thresholds = score_images([(model, index)], training_images, PARAMETERS, run_id="run")
     predictor, curve, rows = Predictor.from_model(model), ThresholdCurve(), []
@@ -71,40 +69,3 @@ def test_an_error_while_scoring_names_the_image(model: TrainedModel, broken: Pat
     index = index_images(store)
     with pytest.raises(UserError, match=f"{image_id} cannot be scored: "):
         list(scoring._score_model(model, index, store, PARAMETERS, ThresholdCurve(), ()))
-
-
-def test_threads_compute_a_bounded_number_of_results_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "usable_cores", lambda: 3)
-    taken = 0
-
-    def items() -> Iterator[int]:
-        nonlocal taken
-        for item in range(50):
-            taken += 1
-            yield item
-
-    def square(item: int) -> int:
-        time.sleep(0.01 * (item % 3))  # the threads finish in another order
-        return item**2
-
-    ahead = []
-    for number, result in enumerate(scoring._in_threads(square, items())):
-        assert result == number**2
-        ahead.append(taken - number)
-    assert max(ahead) == 7
-
-
-def test_no_thread_goes_on_after_an_error() -> None:
-    before = threading.active_count()
-    started = []
-
-    def fail_at_three(item: int) -> int:
-        started.append(item)
-        if item == 3:
-            raise UserError("three")
-        return item
-
-    with pytest.raises(UserError, match="three"):
-        list(scoring._in_threads(fail_at_three, range(1000)))
-    assert threading.active_count() == before
-    assert len(started) < 50

@@ -1,10 +1,8 @@
 """Scores of a model at the images' original size."""
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,14 +17,11 @@ from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.model import Member, TrainedModel
 from carvana_kedro.segmentation.prediction.postprocessing import postprocess
-from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor
+from carvana_kedro.segmentation.prediction.prediction import Prediction, map_in_order
+from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores.images.source import ImageSource
-from carvana_kedro.stores.machine import usable_cores
 
 logger = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def score_images(
@@ -111,36 +106,19 @@ def _score_model(
         mask = postprocess(
             prediction.mask(threshold), largest=inference.keep_largest, filled=inference.fill_holes
         )
-        logits, one = prediction.enlarged()[None], ThresholdCurve()
+        one = ThresholdCurve()
         try:
-            one.add(logits, torch.from_numpy(target).to(logits.device)[None])
+            with prediction.computing():
+                logits = prediction.enlarged()[None]
+                one.add(logits, torch.from_numpy(target).to(logits.device)[None])
             return {"image": image_id, "car": car_of[image_id], **mask_scores.scores(mask, target)}, one
         except Exception as error:
             raise UserError(f"{image_id} cannot be scored: {type(error).__name__}: {error}") from error
 
-    scored = _in_threads(score, predictions)
+    scored = map_in_order(score, predictions)
     for row, one in tqdm(scored, "Evaluating", len(index), unit=" images", leave=False, disable=None):
         curve.extend(one)
         yield row
-
-
-def _in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield the results of a function in the order of its arguments, while threads compute the next ones.
-
-    There is a thread for each core. Few items and results are in memory at a time.
-    """
-    workers = usable_cores()
-    pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as threads:
-        try:
-            for item in items:
-                pending.append(threads.submit(function, item))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            threads.shutdown(cancel_futures=True)
 
 
 def seen_in_training(model: TrainedModel, index: pd.DataFrame) -> tuple[pd.Series, pd.Series]:

@@ -114,8 +114,9 @@ def test_out_of_memory_errors_are_recognized() -> None:
 def test_freed_memory_is_used_again_without_page_faults() -> None:
     code = """
 import resource, torch
-from carvana_kedro.segmentation.hardware import keep_freed_memory
-keep_freed_memory()
+from carvana_kedro.segmentation.hardware import keeping_freed_memory
+block = keeping_freed_memory()
+block.__enter__()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
     torch.ones(1 << 23)  # 8,192 pages

@@ -65,3 +65,26 @@ def test_an_error_of_the_items_ends_the_threads_after_the_results_in_progress() 
         list(map_in_threads(ended.append, items(), size=lambda _: 1, limit=100))
     assert sorted(ended) == [0, 1, 2][: len(ended)]
     assert threading.active_count() == 1
+
+
+def test_results_that_precede_an_unreadable_item_are_not_lost() -> None:
+    def items() -> Iterator[int]:
+        yield from range(3)
+        raise ValueError("the fourth cannot be read")
+
+    found = map_in_threads(int, items(), size=lambda _: 1, limit=100)
+    assert [next(found) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="fourth"):
+        next(found)
+
+
+def test_every_thread_is_prepared() -> None:
+    prepared: list[str] = []
+    names = map_in_threads(
+        lambda _: threading.current_thread().name,
+        range(20),
+        size=lambda _: 1,
+        limit=100,
+        prepare=lambda: prepared.append(threading.current_thread().name),
+    )
+    assert set(names) <= set(prepared)

@@ -32,24 +32,40 @@ def _wait_for(parent: int) -> None:
 
 
 def map_in_threads(
-    function: Callable[[S], T], items: Iterable[S], *, size: Callable[[S], int], limit: int
+    function: Callable[[S], T],
+    items: Iterable[S],
+    *,
+    size: Callable[[S], int],
+    limit: int,
+    prepare: Callable[[], object] | None = None,
 ) -> Iterator[T]:
     """Yield the result of a function for every item, in order. There is one thread per usable core.
 
-    Items are taken ahead of their results: up to two per thread, as long as their sizes fit into the limit. If the
-    iteration ends early or an error is raised, the results in progress are completed first, and the others are dropped.
+    Items are taken ahead of their results: up to two per thread, as long as their sizes fit into the limit. If the next
+    item cannot be taken, the results of the earlier ones are yielded before the error is raised. If the function fails
+    or the iteration ends early, the results in progress are completed, and the others are dropped.
 
     Args:
         function: Called in the threads. It gains from them where it releases the GIL, as OpenCV, NumPy and zlib do.
         items: Its arguments. They are taken in the thread that iterates.
         size: Returns the size of an item.
         limit: Largest sum of sizes in progress. An item that is larger is processed alone.
+        prepare: Called once in each thread.
     """
     threads = usable_cores()
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(threads, initializer=prepare)
     waiting: deque[tuple[Future[T], int]] = deque()
     try:
-        for item in items:
+        remaining = iter(items)
+        while True:
+            try:
+                item = next(remaining)
+            except StopIteration:
+                break
+            except Exception:
+                while waiting:
+                    yield waiting.popleft()[0].result()
+                raise
             needed = size(item)
             while waiting and (
                 len(waiting) >= 2 * threads or needed + sum(taken for _, taken in waiting) > limit

@@ -56,8 +56,8 @@ def pretend_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int | None
         (GPU, 1000, 501, "memory"),
         (GPU, 1000, 500, "none"),
         (GPU, 0, None, "none"),
-        (CPU, 10**9, 501, "memory"),
-        (CPU, 10**9, 500, "none"),
+        (CPU, 10**9, 1001, "memory"),
+        (CPU, 10**9, 1000, "none"),
         (CPU, 10**9, None, "none"),
     ],
 )

@@ -224,3 +224,18 @@ def test_predictions_are_those_of_the_average(
 
     torch.testing.assert_close(found, logits(average(recorder.steps, 0.9)), rtol=1e-3, atol=1e-3)
     assert (found - logits(recorder.steps[-1])).abs().max() > 0.05
+
+
+def test_a_buffer_that_the_network_assigns_anew_is_averaged() -> None:
+    class Counting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(2))
+
+    network = Counting()
+    average = WeightAverage(network, 0.5)
+    for value in (1.0, 3.0):
+        network.mean = torch.full((2,), value)
+        average.update()
+    weight = 1 - min(0.5, 2 / 11)
+    torch.testing.assert_close(average.module.mean, torch.full((2,), 1 + weight * 2))

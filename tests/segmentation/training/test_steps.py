@@ -227,6 +227,7 @@ def test_a_step_on_cuda_waits_only_for_the_numbers_of_the_step_before(
         return lambda: reads.append(1) or [0.5, 0.5, 1.0]
 
     monkeypatch.setattr(Tensor, "backward", backward)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
     monkeypatch.setattr(steps_module, "_fetch", fetch)
     monkeypatch.setattr(Hardware, "busy", lambda self: False)
     with pretended_cuda(network, average.module):
@@ -250,6 +251,8 @@ def test_a_step_on_cuda_waits_only_for_the_numbers_of_the_step_before(
             clip_gradient_norm=1.0,
             steps=1,  # the first update is behind it
         )  # fmt: skip
+        # The real one needs a stream of a real GPU: see test_transfer.py.
+        run._upload = lambda *tensors: tuple(tensor.to("cuda", non_blocking=True) for tensor in tensors)  # type: ignore[assignment]
         with NoTransfers():
             train_one_epoch(run, batches)  # type: ignore[arg-type]
     assert len(reads) == run.progress.steps == average.updates == 3

@@ -101,3 +101,11 @@ def test_a_folder_that_cannot_be_written_is_reported_once(
         assert [kept.mask_of(b"1", lambda content: MASK) is MASK for _ in range(2)] == [True, True]
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("Decoded masks are not kept, and are decoded at each reading: ")
+
+
+def test_what_another_decoder_has_kept_is_not_used(tmp_path: Path) -> None:
+    for number in range(2):
+        kept = KeptMasks(tmp_path, bytes([number]))
+        mask = np.full((2, 3), number, np.uint8)
+        assert np.array_equal(kept.mask_of(b"content", lambda _, mask=mask: mask), mask)
+        assert np.array_equal(kept.mask_of(b"content", refuse), mask)

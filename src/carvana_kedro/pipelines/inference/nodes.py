@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.monitoring import visualization
 from carvana_kedro.segmentation.prediction.cutouts import alpha_of, cut_out
 from carvana_kedro.segmentation.prediction.postprocessing import postprocess
-from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor
+from carvana_kedro.segmentation.prediction.prediction import Prediction, map_in_order
+from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.source import ImageSource
@@ -33,12 +33,9 @@ from carvana_kedro.stores.predictions import (
     Seal,
     ShardRows,
 )
-from carvana_kedro.stores.processes import map_in_threads
 from carvana_kedro.stores.tables import Row
 
 logger = logging.getLogger(__name__)
-
-_PIXELS = 100_000_000  # of all images whose files are being made: their arrays take about 20 bytes per pixel
 
 
 def index_test_images(test_images: ImageSource) -> pd.DataFrame:
@@ -260,7 +257,7 @@ def _predict_jobs(
         predicted_images=predicted_images,
         parameters=parameters,
     )
-    found = map_in_threads(write, predictions, size=lambda prediction: prod(prediction.size), limit=_PIXELS)
+    found = map_in_order(write, predictions)
     progress = iter(tqdm(found, "Predicting", len(readable), unit=" images", leave=False, disable=None))
     for number, job in jobs.items():
         rows = dict.fromkeys(job.image_ids, "")

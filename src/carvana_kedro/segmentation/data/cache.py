@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 CacheName = Literal["auto", "none", "memory", "memmap", "device"]
 
-SHARE_OF_DEVICE = 0.4
-"""Share of a GPU's free memory that `auto` uses at most. The rest is for the network and its gradients."""
+SHARE_BESIDE_NETWORK = 0.4
+"""Share of the free memory of the device that `auto` uses at most. The rest is for the network and its gradients."""
 
-SHARE_OF_MEMORY = 0.8
-"""Share of this machine's available memory that `auto` uses at most."""
+SHARE_OF_HOST = 0.8
+"""Share of this machine's available memory that `auto` uses at most if the network is on a GPU."""
 
 _CHUNK = 128 * 2**20  # bytes of pinned memory; two chunks are in use at once
 
@@ -79,13 +79,14 @@ def choose_cache(nbytes: int, device: torch.device) -> Literal["device", "memory
         device: What the network is trained on.
     """
     size = format_size(nbytes)
-    if device.type == "cuda" and nbytes < SHARE_OF_DEVICE * (free := free_memory(device)):
+    if device.type == "cuda" and nbytes < SHARE_BESIDE_NETWORK * (free := free_memory(device)):
         logger.info(
             "cache=auto: device. Decoded, the images take %s of %s of %s", size, format_size(free), device
         )
         return "device"
     available = available_memory() or 0  # unknown: the images may not fit
-    choice: Literal["memory", "none"] = "memory" if nbytes < SHARE_OF_MEMORY * available else "none"
+    share = SHARE_OF_HOST if device.type == "cuda" else SHARE_BESIDE_NETWORK
+    choice: Literal["memory", "none"] = "memory" if nbytes < share * available else "none"
     logger.info(
         "cache=auto: %s. Decoded, the images take %s of %s of memory", choice, size, format_size(available)
     )

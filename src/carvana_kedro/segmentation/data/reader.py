@@ -5,7 +5,7 @@ import multiprocessing.queues
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import wait
@@ -58,7 +58,7 @@ class Reader(Generic[T]):
         self._order: list[NDArray[np.int64]] = []
         self._loader: DataLoader[Any] | None = None
 
-    def __call__(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[T]:
+    def __call__(self, batches: Sequence[NDArray[np.int64]]) -> Generator[T]:
         """Read batches in the given order.
 
         Args:

@@ -13,7 +13,9 @@ def copy_async(tensor: Tensor, device: torch.device) -> Tensor:
     """
     if tensor.device == device:
         return tensor
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)  # without pinned memory, the source could be freed before it is read
 
 
 class Upload:
@@ -27,14 +29,15 @@ class Upload:
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Create the stream if the device is a GPU."""
+        """Store the argument; the first batch creates the stream."""
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the tensors on the device. Work that is submitted after this call waits for the copies."""
-        if self._stream is None or all(tensor.device.type == "cuda" for tensor in tensors):
+        if self._device.type != "cuda" or all(tensor.device.type == "cuda" for tensor in tensors):
             return tuple(tensor.to(self._device) for tensor in tensors)
+        self._stream = self._stream or torch.cuda.Stream(self._device)
         with torch.cuda.stream(self._stream):
             copies = tuple(tensor.to(self._device, non_blocking=True) for tensor in tensors)
         computing = torch.cuda.current_stream(self._device)

@@ -81,6 +81,10 @@ class CheckpointSaver(Callback):
 
     def on_interrupted(self, run: Training) -> None:
         """Save the state of the run, and wait until it is on the disk."""
+        try:
+            self._wait()
+        except Exception as error:  # of an earlier checkpoint: this one may be saved
+            logger.error("%s", error)
         self._save_last(run)
         self._wait()
 
@@ -91,7 +95,10 @@ class CheckpointSaver(Callback):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait until everything is on the disk."""
+        """Wait until everything is on the disk, except after a second Ctrl-C."""
+        if error is not None and not isinstance(error, Exception):
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            return
         try:
             self._wait()
         except Exception as failure:

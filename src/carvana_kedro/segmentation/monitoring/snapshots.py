@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
@@ -51,18 +52,24 @@ def _tensors(content: object) -> Iterator[Tensor]:
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
-    """Return what is equal for tensors with the same memory and layout."""
+    """Return a key that is equal for tensors with the same memory and layout."""
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _copy(tensor: Tensor, memory: Tensor | None) -> Tensor:
-    """Copy a tensor with its layout; from CUDA to pinned memory, without waiting.
+    """Copy a tensor with its layout; from CUDA to pinned memory if possible, without waiting.
 
     Args:
         tensor: What to copy.
         memory: An earlier copy of a tensor of this place, which is overwritten. None: there is none.
     """
-    on_gpu = tensor.is_cuda
     if memory is None:
-        memory = torch.empty_like(tensor, device="cpu", pin_memory=on_gpu, requires_grad=False)
-    return memory.copy_(tensor.detach(), non_blocking=on_gpu)
+        memory = _like(tensor)
+    return memory.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
+
+
+def _like(tensor: Tensor) -> Tensor:
+    if tensor.is_cuda:
+        with suppress(RuntimeError):  # the system limits pinned memory
+            return torch.empty_like(tensor, device="cpu", pin_memory=True, requires_grad=False)
+    return torch.empty_like(tensor, device="cpu", requires_grad=False)

@@ -1,7 +1,7 @@
 """Reads the images of a batch at the output size of a network."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -67,12 +67,12 @@ class FittedImages:
         Raises:
             UserError: An image cannot be read, and bad ones are not allowed.
         """
-        images = [self._fitted(self._read(position)) for position in positions]
+        images = [self._read(position, self.geometry.fit_image) for position in positions]
         return _batch(images, torch.from_numpy(np.stack([image.pixels for image in images])))
 
     def read_in_threads(
         self, batches: Iterable[NDArray[np.int64]], num_threads: int, *, pin_memory: bool = False
-    ) -> Iterator[ImageBatch]:
+    ) -> Generator[ImageBatch]:
         """Read batches in threads of this process, in order and some batches ahead.
 
         OpenCV and Pillow decode without the lock of the interpreter. Few images are read ahead: two per thread, and the
@@ -109,29 +109,27 @@ class FittedImages:
                 cv2.setNumThreads(parts)
 
     def _read_tensor(self, position: int, pin_memory: bool) -> "tuple[_Image, Tensor]":
-        image = self._read(position)
-        shrinks = all(np.greater_equal(image.pixels.shape[:2], self.geometry.output_size))
-        if not shrinks or image.pixels.nbytes > _MOST_BYTES:
-            image = self._fitted(image)
+        image = self._read(position, self._fitted_if_necessary)
         tensor = torch.empty(image.pixels.shape, dtype=torch.uint8, pin_memory=pin_memory)
         tensor.numpy()[:] = image.pixels
         return image._replace(pixels=tensor.numpy()), tensor
 
-    def _read(self, position: int) -> "_Image":
+    def _fitted_if_necessary(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        shrinks = all(np.greater_equal(pixels.shape[:2], self.geometry.output_size))
+        return pixels if shrinks and pixels.nbytes <= _MOST_BYTES else self.geometry.fit_image(pixels)
+
+    def _read(self, position: int, fit: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> "_Image":
         image_id = str(self.image_ids[position])
         try:
             with errors_naming(image_id):
                 image = self.source.read_image(image_id, at_least=self.geometry.output_size)
                 check_image(image)
-                return _Image(image_id, image, self.source.size(image_id), "")
+                return _Image(image_id, fit(image), self.source.size(image_id), "")
         except UserError as error:
             if not self.allow_bad:
                 raise
             size = self.geometry.output_size
             return _Image(image_id, np.zeros((*size, 3), np.uint8), size, str(error))
-
-    def _fitted(self, image: "_Image") -> "_Image":
-        return image._replace(pixels=self.geometry.fit_image(image.pixels))
 
 
 class _Image(NamedTuple):

@@ -1,9 +1,11 @@
 """The prediction for one image."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +16,11 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.prediction.batch_edges import Found
 from carvana_kedro.stores import run_lengths
+from carvana_kedro.stores.processes import map_in_threads
+
+T = TypeVar("T")
+
+_PIXELS = 100_000_000  # of all images in progress: their arrays take about 20 bytes per pixel
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Prediction:
         Raises:
             UserError: The logits are not finite.
         """
-        with self._computing():
+        with self.computing():
             probabilities: NDArray[np.float32] = self.enlarged().sigmoid().cpu().numpy()
         return probabilities
 
@@ -57,7 +64,7 @@ class Prediction:
         Raises:
             UserError: The threshold is not in (0, 1), or the logits are not finite.
         """
-        with self._computing():
+        with self.computing():
             mask: NDArray[np.bool_] = self._exceeding(threshold).cpu().numpy()
         return mask
 
@@ -73,7 +80,7 @@ class Prediction:
         if self.found and self.found.edges is not None and self.found.threshold == threshold:
             self._require_finite()
             return self.found.edges
-        with self._computing():
+        with self.computing():
             mask = self._exceeding(threshold)
             if not mask.is_cuda:
                 return run_lengths.find_edges(mask.cpu().numpy())
@@ -82,7 +89,7 @@ class Prediction:
         return edges
 
     def enlarged(self) -> Tensor:
-        """Return the logits at the image's size, (H, W) float32, on the device.
+        """Return the logits at the image's size, (H, W) float32, on the device. Use them within `computing`.
 
         Raises:
             UserError: The logits are not finite.
@@ -95,7 +102,7 @@ class Prediction:
         return self.enlarged() > math.log(threshold / (1 - threshold))
 
     @contextmanager
-    def _computing(self) -> Iterator[None]:
+    def computing(self) -> Iterator[None]:
         """Compute without gradients, and on a GPU beside the next batch: both settings belong to a thread."""
         stream = self.found and self.found.stream
         with torch.inference_mode(), torch.cuda.stream(stream) if stream else nullcontext():
@@ -108,6 +115,24 @@ class Prediction:
                 "are too large, because its training diverged. Use another checkpoint, or train again with a smaller "
                 "learning rate: model_training.optimizer.learning_rate"
             )
+
+
+def map_in_order(function: Callable[[Prediction], T], predictions: Iterable[Prediction]) -> Iterator[T]:
+    """Yield the result of a function for every prediction, in order, computed in threads: see `map_in_threads`.
+
+    In each of them, PyTorch computes with this one thread: on a CPU it would start as many threads again for each.
+    """
+    threads = torch.get_num_threads()
+    try:
+        yield from map_in_threads(
+            function,
+            predictions,
+            size=lambda prediction: math.prod(prediction.size),
+            limit=_PIXELS,
+            prepare=partial(torch.set_num_threads, 1),
+        )
+    finally:
+        torch.set_num_threads(threads)  # PyTorch gives later threads the number that was set last
 
 
 def check_threshold(threshold: float) -> None:

@@ -2,8 +2,8 @@
 
 import logging
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from functools import partial
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
@@ -17,9 +17,10 @@ from torch import Tensor
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
 from carvana_kedro.segmentation.data.area_resize import resize_by_area
-from carvana_kedro.segmentation.data.geometry import Geometry
+from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.data.reader import Reader
 from carvana_kedro.segmentation.data.samples import ImageReader
+from carvana_kedro.segmentation.data.transfer import Upload
 from carvana_kedro.segmentation.hardware import Hardware, is_out_of_memory
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction import onnx
@@ -104,6 +105,7 @@ class Predictor:
         on_gpu = self.hardware.device.type == "cuda"
         self._ahead = on_gpu  # whether a batch is read and started before the previous one is used
         self._beside = torch.cuda.Stream(self.hardware.device) if on_gpu else None
+        self._upload = Upload(self.hardware.device)
         self._fitting = 0  # images that fit into memory at once; 0: unknown
 
     @classmethod
@@ -262,13 +264,14 @@ class Predictor:
         batches = _batches(shard_sizes or [len(image_ids)], batch_size)
         largest = max(map(len, batches), default=0)
         read = self._read(images, batches, num_workers)
-        started = (self._start(batch, largest, threshold) for batch in read)
-        for finish in _one_later(started) if self._ahead else started:
-            yield from finish()
+        with closing(read):  # ends its threads, also after an error
+            started = (self._start(batch, largest, threshold) for batch in read)
+            for finish in _one_later(started) if self._ahead else started:
+                yield from finish()
 
     def _read(
         self, images: FittedImages, batches: Sequence[NDArray[np.int64]], num_workers: int
-    ) -> Iterator[ImageBatch]:
+    ) -> Generator[ImageBatch]:
         on_gpu = self.hardware.device.type == "cuda"
         if self._ahead and not num_workers:
             return images.read_in_threads(batches, usable_cores(), pin_memory=on_gpu)
@@ -286,7 +289,9 @@ class Predictor:
         self, batch: ImageBatch, largest: int, threshold: float | None
     ) -> Callable[[], list[Prediction]]:
         """Start the prediction of a batch on the device. The function that is returned waits for it."""
-        fitted = batch.images if isinstance(batch.images, Tensor) else self._fit(batch.images)
+        fitted = (
+            self._upload(batch.images)[0] if isinstance(batch.images, Tensor) else self._fit(batch.images)
+        )
         count = len(fitted)
         if self.hardware.compile and count < largest:  # another shape would be compiled again
             fitted = torch.cat([fitted, fitted[:1].expand(largest - count, -1, -1, -1)])
@@ -294,14 +299,25 @@ class Predictor:
         for row, problem in zip(logits, batch.problems, strict=True):
             if problem:
                 row.fill_(-100)
-        edges = (
-            BatchEdges(logits, batch.sizes, self.geometry, threshold, self._beside) if self._ahead else None
-        )
-        return partial(self._finish, batch, logits, edges)
+        edges = self._edges(logits, batch.sizes, threshold) if self._ahead else None
+        return partial(
+            self._finish, batch._replace(images=()), logits, edges
+        )  # their memory may be used again
+
+    def _edges(self, logits: Tensor, sizes: Sequence[Size], threshold: float | None) -> BatchEdges:
+        try:
+            return BatchEdges(logits, sizes, self.geometry, threshold, self._beside)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+        return BatchEdges(
+            logits, sizes, self.geometry, None, self._beside
+        )  # edges are found on demand, one by one
 
     def _fit(self, images: Sequence[Tensor]) -> Tensor:
         """Copy (H, W, 3) uint8 images to the device, and resize them there: (N, h, w, 3) uint8."""
-        placed = [image.to(self.hardware.device, non_blocking=True) for image in images]
+        placed = self._upload(*images)
         size = self.geometry.output_size
         parts = []
         for part, original in equal_neighbors([(image.shape[0], image.shape[1]) for image in images]):

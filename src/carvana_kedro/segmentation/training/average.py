@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ class WeightAverage:
         """Start with a copy of the network, on its device and in its memory format.
 
         Args:
-            network: The network to average. From the first update on, it must change its weights and buffers in place.
+            network: The network to average.
             decay: In [0, 1). The average covers about the last `1 / (1 - decay)` steps.
         """
         self.module = copy.deepcopy(network)
@@ -40,7 +39,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Include the current weights and buffers of the network."""
-        (averaged, current), others = self._floats_and_others
+        (averaged, current), others = self._floats_and_others()
         if self.updates:
             weight = 1 - min(self._decay, (1 + self.updates) / (10 + self.updates))
             torch._foreach_lerp_(averaged, current, weight)
@@ -50,9 +49,9 @@ class WeightAverage:
             torch._foreach_copy_(others[0], others[1])
         self.updates += 1
 
-    @cached_property
     def _floats_and_others(self) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """The tensors of the average and those of the network, by kind."""
+        """Return the tensors of the average and those of the network, by kind."""
+        # Looked up each time: a network may assign new buffers.
         averaged, current = (
             [*network.parameters(), *network.buffers()] for network in (self.module, self._network)
         )

@@ -19,7 +19,6 @@ from carvana_kedro.segmentation.data.samples import CachedSamples, ImageReader, 
 from carvana_kedro.segmentation.extensions import Spec
 from carvana_kedro.segmentation.hardware import (
     Hardware,
-    keep_freed_memory,
     measured_peak,
     training_flop,
     usable_workers,
@@ -154,8 +153,6 @@ def build_training(
     Raises:
         UserError: The optimizer, schedule or loss cannot be built.
     """
-    if hardware.device.type == "cpu":
-        keep_freed_memory()
     network = hardware.place(network)
     ema = WeightAverage(network, recipe.ema_decay) if recipe.ema_decay else None
     if ema is not None:

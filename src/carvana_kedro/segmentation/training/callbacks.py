@@ -29,7 +29,7 @@ class Callback:
         """Before the first step of this process; `run.history` and `run.progress` hold what earlier ones did."""
 
     def on_step_end(self, run: Training, step: Step) -> None:
-        """After a step."""
+        """After a step. The gradients may already be those of the next step, and must not be changed."""
 
     def on_epoch_end(self, run: Training) -> None:
         """After training and validation; the epoch's record is `run.history[-1]`."""

@@ -5,7 +5,7 @@ import math
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.samples import Batch
-from carvana_kedro.segmentation.hardware import is_out_of_memory
+from carvana_kedro.segmentation.hardware import is_out_of_memory, keeping_freed_memory
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.training.losses import batch_dice
@@ -51,15 +51,8 @@ def train(
     for callback in callbacks:
         callback.on_run_begin(run)
     try:
-        while not run.finished:
-            with _advice_when_out_of_memory(run, train_batches.batch_size):
-                train_one_epoch(run, train_batches, callbacks)
-                started = time.perf_counter()
-                validated = evaluate(run, validation_batches)
-            run.end_epoch(validated, train_batches.images, time.perf_counter() - started)
-            _stop_if_diverged(run)  # before callbacks save the state
-            for callback in callbacks:
-                callback.on_epoch_end(run)
+        with keeping_freed_memory() if run.hardware.device.type == "cpu" else nullcontext():
+            _train_epochs(run, train_batches, validation_batches, callbacks)
     except TrainingInterruptedError:
         for callback in callbacks:
             callback.on_interrupted(run)
@@ -68,6 +61,20 @@ def train(
     for callback in callbacks:
         callback.on_run_end(run)
     return run.history
+
+
+def _train_epochs(
+    run: Training, train_batches: Batches, validation_batches: Batches, callbacks: Sequence["Callback"]
+) -> None:
+    while not run.finished:
+        with _advice_when_out_of_memory(run, train_batches.batch_size):
+            train_one_epoch(run, train_batches, callbacks)
+            started = time.perf_counter()
+            validated = evaluate(run, validation_batches)
+        run.end_epoch(validated, train_batches.images, time.perf_counter() - started)
+        _stop_if_diverged(run)  # before callbacks save the state
+        for callback in callbacks:
+            callback.on_epoch_end(run)
 
 
 def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callback"] = ()) -> None:
@@ -93,13 +100,14 @@ def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callba
         steps.begin(attempt)
         if late is not None:
             complete(late, ahead=attempt)
+            late = None  # its images are not needed any more
         try:
             batch = _next_batch(run, incoming)  # fetched while the GPU computes
         except UserError:  # training stops before this step is complete
             steps.cancel(attempt)
             raise
         late = attempt if steps.update(attempt) else None
-        if late is None:
+        if late is None:  # it is completed now
             complete(attempt)
     if late is not None:
         complete(late)
@@ -248,7 +256,10 @@ def _advice_when_out_of_memory(run: Training, batch_size: int) -> Iterator[None]
 def _advice(batch_size: int, fitting: int) -> str:
     """Return what to do if only `fitting` images of a batch fit into memory at once."""
     if not fitting:
-        return "Not even one image fits. Choose a smaller model_training.input_size or width_multiplier."
+        return (
+            "Not even one image fits. Choose a smaller model_training.input_size or width_multiplier. If decoded "
+            "images are kept in the memory of the GPU, set model_training.cache=memory."
+        )
     parts = min(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= fitting)
     return (
         f"{fitting} fit. Set --params model_training.batch_size={fitting},model_training.accumulation_steps=1, perhaps "

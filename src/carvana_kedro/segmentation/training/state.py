@@ -306,7 +306,8 @@ def _augmented(
 ) -> tuple[Tensor, Tensor]:
     """Return a uint8 batch augmented: see `Training.augmented`."""
     images, targets = augmentation.apply(*_scaled(images, targets), draws)
-    return images.contiguous(memory_format=memory_format), targets
+    # The targets are a part of the warped batch, which would stay in memory with them.
+    return images.contiguous(memory_format=memory_format), targets.contiguous()
 
 
 def divergence(network: Mapping[str, Tensor], model: Mapping[str, Tensor], last: Record | None) -> str:

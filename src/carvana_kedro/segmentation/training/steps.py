@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from carvana_kedro.segmentation.training.losses import batch_dice, loss_of_parts
 from carvana_kedro.segmentation.training.state import Training
 
-Copies = list[list[Tensor]]
+Copies = dict[torch.dtype, list[Tensor]]
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Steps:
     """Makes the steps of a run: `begin`, `update` and `completed`, in this order for each."""
 
     def __init__(self, run: Training) -> None:
-        """Look up the weights and buffers. The network must change them in place from now on."""
+        """Look up the weights."""
         self._run = run
         self._weights = list(run.network.parameters())
         self._statistics = Statistics(run.network)
@@ -135,7 +135,7 @@ class Steps:
 
     @contextmanager
     def completed(self, attempt: Attempt, ahead: Attempt | None = None) -> Iterator[Outcome]:
-        """Complete a step. In the block, the run is in the state after it; so it stays if the block fails.
+        """Complete a step. In the block, the run is in the state after it. If the block raises, the run stays so.
 
         Args:
             attempt: Begun and updated.
@@ -166,26 +166,34 @@ class Statistics:
     """Copies and restores the buffers of a network (BatchNorm's statistics) in a few kernels."""
 
     def __init__(self, network: torch.nn.Module) -> None:
-        by_dtype: dict[torch.dtype, list[Tensor]] = {}  # a list of several dtypes would be copied one by one
-        for buffer in network.buffers():
-            by_dtype.setdefault(buffer.dtype, []).append(buffer)
-        self._buffers = list(by_dtype.values())
+        self._network = network
         self._free: list[Copies] = []
+
+    def _buffers(self) -> Copies:
+        # Looked up each time: a network may assign new buffers. A list of several dtypes would be copied one by one.
+        by_dtype: Copies = {}
+        for buffer in self._network.buffers():
+            by_dtype.setdefault(buffer.dtype, []).append(buffer)
+        return by_dtype
 
     def copy(self) -> Copies:
         """Copy the buffers, into copies that were released if there are any."""
-        if self._free:
-            copies = self._free.pop()
-        else:
-            copies = [[torch.empty_like(buffer) for buffer in buffers] for buffers in self._buffers]
-        for ours, buffers in zip(copies, self._buffers, strict=True):
-            torch._foreach_copy_(ours, buffers)
+        current = self._buffers()
+        copies = (
+            self._free.pop()
+            if self._free
+            else {
+                dtype: [torch.empty_like(buffer) for buffer in buffers] for dtype, buffers in current.items()
+            }
+        )
+        for dtype, buffers in current.items():
+            torch._foreach_copy_(copies[dtype], buffers)
         return copies
 
     def restore(self, copies: Copies) -> None:
         """Set the buffers to what they were when they were copied."""
-        for ours, buffers in zip(copies, self._buffers, strict=True):
-            torch._foreach_copy_(buffers, ours)
+        for dtype, buffers in self._buffers().items():
+            torch._foreach_copy_(buffers, copies[dtype])
 
     def release(self, copies: Copies) -> None:
         """Allow copies to be overwritten."""
@@ -210,9 +218,9 @@ def forward_backward(run: Training, images: Tensor, targets: Tensor) -> tuple[Te
 
 def _fetch(numbers: Tensor) -> Callable[[], list[float]]:
     """Begin to copy numbers to the CPU; return a function that waits for them, but not for what is launched later."""
-    fetched = numbers.to("cpu", non_blocking=True)
-    if numbers.device.type != "cuda":
-        return fetched.tolist
+    if not numbers.is_cuda:
+        return numbers.tolist
+    fetched = numbers.to("cpu", non_blocking=True)  # into pinned memory
     arrived = torch.cuda.Event(blocking=True)  # the CPU has better things to do than to poll
     arrived.record()
 

@@ -1,5 +1,6 @@
 """The competition's images and masks in their folders."""
 
+import hashlib
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import ClassVar
 
 import cv2
 import numpy as np
+import PIL
 from PIL import Image, UnidentifiedImageError
 
 from carvana_kedro.errors import UserError
@@ -119,7 +121,8 @@ class ImageStore:
     @cached_property
     def _kept_masks(self) -> KeptMasks:
         memory = self.digests.memory
-        return KeptMasks(memory and memory.with_name("masks"))
+        decoder = hashlib.sha256(Path(__file__).read_bytes() + PIL.__version__.encode()).digest()
+        return KeptMasks(memory and memory.with_name("masks"), decoder)
 
     def examine(self) -> Iterator[ImageRecord]:
         """Yield a record for every image that exists or should exist, in order, with its problems.

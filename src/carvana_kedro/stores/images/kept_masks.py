@@ -22,11 +22,13 @@ class KeptMasks:
 
     Args:
         folder: need not exist yet. None: nothing is kept.
+        decoder: identifies the code that decodes. What other code has decoded is not used.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """Store the argument."""
+    def __init__(self, folder: Path | None = None, decoder: bytes = b"") -> None:
+        """Store the arguments."""
         self._folder = folder
+        self._decoder = decoder
 
     def mask_of(self, content: bytes, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
         """Return the kept mask, or decode and keep it.
@@ -35,9 +37,10 @@ class KeptMasks:
             content: of the mask's file.
             decode: returns the mask, (H, W) uint8 with values 0 and 1. Its errors are passed on, and nothing is kept.
         """
-        if self._folder is None:
+        folder = self._folder  # another thread may set it to None
+        if folder is None:
             return decode(content)
-        path = self._folder / f"{hashlib.sha256(content).hexdigest()[:32]}.bits"
+        path = folder / f"{hashlib.sha256(self._decoder + content).hexdigest()[:32]}.bits"
         mask = _read(path)
         if mask is None:
             mask = decode(content)
