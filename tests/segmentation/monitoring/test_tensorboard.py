@@ -13,8 +13,12 @@ from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from carvana_kedro.segmentation.architectures import build_network
+from carvana_kedro.segmentation.architectures.unet import UNet
 from carvana_kedro.segmentation.data.batches import Batches
+from carvana_kedro.segmentation.data.geometry import Size
 from carvana_kedro.segmentation.data.samples import Samples
+from carvana_kedro.segmentation.monitoring import tensorboard
 from carvana_kedro.segmentation.monitoring.tensorboard import (
     EventWriter,
     TensorBoardCurves,
@@ -141,6 +145,37 @@ def test_the_graph_shows_the_network_and_leaves_it_unchanged(setup: Setup, tmp_p
     nodes = [node.name for node in _events(tmp_path).Graph().node]
     for name, _ in run.network.named_children():
         assert any(f"[{name}]" in node for node in nodes), name
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "small"),
+    [
+        ("unet_small", (96, 128), (32, 32)),
+        ("unet_1024", (171, 128), (107, 64)),
+        ("unet_original", (204, 220), (188, 188)),
+        ("unet_resnet34", (64, 96), (32, 32)),
+    ],
+)
+def test_the_graph_is_traced_at_a_small_size_and_has_the_same_nodes(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, size: Size, small: Size
+) -> None:
+    run, *_ = setup()
+    run.network = build_network(name, width_multiplier=0.05)
+    assert tensorboard._smallest_size(run.network, size) == small
+    graphs = []
+    for folder, traced in (("small", small), ("full", size)):
+        monkeypatch.setattr(tensorboard, "_smallest_size", lambda *_, traced=traced: traced)
+        with EventWriter(tmp_path / folder) as writer:
+            TensorBoardGraph(writer).on_run_begin(run)
+        graphs.append([node.op for node in _events(tmp_path / folder).Graph().node])
+    assert graphs[0] == graphs[1]
+
+
+def test_a_network_from_elsewhere_is_traced_at_the_size_of_the_run() -> None:
+    class Own(UNet):
+        pass
+
+    assert tensorboard._smallest_size(Own.from_name("unet_small", 0.05), (256, 384)) == (256, 384)
 
 
 def test_a_compiled_network_has_a_graph(setup: Setup, tmp_path: Path) -> None:

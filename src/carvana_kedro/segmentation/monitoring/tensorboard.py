@@ -16,6 +16,9 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.architectures import SegmentationNetwork
+from carvana_kedro.segmentation.data.geometry import Size
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.monitoring.visualization import comparison, threshold_curve
 from carvana_kedro.segmentation.training.callbacks import Callback
@@ -200,7 +203,7 @@ class TensorBoardGraph(_TensorBoardCallback):
         try:
             # A copy is not compiled, and tracing cannot change the weights and statistics of the original.
             network = copy.deepcopy(run.network).cpu().eval()
-            image = torch.zeros(1, 3, *run.geometry.input_size)
+            image = torch.zeros(1, 3, *_smallest_size(run.network, run.geometry.input_size))
             # The tracer warns that it is deprecated, and that it records only one branch of each condition, which is
             # right for a fixed input size. It prints errors to stdout before it raises them.
             with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(None):
@@ -210,6 +213,22 @@ class TensorBoardGraph(_TensorBoardCallback):
             first_line = str(error).strip().partition("\n")[0]
             logger.warning("TensorBoard shows no graph because the network cannot be traced: %s", first_line)
         self._events.flush()
+
+
+def _smallest_size(network: SegmentationNetwork, input_size: Size) -> Size:
+    """Return the smallest input size with the same graph: as far from a multiple of the stride as the given size.
+
+    A network from elsewhere may depend on the size in other ways: it gets the given size.
+    """
+    if not vars(type(network)).get("names"):
+        return input_size
+    rests = [side % network.stride for side in input_size]
+    for side in range(0, min(input_size), network.stride):
+        size = side + rests[0], side + rests[1]
+        with contextlib.suppress(UserError):
+            network.output_size(size)
+            return size
+    return input_size
 
 
 class TensorBoardHparams(_TensorBoardCallback):
