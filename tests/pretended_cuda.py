@@ -2,11 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from carvana_kedro.segmentation.hardware import Hardware
+
+GPU = Hardware(torch.device("cuda", 0), torch.bfloat16, channels_last=True, compile=False, fused=True)
 
 
 @contextmanager
@@ -27,6 +33,38 @@ def pretended_cuda(*networks: nn.Module) -> Iterator[None]:
         for network in networks:
             _move(network)
         yield
+
+
+class Operations(TorchDispatchMode):
+    """Records the operations inside the block.
+
+    Attributes:
+        calls: The operation, its arguments and its keyword arguments.
+        copies: For each copy between devices: the device it goes to, and whether the program does not wait for it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+        self.copies: list[tuple[torch.device, bool]] = []
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        options = kwargs or {}
+        self.calls.append((operation, args, options))
+        result = operation(*args, **options)
+        source = next((value for value in args if isinstance(value, Tensor)), None)
+        if isinstance(result, Tensor) and source is not None and result.device != source.device:
+            self.copies.append((result.device, options.get("non_blocking", False)))
+        return result
+
+    @property
+    def inputs_of_convolutions(self) -> list[Tensor]:
+        """The first argument of each convolution."""
+        return [
+            args[0] for operation, args, _ in self.calls if operation is torch.ops.aten.convolution.default
+        ]
 
 
 def is_channels_last(tensor: Tensor) -> bool:
@@ -50,5 +88,7 @@ def _move(network: nn.Module) -> None:
                 if tensor is None:
                     continue
                 layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
-                moved = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda", memory_format=layout)
-                table[name] = nn.Parameter(moved) if isinstance(tensor, nn.Parameter) else moved
+                moved = torch.empty(tensor.shape, dtype=tensor.dtype, device=GPU.device, memory_format=layout)
+                table[name] = (
+                    nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
+                )

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-import pretended_gpu
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import SegmentationNetwork, build_network
 from carvana_kedro.segmentation.data.area_resize import _weights
@@ -24,6 +22,7 @@ from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.stores.checkpoints import save_checkpoint
 from carvana_kedro.stores.images.competition import ImageStore
 from models import changed
+from pretended_cuda import GPU, Operations, pretended_cuda
 
 Setup = Callable[..., tuple]
 
@@ -351,10 +350,10 @@ def test_edges_that_were_found_ahead_need_no_work_on_the_device() -> None:
     predictor = Predictor([Red()], (60, 90), device="cpu", precision="float32")
     for prediction in predict_ahead(predictor, batch_size=2, threshold=0.4):
         if prediction.found.edges is not None:
-            with pretended_gpu.Operations() as operations:
+            with Operations() as operations:
                 prediction.edges(0.4)
             assert not operations.calls
-        with pretended_gpu.Operations() as operations:
+        with Operations() as operations:
             prediction.edges(0.5)
         assert operations.calls
 
@@ -394,22 +393,20 @@ def test_a_batch_is_yielded_after_the_next_one_was_started() -> None:
 def test_starting_a_batch_on_a_gpu_does_not_wait_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_network("unet_small", width_multiplier=0.25)
     predictor = Predictor([network], (64, 96), device="cpu", precision="bfloat16", flip=True)
-    predictor.hardware, predictor._ahead = pretended_gpu.GPU, True
+    predictor.hardware, predictor._ahead = GPU, True
     predictor._upload = lambda *tensors: tuple(  # type: ignore[assignment]
-        tensor.to(pretended_gpu.GPU.device, non_blocking=True) for tensor in tensors
+        tensor.to(GPU.device, non_blocking=True) for tensor in tensors
     )
     recorded = []
     event = SimpleNamespace(record=recorded.append)
     monkeypatch.setattr(torch.cuda, "Event", lambda **_: event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
     _weights.cache_clear()
-    with FakeTensorMode() as pretended:
-        for segmenter in predictor._segmenters:
-            pretended_gpu.place(segmenter, pretended)
+    with pretended_cuda(*predictor._segmenters):
         images = [torch.empty(*size, 3, dtype=torch.uint8) for size in ((128, 192), (128, 192), (64, 96))]
         sizes = [(128, 192), (128, 192), (99, 99)]
         batch = ImageBatch(["a", "b", "c"], images, sizes, ["", "broken", ""])
-        with pretended_gpu.Operations() as operations:
+        with Operations() as operations:
             predictor._start(batch, 3, 0.5)
     _weights.cache_clear()  # they have no values
     assert recorded == ["stream of cuda:0"]

@@ -1,15 +1,13 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-import pretended_gpu
 from carvana_kedro.segmentation.architectures import SegmentationNetwork, build_network
 from carvana_kedro.segmentation.architectures.unet import WIDTHS, UNet
 from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
-from pretended_gpu import GPU
+from pretended_cuda import GPU, Operations, is_channels_last, pretended_cuda
 
 # Not narrower: torch enlarges fewer than 16 channels in another layout.
 NETWORKS = [
@@ -27,16 +25,15 @@ def test_on_a_gpu_every_convolution_gets_bfloat16_in_channels_last(
     segmenter = Segmenter(network, Geometry.of(network, size))
     assert not segmenter.needs_autocast
     segmenter.convert_weights(GPU.precision)
-    with FakeTensorMode() as pretended:
-        pretended_gpu.place(segmenter, pretended)
+    with pretended_cuda(segmenter):
         images = torch.empty(2, *segmenter.geometry.output_size, 3, dtype=torch.uint8, device=GPU.device)
-        with pretended_gpu.Operations() as operations:
+        with Operations() as operations:
             logits = segmenter(images)
     convolutions = [module for module in segmenter.modules() if isinstance(module, nn.Conv2d)]
     assert len(operations.inputs_of_convolutions) == len(convolutions)
     for features in operations.inputs_of_convolutions:
         assert (features.device, features.dtype) == (GPU.device, torch.bfloat16)
-        assert features.is_contiguous(memory_format=torch.channels_last), features.stride()
+        assert is_channels_last(features), features.stride()
     assert (logits.dtype, logits.shape) == (torch.float32, (2, *segmenter.geometry.output_size))
 
 
