@@ -144,7 +144,7 @@ def boundary_error(prediction: Mask, target: Mask) -> float:
 def _distances(edge: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[Any]:
     """Return the distance of each pixel of an edge, in row-major order, to the nearest pixel of the other edge.
 
-    Edges of similar masks are near each other. So the search starts in the row of the pixel and goes on with the rows
+    Edges of similar masks are near each other. So the search starts in the row of the pixel and continues in the rows
     above and below, as long as they can hold a nearer one. If that takes too many steps, all distances are computed.
     """
     height, width = edge.shape
