@@ -1,7 +1,5 @@
-"""Kaggle's credentials in each environment, plain log lines, and locks. (test_cli.py tests the other hooks.)"""
+"""Kaggle's credentials in each environment, and locks. (test_cli.py tests the other hooks.)"""
 
-import io
-import logging
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -10,13 +8,11 @@ from typing import Any
 import pytest
 from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog, MemoryDataset
-from kedro.logging import RichHandler
 from kedro.pipeline import Node, Pipeline
-from rich.console import Console
 
 from carvana_kedro.datasets import RecordDataset
 from carvana_kedro.errors import UserError
-from carvana_kedro.hooks import LocalCredentialsHook, LockOutputsHook, PlainLogHook
+from carvana_kedro.hooks import LocalCredentialsHook, LockOutputsHook
 from carvana_kedro.stores.locks import locked
 
 
@@ -83,21 +79,6 @@ def test_the_message_about_an_invalid_file_does_not_quote_it(tmp_path: Path, tex
     except UserError as error:
         assert str(path) in str(error)
         assert "KGAT_1" not in str(error)
-
-
-def test_log_lines_show_names_as_they_are() -> None:
-    stream = io.StringIO()
-    handler = RichHandler(console=Console(file=stream, width=200))
-    root, logger = logging.getLogger(), logging.getLogger("carvana_kedro.test")
-    root.addHandler(handler)
-    try:
-        PlainLogHook().after_context_created()
-        logger.warning("%s is damaged:\n  %s", "[red]car[/blue]", "a\x1b[31mb\rc")
-    finally:
-        root.removeHandler(handler)
-    first, second = stream.getvalue().splitlines()
-    assert "[red]car[/blue] is damaged:" in first
-    assert r"  a\x1b[31mb\rc" in second
 
 
 def _start(

@@ -78,7 +78,7 @@ def test_the_package_never_holds_credentials(project: Path) -> None:
         for path in (PROJECT / "conf" / name).glob("*.yml")
         if (name, path.name) != ("kaggle", "credentials.yml")
     }
-    assert names == {*committed, "conf/logging.yml"}
+    assert names == {*committed, "conf/logging.yml", "conf/logging_rich.yml"}
     assert SECRET.encode() not in content
     (wheel,) = project.glob("dist/*.whl")
     with ZipFile(wheel) as zipped:

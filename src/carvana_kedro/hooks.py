@@ -1,7 +1,5 @@
 """Checks before a run, so that a mistake is reported before any node starts."""
 
-import logging
-import shlex
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -17,8 +15,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from carvana_kedro.commands.params import params_option
-from carvana_kedro.errors import UserError, shown_lines
+from carvana_kedro.commands.params import run_options
+from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import check_configuration
 from carvana_kedro.pipeline_registry import pipelines_making
 from carvana_kedro.stores.locks import locked
@@ -83,16 +81,6 @@ class LocalCredentialsHook:
                 loader["credentials"] = loader["credentials"] | {"kaggle": {**kaggle, "file": str(path)}}
 
 
-class PlainLogHook:
-    """Shows the text of log lines as it is: it may contain names of files and answers of servers."""
-
-    @hook_impl
-    def after_context_created(self) -> None:
-        """Escape control characters, and switch off Rich's markup such as [red], in the log lines of this package."""
-        for handler in logging.getLogger().handlers:
-            handler.addFilter(_as_plain_text)
-
-
 class CheckInputsHook:
     """Checks that the outputs of earlier runs that a run needs exist."""
 
@@ -118,15 +106,8 @@ class CheckInputsHook:
             makers = ",".join(pipelines_making(missing, catalog.exists))
             raise UserError(
                 f"This run needs datasets that do not exist yet:\n{lines}\n"
-                f"Create them first: kedro run --pipelines {makers}{_options(run_params)}"
+                f"Create them first: kedro run --pipelines {makers}{run_options(run_params)}"
             )
-
-
-def _as_plain_text(record: logging.LogRecord) -> bool:
-    if record.name.partition(".")[0] == __package__:
-        record.msg, record.args = shown_lines(record.getMessage()), None
-        record.markup = False
-    return True
 
 
 class LockOutputsHook:
@@ -195,9 +176,3 @@ def _kaggle_entry(path: Path) -> Mapping[str, Any] | None:
 def _where(catalog: DataCatalog, name: str) -> str:
     dataset = catalog.get(name)
     return str(dataset._describe()["filepath"]) if dataset else "not in the catalog"
-
-
-def _options(run_params: Mapping[str, Any]) -> str:
-    """Return the `--env` and `--params` of a run as they are typed."""
-    environment = f" --env {shlex.quote(run_params['env'])}" if run_params.get("env") else ""
-    return environment + params_option(run_params.get("runtime_params") or {})

@@ -56,7 +56,7 @@ def score_images(
     scores = pd.DataFrame(rows).sort_values("dice", kind="stable")
     means = {name: float(scores[name].mean()) for name in scores.columns.drop(["image", "car"])}
     logger.info(
-        "Dice at original size: %.4f (%d images); lowest %.4f; boundary error %.1f pixels",
+        "Dice %.4f (%d images), lowest %.4f; boundary error %.1f pixels",
         means["dice"], len(scores), scores["dice"].min(), means["boundary_error"],
     )  # fmt: skip
     summary = {

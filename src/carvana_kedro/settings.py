@@ -5,11 +5,18 @@ from carvana_kedro.hooks import (
     CheckParametersHook,
     LocalCredentialsHook,
     LockOutputsHook,
-    PlainLogHook,
 )
 from carvana_kedro.resolvers import RESOLVERS
+from carvana_kedro.terminal.hooks import RunReportHook, TerminalLogHook
 
-HOOKS = (PlainLogHook(), CheckParametersHook(), LocalCredentialsHook(), CheckInputsHook(), LockOutputsHook())
+HOOKS = (
+    TerminalLogHook(),
+    CheckParametersHook(),
+    LocalCredentialsHook(),
+    CheckInputsHook(),
+    LockOutputsHook(),
+    RunReportHook(),
+)
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

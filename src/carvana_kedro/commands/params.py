@@ -63,6 +63,12 @@ def params_option(values: Mapping[str, Any]) -> str:
     return f" --params {_in_shell(spell_params(values))}" if values else ""
 
 
+def run_options(run_params: Mapping[str, Any]) -> str:
+    """Return the `--env` and `--params` of a run as they are typed, from Kedro's record of the run."""
+    environment = f" --env {shlex.quote(run_params['env'])}" if run_params.get("env") else ""
+    return environment + params_option(run_params.get("runtime_params") or {})
+
+
 def _items(text: str) -> Iterator[tuple[str, str]]:
     """Yield each key with its value as it was typed."""
     key, raw = "", ""

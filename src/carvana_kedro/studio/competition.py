@@ -63,7 +63,7 @@ def render_sample(settings: StudioSettings, folder: Path) -> None:
     """Render the competition into `folder` with a progress bar, unless a complete one is there."""
     if (folder / _LAST_FILE).is_file():
         return
-    logger.info("Rendering the sample competition into %s. Later runs use it again.", folder)
+    logger.info("Rendering the sample into %s", folder)
     # disable=None: no bar without a terminal.
     with tqdm(desc="Rendering", unit=" images", leave=False, disable=None) as bar:
 

@@ -125,7 +125,10 @@ def test_the_solution_has_a_perfect_score(
 ) -> None:
     solution = open_side(archives, archives, "solution")
     found = score_submission(*predict(solution), solution, test_images)
-    assert found == {"run_id": "run", "images": 4, "dice": 1.0}
+    assert found == {"run_id": "run", "images": 4, "dice": 1.0, "dice_std": 0.0, "lowest_dice": 1.0}
+    (first, _), *others = solution
+    found = score_submission(*predict([(first, ""), *others]), solution, test_images)
+    assert found["lowest_dice"] == 0.0 and found["dice_std"] == pytest.approx(0.75**0.5 / 2)
     empty = [(image_id, "") for image_id, _ in solution]
     assert score_submission(*predict(empty), solution, test_images)["dice"] == 0
     assert score_submission(*predict(solution), [], test_images) == {

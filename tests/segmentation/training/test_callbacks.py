@@ -1,8 +1,10 @@
 import io
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.monitoring import progress
 from carvana_kedro.segmentation.monitoring.checkpoint_saver import CheckpointSaver
 from carvana_kedro.segmentation.monitoring.progress import ProgressBar
 from carvana_kedro.segmentation.training.callbacks import Callback, load_callback
@@ -189,27 +192,45 @@ def test_the_batch_of_a_skipped_step_is_saved_for_debugging(setup: Setup, tmp_pa
 
 
 def _lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("Epoch")]
+    return [record.getMessage() for record in caplog.records if record.name == progress.__name__]
 
 
-def test_every_epoch_logs_a_line(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_epoch_logs_a_row_of_a_table(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
     run, *batches = setup(epochs=2)
 
     class Measure(Callback):
         def on_epoch_end(self, run: Any) -> None:
             share = 0.456 if len(run.history) == 2 else math.nan
-            run.history[-1].update(images_per_second=12.34, data_wait_share=0.25, share_of_peak=share)
+            run.history[-1].update(
+                images_per_second=12.34, data_wait_share=0.25, share_of_peak=share, seconds=125.0
+            )
 
     with caplog.at_level("INFO"):
         train(run, *batches, [Measure(), ProgressBar()])
-    first, second = _lines(caplog)
-    assert first.startswith(f"Epoch 1/2: loss {run.history[0]['train_loss']:.4f}, Dice ")
+    head, *rows, end = _lines(caplog)
+    columns = [match.end() for match in re.finditer(r"\S+( \S+)*", head)]
+    for record, row in zip(run.history, rows, strict=True):
+        cells = [row[start:stop] for start, stop in pairwise([0, *columns])]
+        scores = [record[name] for name in ("train_loss", "train_dice_coeff", "val_loss", "val_dice_coeff")]
+        assert [cell.strip() for cell in cells[:6]] == [
+            f"{record['epoch']}/2",
+            *(f"{score:.4f}" for score in scores),
+            "12.3",
+        ]
+    assert [row.split()[-1] for row in rows] == ["02:05", "00:00"]
     assert (
-        f"validation loss {run.history[0]['val_loss']:.4f}, Dice {run.history[0]['val_dice_coeff']:.4f}; "
-        in first
+        end == f"Best epoch: {run.best_epoch}. Last epoch: 46% of the machine's peak, 25% waiting for images"
     )
-    assert first.endswith("; 12.3 images/s, 25% of the time waiting for images; learning rate 0.003")
-    assert "; 12.3 images/s, 46% of the machine's peak, 25% of the time waiting for images; " in second
+
+
+def test_the_table_of_epochs_does_not_name_an_unknown_share_of_the_peak(
+    setup: Setup, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, *batches = setup(epochs=1)
+    with caplog.at_level("INFO"):
+        train(run, *batches, [ProgressBar()])
+    assert math.isnan(run.history[-1]["share_of_peak"])
+    assert "peak" not in caplog.text and "waiting for images" in caplog.text
 
 
 def test_long_epochs_log_their_progress(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
@@ -221,7 +242,7 @@ def test_long_epochs_log_their_progress(setup: Setup, caplog: pytest.LogCaptureF
 
     with caplog.at_level("INFO"):
         train(run, *batches, [Slow(), ProgressBar(seconds=0)])
-    *between, _ = _lines(caplog)
+    _, *between, _, _ = _lines(caplog)
     assert [line.split(": loss")[0] for line in between] == ["Epoch 1/1, step 1/3", "Epoch 1/1, step 2/3"]
     assert [line.split("; ")[1] for line in between] == [
         "0.0 images/s, 03:20 left",
@@ -260,7 +281,7 @@ def test_a_progress_bar_starts_where_the_epoch_resumes(
     # 12 images in 3 steps. The bar appears after the first step.
     assert [bar[:3] for bar in bars] == [(4, 4, 12), (8, 8, 12), (8, 12, 12)]
     assert bars[0][3].startswith(f"loss {first_loss:.4f}, Dice ")
-    assert [line.split(":")[0] for line in _lines(caplog)] == ["Epoch 1/1"]
+    assert [line.split()[0] for line in _lines(caplog)] == ["epoch", "epoch", "1/1", "Best"]
     assert "Epoch 1/1" in sys.stderr.getvalue() and "images/s" in sys.stderr.getvalue()  # type: ignore[attr-defined]
 
 

@@ -377,8 +377,8 @@ def summarize_predictions(
     shares = summary[summary["runs"] > 0].set_index("image")["covered"]
     if len(shares):
         lines.append(
-            f"other masks cover {shares.mean():.1%} of the image on average, from {shares.min():.1%} "
-            f"({shares.idxmin()}) to {shares.max():.1%} ({shares.idxmax()})"
+            f"other masks cover {shares.mean():.1%} of the image on average,"
+            f"\n    from {shares.min():.1%} ({shares.idxmin()}) to {shares.max():.1%} ({shares.idxmax()})"
         )
     if kinds := _kinds(parameters.with_images(source.writes_images)):
         lines.append(f"{', '.join(kinds)} are in {predicted_images.folder}")

@@ -194,10 +194,11 @@ def _restore(run: Run, state: Mapping[str, Any] | None, checkpoints: RunCheckpoi
     # model may not come out again.
     checkpoints.supersede("best", after=training.steps)
     logger.info(
-        "Run %s %s epoch %d of %d, after step %d of %d: %s on %s",
+        "Run %s %s epoch %d of %d, after step %d of %d",
         checkpoints.folder.name, "resumes in" if state else "starts:", training.epoch, training.epochs,
-        training.progress.steps, len(run.train_batches), training.description["architecture"], training.hardware,
+        training.progress.steps, len(run.train_batches),
     )  # fmt: skip
+    logger.info("%s on %s", training.description["architecture"], training.hardware)
 
 
 def _train(run: Run, recipe: Recipe, checkpoints: RunCheckpoints, events_folder: Path) -> Mapping[str, Any]:

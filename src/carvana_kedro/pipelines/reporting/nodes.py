@@ -201,8 +201,8 @@ def score_submission(
         test_images: the source's test side.
 
     Returns:
-        `run_id` of the model, `images`, the number of scored images, and `dice`. Without a solution these are 0 and
-        None.
+        `run_id` of the model, `images`, the number of scored images, and `dice`; with a solution also `dice_std`, the
+        standard deviation over the images, and `lowest_dice`. Without a solution `images` is 0 and `dice` None.
 
     Raises:
         UserError: the submission and the solution do not have the same images, or the predictions were made with
@@ -225,4 +225,10 @@ def score_submission(
         masks = (run_lengths.decode(text, height, width) for text in (predicted[image_id], runs))
         scores.append(mask_scores.dice(*masks))
     logger.info("Score of the submission: Dice %.4f (%d images)", np.mean(scores), len(scores))
-    return {"run_id": run_id, "images": len(scores), "dice": float(np.mean(scores))}
+    return {
+        "run_id": run_id,
+        "images": len(scores),
+        "dice": float(np.mean(scores)),
+        "dice_std": float(np.std(scores)),
+        "lowest_dice": float(min(scores)),
+    }

@@ -12,6 +12,8 @@ from carvana_kedro.segmentation.training.state import Step, Training
 
 logger = logging.getLogger(__name__)
 
+_HEAD = ("  epoch", "train loss", "train Dice", "val loss", "val Dice", "images/s", "   left")
+
 
 class _Bar(tqdm):
     """Shows the means of the epoch so far, which it computes only when it is drawn."""
@@ -29,7 +31,7 @@ class _Bar(tqdm):
 
 
 class ProgressBar(Callback):
-    """Shows one progress bar per epoch in a terminal, or logs a line at intervals; logs one line after every epoch.
+    """Logs a table with one row per epoch. Within an epoch, shows a bar in a terminal, or logs a line at intervals.
 
     Args:
         seconds: Minimum time between two lines within an epoch.
@@ -42,8 +44,9 @@ class ProgressBar(Callback):
         self._bar: _Bar | None = None
 
     def on_run_begin(self, run: Training) -> None:
-        """Start the timer."""
+        """Start the timer, and log the head of the table."""
         self._last_logged = time.monotonic()
+        logger.info("%s", _row(*_HEAD))
 
     def on_step_end(self, run: Training, step: Step) -> None:
         """Update the bar, or log a line if enough time has passed."""
@@ -54,10 +57,15 @@ class ProgressBar(Callback):
             _log_step(run, step)
 
     def on_epoch_end(self, run: Training) -> None:
-        """Log the line of the epoch."""
+        """Log the row of the epoch."""
         self._close()
         self._last_logged = time.monotonic()
-        _log_epoch(run)
+        logger.info("%s", _epoch_row(run))
+
+    def on_run_end(self, run: Training) -> None:
+        """Log which epoch is best, and what limits the speed."""
+        if run.history:
+            _log_end(run)
 
     def on_interrupted(self, run: Training) -> None:
         """Remove the bar."""
@@ -94,14 +102,27 @@ def _log_step(run: Training, step: Step) -> None:
     )  # fmt: skip
 
 
-def _log_epoch(run: Training) -> None:
+def _row(*cells: str) -> str:
+    """Return the cells of the table of epochs as a line in columns as wide as their heads."""
+    return "  ".join(f"{cell:>{len(head)}}" for cell, head in zip(cells, _HEAD, strict=True))
+
+
+def _epoch_row(run: Training) -> str:
+    """Return the row of the last epoch. The remaining epochs are expected to take as long as this one."""
     record = run.history[-1]
+    scores = (record[name] for name in ("train_loss", "train_dice_coeff", "val_loss", "val_dice_coeff"))
+    left = record["seconds"] * (run.epochs - record["epoch"])
+    return _row(
+        f"{record['epoch']}/{run.epochs}", *(f"{score:.4f}" for score in scores),
+        f"{record['images_per_second']:.1f}", tqdm.format_interval(left),
+    )  # fmt: skip
+
+
+def _log_end(run: Training) -> None:
+    record, best = run.history[-1], run.history[run.best_epoch - 1]
     share = record["share_of_peak"]
     share_of_peak = "" if math.isnan(share) else f"{share:.0%} of the machine's peak, "
     logger.info(
-        "Epoch %d/%d: loss %.4f, Dice %.4f; validation loss %.4f, Dice %.4f; %.1f images/s, %s%.0f%% of the time "
-        "waiting for images; learning rate %.3g",
-        record["epoch"], run.epochs, record["train_loss"], record["train_dice_coeff"], record["val_loss"],
-        record["val_dice_coeff"], record["images_per_second"], share_of_peak, 100 * record["data_wait_share"],
-        record["learning_rate"],
+        "Best epoch: %d. Last epoch: %s%.0f%% waiting for images",
+        best["epoch"], share_of_peak, 100 * record["data_wait_share"],
     )  # fmt: skip

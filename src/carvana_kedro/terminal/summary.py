@@ -1,0 +1,133 @@
+"""The summary that `kedro run` prints at its end."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+
+from carvana_kedro.commands.params import run_options
+
+_MADE = {
+    "submission": "a submission",
+    "evaluation_scores": "scores",
+    "export_manifest": "an export",
+    "submission_receipt": "a receipt",
+}
+"""What a person would call some datasets."""
+
+_WORTH_OPENING = (
+    "submission_preview", "validation_gallery", "model_card", "prediction_summary", "evaluation_scores",
+    "export_check", "submission_receipt", "submission", "validation_scores", "model", "training_image_index",
+)  # fmt: skip
+"""The files of datasets that show the most, best first."""
+
+
+def summarize(
+    run_params: Mapping[str, Any], pipeline: Pipeline, catalog: DataCatalog, seconds: float
+) -> list[str]:
+    """Return what a run has made, its scores, the files to open and what to run next.
+
+    Args:
+        run_params: Kedro's record of the run.
+        pipeline: The nodes of the run.
+        catalog: The catalog of the run.
+        seconds: Duration of the run.
+
+    Returns:
+        At most ten lines. Datasets that are not in files are left out.
+    """
+    made = {name: path for name in pipeline.all_outputs() if (path := _file(catalog, name))}
+    words = ", ".join(_words(catalog, made))
+    sections = {
+        "validation": _spread(catalog, "validation_scores", made),
+        "evaluation": _spread(catalog, "evaluation_scores", made),
+        "submission": _submission_score(catalog, made),
+        "open": [made[name] for name in _WORTH_OPENING if name in made][:3],
+        "next": [*islice(_next_commands(catalog, made, run_options(run_params)), 2)],
+    }
+    lines = [f"Done in {duration(seconds)}" + (f": {words}" if words else "")]
+    for label, texts in sections.items():
+        lines += [f"  {'' if number else label:10}  {text}" for number, text in enumerate(texts)]
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words.
+
+    >>> duration(7.4), duration(72.9), duration(7384)
+    ('7 s', '1 min 13 s', '2 h 3 min')
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def _file(catalog: DataCatalog, name: str) -> str | None:
+    """Return the path of a dataset's file, or None if it has none."""
+    dataset = catalog.get(name)
+    path = dataset and dataset._describe().get("filepath")
+    return str(path) if path and Path(path).is_file() else None
+
+
+def _words(catalog: DataCatalog, made: Mapping[str, str]) -> Iterator[str]:
+    """Yield what a person would call the things that a run has made."""
+    if "train_index" in made and "model" not in made:
+        yield "a split into training and validation images"
+    if "model" in made:
+        yield "a model"
+    if "predictions" in made:
+        yield f"{catalog.load('predictions')['images']} masks"
+    for name, words in _MADE.items():
+        if name in made:
+            yield words
+
+
+def _spread(catalog: DataCatalog, name: str, made: Mapping[str, str]) -> list[str]:
+    """Return a line on the scores in a table with one row per image, or no line without the table."""
+    if name not in made:
+        return []
+    dice = catalog.load(name)["dice"]
+    return [_score_line(dice.mean(), dice.std(ddof=0), dice.min(), len(dice))]
+
+
+def _submission_score(catalog: DataCatalog, made: Mapping[str, str]) -> list[str]:
+    """Return a line on the score of the submission: Kaggle's, or the one of the source's solution."""
+    if "submission_receipt" in made:
+        receipt = catalog.load("submission_receipt")
+        if receipt.get("public_score"):
+            return [f"public {receipt['public_score']}, private {receipt['private_score']}"]
+    score = catalog.load("submission_score") if "submission_score" in made else {}
+    if not score.get("images"):
+        return []
+    return [_score_line(score["dice"], score["dice_std"], score["lowest_dice"], score["images"])]
+
+
+def _score_line(mean: float, deviation: float, lowest: float, images: int) -> str:
+    return f"Dice {mean:.4f} ± {deviation:.4f} ({images} images), lowest {lowest:.4f}"
+
+
+def _next_commands(catalog: DataCatalog, made: Mapping[str, str], options: str) -> Iterator[str]:
+    """Yield what may follow a run, the next step first.
+
+    Args:
+        catalog: The catalog of the run.
+        made: Paths of the files that it has made, by dataset.
+        options: Of the run, to repeat.
+    """
+    if "train_index" in made and not {"model", "predictions"} & made.keys():
+        yield f"kedro run --pipelines model_training{options}"
+    if "model" in made and "submission" not in made:
+        yield f"kedro run --pipelines inference,reporting{options}"
+    if "submission" in made and "submission_preview" not in made:
+        yield f"kedro run --pipelines reporting{options}"
+    if "submission" in made and "competition" in catalog and catalog.load("competition").name:
+        yield f"kedro run --pipelines submission{options}"
+    yield f"kedro viz{options}"
+    if "tensorboard" in catalog:
+        yield f"tensorboard --logdir {shlex.quote(str(catalog.load('tensorboard')))}"
