@@ -40,7 +40,7 @@ OUTPUTS = [
 
 
 def test_kedro_run_writes_all_outputs_and_each_pipeline_can_be_repeated(kedro: Kedro, tmp_path: Path) -> None:
-    kedro("run", "--env", "test")
+    printed = kedro("run", "--env", "test").stdout.splitlines()
     data = tmp_path / "data"
     assert [name for name in OUTPUTS if not (data / name).is_file()] == []
     assert not list(data.rglob("*.part"))
@@ -55,6 +55,17 @@ def test_kedro_run_writes_all_outputs_and_each_pipeline_can_be_repeated(kedro: K
     assert header == ["img", "rle_mask"]
     assert len(rows) == 4
     assert all(runs for _, runs in rows)
+
+    assert len(printed) <= 90
+    nodes = [line for line in printed if line.startswith("[")]
+    assert [line[1:].split("]")[0].split("/") for line in nodes] == [
+        [f"{number:2}", str(len(nodes))] for number in range(1, len(nodes) + 1)
+    ]
+    (end,) = (number for number, line in enumerate(printed) if line.startswith("Done in "))
+    assert len(printed) - end <= 10
+    assert f"  submission  Dice {score['dice']:.4f} ± {score['dice_std']:.4f} (4 images)" in "\n".join(
+        printed[end:]
+    )
 
     for pipeline in ("data_ingestion", "model_training", "inference", "reporting"):
         kedro("run", "--env", "test", "--pipelines", pipeline)

@@ -14,6 +14,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.cli.utils import CONTEXT_SETTINGS, _validate_config_file
 from kedro.framework.project import settings
 from kedro.framework.startup import ProjectMetadata
+from kedro.utils import find_kedro_project
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -24,6 +25,7 @@ from carvana_kedro.commands.selection import SELECTORS, check_runner, resolve_se
 from carvana_kedro.errors import UserError, shown_lines
 from carvana_kedro.pipeline_registry import NAMES, register_pipelines
 from carvana_kedro.stores.faults import explain
+from carvana_kedro.terminal.log import use_project_logging
 
 
 @click.group(context_settings=CONTEXT_SETTINGS, name=__file__)
@@ -35,6 +37,8 @@ def _run(**options: Any) -> Any:
     for name in filter(None, [options["pipeline"], *options["pipelines"]]):
         if name not in ("__default__", *NAMES):
             raise click.ClickException(f"Unknown pipeline {name!r}. Available: {', '.join(NAMES)}.")
+    if project := find_kedro_project(Path.cwd()):
+        use_project_logging(project / settings.CONF_SOURCE)
     try:
         check_runner(options["runner"], options["runner_params"])
         if any(options[name] for name in SELECTORS):

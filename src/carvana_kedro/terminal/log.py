@@ -36,7 +36,7 @@ class TerminalFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - a method of logging
         """Return the text of a record, to which `logging` adds the traceback if there is one."""
-        text = relative_to_working_directory(shown_lines(record.message))
+        text = relative_to_working_directory(shown_lines(record.message.rstrip()))
         if record.levelno >= logging.WARNING:
             text = f"{record.levelname}: {text}"
         if record.name.startswith(__package__):

@@ -16,14 +16,17 @@ _MADE = {
     "evaluation_scores": "scores",
     "export_manifest": "an export",
     "submission_receipt": "a receipt",
+    "cutouts": "cut-outs",
+    "report": "a report",
 }
 """What a person would call some datasets."""
 
 _WORTH_OPENING = (
-    "submission_preview", "validation_gallery", "model_card", "prediction_summary", "evaluation_scores",
-    "export_check", "submission_receipt", "submission", "validation_scores", "model", "training_image_index",
+    "report", "cutouts", "turntables", "submission_preview", "validation_gallery", "model_card", "prediction_summary",
+    "evaluation_scores", "export_check", "submission_receipt", "submission", "validation_scores", "model",
+    "training_image_index",
 )  # fmt: skip
-"""The files of datasets that show the most, best first."""
+"""The datasets whose files or folders show the most, best first."""
 
 
 def summarize(
@@ -38,9 +41,9 @@ def summarize(
         seconds: Duration of the run.
 
     Returns:
-        At most ten lines. Datasets that are not in files are left out.
+        At most ten lines. Datasets that are not in files or folders are left out.
     """
-    made = {name: path for name in pipeline.all_outputs() if (path := _file(catalog, name))}
+    made = {name: path for name in pipeline.all_outputs() if (path := _path(catalog, name))}
     words = ", ".join(_words(catalog, made))
     sections = {
         "validation": _spread(catalog, "validation_scores", made),
@@ -68,11 +71,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def _file(catalog: DataCatalog, name: str) -> str | None:
-    """Return the path of a dataset's file, or None if it has none."""
+def _path(catalog: DataCatalog, name: str) -> str | None:
+    """Return the path of a dataset's file or folder, or None if it has none."""
     dataset = catalog.get(name)
     path = dataset and dataset._describe().get("filepath")
-    return str(path) if path and Path(path).is_file() else None
+    return str(path) if path and Path(path).exists() else None
 
 
 def _words(catalog: DataCatalog, made: Mapping[str, str]) -> Iterator[str]:

@@ -1,0 +1,154 @@
+"""What a run says at its end, from files as the pipelines write them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Node, Pipeline
+
+from carvana_kedro.datasets import FolderDataset, RecordDataset, SubmissionDataset, TableDataset, TextDataset
+from carvana_kedro.datasets.kaggle import KaggleCompetitionDataset
+from carvana_kedro.terminal.summary import summarize
+
+SCORES = pd.DataFrame({"image": ["a", "b", "c"], "dice": [0.9, 0.95, 1.0]})
+TABLES = ("train_index", "validation_scores", "evaluation_scores", "prediction_summary", "export_check")
+RECORDS: dict[str, dict[str, Any]] = {
+    "predictions": {"images": 64},
+    "submission_score": {"images": 64, "dice": 0.98664, "dice_std": 0.0051, "lowest_dice": 0.9677},
+    "submission_receipt": {"uploaded": True, "public_score": "0.9951", "private_score": "0.9949"},
+    "export_manifest": {},
+}
+TEXTS = ("model", "model_card", "submission_preview", "validation_gallery")
+DATASETS = (*TABLES, *RECORDS, *TEXTS, "submission")
+
+Summarize = Callable[..., list[str]]
+
+
+def _catalog(data: Path, competition: str | None) -> DataCatalog:
+    datasets: dict[str, Any] = {
+        **{name: TableDataset(filepath=str(data / f"{name}.csv")) for name in TABLES},
+        **{name: RecordDataset(filepath=str(data / f"{name}.json")) for name in RECORDS},
+        **{name: TextDataset(filepath=str(data / f"{name}.txt")) for name in TEXTS},
+        "submission": SubmissionDataset(filepath=str(data / "submit.csv.gz")),
+        "competition": KaggleCompetitionDataset(competition),
+        "tensorboard": FolderDataset(str(data / "tensorboard")),
+        "in_memory": MemoryDataset(1),
+    }
+    return DataCatalog(datasets)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files of all datasets."""
+    folder = tmp_path_factory.mktemp("data")
+    catalog = _catalog(folder, None)
+    for name in TABLES:
+        catalog.save(name, SCORES)
+    for name, record in RECORDS.items():
+        catalog.save(name, record)
+    for name in TEXTS:
+        catalog.save(name, "text")
+    catalog.save("submission", [("a", "1 2")])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summarized(data: Path) -> Summarize:
+    """`summarized("model", ...)` returns the summary of a run that has made these datasets."""
+
+    def call(*made: str, competition: str | None = None, folder: Path = data, **run_params: Any) -> list[str]:
+        pipeline = Pipeline([Node(lambda: 1, None, name, name=name) for name in made])
+        return summarize(run_params, pipeline, _catalog(folder, competition), 72.9)
+
+    return call
+
+
+def test_a_whole_run_tells_what_it_made_its_scores_and_what_comes_next(
+    summarized: Summarize, data: Path
+) -> None:
+    made = (
+        "train_index", "model", "validation_scores", "model_card", "predictions", "submission",
+        "prediction_summary", "validation_gallery", "submission_preview", "submission_score",
+    )  # fmt: skip
+    deviation = np.std(SCORES["dice"])
+    assert summarized(*made) == [
+        "Done in 1 min 13 s: a model, 64 masks, a submission",
+        f"  validation  Dice 0.9500 ± {deviation:.4f} (3 images), lowest 0.9000",
+        "  submission  Dice 0.9866 ± 0.0051 (64 images), lowest 0.9677",
+        f"  open        {data}/submission_preview.txt",
+        f"              {data}/validation_gallery.txt",
+        f"              {data}/model_card.txt",
+        "  next        kedro viz",
+        f"              tensorboard --logdir {data}/tensorboard",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (("train_index",), "kedro run --pipelines model_training"),
+        (("train_index", "model"), "kedro run --pipelines inference,reporting"),
+        (("predictions", "submission"), "kedro run --pipelines reporting"),
+        (("submission", "submission_preview"), "kedro run --pipelines submission"),
+        (("evaluation_scores",), "kedro viz"),
+    ],
+)
+def test_the_next_command_continues_the_run_with_its_options(
+    summarized: Summarize, made: tuple[str, ...], expected: str
+) -> None:
+    params = {"source": "folder", "folder": {"images": "my cars"}}
+    lines = summarized(*made, competition="carvana", env="kaggle", runtime_params=params)
+    (following,) = (line.removeprefix("  next        ") for line in lines if line.startswith("  next"))
+    assert following == f"{expected} --env kaggle --params 'source=folder,folder.images=my cars'"
+
+
+def test_the_scores_of_kaggle_are_those_of_the_submission(summarized: Summarize) -> None:
+    assert "  submission  public 0.9951, private 0.9949" in summarized(
+        "submission_receipt", "submission_score"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("submission_score", {"images": 0, "dice": None}),
+        ("submission_receipt", {"uploaded": False}),
+        ("submission_receipt", {"uploaded": True, "public_score": "", "private_score": ""}),
+    ],
+)
+def test_a_submission_without_a_score_has_no_line(
+    summarized: Summarize, tmp_path: Path, name: str, record: dict[str, Any]
+) -> None:
+    (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    assert not [line for line in summarized(name, folder=tmp_path) if line.startswith("  submission")]
+
+
+def test_what_a_run_left_in_memory_or_did_not_write_is_left_out(
+    summarized: Summarize, tmp_path: Path
+) -> None:
+    lines = summarized("in_memory", "not_in_the_catalog", "model", "validation_scores", folder=tmp_path)
+    assert lines == [
+        "Done in 1 min 13 s",
+        "  next        kedro viz",
+        f"              tensorboard --logdir {tmp_path}/tensorboard",
+    ]
+
+
+@given(made=st.sets(st.sampled_from(DATASETS)), competition=st.sampled_from([None, "carvana"]))
+def test_a_summary_has_at_most_ten_lines_and_names_files_that_exist(
+    summarized: Summarize, made: set[str], competition: str | None
+) -> None:
+    lines = summarized(*made, competition=competition)
+    assert len(lines) <= 10
+    assert lines[0].startswith("Done in 1 min 13 s")
+    start = next((number for number, line in enumerate(lines) if line.startswith("  open")), len(lines) - 2)
+    paths = [line[14:] for line in lines[start:-2]]
+    assert all(Path(path).is_file() for path in paths)
+    assert len(paths) <= 3
