@@ -42,6 +42,7 @@ def test_paths_below_the_working_directory_are_relative_to_it(
         f"/mnt{tmp_path}/a",
         f"file://{tmp_path}/a",
         f"{tmp_path}-2/a",
+        f"data_root={tmp_path}/a",
         str(tmp_path),
         f"{tmp_path}/",
     ):

@@ -48,8 +48,9 @@ class TerminalFormatter(logging.Formatter):
 def relative_to_working_directory(text: str) -> str:
     """Return a text in which paths below the working directory are relative to it."""
     folder = os.path.join(Path.cwd(), "")  # noqa: PTH118 - with the separator at its end
-    # Only at the start of a path: not within another path or an address.
-    return re.sub(rf"(?<![^\s'\"(=]){re.escape(folder)}(?=\S)", "", text)
+    # Only at the start of a path: not within another path or an address. Not in `--params data_root=PATH` either:
+    # a relative path would be one below the project.
+    return re.sub(rf"(?<![^\s'\"(]){re.escape(folder)}(?=\S)", "", text)
 
 
 def _wrapped(line: str) -> str:

@@ -106,7 +106,7 @@ def _submission_score(catalog: DataCatalog, made: Mapping[str, str]) -> list[str
         if receipt.get("public_score"):
             return [f"public {receipt['public_score']}, private {receipt['private_score']}"]
     score = catalog.load("submission_score") if "submission_score" in made else {}
-    if not score.get("images"):
+    if "dice_std" not in score:  # the source has no solution, or an earlier version wrote the file
         return []
     return [_score_line(score["dice"], score["dice_std"], score["lowest_dice"], score["images"])]
 
