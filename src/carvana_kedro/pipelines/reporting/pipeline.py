@@ -24,68 +24,62 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 name="tabulate_scores",
             ),
             Node(
+                draw_learning_curves,
+                inputs=["training_history", "trained_model"],
+                outputs="learning_curves_image",
+                name="draw_learning_curves",
+            ),
+            Node(
+                draw_threshold_curve,
+                inputs=["validation_threshold_curve", "trained_model"],
+                outputs="threshold_curve_image",
+                name="draw_threshold_curve",
+            ),
+            Node(
+                draw_gallery,
+                inputs=[
+                    "trained_model",
+                    "validation_scores",
+                    "training_images",
+                    "params:model_training",
+                    "params:reporting",
+                ],
+                outputs="validation_gallery",
+                name="draw_gallery",
+            ),
+            Node(
+                preview_submission,
+                inputs=[
+                    "submission",
+                    "predictions",
+                    "model",
+                    "test_images",
+                    "params:model_training",
+                    "params:reporting",
+                ],
+                outputs=["submission_preview", "overlays", "cutouts"],
+                name="preview_submission",
+            ),
+            Node(
+                draw_turntables,
+                inputs=[
+                    "submission",
+                    "predictions",
+                    "model",
+                    "test_index",
+                    "test_images",
+                    "params:reporting",
+                ],
+                outputs="turntables",
+                name="draw_turntables",
+            ),
+            Node(
                 score_submission,
                 inputs=["submission", "predictions", "model", "solution", "test_images"],
                 outputs="submission_score",
                 name="score_submission",
             ),
-            *_pictures(),
         ],
         namespace="reporting",
         prefix_datasets_with_namespace=False,
     )
-
-
-def _pictures() -> list[Node]:
-    return [
-        Node(
-            draw_learning_curves,
-            inputs=["training_history", "trained_model"],
-            outputs="learning_curves_image",
-            name="draw_learning_curves",
-        ),
-        Node(
-            draw_threshold_curve,
-            inputs=["validation_threshold_curve", "trained_model"],
-            outputs="threshold_curve_image",
-            name="draw_threshold_curve",
-        ),
-        Node(
-            draw_gallery,
-            inputs=[
-                "trained_model",
-                "validation_scores",
-                "training_images",
-                "params:model_training",
-                "params:reporting",
-            ],
-            outputs="validation_gallery",
-            name="draw_gallery",
-        ),
-        Node(
-            preview_submission,
-            inputs=[
-                "submission",
-                "predictions",
-                "model",
-                "test_images",
-                "params:model_training",
-                "params:reporting",
-            ],
-            outputs=["submission_preview", "overlays", "cutouts"],
-            name="preview_submission",
-        ),
-        Node(
-            draw_turntables,
-            inputs=[
-                "submission",
-                "predictions",
-                "model",
-                "test_index",
-                "test_images",
-                "params:reporting",
-            ],
-            outputs="turntables",
-            name="draw_turntables",
-        ),
-    ]
