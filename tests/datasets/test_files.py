@@ -229,12 +229,14 @@ def test_a_folder_of_pictures_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 def test_the_preview_of_a_folder_shows_stills_on_white(tmp_path: Path) -> None:
     cutouts = _pictures(tmp_path / "cutouts", "ImageDataset", ".png")
-    transparent = np.zeros((200, 800, 4), np.uint8)
-    transparent[:, 400:] = (10, 20, 30, 255)
-    cutouts.save(dict.fromkeys("abcdefghij", transparent))
+    cutout = np.zeros((300, 1000, 4), np.uint8)
+    cutout[50:250, 100:900] = (10, 20, 30, 255)
+    cutout[100:150, 200:400] = 0
+    cutouts.save({**dict.fromkeys("abcdefghi", cutout), "0_empty": np.zeros((30, 40, 4), np.uint8)})
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(cutouts.preview()))))
-    assert shown.shape == (4 * 108, 2 * 408, 3)  # eight, two in a row
-    assert (shown[50, 100] == 255).all() and (shown[50, 300] == (10, 20, 30)).all()
+    assert shown.shape == (4 * 108, 2 * 408, 3)  # eight, two in a row, without transparent margins
+    assert (shown[:104, :404] == 255).all()
+    assert (shown[40, 408 + 100] == 255).all() and (shown[90, 408 + 100] == (10, 20, 30)).all()
     turntables = _pictures(tmp_path / "turntables", "AnimationDataset", ".webp")
     turntables.save({"car": [np.full((320, 960, 3), level, np.uint8) for level in (50, 150)]})
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(turntables.preview()))))

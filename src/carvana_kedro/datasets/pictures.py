@@ -19,7 +19,7 @@ from carvana_kedro.stores.machine import usable_cores
 _MOST_THREADS = 4  # each has pictures of full size in memory
 _SHOWN = 8
 _COLUMNS = 2  # the side panel of Kedro-Viz is narrow
-_THUMBNAIL = 400  # pixels of the longer side
+_THUMBNAIL = (400, 267)  # (width, height) in pixels, at most
 _GAP = 8
 
 
@@ -44,6 +44,7 @@ class PicturesDataset(PartitionedDataset):
 
     def preview(self) -> ImagePreview:
         """Return the first pictures side by side, as a png file in base64; of an animation, its first frame."""
+        self._invalidate_caches()
         thumbnails = [_thumbnail(Path(path)) for path in islice(self._list_partitions(), _SHOWN)]
         with reading(Path(self._path)):
             width = max(thumbnail.width for thumbnail in thumbnails) + _GAP
@@ -51,7 +52,10 @@ class PicturesDataset(PartitionedDataset):
         rows = -(-len(thumbnails) // _COLUMNS)
         sheet = Image.new("RGB", (_COLUMNS * width, rows * height), "white")
         for number, thumbnail in enumerate(thumbnails):
-            sheet.paste(thumbnail, (number % _COLUMNS * width, number // _COLUMNS * height))
+            left, top = number % _COLUMNS * width, number // _COLUMNS * height
+            sheet.paste(
+                thumbnail, (left + (width - thumbnail.width) // 2, top + (height - thumbnail.height) // 2)
+            )
         content = BytesIO()
         sheet.save(content, "png")
         return ImagePreview(base64.b64encode(content.getvalue()).decode())
@@ -61,7 +65,9 @@ class PicturesDataset(PartitionedDataset):
 
 
 def _thumbnail(path: Path) -> Image.Image:
+    """Return a picture at the size of a thumbnail, on white and without transparent margins."""
     with reading(path), Image.open(path) as opened:
         picture = opened.convert("RGBA")
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    picture = picture.crop(picture.getchannel("A").getbbox())
+    picture.thumbnail(_THUMBNAIL)
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
