@@ -96,7 +96,7 @@ def test_the_gallery_shows_worst_typical_and_best(
     gallery = draw_gallery(trained, scores, training_images, RECIPE, Reporting(gallery_size=2))
     assert gallery.shape == (72 + 2 * 180 + 12, 1200, 3)
     worst = draw_gallery(trained, scores[:1], training_images, RECIPE, Reporting())
-    assert worst.shape == (72 + 180 + 12, 408, 3)
+    assert worst.shape == (72 + 180 + 12, 804, 3)
     assert (gallery[72:252, 12:396] == worst[72:252, 12:396]).all()
 
 

@@ -40,7 +40,7 @@ def test_a_page_is_landscape_and_at_most_1200_pixels_wide() -> None:
 def test_groups_of_different_lengths_fill_with_white_and_empty_ones_are_left_out() -> None:
     example = _example()
     page = gallery.page({"Worst": [example] * 2, "Typical": [], "Best": [example]})
-    assert page.shape == (36 + 36 + 2 * 180 + 12, 3 * 12 + 2 * 384, 3)
+    assert page.shape == (2 * 36 + 2 * 180 + 12, 3 * 12 + 2 * 384, 3)
     assert (page[252:432, 408:] == 255).all()
     with pytest.raises(ValueError, match="at least one example"):
         gallery.page({"Worst": []})

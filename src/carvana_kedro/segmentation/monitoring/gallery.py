@@ -13,6 +13,9 @@ _PHOTOGRAPH = (152, 228)  # (height, width) in pixels
 _DETAIL = 152  # width and height in pixels
 _GAP = 4
 _COLUMN = _PHOTOGRAPH[1] + _GAP + _DETAIL
+_CAPTION = 28
+_EXAMPLE = _CAPTION + _DETAIL
+_BAR = 36  # height of the legend and of a heading
 _MARGIN = 12  # around each column
 _ZOOM = 8  # the longer side of an image, divided by the side of the detail
 _LEGEND = (
@@ -37,15 +40,21 @@ def example(
     Returns:
         `(180, 384, 3)` uint8 RGB. A frame in the image marks the enlarged part.
     """
-    caption = np.full((28, _COLUMN, 3), 255, np.uint8)
+    caption = _white(_CAPTION, _COLUMN)
     write(caption, shortened(name, _COLUMN - text_width(score) - 16), 0, 20)
     write(caption, score, _COLUMN, 20, align=1)
+    height, width = target.shape
+    # A small image is enlarged first, so that outlines are as fine as in the others.
+    factor = max(1, 2 * _PHOTOGRAPH[1] // max(height, width))
+    image, prediction, target = (
+        _resized(array, factor * height, factor * width) for array in (image, prediction, target)
+    )
     whole = visualization.errors(image, prediction, target)
     side = min(*target.shape, max(16, max(target.shape) // _ZOOM))
     top, left = visualization.largest_error(prediction, target, side)
     part = slice(top, top + side), slice(left, left + side)
-    detail = [_enlarged(array[part]) for array in (image, prediction, target)]
-    gap = np.full((_DETAIL, _GAP, 3), 255, np.uint8)
+    detail = [_resized(array[part], _DETAIL, _DETAIL) for array in (image, prediction, target)]
+    gap = _white(_DETAIL, _GAP)
     drawn = [_framed(whole, top, left, side), gap, visualization.errors(*detail)]
     return np.concatenate([caption, np.concatenate(drawn, axis=1)])
 
@@ -57,7 +66,7 @@ def page(groups: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
         groups: What `example` returns, by heading. Groups without examples are left out.
 
     Returns:
-        `(H, W, 3)` uint8 RGB. W is 1,200 for three groups; with a single group the legend is cut.
+        `(H, W, 3)` uint8 RGB. W is 1,200 for three groups.
 
     Raises:
         ValueError: There are no examples.
@@ -65,41 +74,41 @@ def page(groups: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
     shown = {heading: examples for heading, examples in groups.items() if examples}
     if not shown:
         raise ValueError("A gallery needs at least one example.")
-    rows = max(map(len, shown.values()))
-    columns = [_column(heading, examples, rows) for heading, examples in shown.items()]
-    space = np.full((len(columns[0]), _MARGIN, 3), 255, np.uint8)
-    body = np.concatenate([space, *(part for column in columns for part in (column, space))], axis=1)
-    return np.concatenate([_legend(body.shape[1]), body, np.full((_MARGIN, *body.shape[1:]), 255, np.uint8)])
+    sheet = _white(
+        2 * _BAR + max(map(len, shown.values())) * _EXAMPLE + _MARGIN,
+        max(len(shown), 2) * (_COLUMN + _MARGIN) + _MARGIN,  # the legend is wider than one column
+    )
+    _draw_legend(sheet)
+    for number, (heading, examples) in enumerate(shown.items()):
+        left = _MARGIN + number * (_COLUMN + _MARGIN)
+        write(sheet, heading, left, _BAR + 26, scale=0.75, thickness=2)
+        column = np.concatenate(examples)
+        sheet[2 * _BAR : 2 * _BAR + len(column), left : left + _COLUMN] = column
+    return sheet
 
 
-def _column(heading: str, examples: Sequence[np.ndarray], rows: int) -> np.ndarray:
-    """Return examples below their heading, with white in place of missing rows."""
-    bar = np.full((36, _COLUMN, 3), 255, np.uint8)
-    write(bar, heading, 0, 26, scale=0.75, thickness=2)
-    white = np.full(((rows - len(examples)) * len(examples[0]), _COLUMN, 3), 255, np.uint8)
-    return np.concatenate([bar, *examples, white])
+def _white(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), 255, np.uint8)
 
 
-def _legend(width: int) -> np.ndarray:
-    bar = np.full((36, width, 3), 255, np.uint8)
+def _draw_legend(sheet: np.ndarray) -> None:
+    """Draw the legend into the first rows of a page."""
     x = _MARGIN
     for color, text in _LEGEND:
-        cv2.rectangle(bar, (x, 12), (x + 14, 26), color, cv2.FILLED)
-        cv2.rectangle(bar, (x, 12), (x + 14, 26), BLACK)
-        write(bar, text, x + 22, 24)
+        cv2.rectangle(sheet, (x, 12), (x + 14, 26), color, cv2.FILLED)
+        cv2.rectangle(sheet, (x, 12), (x + 14, 26), BLACK)
+        write(sheet, text, x + 22, 24)
         x += 22 + text_width(text) + 20
-    write(bar, "frame: most errors, enlarged at the right", x + 20, 24)
-    return bar
+    write(sheet, "frame: most errors, enlarged at the right", x + 20, 24)
 
 
-def _enlarged(array: np.ndarray) -> np.ndarray:
-    """Return a part of an image, or of a mask, at the size of the detail."""
-    size = (_DETAIL, _DETAIL)
+def _resized(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an image, or a mask, whose outline gets smooth."""
     if array.ndim == 3:
-        enlarges = len(array) < _DETAIL
-        return cv2.resize(array, size, interpolation=cv2.INTER_CUBIC if enlarges else cv2.INTER_AREA)
-    # Smooth outlines instead of steps.
-    return np.asarray(cv2.resize(array.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) > 0.5)
+        interpolation = cv2.INTER_CUBIC if len(array) < height else cv2.INTER_AREA
+        return cv2.resize(array, (width, height), interpolation=interpolation)
+    share = cv2.resize(array.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(share > 0.5)
 
 
 def _framed(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
