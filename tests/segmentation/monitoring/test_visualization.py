@@ -58,7 +58,7 @@ def test_the_largest_error_is_in_the_middle_of_its_part() -> None:
     prediction, target = np.zeros((200, 300), bool), np.zeros((200, 300), bool)
     prediction[50:54, 100:110] = True  # 40 pixels
     target[150:153, 200:203] = True  # 9 pixels
-    assert visualization.largest_error(prediction, target, 20) == (52 - 10, 104 - 10)
+    assert visualization.largest_error(prediction, target, 20) == (42, 95)  # 50 to 53, 100 to 109
     prediction[:] = False
     target[196:, 290:] = True
     assert visualization.largest_error(prediction, target, 20) == (180, 280)  # as far as the image reaches

@@ -125,7 +125,7 @@ def largest_error(prediction: np.ndarray, target: np.ndarray, side: int) -> tupl
         top, left = (int(start) for start in found)
         inside = np.argwhere(wrong[top : top + side, left : left + side]).mean(0)
         corner = [
-            start + round(middle) - side // 2 for start, middle in zip((top, left), inside, strict=True)
+            start + round(middle - (side - 1) / 2) for start, middle in zip((top, left), inside, strict=True)
         ]
     top, left = (min(max(start, 0), length - side) for start, length in zip(corner, wrong.shape, strict=True))
     return top, left
