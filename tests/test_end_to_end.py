@@ -31,10 +31,12 @@ OUTPUTS = [
     "06_models/sample/validation_scores.csv",
     "07_model_output/sample/sample/submit.csv.gz",
     "08_reporting/sample/sample/learning_curves.json",
+    "08_reporting/sample/sample/learning_curves.png",
     "08_reporting/sample/sample/model_card.md",
     "08_reporting/sample/sample/score_table.csv",
     "08_reporting/sample/sample/submission_preview.png",
     "08_reporting/sample/sample/submission_score.json",
+    "08_reporting/sample/sample/threshold_curve.png",
     "08_reporting/sample/sample/validation_gallery.png",
 ]
 
@@ -46,7 +48,10 @@ def test_kedro_run_writes_all_outputs_and_each_pipeline_can_be_repeated(kedro: K
     assert not list(data.rglob("*.part"))
     assert list((data / "06_models/sample/checkpoints").glob("*/best-*.pt"))
     assert list((data / "08_reporting/tensorboard/sample").glob("*/events.*"))
-    score = json.loads((data / "08_reporting/sample/sample/submission_score.json").read_text())
+    reports = data / "08_reporting/sample/sample"
+    for folder, count in (("cutouts", 4), ("overlays", 4), ("turntables", 1)):
+        assert len(list((reports / folder).iterdir())) == count, folder
+    score = json.loads((reports / "submission_score.json").read_text())
     assert score["images"] == 4
     # A tiny network, trained for seconds on three cars, finds the car roughly.
     assert score["dice"] > 0.5
