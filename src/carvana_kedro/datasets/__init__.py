@@ -17,13 +17,14 @@ from .record import RecordDataset
 from .source_description import SourceDescriptionDataset
 from .submission import ReceiptDataset, SubmissionDataset
 from .table import TableDataset
-from .text import TextDataset
+from .text import HTMLDataset, TextDataset
 
 __all__ = [
     "ArchivesDataset",
     "CheckpointsDataset",
     "FigureDataset",
     "FolderDataset",
+    "HTMLDataset",
     "ImageDataset",
     "ImageFolderDataset",
     "KaggleCompetitionDataset",

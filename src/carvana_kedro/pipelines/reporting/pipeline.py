@@ -3,6 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from .nodes import draw_gallery, plot_learning_curves, preview_submission, score_submission, tabulate_scores
+from .report import write_report
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
@@ -44,6 +45,26 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 inputs=["submission", "predictions", "model", "solution", "test_images"],
                 outputs="submission_score",
                 name="score_submission",
+            ),
+            Node(
+                write_report,
+                inputs=[
+                    "trained_model",
+                    "run_manifest",
+                    "training_history",
+                    "validation_scores",
+                    "validation_threshold_curve",
+                    "train_index",
+                    "validation_index",
+                    "training_images",
+                    "submission_score",
+                    "source",
+                    "params:recipes",
+                    "params:data_ingestion",
+                    "params:model_training",
+                ],
+                outputs="report",
+                name="write_report",
             ),
         ],
         namespace="reporting",
