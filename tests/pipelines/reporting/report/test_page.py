@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def test_the_page_is_well_formed_and_accessible(inputs: Inputs, training_images:
     assert links == [f"#{name}" for name in ids]
     headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(headings, headings[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(headings))
     assert next(page.attributes("html"))["lang"] == "en"
 
 

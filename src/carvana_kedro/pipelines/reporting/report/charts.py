@@ -45,7 +45,7 @@ class Axis:
         """
         finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
         low, high = min(finite), max(finite)
-        step = _round_step(max(high - low, 1e-4), least_step)
+        step = _round_step(max(high - low, 1e-4 * max(1, abs(low), abs(high))), least_step)
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         return cls(first * step, max(last, first + 1) * step, step, start, end)
 
@@ -178,10 +178,8 @@ def views(table: pd.DataFrame) -> Chart:
     y = Axis.over(table[["lowest", "highest"]].to_numpy(float).ravel(), _BOTTOM, _TOP)
     every = -(-len(table) // 16)
     ticks = [(x.at(number), str(number)) for number in numbers[::every]]
-    ranges = [
-        Range(x.at(row.view), y.at(row.lowest), y.at(row.highest), y.at(row.mean))
-        for row in table.itertuples()
-    ]
+    rows = table[["view", "lowest", "highest", "mean"]].to_numpy(float).tolist()
+    ranges = [Range(x.at(view), *map(y.at, scores)) for view, *scores in rows]
     worst, lowest = min(zip(numbers, table["mean"], strict=True), key=itemgetter(1))
     description = f"Dice coefficient of {len(table)} views. View {worst} has the lowest mean, {lowest:.4f}."
     return Chart(description, "view", ticks, y.ticks, ranges=ranges)
