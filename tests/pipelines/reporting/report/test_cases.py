@@ -1,10 +1,15 @@
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from carvana_kedro.pipelines.reporting.report import cases
 from carvana_kedro.segmentation.monitoring import visualization
+from carvana_kedro.stores.images.competition import ImageStore
 
 
 def test_the_worst_images_are_shown_with_at_most_two_of_a_car() -> None:
@@ -19,6 +24,19 @@ def test_the_worst_images_are_shown_with_at_most_two_of_a_car() -> None:
     assert middle == "c_0"
     assert worst == ["a_0", "a_1", "b_0", "b_1", "c_0", "c_1"]
     assert cases.choose(table[:1])["image"].tolist() == ["a_0", "a_0"]
+
+
+def test_a_case_has_the_errors_that_its_score_comes_from(
+    inputs: Callable[..., dict[str, Any]], training_images: ImageStore
+) -> None:
+    values = inputs(training_images)
+    chosen = values["validation_scores"].head(3)
+    drawn = cases.draw_cases(chosen, values["trained_model"], training_images, values["model_training"])
+    assert [case.image for case in drawn] == chosen["image"].tolist()
+    for case in drawn:
+        car = int(training_images.read_mask(case.image).sum())
+        hits = car - case.missed
+        assert 2 * hits / (2 * hits + case.missed + case.false_alarms) == pytest.approx(case.dice)
 
 
 @given(

@@ -1,7 +1,6 @@
 """Images of single cases: what the model found in a photograph, and the place with the largest error."""
 
 import base64
-from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -77,27 +76,22 @@ def draw_cases(
     Raises:
         UserError: The folds of the model do not fit the cars.
     """
-    masks = dict(_masks(chosen.drop_duplicates("image"), model, images, parameters))
-    return [_draw(row, masks[row["image"]], images) for _, row in chosen.iterrows()]
-
-
-def _masks(
-    chosen: pd.DataFrame, model: TrainedModel, images: ImageSource, parameters: ModelTraining
-) -> Iterator[tuple[str, np.ndarray]]:
-    for member, rows in by_fold(model, chosen) if parameters.folds else [(model, chosen)]:
+    drawn = {}
+    unique = chosen.drop_duplicates("image")
+    for member, rows in by_fold(model, unique) if parameters.folds else [(model, unique)]:
         predictor = Predictor.from_model(
             member,
             trusted=parameters.trusted(),
             device=parameters.device,
             precision=parameters.precision,
         )
-        for image_id in rows["image"]:
-            yield image_id, predictor(images.read_image(image_id))
+        for _, row in rows.iterrows():
+            image, target = images.read_image(row["image"]), images.read_mask(row["image"])
+            drawn[row["image"]] = _draw(row, image, predictor(image) > 0, target > 0)
+    return [drawn[image_id] for image_id in chosen["image"]]
 
 
-def _draw(row: pd.Series, mask: np.ndarray, images: ImageSource) -> Case:
-    image, found = images.read_image(row["image"]), mask > 0
-    target = images.read_mask(row["image"]) > 0
+def _draw(row: pd.Series, image: np.ndarray, found: np.ndarray, target: np.ndarray) -> Case:
     missed, false_alarms = target & ~found, found & ~target
     left, top, width, height = box = largest_error(missed | false_alarms)
     area = np.s_[top : top + height, left : left + width]
