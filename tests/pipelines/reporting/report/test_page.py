@@ -87,7 +87,8 @@ def test_the_page_has_the_numbers_of_the_score_files(inputs: Inputs, training_im
     for car, rows in scores.groupby("car"):
         dice, distance = rows["dice"], f"{rows['boundary_error'].mean():,.1f}"
         expected = [str(len(rows)), *(f"{dice.agg(name):.4f}" for name in ("mean", "min", "max")), distance]
-        assert [car, *expected] in page.rows
+        (row,) = (row for row in page.rows if row[0].startswith(car))
+        assert row[1:] == expected
     assert ["training", "2", "8"] in page.rows and ["validation", "2", "8"] in page.rows
     worst = scores.sort_values("dice", kind="stable")["image"].iloc[0]
     assert worst in page.text[page.text.index("Worst cases The images") :][:400]

@@ -15,6 +15,7 @@ from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.images.source import ImageSource
 
 from . import cases, charts, scores
+from .car_names import car_names
 
 _MOST_CARS = 20  # in the table; the score file has all
 
@@ -84,6 +85,7 @@ def write_report(
             "reliability": charts.reliability(bins) if bins is not None else None,
         },
         cars=scores.by_car(validation_scores),
+        car_names=car_names(training_images),
         most_cars=_MOST_CARS,
         bins=bins,
         calibration_error=scores.calibration_error(bins) if bins is not None else None,
