@@ -141,10 +141,10 @@ def _percent(share: float | None, digits: int = 0) -> str:
     """Return a share in percent.
 
     >>> _percent(0.2134), _percent(0.2134, 1), _percent(None)
-    ('21 %', '21.3 %', 'n/a')
+    ('21%', '21.3%', 'n/a')
     """
     number = _fixed(share if share is None else 100 * share, digits)
-    return number if number == "n/a" else f"{number} %"
+    return number if number == "n/a" else f"{number}%"
 
 
 def _duration(seconds: float) -> str:
