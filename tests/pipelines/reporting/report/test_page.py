@@ -15,6 +15,7 @@ from PIL import Image
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.pipelines.reporting.report import write_report
+from carvana_kedro.pipelines.reporting.report.car_names import car_names
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.folder import FolderStore
 from models import changed
@@ -89,6 +90,7 @@ def test_the_page_has_the_numbers_of_the_score_files(inputs: Inputs, training_im
         expected = [str(len(rows)), *(f"{dice.agg(name):.4f}" for name in ("mean", "min", "max")), distance]
         (row,) = (row for row in page.rows if row[0].startswith(car))
         assert row[1:] == expected
+        assert row[0].split(maxsplit=1)[1] == car_names(training_images)[car]
     assert ["training", "2", "8"] in page.rows and ["validation", "2", "8"] in page.rows
     worst = scores.sort_values("dice", kind="stable")["image"].iloc[0]
     assert worst in page.text[page.text.index("Worst cases The images") :][:400]
