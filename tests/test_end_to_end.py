@@ -33,6 +33,7 @@ OUTPUTS = [
     "08_reporting/sample/sample/learning_curves.json",
     "08_reporting/sample/sample/learning_curves.png",
     "08_reporting/sample/sample/model_card.md",
+    "08_reporting/sample/sample/report.html",
     "08_reporting/sample/sample/score_table.csv",
     "08_reporting/sample/sample/submission_preview.png",
     "08_reporting/sample/sample/submission_score.json",

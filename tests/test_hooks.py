@@ -12,7 +12,7 @@ from kedro.pipeline import Node, Pipeline
 
 from carvana_kedro.datasets import RecordDataset
 from carvana_kedro.errors import UserError
-from carvana_kedro.hooks import LocalCredentialsHook, LockOutputsHook
+from carvana_kedro.hooks import CheckInputsHook, LocalCredentialsHook, LockOutputsHook
 from carvana_kedro.stores.locks import locked
 
 
@@ -79,6 +79,18 @@ def test_the_message_about_an_invalid_file_does_not_quote_it(tmp_path: Path, tex
     except UserError as error:
         assert str(path) in str(error)
         assert "KGAT_1" not in str(error)
+
+
+def test_a_run_starts_without_an_optional_input(tmp_path: Path) -> None:
+    def start(optional: bool) -> None:
+        score = RecordDataset(filepath=str(tmp_path / "score.json"), optional=optional)
+        node = Node(lambda score: "", "submission_score", "text", name="describe")
+        catalog = DataCatalog({"submission_score": score})
+        CheckInputsHook().before_pipeline_run({}, pipeline=Pipeline([node]), catalog=catalog)
+
+    start(optional=True)
+    with pytest.raises(UserError, match=r"submission_score \(.*score.json\)\nCreate them first: .*reporting"):
+        start(optional=False)
 
 
 def _start(

@@ -1,7 +1,6 @@
 """The graph that `kedro viz` shows in a browser, tested with a Kedro-Viz server and Chromium."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,17 +15,13 @@ from pathlib import Path
 
 import pytest
 from kedro.pipeline import Pipeline
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from carvana_kedro.pipeline_registry import DEFAULT
+from chromium import chromium, needs_chromium
 
 PROJECT = Path(__file__).parents[1]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-# Without a browser these tests are skipped, except in CI, where they fail.
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and "CI" not in os.environ, reason="needs Chromium (apt-get install chromium)"
-)
+pytestmark = needs_chromium
 
 
 def free_port() -> int:
@@ -69,12 +64,8 @@ def viz(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    assert CHROMIUM, "Chromium is missing: apt-get install chromium"
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"],
-        )
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

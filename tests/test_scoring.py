@@ -58,6 +58,8 @@ def test_scores_from_threads_are_those_of_one_image_after_the_other(
     pd.testing.assert_frame_equal(scores.drop(columns=["car", "run_id"]), expected, check_exact=True)
     assert summary["dice"] == expected["dice"].mean()
     assert np.array_equal(thresholds["dice"], curve.dice())
+    assert np.array_equal(thresholds["positive"], curve.positive.sum(0))
+    assert np.array_equal(thresholds["true_positive"], curve.true_positive.sum(0))
 
 
 def test_an_error_while_scoring_names_the_image(model: TrainedModel, broken: Path) -> None:

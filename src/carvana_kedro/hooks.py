@@ -100,7 +100,11 @@ class CheckInputsHook:
                     f"--load-versions: {name} has no versions: leave it out, or version it in the catalog."
                 )
         wanted = sorted(name for name in pipeline.inputs() if not name.startswith(("params:", "parameters")))
-        missing = [name for name in wanted if not catalog.exists(name)]
+        missing = [
+            name
+            for name in wanted
+            if not catalog.exists(name) and not getattr(catalog.get(name), "optional", False)
+        ]
         if missing:
             lines = "\n".join(f"  {name} ({_where(catalog, name)})" for name in missing)
             makers = ",".join(pipelines_making(missing, catalog.exists))

@@ -44,7 +44,9 @@ def score_images(
     Returns:
         One row per image, worst first (image, car, dice, iou, pixel_accuracy, boundary_dice of a band of 3 pixels,
         boundary_error in pixels); the threshold (the mean, of several models) and the means over the images, with the
-        lowest Dice coefficient; and the mean Dice coefficient at thresholds 0.00, 0.01, ..., 0.99.
+        lowest Dice coefficient; and at thresholds 0.00, 0.01, ..., 0.99 the mean Dice coefficient, the number of pixels
+        of all images whose probability reaches the threshold (positive), and how many of them are pixels of the car
+        (true_positive).
 
     Raises:
         UserError: An index belongs to another source, or a model was trained on some of its images.
@@ -66,7 +68,14 @@ def score_images(
         **means,
         "lowest_dice": float(scores["dice"].min()),
     }
-    thresholds = pd.DataFrame({"threshold": curve.thresholds, "dice": curve.dice()})
+    thresholds = pd.DataFrame(
+        {
+            "threshold": curve.thresholds,
+            "dice": curve.dice(),
+            "positive": curve.positive.sum(0),
+            "true_positive": curve.true_positive.sum(0),
+        }
+    )
     return scores.assign(run_id=run_id), summary, thresholds.assign(run_id=run_id)
 
 

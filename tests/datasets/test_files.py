@@ -22,6 +22,7 @@ from carvana_kedro.datasets import (
     CheckpointsDataset,
     FigureDataset,
     FolderDataset,
+    HTMLDataset,
     ImageDataset,
     ModelDataset,
     PicturesDataset,
@@ -163,6 +164,25 @@ def test_a_record_is_saved_atomically(tmp_path: Path) -> None:
     assert dataset.load() == {"dice": 0.5}
     assert json.loads(dataset.preview()) == {"dice": 0.5}
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_an_optional_record_may_be_missing(tmp_path: Path) -> None:
+    dataset = RecordDataset(filepath=str(tmp_path / "record.json"), optional=True)
+    assert dataset.load() is None
+    assert not dataset.exists()
+    dataset.save({"dice": 0.5})
+    assert dataset.load() == {"dice": 0.5}
+
+
+def test_the_preview_of_a_page_is_its_header(tmp_path: Path) -> None:
+    dataset = HTMLDataset(filepath=str(tmp_path / "page.html"))
+    page = (
+        "<head><style>p {}</style></head>\n<header>\n  <h1>unet_1024_gpu</h1>\n</header>\n<main>more</main>"
+    )
+    dataset.save(page)
+    assert dataset.load() == page
+    # Kedro-Viz would take line breaks and pairs of underscores for Markdown.
+    assert dataset.preview() == "<h1>unetˍ1024ˍgpu</h1>"
 
 
 def test_an_image_is_saved_as_png(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from .record import RecordDataset
 from .source_description import SourceDescriptionDataset
 from .submission import ReceiptDataset, SubmissionDataset
 from .table import TableDataset
-from .text import TextDataset
+from .text import HTMLDataset, TextDataset
 
 __all__ = [
     "AnimationDataset",
@@ -26,6 +26,7 @@ __all__ = [
     "CheckpointsDataset",
     "FigureDataset",
     "FolderDataset",
+    "HTMLDataset",
     "ImageDataset",
     "ImageFolderDataset",
     "KaggleCompetitionDataset",

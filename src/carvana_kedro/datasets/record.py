@@ -22,20 +22,26 @@ class RecordDataset(JSONDataset):
 
     Args:
         fields: fields that the file must have, and their types: `object`, `array`, `string` or `number`.
+        optional: whether a run that reads the file also starts without it.
         options: of Kedro's dataset.
     """
 
-    def __init__(self, *, fields: dict[str, str] | None = None, **options: Any) -> None:
+    def __init__(
+        self, *, fields: dict[str, str] | None = None, optional: bool = False, **options: Any
+    ) -> None:
         super().__init__(**options)
         self._fields = fields
+        self.optional = optional
 
     def load(self) -> Any:
-        """Return the values.
+        """Return the values, or None if the file is missing and optional.
 
         Raises:
             UserError: the file is missing, cannot be read or is damaged.
         """
         path = Path(self._filepath)
+        if self.optional and not path.exists():
+            return None
         with reading(path):
             content = json.loads(path.read_text("utf-8"))
         if self._fields is not None:

@@ -1,27 +1,17 @@
 """The model card: what a model is, what it was trained on, how good it is, and its limits (Mitchell et al. 2019)."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from carvana_kedro.commands.params import params_option
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import shown
-from carvana_kedro.parameters import DataIngestion, ModelTraining
-from carvana_kedro.provenance import check_run
-from carvana_kedro.segmentation.training.recipe import flatten
+from carvana_kedro.parameters import DataIngestion
+from carvana_kedro.results.summary import RunSummary
 
-_MEASURES = {
-    "dice": "Dice coefficient",
-    "iou": "intersection over union",
-    "pixel_accuracy": "pixel accuracy",
-    "boundary_dice": "Dice coefficient of the edges, 3 pixels wide",
-    "boundary_error": "distance between the edges, pixels",
-}
 _WORST_IMAGES = 10
 
 
@@ -46,16 +36,10 @@ def write_model_card(
     Returns:
         The card as Markdown.
     """
-    check_run("validation_scores", validation_scores, run_manifest["run_id"])
-    check_run("validation_threshold_curve", validation_threshold_curve, run_manifest["run_id"])
-    parameters = run_manifest["parameters"]
-    command, in_files = _reproduction(run_manifest, recipes, source, data_ingestion)
-    best_threshold, best_dice = validation_threshold_curve.set_index("threshold")["dice"].agg(
-        ["idxmax", "max"]
+    summary = RunSummary(
+        run_manifest, validation_scores, validation_threshold_curve, recipes, source, data_ingestion
     )
     worst = validation_scores.nsmallest(_WORST_IMAGES, "dice")[["image", "dice", "boundary_error"]]
-    car_dice = validation_scores.groupby("car")["dice"].mean().sort_values()
-    recipe = yaml.safe_dump(parameters, sort_keys=False, default_flow_style=None, width=100).strip()
     templates = Environment(
         loader=PackageLoader(__package__, ""),
         undefined=StrictUndefined,
@@ -65,60 +49,16 @@ def write_model_card(
     )
     templates.filters.update(text=_text, code=_code, one_line=shown)
     return templates.get_template("model_card.md.j2").render(
-        run=run_manifest,
-        parameters=parameters,
-        folds=parameters["folds"],
+        summary=summary,
+        run=summary.run,
+        parameters=summary.parameters,
+        folds=summary.folds,
         source=source,
-        scored=len(validation_scores),
-        measures=_markdown(_summary(validation_scores)),
-        mean_dice=validation_scores["dice"].mean(),
-        car_dice=list(car_dice.items()),
-        standard_error=car_dice.sem() if len(car_dice) > 1 else None,
-        best_threshold=best_threshold,
-        best_dice=best_dice,
+        measures=_markdown(summary.measures),
+        car_dice=list(summary.car_dice.items()),
         worst=_markdown(worst.round(4)),
-        pixel_size=_pixel_size(run_manifest),
-        recipe=recipe,
-        fence=_fence(recipe, 3),
-        command=command,
-        in_files=in_files,
+        fence=_fence(summary.recipe, 3),
     )
-
-
-def _reproduction(
-    run_manifest: Mapping[str, Any],
-    recipes: Mapping[str, Any],
-    source: SourceDescription,
-    data_ingestion: DataIngestion,
-) -> tuple[str, dict[str, list[Any]]]:
-    """Return the option `--params` that repeats a run, and the parameters to set in a file: those that are lists."""
-    recipe = ModelTraining.model_validate(recipes[run_manifest["recipe"]]).model_dump(mode="json")
-    changes = {
-        **_changes("model_training", recipe, run_manifest["parameters"]),
-        **_changes("data_ingestion", DataIngestion().model_dump(), data_ingestion.model_dump()),
-    }
-    in_files = {key: value for key, value in changes.items() if isinstance(value, list)}
-    values = {"source": source.name, "recipe": run_manifest["recipe"], **changes}
-    return params_option({key: value for key, value in values.items() if key not in in_files}), in_files
-
-
-def _changes(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of `after` that differ from `before`, by dotted key."""
-    old, new = flatten(before, f"{name}."), flatten(after, f"{name}.")
-    return {key: value for key, value in new.items() if old.get(key) != value}
-
-
-def _pixel_size(run_manifest: Mapping[str, Any]) -> tuple[float, float]:
-    """Return how many pixels of an image one pixel of the network's output covers: width, height."""
-    image, output = run_manifest["photograph_size"], run_manifest["output_size"]
-    return image["width"] / output["width"], image["height"] / output["height"]
-
-
-def _summary(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per measure: measure, mean, standard deviation, lowest, highest."""
-    table = scores[list(_MEASURES)].agg(["mean", "std", "min", "max"]).T.round(4)
-    table.insert(0, "measure", list(_MEASURES.values()))
-    return table.rename(columns={"std": "standard deviation", "min": "lowest", "max": "highest"})
 
 
 def _markdown(table: pd.DataFrame) -> str:

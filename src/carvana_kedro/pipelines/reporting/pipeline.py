@@ -4,6 +4,7 @@ from kedro.pipeline import Node, Pipeline
 
 from .nodes import plot_learning_curves, score_submission, tabulate_scores
 from .pictures import draw_gallery, draw_learning_curves, draw_threshold_curve, preview_submission
+from .report import write_report
 from .turntables import draw_turntables
 
 
@@ -78,6 +79,26 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 inputs=["submission", "predictions", "model", "solution", "test_images"],
                 outputs="submission_score",
                 name="score_submission",
+            ),
+            Node(
+                write_report,
+                inputs=[
+                    "trained_model",
+                    "run_manifest",
+                    "training_history",
+                    "validation_scores",
+                    "validation_threshold_curve",
+                    "train_index",
+                    "validation_index",
+                    "training_images",
+                    "submission_score",
+                    "source",
+                    "params:recipes",
+                    "params:data_ingestion",
+                    "params:model_training",
+                ],
+                outputs="report",
+                name="write_report",
             ),
         ],
         namespace="reporting",

@@ -1,0 +1,1 @@
+"""What a run has achieved, in numbers and sentences: for the model card and the report."""

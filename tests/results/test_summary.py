@@ -1,0 +1,68 @@
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from carvana_kedro.datasets.source_description import SourceDescription
+from carvana_kedro.parameters import DataIngestion, ModelTraining
+from carvana_kedro.results.summary import RunSummary
+from models import RECIPE
+
+SCORES = pd.DataFrame(
+    {
+        "image": ["c_1", "c_2", "d_1", "d_2"],
+        "car": ["c", "c", "d", "d"],
+        "dice": [0.8, 0.9, 0.95, 0.97],
+        "iou": [0.7, 0.8, 0.9, 0.95],
+        "pixel_accuracy": [0.9, 0.95, 0.97, 0.98],
+        "boundary_dice": [0.5, 0.6, 0.7, 0.8],
+        "boundary_error": [4.0, 3.0, 2.0, 1.0],
+    }
+)
+CURVE = pd.DataFrame({"threshold": [0.4, 0.5, 0.6], "dice": [0.88, 0.905, 0.91]})
+
+
+def summary(parameters: ModelTraining = RECIPE, scores: pd.DataFrame = SCORES, **run: Any) -> RunSummary:
+    manifest = {
+        "run_id": "run",
+        "recipe": "mine",
+        "validation_cars": ["c", "d"],
+        "photograph_size": {"width": 1918, "height": 1280},
+        "output_size": {"width": 200, "height": 100},
+        "parameters": parameters.model_dump(mode="json"),
+        **run,
+    }
+    source = SourceDescription(name="toys", limits=("It knows nothing of boats.",))
+    recipes = {"mine": RECIPE.model_dump(mode="json")}
+    return RunSummary(manifest, scores, CURVE, recipes, source, DataIngestion())
+
+
+def test_the_standard_error_is_over_the_cars_and_not_over_their_images() -> None:
+    found = summary()
+    assert found.mean_dice == pytest.approx(0.905)
+    assert found.car_dice.to_dict() == pytest.approx({"c": 0.85, "d": 0.96})
+    assert found.standard_error == pytest.approx((0.96 - 0.85) / 2)
+    assert summary(scores=SCORES[:2]).standard_error is None
+
+
+def test_the_best_threshold_is_the_one_with_the_highest_score() -> None:
+    assert summary().best_threshold == (0.6, 0.91)
+
+
+def test_the_limits_are_those_of_the_source_and_of_the_run() -> None:
+    limits = summary().limits
+    assert limits[0] == "It knows nothing of boats."
+    assert any("slightly too high" in limit for limit in limits)
+    assert "Few cars were scored (2). Other cars may have other scores." in limits
+    assert limits[-1] == "One pixel of the network's output covers 9.6 x 12.8 pixels of an image."
+    by_training = RECIPE.model_copy(update={"best_by": "train_loss"})
+    many = summary(by_training, validation_cars=[str(number) for number in range(20)]).limits
+    assert len(many) == 2
+
+
+def test_the_command_repeats_what_the_run_changed() -> None:
+    assert summary().command == (
+        "kedro run --pipelines data_ingestion,model_training --params source=toys,recipe=mine"
+    )
+    assert summary(RECIPE.model_copy(update={"epochs": 7})).command.endswith(",model_training.epochs=7")
+    assert summary().in_files == {}
