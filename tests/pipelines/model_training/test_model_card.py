@@ -78,6 +78,7 @@ def test_the_card_has_the_measured_numbers(manifest: dict[str, Any], scores: pd.
     assert "Cars with the lowest mean Dice coefficient: c (0.8500), d (0.9600)." in card
     assert "Images of 1918 x 1280 pixels and 2 other sizes." in card
     assert "2 cars to train on (4 images), 2 cars to validate on (4 images)." in card
+    assert "one training run, with the seed 2017." in card
     assert "2 epochs, 1.5 minutes." in card
     assert "a machine with 2 CPU threads, no GPU, PyTorch 2.11." in card
     # Valid convolutions make the network's output smaller than its input; the image is fitted to the output.
