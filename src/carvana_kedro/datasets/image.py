@@ -13,7 +13,11 @@ from PIL import Image, ImageSequence
 from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.faults import reading
 
-_OPTIONS: dict[str, dict[str, Any]] = {"PNG": {}, "JPEG": {"quality": 90}, "WEBP": {"quality": 90}}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "PNG": {"compress_level": 3},
+    "JPEG": {"quality": 90},
+    "WEBP": {"quality": 90},
+}
 
 
 class ImageDataset(AbstractDataset[np.ndarray, np.ndarray]):
