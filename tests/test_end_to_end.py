@@ -189,6 +189,7 @@ def test_a_run_with_a_folder_of_images(kedro: Kedro, training_images: ImageStore
     assert (index["problems"] == "").all()
     assert index["car"].nunique() == 4
     assert len(set(zip(index["width"], index["height"], strict=True))) == 12
+    assert len(list((data / "08_reporting/folder/sample/turntables").glob("*.webp"))) == 2
     assert json.loads((data / "06_models/sample/validation_metrics.json").read_text())["dice"] > 0.5
     submission = gzip.decompress((data / "07_model_output/folder/sample/submit.csv.gz").read_bytes()).decode()
     sizes = {row.image: (row.height, row.width) for row in index.itertuples()}

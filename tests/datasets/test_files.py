@@ -190,8 +190,11 @@ def test_an_image_is_saved_as_png(tmp_path: Path) -> None:
     dataset = ImageDataset(str(tmp_path / "image.png"))
     dataset.save(image)
     assert np.array_equal(dataset.load(), image)
-    shown = Image.open(io.BytesIO(base64.b64decode(dataset.preview())))
-    assert np.array_equal(np.asarray(shown), image)
+    # Margins at the left and right give the preview the shape of Kedro-Viz's panel, 3:2.
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(dataset.preview()))))
+    assert shown.shape == (8, 12, 3)
+    assert np.array_equal(shown[:, 1:11], image)
+    assert (shown[:, [0, 11]] == 255).all()
 
 
 def test_an_image_may_be_transparent(tmp_path: Path) -> None:
@@ -254,14 +257,16 @@ def test_the_preview_of_a_folder_shows_stills_on_white(tmp_path: Path) -> None:
     cutout[100:150, 200:400] = 0
     cutouts.save({**dict.fromkeys("abcdefghi", cutout), "0_empty": np.zeros((30, 40, 4), np.uint8)})
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(cutouts.preview()))))
-    assert shown.shape == (4 * 108, 2 * 408, 3)  # eight, two in a row, without transparent margins
-    assert (shown[:104, :404] == 255).all()
-    assert (shown[40, 408 + 100] == 255).all() and (shown[90, 408 + 100] == (10, 20, 30)).all()
+    assert shown.shape == (640, 960, 3)
+    # Of ten pictures, eight are shown, in two columns of 480 pixels: the cut-outs are 800 x 200 without margins.
+    assert (shown[:160, :480] == 255).all()
+    assert (shown[80, 480 + 20 : 480 + 40] == (10, 20, 30)).all()
+    assert (shown[60:70, 480 + 100] == 255).all()
     turntables = _pictures(tmp_path / "turntables", "AnimationDataset", ".webp")
     turntables.save({"car": [np.full((320, 960, 3), level, np.uint8) for level in (50, 150)]})
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(turntables.preview()))))
-    assert np.abs(shown[60, 200].astype(int) - 50).max() < 4
-    with pytest.raises(UserError, match=r"empty"):
+    assert np.abs(shown[320, 480].astype(int) - 50).max() < 4
+    with pytest.raises(UserError, match=r"empty holds no pictures"):
         _pictures(tmp_path / "empty", "ImageDataset", ".png").preview()
 
 

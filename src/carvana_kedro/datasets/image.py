@@ -2,18 +2,44 @@
 
 import base64
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import ImagePreview
-from PIL import Image, ImageSequence
+from PIL import Image, ImageOps, ImageSequence
 
 from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.faults import reading
 
-_OPTIONS: dict[str, dict[str, Any]] = {"PNG": {}, "JPEG": {"quality": 90}, "WEBP": {"quality": 90}}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "PNG": {"compress_level": 3},
+    "JPEG": {"quality": 90},
+    "WEBP": {"quality": 90},
+}
+
+
+_PREVIEW = 3 / 2  # width / height
+
+
+def preview_of(image: Image.Image) -> ImagePreview:
+    """Return an image for Kedro-Viz: a png file in base64, on white.
+
+    Margins give it the shape of the side panel, into which Kedro-Viz stretches it.
+    """
+    width, height = image.size
+    shape = max(width, round(_PREVIEW * height)), max(height, round(width / _PREVIEW))
+    content = BytesIO()
+    ImageOps.pad(on_white(image), shape, color="white").save(content, "png")
+    return ImagePreview(base64.b64encode(content.getvalue()).decode())
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Return an RGB image with white in place of what is transparent."""
+    solid = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", solid.size, "white"), solid).convert("RGB")
 
 
 class ImageDataset(AbstractDataset[np.ndarray, np.ndarray]):
@@ -40,9 +66,9 @@ class ImageDataset(AbstractDataset[np.ndarray, np.ndarray]):
             Image.fromarray(data).save(part, kind, **_OPTIONS[kind])
 
     def preview(self) -> ImagePreview:
-        """Return the file in base64."""
-        with reading(self._filepath):
-            return ImagePreview(base64.b64encode(self._filepath.read_bytes()).decode())
+        """Return the image: see `preview_of`."""
+        with reading(self._filepath), Image.open(self._filepath) as opened:
+            return preview_of(opened)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}

@@ -1,10 +1,8 @@
 """Folders of pictures for reports."""
 
-import base64
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,14 @@ from kedro_datasets._typing import ImagePreview
 from kedro_datasets.partitions import PartitionedDataset
 from PIL import Image
 
+from carvana_kedro.datasets.image import on_white, preview_of
+from carvana_kedro.errors import UserError
 from carvana_kedro.stores.faults import reading, writing
 from carvana_kedro.stores.machine import usable_cores
 
 _MOST_THREADS = 4  # each has pictures of full size in memory
 _SHOWN = 8
-_COLUMNS = 2  # the side panel of Kedro-Viz is narrow
-_THUMBNAIL = (400, 267)  # (width, height) in pixels, at most
+_SHEET = (960, 640)  # (width, height) of the contact sheet in pixels
 _GAP = 8
 
 
@@ -43,31 +42,42 @@ class PicturesDataset(PartitionedDataset):
                     pass
 
     def preview(self) -> ImagePreview:
-        """Return the first pictures side by side, as a png file in base64; of an animation, its first frame."""
+        """Return a contact sheet of the first pictures; of an animation, its first frame.
+
+        Raises:
+            UserError: there are no pictures, or one of them is damaged.
+        """
         self._invalidate_caches()
-        thumbnails = [_thumbnail(Path(path)) for path in islice(self._list_partitions(), _SHOWN)]
-        with reading(Path(self._path)):
-            width = max(thumbnail.width for thumbnail in thumbnails) + _GAP
-            height = max(thumbnail.height for thumbnail in thumbnails) + _GAP
-        rows = -(-len(thumbnails) // _COLUMNS)
-        sheet = Image.new("RGB", (_COLUMNS * width, rows * height), "white")
-        for number, thumbnail in enumerate(thumbnails):
-            left, top = number % _COLUMNS * width, number // _COLUMNS * height
-            sheet.paste(
-                thumbnail, (left + (width - thumbnail.width) // 2, top + (height - thumbnail.height) // 2)
-            )
-        content = BytesIO()
-        sheet.save(content, "png")
-        return ImagePreview(base64.b64encode(content.getvalue()).decode())
+        pictures = [_thumbnail(Path(path)) for path in islice(self._list_partitions(), _SHOWN)]
+        if not pictures:
+            raise UserError(f"{self._path} holds no pictures. Run the pipeline that creates them.")
+        return preview_of(_contact_sheet(pictures))
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._path, **super()._describe()}
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    """Return a picture at the size of a thumbnail, on white and without transparent margins."""
+    """Return a picture that is at most as large as the sheet, on white and without transparent margins."""
     with reading(path), Image.open(path) as opened:
         picture = opened.convert("RGBA")
     picture = picture.crop(picture.getchannel("A").getbbox())
-    picture.thumbnail(_THUMBNAIL)
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    picture.thumbnail(_SHEET)
+    return on_white(picture)
+
+
+def _contact_sheet(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Arrange pictures in the grid that shows them largest."""
+    width, height = (max(sides) for sides in zip(*(picture.size for picture in pictures), strict=True))
+    cells = [
+        (_SHEET[0] // columns, _SHEET[1] // -(-len(pictures) // columns))
+        for columns in range(1, len(pictures) + 1)
+    ]
+    cell = max(cells, key=lambda size: min(size[0] / width, size[1] / height))
+    sheet = Image.new("RGB", _SHEET, "white")
+    for number, picture in enumerate(pictures):
+        picture.thumbnail((cell[0] - _GAP, cell[1] - _GAP))
+        row, column = divmod(number, _SHEET[0] // cell[0])
+        left = column * cell[0] + (cell[0] - picture.width) // 2
+        sheet.paste(picture, (left, row * cell[1] + (cell[1] - picture.height) // 2))
+    return sheet
