@@ -117,6 +117,7 @@ def test_the_expanded_graph_shows_every_node_and_dataset(page: Page, viz: str) -
         ("learning_curves", ".plot-container.plotly"),
         ("validation_gallery", ".pipeline-metadata__plot img, .pipeline-metadata img"),
         ("submission_preview", ".pipeline-metadata__plot img, .pipeline-metadata img"),
+        ("report", ".html-renderer img"),
     ],
 )
 def test_datasets_have_previews(page: Page, viz: str, dataset: str, selector: str) -> None:
