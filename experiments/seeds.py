@@ -49,7 +49,7 @@ def main() -> None:
     report.add(
         f"Median and range of {len(table)} seeds", _rows(table.agg(["median", "min", "max"]).T, "measure")
     )
-    report.add(f"Epochs, seeds {', '.join(map(str, histories))}", _epochs(list(histories.values())))
+    report.add(f"Epochs of the seeds {', '.join(map(str, histories))}", _epochs(list(histories.values())))
     report.end()
 
 
