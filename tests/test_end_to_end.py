@@ -31,11 +31,13 @@ OUTPUTS = [
     "06_models/sample/validation_scores.csv",
     "07_model_output/sample/sample/submit.csv.gz",
     "08_reporting/sample/sample/learning_curves.json",
+    "08_reporting/sample/sample/learning_curves.png",
     "08_reporting/sample/sample/model_card.md",
     "08_reporting/sample/sample/report.html",
     "08_reporting/sample/sample/score_table.csv",
     "08_reporting/sample/sample/submission_preview.png",
     "08_reporting/sample/sample/submission_score.json",
+    "08_reporting/sample/sample/threshold_curve.png",
     "08_reporting/sample/sample/validation_gallery.png",
 ]
 
@@ -47,7 +49,10 @@ def test_kedro_run_writes_all_outputs_and_each_pipeline_can_be_repeated(kedro: K
     assert not list(data.rglob("*.part"))
     assert list((data / "06_models/sample/checkpoints").glob("*/best-*.pt"))
     assert list((data / "08_reporting/tensorboard/sample").glob("*/events.*"))
-    score = json.loads((data / "08_reporting/sample/sample/submission_score.json").read_text())
+    reports = data / "08_reporting/sample/sample"
+    for folder, count in (("cutouts", 4), ("overlays", 4), ("turntables", 1)):
+        assert len(list((reports / folder).iterdir())) == count, folder
+    score = json.loads((reports / "submission_score.json").read_text())
     assert score["images"] == 4
     # A tiny network, trained for seconds on three cars, finds the car roughly.
     assert score["dice"] > 0.5
@@ -173,6 +178,7 @@ def test_a_run_with_a_folder_of_images(kedro: Kedro, training_images: ImageStore
     assert (index["problems"] == "").all()
     assert index["car"].nunique() == 4
     assert len(set(zip(index["width"], index["height"], strict=True))) == 12
+    assert len(list((data / "08_reporting/folder/sample/turntables").glob("*.webp"))) == 2
     assert json.loads((data / "06_models/sample/validation_metrics.json").read_text())["dice"] > 0.5
     submission = gzip.decompress((data / "07_model_output/folder/sample/submit.csv.gz").read_bytes()).decode()
     sizes = {row.image: (row.height, row.width) for row in index.itertuples()}

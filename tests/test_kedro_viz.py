@@ -118,6 +118,9 @@ def test_the_expanded_graph_shows_every_node_and_dataset(page: Page, viz: str) -
         ("validation_gallery", ".pipeline-metadata__plot img, .pipeline-metadata img"),
         ("submission_preview", ".pipeline-metadata__plot img, .pipeline-metadata img"),
         ("report", ".html-renderer img"),
+        ("threshold_curve_image", ".pipeline-metadata__plot img, .pipeline-metadata img"),
+        ("cutouts", ".pipeline-metadata__plot img, .pipeline-metadata img"),
+        ("turntables", ".pipeline-metadata__plot img, .pipeline-metadata img"),
     ],
 )
 def test_datasets_have_previews(page: Page, viz: str, dataset: str, selector: str) -> None:

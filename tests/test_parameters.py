@@ -183,6 +183,11 @@ def test_the_environment_kaggle_has_the_recipes_at_full_scale() -> None:
             {"data_ingestion": {"on_problem": "ignore"}},
             r"data_ingestion\.on_problem = 'ignore': .*'stop' or 'skip'",
         ),
+        (
+            {"reporting": {"turntables": -1}},
+            r"reporting\.turntables = -1: should be greater than or equal to 0",
+        ),
+        ({"reporting": {"turntables": "all"}}, r"reporting\.turntables = 'all': should be a valid integer"),
         ({"infrence": {"threshold": 0.5}}, r"infrence = .*: .* Did you mean inference\?"),
         ({"recipes": {"sample": {"epochs": "no"}}}, r"epochs = 'no'"),
         (
@@ -316,6 +321,11 @@ def test_no_value_does_not_stand_for_a_default(key: str) -> None:
 def test_no_value_takes_the_place_of_a_default_that_may_be_empty(conf: Path) -> None:
     (conf / "local/globals.yml").write_text("checkpoint: a.pt\nfolder: {masks: b}\n")
     _check("local", conf, checkpoint=None, folder={"masks": None})
+
+
+@pytest.mark.parametrize("turntables", [None, 0, 5])
+def test_the_number_of_turntables_may_be_none_for_all(turntables: int | None) -> None:
+    assert _check(reporting={"turntables": turntables}).reporting.turntables == turntables
 
 
 @pytest.mark.parametrize(

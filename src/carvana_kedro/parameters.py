@@ -358,12 +358,14 @@ class Inference(_Frozen):
 
 
 class Reporting(_Frozen):
-    """Number of images in the figures."""
+    """Number of pictures."""
 
-    gallery_size: Count = 6
-    """Number of the best and of the worst validation images."""
+    gallery_size: Count = 4
+    """Number of the worst, of the typical and of the best validation images."""
     preview_size: Count = 8
-    """Number of test images."""
+    """Number of test images in the preview, of cut-outs and of overlays."""
+    turntables: NotNegativeCount | None = 2
+    """Number of cars whose views are animated; None: all."""
 
 
 class Submission(_Frozen):

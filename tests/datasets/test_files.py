@@ -18,12 +18,14 @@ from kedro.io import DatasetError
 from PIL import Image
 
 from carvana_kedro.datasets import (
+    AnimationDataset,
     CheckpointsDataset,
     FigureDataset,
     FolderDataset,
     HTMLDataset,
     ImageDataset,
     ModelDataset,
+    PicturesDataset,
     PredictionShardsDataset,
     ReceiptDataset,
     RecordDataset,
@@ -188,8 +190,94 @@ def test_an_image_is_saved_as_png(tmp_path: Path) -> None:
     dataset = ImageDataset(str(tmp_path / "image.png"))
     dataset.save(image)
     assert np.array_equal(dataset.load(), image)
-    shown = Image.open(io.BytesIO(base64.b64decode(dataset.preview())))
-    assert np.array_equal(np.asarray(shown), image)
+    # Margins at the left and right give the preview the shape of Kedro-Viz's panel, 3:2.
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(dataset.preview()))))
+    assert shown.shape == (8, 12, 3)
+    assert np.array_equal(shown[:, 1:11], image)
+    assert (shown[:, [0, 11]] == 255).all()
+
+
+def test_an_image_may_be_transparent(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (8, 10, 4), np.uint8)
+    dataset = ImageDataset(str(tmp_path / "image.png"))
+    dataset.save(image)
+    assert np.array_equal(dataset.load(), image)
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("jpg", "JPEG"), ("webp", "WEBP"), ("png", "PNG")])
+def test_the_extension_is_the_format_of_an_image(tmp_path: Path, suffix: str, kind: str) -> None:
+    image = np.full((80, 100, 3), (200, 60, 30), np.uint8)
+    dataset = ImageDataset(str(tmp_path / f"image.{suffix}"))
+    dataset.save(image)
+    assert np.abs(dataset.load().astype(int) - image).max() < 4
+    with Image.open(tmp_path / f"image.{suffix}") as opened:
+        assert opened.format == kind
+
+
+def test_an_animation_plays_its_frames_in_a_loop(tmp_path: Path) -> None:
+    frames = [np.full((40, 60, 3), level, np.uint8) for level in (0, 100, 200)]
+    dataset = AnimationDataset(str(tmp_path / "car.webp"), milliseconds=150)
+    assert not dataset.exists()
+    dataset.save(frames)
+    assert dataset.exists()
+    for loaded, frame in zip(dataset.load(), frames, strict=True):
+        assert np.abs(loaded.astype(int) - frame).max() < 4
+    with Image.open(tmp_path / "car.webp") as opened:
+        opened.seek(1)
+        opened.load()
+        assert (opened.n_frames, opened.info["loop"], opened.info["duration"]) == (3, 0, 150)
+
+
+def _pictures(folder: Path, dataset: str, suffix: str) -> PicturesDataset:
+    kind = f"carvana_kedro.datasets.{dataset}"
+    return PicturesDataset(path=str(folder), dataset=kind, filename_suffix=suffix)
+
+
+def test_a_folder_of_pictures_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    dataset = _pictures(tmp_path / "cutouts", "ImageDataset", ".png")
+    picture = np.full((20, 30, 4), 100, np.uint8)
+    assert not dataset.exists()
+    dataset.save({"a": picture, "b": lambda: picture + 1, "c": picture})
+    assert {name: int(load()[0, 0, 0]) for name, load in dataset.load().items()} == {
+        "a": 100,
+        "b": 101,
+        "c": 100,
+    }
+    dataset.save({"d": picture})
+    assert [path.name for path in (tmp_path / "cutouts").iterdir()] == ["d.png"]
+    dataset.save({})
+    assert not dataset.exists()
+    assert dataset._describe()["filepath"] == str(tmp_path / "cutouts")
+
+
+def test_the_preview_of_a_folder_shows_stills_on_white(tmp_path: Path) -> None:
+    cutouts = _pictures(tmp_path / "cutouts", "ImageDataset", ".png")
+    cutout = np.zeros((300, 1000, 4), np.uint8)
+    cutout[50:250, 100:900] = (10, 20, 30, 255)
+    cutout[100:150, 200:400] = 0
+    cutouts.save({**dict.fromkeys("abcdefghi", cutout), "0_empty": np.zeros((30, 40, 4), np.uint8)})
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(cutouts.preview()))))
+    assert shown.shape == (640, 960, 3)
+    # Of ten pictures, eight are shown, in two columns of 480 pixels: the cut-outs are 800 x 200 without margins.
+    assert (shown[:160, :480] == 255).all()
+    assert (shown[80, 480 + 20 : 480 + 40] == (10, 20, 30)).all()
+    assert (shown[60:70, 480 + 100] == 255).all()
+    turntables = _pictures(tmp_path / "turntables", "AnimationDataset", ".webp")
+    turntables.save({"car": [np.full((320, 960, 3), level, np.uint8) for level in (50, 150)]})
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(turntables.preview()))))
+    assert np.abs(shown[320, 480].astype(int) - 50).max() < 4
+    with pytest.raises(UserError, match=r"empty holds no pictures"):
+        _pictures(tmp_path / "empty", "ImageDataset", ".png").preview()
+
+
+def test_an_error_in_a_picture_names_its_cause(tmp_path: Path) -> None:
+    def fail() -> np.ndarray:
+        raise UserError("x.jpg cannot be decoded")
+
+    dataset = _pictures(tmp_path / "cutouts", "ImageDataset", ".png")
+    with pytest.raises(DatasetError) as raised:
+        dataset.save({"a": fail, "b": np.zeros((4, 4, 3), np.uint8)})
+    assert "x.jpg cannot be decoded" in str(raised.value)
 
 
 def test_a_submission_is_saved_from_an_iterator(tmp_path: Path) -> None:

@@ -53,6 +53,12 @@ def test_the_test_images_can_be_in_another_folder(tmp_path: Path) -> None:
     assert ImageFolderDataset("test", test=str(test)).load().masks is None
 
 
+def test_groups_of_test_images_need_not_match(tmp_path: Path) -> None:
+    images = str(_images(tmp_path / "i", ["a_1.png", "a_2.png", "odd.png"]))
+    records = ImageFolderDataset("test", images, group="(.+)_[0-9]+").load().examine()  # type: ignore[union-attr]
+    assert [(record.car, record.problems) for record in records] == [("a", []), ("a", []), ("odd", [])]
+
+
 def test_parameters_say_which_values_of_masks_are_the_object(tmp_path: Path) -> None:
     images, masks = _images(tmp_path / "i", ["a.png"]), tmp_path / "m"
     masks.mkdir()

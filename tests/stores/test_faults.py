@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 from kedro.io import DatasetError
+from kedro_datasets.partitions import PartitionedDataset
 
 from carvana_kedro import datasets
 from carvana_kedro.datasets.competition import SourceDataset
@@ -43,6 +44,10 @@ def _model(content: float) -> TrainedModel:
 
 # Of each dataset of a file: the constructor, and a value to save that depends on a number.
 FILES: dict[str, tuple[Callable[[str], Any], Callable[[int], Any]]] = {
+    "AnimationDataset": (
+        datasets.AnimationDataset,
+        lambda n: [np.full((16, 16, 3), 20 * n + shift, np.uint8) for shift in (0, 10)],
+    ),
     "FigureDataset": (
         lambda path: datasets.FigureDataset(filepath=path),
         lambda n: go.Figure(layout={"title": f"{n}"}),
@@ -102,11 +107,11 @@ class Broken:
 
 
 def test_every_dataset_that_writes_a_file_is_tested() -> None:
-    # The others load a store, whose errors are tested below, or a source of images.
+    # The others load a store, whose errors are tested below, a source of images, or a folder of such files.
     stores = {
         name
         for name in datasets.__all__
-        if issubclass(getattr(datasets, name), HandleDataset | SourceDataset)
+        if issubclass(getattr(datasets, name), HandleDataset | SourceDataset | PartitionedDataset)
     }
     assert {*datasets.__all__} - stores == set(FILES)
 

@@ -9,10 +9,11 @@ from .handles import (
     PredictedImagesDataset,
     PredictionShardsDataset,
 )
-from .image import ImageDataset
+from .image import AnimationDataset, ImageDataset
 from .image_folder import ImageFolderDataset
 from .kaggle import KaggleCompetitionDataset, KaggleDataset
 from .model import ModelDataset
+from .pictures import PicturesDataset
 from .record import RecordDataset
 from .source_description import SourceDescriptionDataset
 from .submission import ReceiptDataset, SubmissionDataset
@@ -20,6 +21,7 @@ from .table import TableDataset
 from .text import HTMLDataset, TextDataset
 
 __all__ = [
+    "AnimationDataset",
     "ArchivesDataset",
     "CheckpointsDataset",
     "FigureDataset",
@@ -30,6 +32,7 @@ __all__ = [
     "KaggleCompetitionDataset",
     "KaggleDataset",
     "ModelDataset",
+    "PicturesDataset",
     "PixelCacheDataset",
     "PredictedImagesDataset",
     "PredictionShardsDataset",

@@ -71,7 +71,7 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
             )
         if self._side == "test":
             # With the suffix, masks in the same folder are not predicted.
-            store = FolderStore(Path(images), None, self._mask_suffix, digests=self._digests)
+            store = FolderStore(Path(images), None, self._mask_suffix, self._group, self._digests)
         elif self._masks is None:
             raise UserError(
                 f"Training on {images} needs masks: --params folder.masks=PATH. If the masks are in the same folder, "

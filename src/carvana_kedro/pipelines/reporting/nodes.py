@@ -10,21 +10,15 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.folds import by_fold
-from carvana_kedro.parameters import ModelTraining, Reporting
 from carvana_kedro.provenance import check_predictions, check_run
 from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.model import TrainedModel
-from carvana_kedro.segmentation.monitoring import visualization
-from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import SubmissionFile
 from carvana_kedro.stores.tables import Row
 
 logger = logging.getLogger(__name__)
-
-_THUMBNAIL_WIDTH = 400
 
 
 def plot_learning_curves(training_history: pd.DataFrame, model: TrainedModel | None) -> go.Figure:
@@ -38,7 +32,7 @@ def plot_learning_curves(training_history: pd.DataFrame, model: TrainedModel | N
     Returns:
         A figure with one line per fold and side of the split.
     """
-    _check_run("training_history", training_history, model)
+    require_run("training_history", training_history, model)
     figure = make_subplots(rows=1, cols=2, subplot_titles=("Loss", "Dice coefficient"))
     colors = {"train": "#0072b2", "val": "#d55e00"}
     folds = training_history.get("fold", pd.Series(0, index=training_history.index))
@@ -73,13 +67,13 @@ def tabulate_scores(validation_scores: pd.DataFrame, model: TrainedModel | None)
     Returns:
         One row per measure. Columns: measure, mean, median, min, max.
     """
-    _check_run("validation_scores", validation_scores, model)
+    require_run("validation_scores", validation_scores, model)
     scores = validation_scores.drop(columns=["image", "car", "run_id"], errors="ignore")
     table = scores.agg(["mean", "median", "min", "max"]).T.round(5)
     return table.rename_axis("measure").reset_index()
 
 
-def _check_run(name: str, table: pd.DataFrame, model: TrainedModel | None) -> TrainedModel:
+def require_run(name: str, table: pd.DataFrame, model: TrainedModel | None) -> TrainedModel:
     """Check that a table belongs to the run of the model, and return the model.
 
     Raises:
@@ -92,96 +86,6 @@ def _check_run(name: str, table: pd.DataFrame, model: TrainedModel | None) -> Tr
         )
     check_run(name, table, model.run_id)
     return model
-
-
-def draw_gallery(
-    model: TrainedModel | None,
-    validation_scores: pd.DataFrame,
-    training_images: ImageSource,
-    model_training: ModelTraining,
-    reporting: Reporting,
-) -> np.ndarray:
-    """Draw the validation images with the worst and the best scores.
-
-    Args:
-        model: that the recipe has trained.
-        validation_scores: one row per image: image, car, dice.
-        training_images: the source that the model was trained on.
-        model_training: the recipe of the model.
-        reporting: how many images to draw.
-
-    Returns:
-        A figure, (H, W, 3) uint8 RGB, with one row per image and the worst image first. Each row shows the image, the
-        comparison of both masks (light: both; orange: missed; blue: wrongly found), the true mask and the predicted
-        mask.
-
-    Raises:
-        UserError: the scores are those of another run, the model was trained on another source, or its folds on other
-            cars.
-    """
-    model = _check_run("validation_scores", validation_scores, model)
-    if model.source != training_images.fingerprint():
-        raise UserError(
-            f"The model was trained on other files than those in {training_images.images}. Train a model on these "
-            "files, or choose the model's source: --params source=..."
-        )
-    ranked = validation_scores.sort_values("dice", kind="stable")
-    size = min(reporting.gallery_size, len(ranked) // 2 or 1)
-    chosen = pd.concat([ranked.head(size), ranked.tail(size)]).drop_duplicates("image")
-    titles = ("image", "light: both, orange: missed, blue: wrong", "true mask", "predicted mask")
-    rows = [np.concatenate([visualization.text_bar(title, _THUMBNAIL_WIDTH) for title in titles], axis=1)]
-    drawn = {}
-    for member, images in by_fold(model, chosen) if model_training.folds else [(model, chosen)]:
-        predictor = Predictor.from_model(
-            member,
-            trusted=model_training.trusted(),
-            device=model_training.device,
-            precision=model_training.precision,
-        )
-        for image_id, dice in zip(images["image"], images["dice"], strict=True):
-            image = training_images.read_image(image_id)
-            target = training_images.read_mask(image_id)
-            comparison = visualization.comparison(image, predictor(image), target)
-            caption = f"{image_id}   Dice {dice:.4f}"
-            drawn[image_id] = visualization.captioned(comparison, caption, 4 * _THUMBNAIL_WIDTH)
-    return np.concatenate([*rows, *(drawn[image_id] for image_id in chosen["image"])])
-
-
-def preview_submission(
-    submission: SubmissionFile,
-    predictions: dict[str, Any],
-    model: TrainedModel,
-    test_images: ImageSource,
-    parameters: Reporting,
-) -> np.ndarray:
-    """Draw some masks of the submission over their images.
-
-    Args:
-        submission: the (image id, run lengths) rows of the submission file.
-        predictions: the manifest of the predictions.
-        model: that predicted them.
-        test_images: the source's test side.
-        parameters: `reporting`.
-
-    Returns:
-        A figure, (H, W, 3) uint8 RGB, of evenly spaced rows of the submission.
-
-    Raises:
-        UserError: the predictions were made with another model: see `check_predictions`.
-    """
-    check_predictions(predictions, submission, model)
-    wanted = set(np.linspace(0, predictions["images"] - 1, parameters.preview_size).astype(int).tolist())
-    overlays = []
-    for image_id, runs in (row for number, row in enumerate(submission) if number in wanted):
-        try:
-            image = test_images.read_image(image_id)
-        except UserError as error:  # inference.on_bad_image=empty
-            logger.warning("The preview shows an empty box for %s: %s", image_id, error)
-            overlay = np.zeros((2 * _THUMBNAIL_WIDTH // 3, _THUMBNAIL_WIDTH, 3), np.uint8)
-        else:
-            overlay = visualization.overlay(image, run_lengths.decode(runs, *image.shape[:2]))
-        overlays.append(visualization.captioned(overlay, image_id, _THUMBNAIL_WIDTH))
-    return visualization.grid(overlays, columns=4)
 
 
 def score_submission(

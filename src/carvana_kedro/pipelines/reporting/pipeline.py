@@ -2,8 +2,10 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from .nodes import draw_gallery, plot_learning_curves, preview_submission, score_submission, tabulate_scores
+from .nodes import plot_learning_curves, score_submission, tabulate_scores
+from .pictures import draw_gallery, draw_learning_curves, draw_threshold_curve, preview_submission
 from .report import write_report
+from .turntables import draw_turntables
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
@@ -23,6 +25,18 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 name="tabulate_scores",
             ),
             Node(
+                draw_learning_curves,
+                inputs=["training_history", "trained_model"],
+                outputs="learning_curves_image",
+                name="draw_learning_curves",
+            ),
+            Node(
+                draw_threshold_curve,
+                inputs=["validation_threshold_curve", "trained_model"],
+                outputs="threshold_curve_image",
+                name="draw_threshold_curve",
+            ),
+            Node(
                 draw_gallery,
                 inputs=[
                     "trained_model",
@@ -36,9 +50,29 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 preview_submission,
-                inputs=["submission", "predictions", "model", "test_images", "params:reporting"],
-                outputs="submission_preview",
+                inputs=[
+                    "submission",
+                    "predictions",
+                    "model",
+                    "test_images",
+                    "params:model_training",
+                    "params:reporting",
+                ],
+                outputs=["submission_preview", "overlays", "cutouts"],
                 name="preview_submission",
+            ),
+            Node(
+                draw_turntables,
+                inputs=[
+                    "submission",
+                    "predictions",
+                    "model",
+                    "test_index",
+                    "test_images",
+                    "params:reporting",
+                ],
+                outputs="turntables",
+                name="draw_turntables",
             ),
             Node(
                 score_submission,

@@ -20,7 +20,8 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
 from carvana_kedro.segmentation.data.geometry import Size
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
-from carvana_kedro.segmentation.monitoring.visualization import comparison, threshold_curve
+from carvana_kedro.segmentation.monitoring.plots import threshold_curve
+from carvana_kedro.segmentation.monitoring.visualization import comparison
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.recipe import flatten
 from carvana_kedro.segmentation.training.state import Training

@@ -3,24 +3,21 @@
 Other arrays raise a TypeError or ValueError that says how to convert them: see `carvana_kedro.stores.images.pixels`.
 """
 
-import math
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+from carvana_kedro.segmentation.monitoring.colors import BLUE, BLUISH_GREEN, ORANGE, WHITE, Color
+from carvana_kedro.segmentation.monitoring.lettering import shortened, write
 from carvana_kedro.stores.images.pixels import as_mask, check_image, check_same_size
 
-Color = tuple[int, int, int]
-
-# Colors that people with any type of color vision can tell apart (Okabe & Ito 2008).
-CAR: Color = (0, 158, 115)
+CAR = BLUISH_GREEN
 HIT: Color = (240, 240, 240)
-MISS: Color = (230, 159, 0)
-FALSE_ALARM: Color = (0, 114, 178)
+MISS = ORANGE
+FALSE_ALARM = BLUE
 
-_GRAY: Color = (60, 60, 60)
-_LIGHT_GRAY: Color = (220, 220, 220)
+_OUTLINE: Color = (30, 30, 30)
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, color: Color = CAR) -> np.ndarray:
@@ -62,6 +59,78 @@ def agreement(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
     return image
 
 
+def errors(image: np.ndarray, prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return a gray copy of an image with true positives (light), false negatives (orange) and false positives (blue).
+
+    The image is gray, so that the errors are visible on cars of any color.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        prediction: `(H, W)` predicted mask.
+        target: `(H, W)` true mask.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB. Errors are outlined.
+    """
+    check_image(image)
+    predicted, expected = as_mask(prediction), as_mask(target)
+    check_same_size(image, predicted)
+    check_same_size(predicted, expected)
+    misses, false_alarms = expected & ~predicted, predicted & ~expected
+    cases = (predicted & expected) + 2 * misses.view(np.uint8) + 3 * false_alarms.view(np.uint8)
+    result = _TINTS[cases, cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)]
+    for area in (misses, false_alarms):
+        outlines, _ = cv2.findContours(area.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(result, outlines, -1, _OUTLINE)
+    return result
+
+
+def _tints(*tints: tuple[Color, float]) -> np.ndarray:
+    """Return the colors of gray levels, `(1 + number of tints, 256, 3)` uint8: without a tint, and with each of them.
+
+    Args:
+        tints: Colors and their opacities, in [0, 1].
+    """
+    # Without black, on which outlines would be invisible, and without white, so that light areas stand out.
+    grays = np.repeat(np.linspace(60, 200, 256)[:, None], 3, axis=1)
+    tinted = [(1 - opacity) * grays + opacity * np.array(color) for color, opacity in tints]
+    return np.stack([grays, *tinted]).astype(np.uint8)
+
+
+_TINTS = _tints((WHITE, 0.5), (MISS, 0.85), (FALSE_ALARM, 0.85))
+
+
+def largest_error(prediction: np.ndarray, target: np.ndarray, side: int) -> tuple[int, int]:
+    """Return the square part of an image in which the most pixels differ between two masks.
+
+    Args:
+        prediction: `(H, W)` predicted mask.
+        target: `(H, W)` true mask.
+        side: Width and height of the part in pixels, at most H and W.
+
+    Returns:
+        The part's first row and first column. The differing pixels are in its middle, as far as the image reaches. If
+        the masks are equal, it is the middle of the image.
+    """
+    predicted, expected = as_mask(prediction), as_mask(target)
+    check_same_size(predicted, expected)
+    wrong = (predicted != expected).astype(np.float32)
+    corner = [(length - side) // 2 for length in wrong.shape]
+    if wrong.any():
+        # Sums over the parts, at their first row and column.
+        sums = cv2.boxFilter(
+            wrong, -1, (side, side), anchor=(0, 0), normalize=False, borderType=cv2.BORDER_CONSTANT
+        )
+        found = np.unravel_index(sums.argmax(), sums.shape)
+        top, left = (int(start) for start in found)
+        inside = np.argwhere(wrong[top : top + side, left : left + side]).mean(0)
+        corner = [
+            start + round(middle - (side - 1) / 2) for start, middle in zip((top, left), inside, strict=True)
+        ]
+    top, left = (min(max(start, 0), length - side) for start, length in zip(corner, wrong.shape, strict=True))
+    return top, left
+
+
 def comparison(image: np.ndarray, prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return four images side by side: image, agreement of the masks, overlay of the target, overlay of the prediction.
 
@@ -86,9 +155,37 @@ def captioned(image: np.ndarray, caption: str, width: int) -> np.ndarray:
 
 
 def text_bar(text: str, width: int) -> np.ndarray:
-    """Return a line of text on white, `(28, width, 3)` uint8."""
+    """Return a line of text on white, `(28, width, 3)` uint8. Text that is too long is shortened."""
     bar = np.full((28, width, 3), 255, np.uint8)
-    return cv2.putText(bar, text, (6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (30, 30, 30), 1, cv2.LINE_AA)
+    write(bar, shortened(text, width - 12), 6, 20)
+    return bar
+
+
+def fitted(
+    image: np.ndarray, height: int, width: int, background: Color = WHITE
+) -> tuple[np.ndarray, float, tuple[int, int]]:
+    """Resize an image to fit into a box, and center it there.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        height: Height of the box in pixels.
+        width: Width of the box in pixels.
+        background: Color of the rest of the box.
+
+    Returns:
+        `(height, width, 3)` uint8 RGB; the factor that the image was scaled with; and the row and column of its first
+        pixel in the box.
+    """
+    check_image(image)
+    scale = min(height / image.shape[0], width / image.shape[1])
+    rows, columns = (max(1, round(scale * length)) for length in image.shape[:2])
+    small = cv2.resize(
+        image, (columns, rows), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
+    top, left = (height - rows) // 2, (width - columns) // 2
+    box = np.full((height, width, 3), background, np.uint8)
+    box[top : top + rows, left : left + columns] = small
+    return box, scale, (top, left)
 
 
 def grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
@@ -113,88 +210,3 @@ def grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
         top, left = position // columns * (height + 8), position % columns * (width + 8)
         sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
     return sheet
-
-
-def threshold_curve(thresholds: np.ndarray, dice: np.ndarray, best: float, used: float) -> np.ndarray:
-    """Plot the mean Dice coefficient against the threshold and mark the best and the used threshold.
-
-    Args:
-        thresholds: `(n,)` thresholds in [0, 1], ascending.
-        dice: `(n,)` mean Dice coefficient at each threshold.
-        best: Threshold to mark as the best.
-        used: Threshold to mark as the one in use.
-
-    Returns:
-        `(640, 960, 3)` uint8 RGB.
-    """
-    plot = _Plot(_ticks(float(dice.min()), float(dice.max())))
-    for name, threshold, color, column in (("used", used, MISS, 0), ("best", best, CAR, 420)):
-        value = float(np.interp(threshold, thresholds, dice))
-        plot.mark(threshold, value, color)
-        plot.write(f"{name}: {value:.4f} at {threshold:.2f}", plot.left + column, plot.top - 24, color)
-    plot.curve(thresholds, dice, FALSE_ALARM)
-    plot.write("Mean Dice coefficient of the validation images", plot.left, 44)
-    center = (plot.left + plot.right) // 2
-    plot.write("threshold on the probability", center, plot.image.shape[0] - 20, align=0.5)
-    return plot.image
-
-
-class _Plot:
-    """An image with axes: x from 0 to 1, y over the range of the ticks.
-
-    Lines are thick and text is large because TensorBoard shows a thumbnail of about every third row and column, in
-    which thin lines have gaps.
-    """
-
-    left, right, top, bottom = 128, 928, 120, 536
-
-    def __init__(self, ticks: Sequence[float]) -> None:
-        self.image = np.full((640, 960, 3), 255, np.uint8)
-        self._low, self._high = ticks[0], ticks[-1]
-        digits = max(1, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
-        for tick in ticks:
-            y = self._y(tick)
-            cv2.line(self.image, (self.left, y), (self.right, y), _LIGHT_GRAY, 3)
-            self.write(f"{tick:.{digits}f}", self.left - 16, y + 10, align=1)
-        for tenths in range(0, 11, 2):
-            x = self._x(tenths / 10)
-            cv2.line(self.image, (x, self.bottom), (x, self.bottom + 12), _GRAY, 3)
-            self.write(f"{tenths / 10:.1f}", x, self.bottom + 44, align=0.5)
-        cv2.rectangle(self.image, (self.left, self.top), (self.right, self.bottom), _GRAY, 3)
-
-    def write(self, text: str, x: int, y: int, color: Color = _GRAY, align: float = 0.0) -> None:
-        """Write text at a pixel: x is its left end for align=0, its center for 0.5, its right end for 1."""
-        (length, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1, 2)
-        start = (round(x - align * length), y)
-        cv2.putText(self.image, text, start, cv2.FONT_HERSHEY_SIMPLEX, 1, color, 2, cv2.LINE_AA)
-
-    def mark(self, x: float, y: float, color: Color) -> None:
-        """Draw a vertical line at x and a dot at (x, y)."""
-        column = self._x(x)
-        cv2.line(self.image, (column, self.top), (column, self.bottom), color, 4)
-        cv2.circle(self.image, (column, self._y(y)), 12, color, cv2.FILLED, cv2.LINE_AA)
-
-    def curve(self, xs: np.ndarray, ys: np.ndarray, color: Color) -> None:
-        """Draw a line through points."""
-        points = [(self._x(x), self._y(y)) for x, y in zip(xs, ys, strict=True)]
-        cv2.polylines(self.image, [np.array(points)], False, color, 4, cv2.LINE_AA)
-
-    def _x(self, value: float) -> int:
-        return round(self.left + value * (self.right - self.left))
-
-    def _y(self, value: float) -> int:
-        return round(self.bottom - (value - self._low) / (self._high - self._low) * (self.bottom - self.top))
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return up to eight evenly spaced round numbers whose range contains `low` and `high`.
-
-    >>> _ticks(0.871, 0.993)
-    [0.85, 0.9, 0.95, 1.0]
-    """
-    span = max(high - low, 1e-3)
-    size = 10.0 ** math.floor(math.log10(span))
-    steps = (size * factor for factor in (0.1, 0.2, 0.5, 1, 2))
-    step = next(step for step in steps if span / step <= 6)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(number * step, 9) for number in range(first, max(last, first + 1) + 1)]

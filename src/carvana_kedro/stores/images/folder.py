@@ -52,7 +52,8 @@ class FolderStore:
         mask_suffix: text between the image id and the extension in the name of a mask. Files with this suffix are never
             used as images.
         group: regular expression that matches the group at the start of an id. Images of one group stay on one side of
-            the split. None: each image is its own group.
+            the split. Without masks there is no split, and an image that does not match is its own group. None: each
+            image is its own group.
         digests: digests of the files.
         mask_values: which values of masks are the object.
         expected: always None: there is no list of images that must exist.
@@ -195,7 +196,7 @@ class FolderStore:
     def _examine(self, digests: Mapping[str, str], image_id: str) -> ImageRecord:
         problems: list[str] = []
         group = self._group_of(image_id)
-        if not group:
+        if not group and self.masks is not None:  # only the split needs groups
             problems.append(f"the name does not match folder.group = {self.group!r}")
         paths = self._listing.images.get(image_id, [])
         header = _examine_image(paths, problems)
