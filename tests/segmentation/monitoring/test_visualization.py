@@ -48,7 +48,7 @@ def test_the_largest_error_lies_in_the_image_and_has_wrong_pixels_if_there_are_a
     shape = data.draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
     prediction, target = (data.draw(arrays(bool, shape)) for _ in range(2))
     side = data.draw(st.integers(1, min(shape)))
-    top, left = visualization.largest_error(prediction, target, side)
+    top, left = visualization.largest_error(prediction, target, side, side)
     assert 0 <= top <= shape[0] - side and 0 <= left <= shape[1] - side
     wrong = prediction != target
     assert wrong[top : top + side, left : left + side].any() == wrong.any()
@@ -58,11 +58,14 @@ def test_the_largest_error_is_in_the_middle_of_its_part() -> None:
     prediction, target = np.zeros((200, 300), bool), np.zeros((200, 300), bool)
     prediction[50:54, 100:110] = True  # 40 pixels
     target[150:153, 200:203] = True  # 9 pixels
-    assert visualization.largest_error(prediction, target, 20) == (42, 95)  # 50 to 53, 100 to 109
+    assert visualization.largest_error(prediction, target, 20, 20) == (42, 95)  # 50 to 53, 100 to 109
     prediction[:] = False
     target[196:, 290:] = True
-    assert visualization.largest_error(prediction, target, 20) == (180, 280)  # as far as the image reaches
-    assert visualization.largest_error(target, target, 20) == (90, 140)
+    assert visualization.largest_error(prediction, target, 20, 20) == (
+        180,
+        280,
+    )  # as far as the image reaches
+    assert visualization.largest_error(target, target, 20, 20) == (90, 140)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))

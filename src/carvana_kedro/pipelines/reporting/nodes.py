@@ -73,8 +73,8 @@ def tabulate_scores(validation_scores: pd.DataFrame, model: TrainedModel | None)
     return table.rename_axis("measure").reset_index()
 
 
-def require_run(name: str, table: pd.DataFrame, model: TrainedModel | None) -> TrainedModel:
-    """Check that a table belongs to the run of the model, and return the model.
+def require_run(name: str, table: pd.DataFrame | dict[str, Any], model: TrainedModel | None) -> TrainedModel:
+    """Check that a table or record belongs to the run of the model, and return the model.
 
     Raises:
         UserError: It belongs to another run, or there is no model.
@@ -86,6 +86,19 @@ def require_run(name: str, table: pd.DataFrame, model: TrainedModel | None) -> T
         )
     check_run(name, table, model.run_id)
     return model
+
+
+def require_source(model: TrainedModel, training_images: ImageSource) -> None:
+    """Check that a model was trained on the files of a source.
+
+    Raises:
+        UserError: It was trained on others.
+    """
+    if model.source != training_images.fingerprint():
+        raise UserError(
+            f"The model was trained on other files than those in {training_images.images}. Train a model on these "
+            "files, or choose the model's source: --params source=..."
+        )
 
 
 def score_submission(

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from carvana_kedro.errors import UserError
 from carvana_kedro.folds import by_fold
 from carvana_kedro.parameters import ModelTraining, Reporting
 from carvana_kedro.provenance import check_predictions
@@ -20,7 +19,7 @@ from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import SubmissionFile
 
-from .nodes import require_run
+from .nodes import require_run, require_source
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +84,7 @@ def draw_gallery(
             cars.
     """
     model = require_run("validation_scores", validation_scores, model)
-    if model.source != training_images.fingerprint():
-        raise UserError(
-            f"The model was trained on other files than those in {training_images.images}. Train a model on these "
-            "files, or choose the model's source: --params source=..."
-        )
+    require_source(model, training_images)
     groups = _examples(validation_scores, reporting.gallery_size)
     chosen = pd.concat(groups.values())
     drawn = {}

@@ -51,7 +51,7 @@ def example(
     )
     whole = visualization.errors(image, prediction, target)
     side = min(*target.shape, max(16, max(target.shape) // _ZOOM))
-    top, left = visualization.largest_error(prediction, target, side)
+    top, left = visualization.largest_error(prediction, target, side, side)
     part = slice(top, top + side), slice(left, left + side)
     detail = [_resized(array[part], _DETAIL, _DETAIL) for array in (image, prediction, target)]
     gap = _white(_DETAIL, _GAP)

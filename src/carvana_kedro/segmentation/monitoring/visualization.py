@@ -100,13 +100,14 @@ def _tints(*tints: tuple[Color, float]) -> np.ndarray:
 _TINTS = _tints((WHITE, 0.5), (MISS, 0.85), (FALSE_ALARM, 0.85))
 
 
-def largest_error(prediction: np.ndarray, target: np.ndarray, side: int) -> tuple[int, int]:
-    """Return the square part of an image in which the most pixels differ between two masks.
+def largest_error(prediction: np.ndarray, target: np.ndarray, height: int, width: int) -> tuple[int, int]:
+    """Return the part of an image in which the most pixels differ between two masks.
 
     Args:
         prediction: `(H, W)` predicted mask.
         target: `(H, W)` true mask.
-        side: Width and height of the part in pixels, at most H and W.
+        height: Height of the part in pixels, at most H.
+        width: Width of the part in pixels, at most W.
 
     Returns:
         The part's first row and first column. The differing pixels are in its middle, as far as the image reaches. If
@@ -115,19 +116,24 @@ def largest_error(prediction: np.ndarray, target: np.ndarray, side: int) -> tupl
     predicted, expected = as_mask(prediction), as_mask(target)
     check_same_size(predicted, expected)
     wrong = (predicted != expected).astype(np.float32)
-    corner = [(length - side) // 2 for length in wrong.shape]
+    sides = height, width
+    corner = [(length - side) // 2 for length, side in zip(wrong.shape, sides, strict=True)]
     if wrong.any():
         # Sums over the parts, at their first row and column.
         sums = cv2.boxFilter(
-            wrong, -1, (side, side), anchor=(0, 0), normalize=False, borderType=cv2.BORDER_CONSTANT
+            wrong, -1, (width, height), anchor=(0, 0), normalize=False, borderType=cv2.BORDER_CONSTANT
         )
         found = np.unravel_index(sums.argmax(), sums.shape)
         top, left = (int(start) for start in found)
-        inside = np.argwhere(wrong[top : top + side, left : left + side]).mean(0)
+        inside = np.argwhere(wrong[top : top + height, left : left + width]).mean(0)
         corner = [
-            start + round(middle - (side - 1) / 2) for start, middle in zip((top, left), inside, strict=True)
+            start + round(middle - (side - 1) / 2)
+            for start, middle, side in zip((top, left), inside, sides, strict=True)
         ]
-    top, left = (min(max(start, 0), length - side) for start, length in zip(corner, wrong.shape, strict=True))
+    top, left = (
+        min(max(start, 0), length - side)
+        for start, length, side in zip(corner, wrong.shape, sides, strict=True)
+    )
     return top, left
 
 

@@ -92,39 +92,21 @@ def draw_cases(
 
 
 def _draw(row: pd.Series, image: np.ndarray, found: np.ndarray, target: np.ndarray) -> Case:
-    missed, false_alarms = target & ~found, found & ~target
-    left, top, width, height = box = largest_error(missed | false_alarms)
-    area = np.s_[top : top + height, left : left + width]
+    height, width = (max(side // _CROP, min(side, 8)) for side in target.shape)
+    top, left = visualization.largest_error(found, target, height, width)
+    part = np.s_[top : top + height, left : left + width]
     drawn = _resized(spotlight(image, found))
     return Case(
         image=row["image"],
         car=row["car"],
         dice=row["dice"],
         boundary_error=row["boundary_error"],
-        missed=int(missed.sum()),
-        false_alarms=int(false_alarms.sum()),
+        missed=int((target & ~found).sum()),
+        false_alarms=int((found & ~target).sum()),
         found=_embedded(drawn),
-        framed=_embedded(_framed(drawn, box, drawn.shape[1] / image.shape[1])),
-        crop=_embedded(_resized(errors(image[area], missed[area], false_alarms[area]))),
+        framed=_embedded(_framed(drawn, (left, top, width, height), drawn.shape[1] / image.shape[1])),
+        crop=_embedded(visualization.errors(*(_resized(array[part]) for array in (image, found, target)))),
     )
-
-
-def largest_error(wrong: np.ndarray) -> Box:
-    """Return the place with the most wrong pixels, a sixth of the image wide and high; the middle if there are none.
-
-    Args:
-        wrong: `(H, W)` bool.
-    """
-    height, width = (max(side // _CROP, min(side, 8)) for side in wrong.shape)
-    count: np.ndarray = wrong.astype(np.float32)
-    for _ in range(2):  # twice, so that the largest value is in the middle of the place
-        count = cv2.blur(count, (width // 2 + 1, height // 2 + 1), borderType=cv2.BORDER_CONSTANT)
-    middle = np.unravel_index(count.argmax(), count.shape) if wrong.any() else np.array(wrong.shape) // 2
-    top, left = (
-        int(min(max(center - size // 2, 0), side - size))
-        for center, size, side in zip(middle, (height, width), wrong.shape, strict=True)
-    )
-    return left, top, width, height
 
 
 def spotlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -139,20 +121,6 @@ def spotlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     drawn = np.where(mask[..., None], image, _pale(image))
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(drawn, outlines, -1, visualization.CAR, max(1, round(image.shape[1] / 480)))
-
-
-def errors(image: np.ndarray, missed: np.ndarray, false_alarms: np.ndarray) -> np.ndarray:
-    """Return a pale gray copy of an image with the wrong pixels in color.
-
-    Args:
-        image: `(H, W, 3)` uint8 RGB.
-        missed: `(H, W)` bool.
-        false_alarms: `(H, W)` bool.
-    """
-    drawn = _pale(image)
-    drawn[missed] = visualization.MISS
-    drawn[false_alarms] = visualization.FALSE_ALARM
-    return drawn
 
 
 def _pale(image: np.ndarray) -> np.ndarray:
@@ -170,6 +138,9 @@ def _framed(image: np.ndarray, box: Box, scale: float) -> np.ndarray:
 
 
 def _resized(image: np.ndarray) -> np.ndarray:
+    """Resize an image, or a mask, whose outline gets smooth."""
+    if image.dtype == bool:
+        return _resized(image.astype(np.float32)) > 0.5
     size = _WIDTH, max(1, round(image.shape[0] * _WIDTH / image.shape[1]))
     smaller = image.shape[1] > _WIDTH
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)

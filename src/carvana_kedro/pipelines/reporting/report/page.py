@@ -7,13 +7,14 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from carvana_kedro.datasets.source_description import SourceDescription
-from carvana_kedro.errors import UserError, shown
+from carvana_kedro.errors import shown
 from carvana_kedro.parameters import DataIngestion, ModelTraining
 from carvana_kedro.provenance import check_run
 from carvana_kedro.results.summary import RunSummary
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.images.source import ImageSource
 
+from ..nodes import require_run, require_source
 from . import cases, charts, scores
 from .car_names import car_names
 
@@ -62,7 +63,8 @@ def write_report(
         run_manifest, validation_scores, validation_threshold_curve, recipes, source, data_ingestion
     )
     check_run("training_history", training_history, run_manifest["run_id"])
-    model = _check_model(trained_model, run_manifest, training_images)
+    model = require_run("run_manifest", run_manifest, trained_model)
+    require_source(model, training_images)
     index = pd.concat([train_index, validation_index])
     by_view = scores.by_view(validation_scores, index)
     bins = scores.reliability(validation_threshold_curve)
@@ -92,23 +94,6 @@ def write_report(
         typical=typical,
         worst=worst,
     )  # fmt: skip
-
-
-def _check_model(
-    model: TrainedModel | None, run_manifest: dict[str, Any], training_images: ImageSource
-) -> TrainedModel:
-    if model is None:
-        raise UserError(
-            "There is no model that run_manifest could belong to. Train one, with the same options: "
-            "kedro run --pipelines model_training"
-        )
-    check_run("run_manifest", run_manifest, model.run_id)
-    if model.source != training_images.fingerprint():
-        raise UserError(
-            f"The model was trained on other files than those in {training_images.images}. Train a model on these "
-            "files, or choose the model's source: --params source=..."
-        )
-    return model
 
 
 def _templates() -> Environment:
