@@ -6,16 +6,20 @@
         --score "folder.images=other,folder.masks=other_masks"
 
 For each seed, this program calls `kedro run` with `--params`, in a data folder of its own in `--runs`. Without
-`--score`, it runs the whole project, and the score is that of the submission. With `--score`, it runs only
-`data_ingestion` and `model_training`, and then `evaluation` with the parameters of `--score` as well. A seed that is
-finished is not trained again, and an interrupted one resumes.
+`--score`, it runs the whole project, and the score is that of the submission, if the source has a solution. With
+`--score`, it runs only `data_ingestion` and `model_training`, and then `evaluation` with the parameters of `--score` as
+well. A seed that is finished is not trained again, and an interrupted one resumes. With other parameters, choose
+another `--runs`: a folder holds one model of a recipe and a seed. The environment is that of `KEDRO_ENV`.
+
+The seed decides the first weights, the order of the images and the augmentation. The images and their split stay the
+same.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,44 +31,45 @@ from carvana_kedro.segmentation.training.recipe import flatten
 
 MEASURES = {"dice": "Dice", "lowest_dice": "lowest Dice", "boundary_error": "edge, px"}
 CURVES = {
-    "learning_rate": "learning rate",
     "train_dice_coeff": "training Dice",
-    "val_dice_coeff": "validation Dice",
+    "val_dice_coeff": "validation Dice at the network's size",
     "gradient_norm": "gradient norm",
 }
+RESERVED = {"data_root", "recipe", "model_training.seed", "checkpoint"}
 
 
 def main() -> None:
     """Train and score every seed, and print the tables."""
     arguments = _arguments()
+    params, score = (flatten(parse_params(text)) for text in (arguments.params, arguments.score))
+    if given := RESERVED & {*params, *score}:
+        raise SystemExit(f"{', '.join(sorted(given))}: this program sets it for each seed. Remove it.")
     results, histories = {}, {}
     for seed in arguments.seeds:
         data = arguments.runs / arguments.recipe / str(seed)
-        _train_and_score(arguments, seed, data)
-        histories[seed] = pd.read_csv(data / "06_models" / arguments.recipe / "training_history.csv")
-        results[seed] = _result(histories[seed], data / "08_reporting", arguments)
+        own = {"data_root": str(data), "recipe": arguments.recipe, "model_training.seed": seed}
+        reports = data / "08_reporting"
+        for earlier in _metrics(reports, arguments):
+            earlier.unlink()  # of other images, perhaps
+        if score:
+            _kedro_run(params | own, "--pipelines", "data_ingestion,model_training")
+            _kedro_run(params | score | own, "--pipelines", "evaluation")
+        else:
+            _kedro_run(params | own)
+        models = data / "06_models" / arguments.recipe
+        histories[seed] = pd.read_csv(models / "training_history.csv")
+        results[seed] = {
+            "training, min": histories[seed]["seconds"].sum() / 60,
+            "validation Dice": json.loads((models / "validation_metrics.json").read_text())["dice"],
+            **_scores(*_metrics(reports, arguments)),
+        }
     table = pd.DataFrame(results).T
     report = Report(arguments.json)
     report.add("Seeds", _rows(table, "seed"))
-    report.add(
-        f"Median and range of {len(table)} seeds", _rows(table.agg(["median", "min", "max"]).T, "measure")
-    )
-    report.add(f"Epochs of the seeds {', '.join(map(str, histories))}", _epochs(list(histories.values())))
+    report.add("Median and range", _rows(table.agg(["median", "min", "max"]).T, "measure"))
+    if not any("fold" in history for history in histories.values()):  # folds have a curve each
+        report.add(f"Epochs of the seeds {', '.join(map(str, histories))}", _epochs(histories))
     report.end()
-
-
-def _train_and_score(arguments: argparse.Namespace, seed: int, data: Path) -> None:
-    params = {
-        **flatten(parse_params(arguments.params)),
-        "data_root": str(data),
-        "recipe": arguments.recipe,
-        "model_training.seed": seed,
-    }
-    if not arguments.score:
-        _kedro_run(params)
-        return
-    _kedro_run(params, "--pipelines", "data_ingestion,model_training")
-    _kedro_run(params | flatten(parse_params(arguments.score)), "--pipelines", "evaluation")
 
 
 def _kedro_run(params: Mapping[str, Any], *options: str) -> None:
@@ -73,35 +78,34 @@ def _kedro_run(params: Mapping[str, Any], *options: str) -> None:
         raise SystemExit(code)  # kedro has said why
 
 
-def _result(history: pd.DataFrame, reports: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """Return the numbers of one seed: time, validation score of the best epoch, and scores of the other images."""
+def _metrics(reports: Path, arguments: argparse.Namespace) -> list[Path]:
+    """Return the file with the scores, in a list, which is empty if there is none."""
     name = "evaluation_metrics.json" if arguments.score else "submission_score.json"
-    (metrics,) = reports.glob(f"*/{arguments.recipe}/{name}")
+    return [*reports.glob(f"*/{arguments.recipe}/{name}")]
+
+
+def _scores(metrics: Path) -> dict[str, float]:
+    """Return the scores by title. A submission has none if its source has no solution."""
     scores = json.loads(metrics.read_text())
-    return {
-        "training, min": history["seconds"].sum() / 60,
-        "validation Dice": history["val_dice_coeff"].max(),
-        "best epoch": history["val_dice_coeff"].argmax() + 1,
-        **{title: scores[key] for key, title in MEASURES.items() if key in scores},
-    }
+    return {title: scores[key] for key, title in MEASURES.items() if scores.get(key) is not None}
 
 
 def _rows(table: pd.DataFrame, index: str) -> list[Row]:
-    """Return a table as rows of text, with four decimals unless a number is whole."""
-    text = table.map(lambda number: f"{number:.0f}" if number == int(number) else f"{number:.4f}")
-    return _records(text.rename_axis(index))
+    """Return a table as rows of text, with five significant digits."""
+    return _records(table.map("{:.5g}".format).rename_axis(index))
 
 
-def _epochs(histories: Sequence[pd.DataFrame]) -> list[Row]:
-    """Return one row per epoch, with the numbers of all seeds beside each other."""
-    epochs = pd.concat(histories).groupby("epoch")
-    table = epochs[[*CURVES]].agg(_beside_each_other)
-    table["learning_rate"] = epochs["learning_rate"].first().map("{:.5f}".format)  # the same for all seeds
-    return _records(table.rename(columns=CURVES))
-
-
-def _beside_each_other(numbers: "pd.Series[float]") -> str:
-    return " / ".join(f"{number:.4f}" for number in numbers)
+def _epochs(histories: Mapping[int, pd.DataFrame]) -> list[Row]:
+    """Return one row per epoch, with the numbers of all seeds beside each other, or a dash after a seed's end."""
+    seeds = pd.concat({seed: history.set_index("epoch") for seed, history in histories.items()}, axis=1)
+    table = {
+        title: seeds.xs(key, axis=1, level=1)
+        .map("{:.4f}".format)
+        .replace("nan", "-")
+        .apply(" / ".join, axis=1)
+        for key, title in CURVES.items()
+    }
+    return _records(pd.DataFrame(table))
 
 
 def _records(table: pd.DataFrame) -> list[Row]:
