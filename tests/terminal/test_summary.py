@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kedro.framework.project import configure_project
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 
 from carvana_kedro.datasets import FolderDataset, RecordDataset, SubmissionDataset, TableDataset, TextDataset
 from carvana_kedro.datasets.kaggle import KaggleCompetitionDataset
-from carvana_kedro.terminal.summary import summarize
+from carvana_kedro.pipeline_registry import register_pipelines
+from carvana_kedro.terminal.summary import MADE, WORTH_OPENING, summarize
 
 SCORES = pd.DataFrame({"image": ["a", "b", "c"], "dice": [0.9, 0.95, 1.0]})
 TABLES = ("train_index", "validation_scores", "evaluation_scores", "prediction_summary", "export_check")
@@ -107,6 +109,12 @@ def test_the_next_command_continues_the_run_with_its_options(
     lines = summarized(*made, competition="carvana", env="kaggle", runtime_params=params)
     (following,) = (line.removeprefix("  next        ") for line in lines if line.startswith("  next"))
     assert following == f"{expected} --env kaggle --params 'source=folder,folder.images=my cars'"
+
+
+def test_the_summary_knows_datasets_that_pipelines_make() -> None:
+    configure_project("carvana_kedro")
+    made = {name for pipeline in register_pipelines().values() for name in pipeline.all_outputs()}
+    assert {*MADE, *WORTH_OPENING} <= made
 
 
 def test_the_scores_of_kaggle_are_those_of_the_submission(summarized: Summarize) -> None:

@@ -11,7 +11,7 @@ from kedro.pipeline import Pipeline
 
 from carvana_kedro.commands.params import run_options
 
-_MADE = {
+MADE = {
     "submission": "a submission",
     "evaluation_scores": "scores",
     "export_manifest": "an export",
@@ -21,7 +21,7 @@ _MADE = {
 }
 """What a person would call some datasets."""
 
-_WORTH_OPENING = (
+WORTH_OPENING = (
     "report", "cutouts", "turntables", "submission_preview", "validation_gallery", "model_card", "prediction_summary",
     "evaluation_scores", "export_check", "submission_receipt", "submission", "validation_scores", "model",
     "training_image_index",
@@ -49,7 +49,7 @@ def summarize(
         "validation": _spread(catalog, "validation_scores", made),
         "evaluation": _spread(catalog, "evaluation_scores", made),
         "submission": _submission_score(catalog, made),
-        "open": [made[name] for name in _WORTH_OPENING if name in made][:3],
+        "open": [made[name] for name in WORTH_OPENING if name in made][:3],
         "next": [*islice(_next_commands(catalog, made, run_options(run_params)), 2)],
     }
     lines = [f"Done in {duration(seconds)}" + (f": {words}" if words else "")]
@@ -86,7 +86,7 @@ def _words(catalog: DataCatalog, made: Mapping[str, str]) -> Iterator[str]:
         yield "a model"
     if "predictions" in made:
         yield f"{catalog.load('predictions')['images']} masks"
-    for name, words in _MADE.items():
+    for name, words in MADE.items():
         if name in made:
             yield words
 
