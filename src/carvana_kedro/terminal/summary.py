@@ -127,7 +127,7 @@ def _next_commands(catalog: DataCatalog, made: Mapping[str, str], options: str) 
         yield f"kedro run --pipelines model_training{options}"
     if "model" in made and "submission" not in made:
         yield f"kedro run --pipelines inference,reporting{options}"
-    if "submission" in made and "submission_preview" not in made:
+    if "submission" in made and "submission_preview" not in made and _path(catalog, "trained_model"):
         yield f"kedro run --pipelines reporting{options}"
     if "submission" in made and "competition" in catalog and catalog.load("competition").name:
         yield f"kedro run --pipelines submission{options}"

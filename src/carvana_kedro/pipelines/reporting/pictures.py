@@ -88,7 +88,7 @@ def draw_gallery(
     groups = _examples(validation_scores, reporting.gallery_size)
     chosen = pd.concat(groups.values())
     drawn = {}
-    for member, images in by_fold(model, chosen) if model_training.folds else [(model, chosen)]:
+    for member, images in by_fold(model, chosen) if len(model.members) > 1 else [(model, chosen)]:
         predictor = _predictor(member, model_training)
         for image_id, dice in zip(images["image"], images["dice"], strict=True):
             image = training_images.read_image(image_id)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import Reporting
 from carvana_kedro.provenance import check_predictions
 from carvana_kedro.segmentation.model import TrainedModel
@@ -47,7 +48,7 @@ def draw_turntables(
         readable view have none.
 
     Raises:
-        UserError: the predictions were made with another model: see `check_predictions`.
+        UserError: the predictions were made with another model (see `check_predictions`), or of other images.
     """
     check_predictions(predictions, submission, model)
     cars = _views(test_index, set(predictions.get("problems", {})))
@@ -55,6 +56,11 @@ def draw_turntables(
     names = [list(cars)[number] for number in np.linspace(0, len(cars) - 1, count).astype(int)]
     wanted = {image_id for name in names for image_id in cars[name]}
     runs = {image_id: text for image_id, text in submission if image_id in wanted}
+    if wanted - runs.keys():
+        raise UserError(
+            f"{submission.path} lacks images of test_index, such as {min(wanted - runs.keys())}: the test images were "
+            "listed again since. Predict again, with the same options: kedro run --pipelines inference"
+        )
     return {name: partial(_frames, test_images, {view: runs[view] for view in cars[name]}) for name in names}
 
 

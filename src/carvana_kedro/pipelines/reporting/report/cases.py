@@ -78,7 +78,7 @@ def draw_cases(
     """
     drawn = {}
     unique = chosen.drop_duplicates("image")
-    for member, rows in by_fold(model, unique) if parameters.folds else [(model, unique)]:
+    for member, rows in by_fold(model, unique) if len(model.members) > 1 else [(model, unique)]:
         predictor = Predictor.from_model(
             member,
             trusted=parameters.trusted(),

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import shown
-from carvana_kedro.parameters import DataIngestion, ModelTraining
+from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.provenance import check_run
 from carvana_kedro.results.summary import RunSummary
 from carvana_kedro.segmentation.model import TrainedModel
@@ -33,7 +33,6 @@ def write_report(
     submission_score: dict[str, Any] | None,
     source: SourceDescription,
     recipes: dict[str, Any],
-    data_ingestion: DataIngestion,
     model_training: ModelTraining,
 ) -> str:
     """Write the report of a run from the template `report.html.j2`.
@@ -50,7 +49,6 @@ def write_report(
         submission_score: What `score_submission` returns; None if nothing was predicted yet.
         source: The description of the source.
         recipes: All recipes by name.
-        data_ingestion: How the images were split.
         model_training: The recipe.
 
     Returns:
@@ -59,9 +57,7 @@ def write_report(
     Raises:
         UserError: There is no model, or a table belongs to another run, or the model to another source.
     """
-    summary = RunSummary(
-        run_manifest, validation_scores, validation_threshold_curve, recipes, source, data_ingestion
-    )
+    summary = RunSummary(run_manifest, validation_scores, validation_threshold_curve, recipes, source)
     check_run("training_history", training_history, run_manifest["run_id"])
     model = require_run("run_manifest", run_manifest, trained_model)
     require_source(model, training_images)
@@ -90,6 +86,7 @@ def write_report(
         car_names=car_names(training_images),
         most_cars=_MOST_CARS,
         bins=bins,
+        certain=bins.loc[bins["low"].isin([0, 0.9]), "pixels"].sum() if bins is not None else None,
         calibration_error=scores.calibration_error(bins) if bins is not None else None,
         typical=typical,
         worst=worst,
