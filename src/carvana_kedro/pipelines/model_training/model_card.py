@@ -21,7 +21,7 @@ def write_model_card(
     recipes: dict[str, Any],
     source: SourceDescription,
 ) -> str:
-    """Write the model card from the template `model_card.md.j2`.
+    """Write the model card, from the template `model_card.md.j2`.
 
     Args:
         run_manifest: what `describe_run` returns.

@@ -251,7 +251,7 @@ def evaluate_model(
     training_images: ImageSource,
     parameters: ModelTraining,
 ) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame]:
-    """Score every validation image at its original size: see `score_images`.
+    """Score every validation image, at its original size: see `score_images`.
 
     With folds these are all images, each scored by the one model that was not trained on its car (out of fold).
     """

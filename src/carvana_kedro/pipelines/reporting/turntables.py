@@ -1,5 +1,6 @@
 """Turntables: the views of a car as an animation, each photograph beside its cut-out."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,6 +19,8 @@ from carvana_kedro.segmentation.prediction.cutouts import cut_out
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import SubmissionFile
+
+logger = logging.getLogger(__name__)
 
 _SIDE = 480  # pixels of the longer side of a photograph
 _BACKGROUND = (208, 221, 232)  # cars of any color stand out from it
@@ -53,6 +56,8 @@ def draw_turntables(
     check_predictions(predictions, submission, model)
     cars = _views(test_index, set(predictions.get("problems", {})))
     count = len(cars) if reporting.turntables is None else min(reporting.turntables, len(cars))
+    if not cars:
+        logger.info("No turntables: no car of the test images has two views that can be read.")
     names = [list(cars)[number] for number in np.linspace(0, len(cars) - 1, count).astype(int)]
     wanted = {image_id for name in names for image_id in cars[name]}
     runs = {image_id: text for image_id, text in submission if image_id in wanted}

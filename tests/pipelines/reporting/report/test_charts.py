@@ -64,7 +64,7 @@ def test_the_best_threshold_is_within_the_chart_wherever_it_is() -> None:
     curve = pd.DataFrame({"threshold": [n / 100 for n in range(100)]})
     curve["dice"] = 0.9 + curve["threshold"] / 10
     run = {"run_id": "run", "validation": {"threshold": 0.5}}
-    chart = charts.threshold_curve(RunSummary(run, pd.DataFrame(), curve, {}, SourceDescription("toys")))
+    chart = charts.threshold_curve(RunSummary(run, pd.DataFrame(), curve, {}, SourceDescription(name="toys")))
     _, top, _, bottom = chart.frame
     points = [y for line in chart.lines for piece in line.pieces for _, y in piece]
     assert top <= min(points) and max(points) <= bottom

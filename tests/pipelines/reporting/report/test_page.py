@@ -198,5 +198,7 @@ def test_results_of_other_runs_are_not_reported(inputs: Inputs, training_images:
             write_report(**{**values, name: values[name].assign(run_id="other")})
     with pytest.raises(UserError, match="run_manifest belongs to run run, but the model to run later"):
         write_report(**{**values, "trained_model": changed(values["trained_model"], run_id="later")})
+    with pytest.raises(UserError, match="split again after the training"):
+        write_report(**{**values, "validation_index": values["validation_index"][1:]})
     with pytest.raises(UserError, match="trained on other files"):
         write_report(**{**values, "trained_model": changed(values["trained_model"], source="another")})

@@ -7,7 +7,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from carvana_kedro.datasets.source_description import SourceDescription
-from carvana_kedro.errors import shown
+from carvana_kedro.errors import UserError, shown
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.provenance import check_run
 from carvana_kedro.results.summary import RunSummary
@@ -35,7 +35,7 @@ def write_report(
     recipes: dict[str, Any],
     model_training: ModelTraining,
 ) -> str:
-    """Write the report of a run from the template `report.html.j2`.
+    """Write the report of a run, from the template `report.html.j2`.
 
     Args:
         trained_model: That the recipe has trained.
@@ -55,13 +55,18 @@ def write_report(
         The page as HTML.
 
     Raises:
-        UserError: There is no model, or a table belongs to another run, or the model to another source.
+        UserError: There is no model, or a table belongs to another run, or the model to another source or split.
     """
     summary = RunSummary(run_manifest, validation_scores, validation_threshold_curve, recipes, source)
     check_run("training_history", training_history, run_manifest["run_id"])
     model = require_run("run_manifest", run_manifest, trained_model)
     require_source(model, training_images)
     index = pd.concat([train_index, validation_index])
+    if {*validation_scores["image"]} != {*(index if summary.folds else validation_index)["image"]}:
+        raise UserError(
+            "The images were split again after the training: validation_scores has other images than validation_index. "
+            "Train a model on this split, or split them as before: kedro run --pipelines data_ingestion,model_training"
+        )
     by_view = scores.by_view(validation_scores, index)
     bins = scores.reliability(validation_threshold_curve)
     typical, *worst = cases.draw_cases(
