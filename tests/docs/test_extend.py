@@ -189,7 +189,7 @@ def test_a_parameter_and_a_report_picture(tmp_path: Path) -> None:
     assert losses.keys() == {0.0, 0.2}
     assert losses[0.0] != losses[0.2]
     with Image.open(project / "data/test/08_reporting/sample/sample/training_images.png") as picture:
-        assert picture.size == (4 * 408, 2 * (28 + 267 + 8))
+        assert picture.size == (4 * 416, 2 * (28 + 267 + 16))
 
 
 @pytest.mark.smp

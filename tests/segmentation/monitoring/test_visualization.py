@@ -89,6 +89,18 @@ def test_an_overlay_changes_only_the_masked_area() -> None:
     assert (image == 200).all()
 
 
+def test_only_the_found_car_keeps_its_colors() -> None:
+    image = np.full((60, 90, 3), (200, 30, 30), np.uint8)
+    mask = np.zeros((60, 90), bool)
+    mask[20:40, 30:60] = True
+    drawn = visualization.spotlight(image, mask)
+    assert (drawn[25:35, 35:55] == (200, 30, 30)).all()
+    outside = drawn[:15]
+    assert (outside == outside[..., :1]).all()
+    assert (drawn[20, 45] == visualization.CAR).all()
+    assert (image == (200, 30, 30)).all()
+
+
 def test_images_are_arranged_side_by_side_and_in_a_grid() -> None:
     image = np.full((40, 60, 3), 200, np.uint8)
     result = visualization.comparison(image, PREDICTION, TARGET)
@@ -98,7 +110,8 @@ def test_images_are_arranged_side_by_side_and_in_a_grid() -> None:
     assert caption.shape == (108, 120, 3)
     assert (caption[:28] < 100).any()
     sheet = visualization.grid([caption, image, image], columns=2)
-    assert sheet.shape == (2 * 116, 2 * 128, 3)
-    assert np.array_equal(sheet[116:156, :60], image)
+    assert sheet.shape == (2 * 124, 2 * 136, 3)
+    assert np.array_equal(sheet[132:172, 8:68], image)
+    assert (sheet[:8] == 255).all() and (sheet[:, -8:] == 255).all()
     with pytest.raises(ValueError, match="at least one image"):
         visualization.grid([], 2)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from carvana_kedro.folds import by_fold
 from carvana_kedro.parameters import ModelTraining, Reporting
 from carvana_kedro.provenance import check_predictions
 from carvana_kedro.segmentation.model import TrainedModel
@@ -19,12 +18,13 @@ from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import SubmissionFile
 
+from .examples import first_rows, predict_examples
 from .nodes import require_run, require_source
 
 logger = logging.getLogger(__name__)
 
 _THUMBNAIL_WIDTH = 400
-_VIEWS_OF_A_CAR = 2  # in each group of the gallery
+_PREVIEW_TITLE = "Test images. In color: what the model found."
 
 Pictures = dict[str, Callable[[], np.ndarray]]
 """Functions that draw a picture, by its name."""
@@ -86,14 +86,12 @@ def draw_gallery(
     model = require_run("validation_scores", validation_scores, model)
     require_source(model, training_images)
     groups = _examples(validation_scores, reporting.gallery_size)
-    chosen = pd.concat(groups.values())
     drawn = {}
-    for member, images in by_fold(model, chosen) if len(model.members) > 1 else [(model, chosen)]:
-        predictor = _predictor(member, model_training)
-        for image_id, dice in zip(images["image"], images["dice"], strict=True):
-            image = training_images.read_image(image_id)
-            target = training_images.read_mask(image_id)
-            drawn[image_id] = gallery.example(image, predictor(image), target, image_id, f"Dice {dice:.4f}")
+    for example in predict_examples(pd.concat(groups.values()), model, training_images, model_training):
+        image_id, dice = example.scores["image"], example.scores["dice"]
+        drawn[image_id] = gallery.example(
+            example.image, example.found, example.target, image_id, f"Dice {dice:.4f}"
+        )
     return gallery.page(
         {heading: [drawn[image_id] for image_id in group["image"]] for heading, group in groups.items()}
     )
@@ -112,18 +110,8 @@ def _examples(scores: pd.DataFrame, size: int) -> dict[str, pd.DataFrame]:
     for heading, ranked in orders.items():
         taken = [image_id for group in groups.values() for image_id in group["image"]]
         left = ranked[~ranked["image"].isin(taken)]
-        groups[heading] = left.groupby("car", sort=False).head(_VIEWS_OF_A_CAR).head(size)
+        groups[heading] = first_rows(left, size)
     return {heading: groups[heading] for heading in ("Worst", "Typical", "Best")}
-
-
-def _predictor(model: TrainedModel, model_training: ModelTraining, **options: Any) -> Predictor:
-    return Predictor.from_model(
-        model,
-        trusted=model_training.trusted(),
-        device=model_training.device,
-        precision=model_training.precision,
-        **options,
-    )
 
 
 def preview_submission(
@@ -156,7 +144,14 @@ def preview_submission(
     rows = dict(row for number, row in enumerate(submission) if number in wanted)
     made_with = predictions["parameters"]
     threshold = model.threshold(made_with["threshold"])
-    predictor = _predictor(model, model_training, threshold=threshold, flip=made_with["flip"])
+    predictor = Predictor.from_model(
+        model,
+        trusted=model_training.trusted(),
+        device=model_training.device,
+        precision=model_training.precision,
+        threshold=threshold,
+        flip=made_with["flip"],
+    )
     sheet: list[np.ndarray] = []
     overlays: Pictures = {}
     cutouts: Pictures = {}
@@ -165,22 +160,27 @@ def preview_submission(
         runs = rows[image_id]
         if prediction.problem:  # inference.on_bad_image=empty
             logger.warning("The preview shows an empty box for %s: %s", image_id, prediction.problem)
-            overlay = np.zeros((2 * _THUMBNAIL_WIDTH // 3, _THUMBNAIL_WIDTH, 3), np.uint8)
+            drawn = np.zeros((2 * _THUMBNAIL_WIDTH // 3, _THUMBNAIL_WIDTH, 3), np.uint8)
         else:
-            overlay = _overlay(test_images, image_id, runs)
+            drawn = visualization.spotlight(*_photograph_and_mask(test_images, image_id, runs))
             overlays[image_id] = partial(_overlay, test_images, image_id, runs)
             cutouts[image_id] = partial(_cutout, test_images, prediction, runs, threshold)
-        sheet.append(visualization.captioned(overlay, image_id, _THUMBNAIL_WIDTH))
-    return visualization.grid(sheet, columns=4), overlays, cutouts
+        sheet.append(visualization.captioned(drawn, image_id, _THUMBNAIL_WIDTH))
+    thumbnails = visualization.grid(sheet, columns=4)
+    title = visualization.text_bar(_PREVIEW_TITLE, thumbnails.shape[1], visualization.MARGIN)
+    return np.concatenate([title, thumbnails]), overlays, cutouts
+
+
+def _photograph_and_mask(images: ImageSource, image_id: str, runs: str) -> tuple[np.ndarray, np.ndarray]:
+    image = images.read_image(image_id)
+    return image, run_lengths.decode(runs, *image.shape[:2]).astype(bool)
 
 
 def _overlay(images: ImageSource, image_id: str, runs: str) -> np.ndarray:
-    image = images.read_image(image_id)
-    return visualization.overlay(image, run_lengths.decode(runs, *image.shape[:2]))
+    return visualization.overlay(*_photograph_and_mask(images, image_id, runs))
 
 
 def _cutout(images: ImageSource, prediction: Prediction, runs: str, threshold: float) -> np.ndarray:
     """Cut out a mask of the submission, with the soft edge of the probabilities that it was made from."""
-    image = images.read_image(prediction.image_id)
-    mask = run_lengths.decode(runs, *image.shape[:2]).astype(bool)
+    image, mask = _photograph_and_mask(images, prediction.image_id, runs)
     return cut_out(image, alpha_of(prediction.probabilities(), mask, threshold))

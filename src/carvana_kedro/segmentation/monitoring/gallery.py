@@ -47,13 +47,13 @@ def example(
     # A small image is enlarged first, so that outlines are as fine as in the others.
     factor = max(1, 2 * _PHOTOGRAPH[1] // max(height, width))
     image, prediction, target = (
-        _resized(array, factor * height, factor * width) for array in (image, prediction, target)
+        visualization.resized(array, factor * height, factor * width) for array in (image, prediction, target)
     )
     whole = visualization.errors(image, prediction, target)
     side = min(*target.shape, max(16, max(target.shape) // _ZOOM))
     top, left = visualization.largest_error(prediction, target, side, side)
     part = slice(top, top + side), slice(left, left + side)
-    detail = [_resized(array[part], _DETAIL, _DETAIL) for array in (image, prediction, target)]
+    detail = [visualization.resized(array[part], _DETAIL, _DETAIL) for array in (image, prediction, target)]
     gap = _white(_DETAIL, _GAP)
     drawn = [_framed(whole, top, left, side), gap, visualization.errors(*detail)]
     return np.concatenate([caption, np.concatenate(drawn, axis=1)])
@@ -100,15 +100,6 @@ def _draw_legend(sheet: np.ndarray) -> None:
         write(sheet, text, x + 22, 24)
         x += 22 + text_width(text) + 20
     write(sheet, "frame: most errors, enlarged at the right", x + 20, 24)
-
-
-def _resized(array: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an image, or a mask, whose outline gets smooth."""
-    if array.ndim == 3:
-        interpolation = cv2.INTER_CUBIC if len(array) < height else cv2.INTER_AREA
-        return cv2.resize(array, (width, height), interpolation=interpolation)
-    share = cv2.resize(array.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(share > 0.5)
 
 
 def _framed(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:

@@ -17,6 +17,9 @@ HIT: Color = (240, 240, 240)
 MISS = ORANGE
 FALSE_ALARM = BLUE
 
+MARGIN = 8
+"""Pixels around each image of a grid."""
+
 _OUTLINE: Color = (30, 30, 30)
 
 
@@ -38,6 +41,24 @@ def overlay(image: np.ndarray, mask: np.ndarray, color: Color = CAR) -> np.ndarr
     outlines, _ = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     thickness = max(1, round(max(image.shape) / 600))
     return cv2.drawContours(tinted, outlines, -1, color, thickness)
+
+
+def spotlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return an image whose colors remain within a mask, which is outlined; the rest is pale and gray.
+
+    Unlike a tint, this shows the mask on a car of any color, and the car's own color.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        mask: `(H, W)`.
+    """
+    check_image(image)
+    inside = as_mask(mask)
+    check_same_size(image, inside)
+    pale = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 2 + 112
+    drawn = np.where(inside[..., None], image, pale[..., None])
+    outlines, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(drawn, outlines, -1, CAR, max(1, round(max(image.shape) / 480)))
 
 
 def agreement(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -152,6 +173,15 @@ def comparison(image: np.ndarray, prediction: np.ndarray, target: np.ndarray) ->
     return np.concatenate(parts, axis=1)
 
 
+def resized(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an image, or a bool mask, whose outline gets smooth."""
+    if array.ndim == 3:
+        interpolation = cv2.INTER_CUBIC if len(array) < height else cv2.INTER_AREA
+        return cv2.resize(array, (width, height), interpolation=interpolation)
+    share = cv2.resize(array.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(share > 0.5)
+
+
 def captioned(image: np.ndarray, caption: str, width: int) -> np.ndarray:
     """Resize an image to a width in pixels, keeping its aspect ratio, and add a caption above it."""
     check_image(image)
@@ -160,10 +190,10 @@ def captioned(image: np.ndarray, caption: str, width: int) -> np.ndarray:
     return np.concatenate([text_bar(caption, width), small])
 
 
-def text_bar(text: str, width: int) -> np.ndarray:
+def text_bar(text: str, width: int, margin: int = 0) -> np.ndarray:
     """Return a line of text on white, `(28, width, 3)` uint8. Text that is too long is shortened."""
     bar = np.full((28, width, 3), 255, np.uint8)
-    write(bar, shortened(text, width - 12), 6, 20)
+    write(bar, shortened(text, width - 2 * margin), margin, 20)
     return bar
 
 
@@ -195,7 +225,7 @@ def fitted(
 
 
 def grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Arrange images of any sizes in a grid on white, row by row.
+    """Arrange images of any sizes in a grid on white, row by row, each with a margin of 8 pixels.
 
     Args:
         images: Images `(H, W, 3)` uint8 RGB.
@@ -208,11 +238,11 @@ def grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
         raise ValueError("A grid needs at least one image.")
     for image in images:
         check_image(image)
-    height = max(image.shape[0] for image in images)
-    width = max(image.shape[1] for image in images)
+    height = max(image.shape[0] for image in images) + 2 * MARGIN
+    width = max(image.shape[1] for image in images) + 2 * MARGIN
     rows = -(-len(images) // columns)
-    sheet = np.full((rows * (height + 8), columns * (width + 8), 3), 255, np.uint8)
+    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
     for position, image in enumerate(images):
-        top, left = position // columns * (height + 8), position % columns * (width + 8)
+        top, left = position // columns * height + MARGIN, position % columns * width + MARGIN
         sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
     return sheet

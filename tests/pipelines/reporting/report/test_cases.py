@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from carvana_kedro.pipelines.reporting.report import cases
-from carvana_kedro.segmentation.monitoring import visualization
 from carvana_kedro.stores.images.competition import ImageStore
 
 
@@ -41,15 +40,3 @@ def test_a_case_has_the_errors_that_its_score_comes_from(
 def test_embedded_images_have_one_longer_side(shape: tuple[int, int]) -> None:
     assert max(cases._resized(np.zeros((*shape, 3), np.uint8)).shape[:2]) == 720
     assert max(cases._resized(np.zeros(shape, bool)).shape) == 720
-
-
-def test_only_the_found_car_keeps_its_colors() -> None:
-    image = np.full((60, 90, 3), (200, 30, 30), np.uint8)
-    mask = np.zeros((60, 90), bool)
-    mask[20:40, 30:60] = True
-    drawn = cases.spotlight(image, mask)
-    assert (drawn[25:35, 35:55] == (200, 30, 30)).all()
-    outside = drawn[:15]
-    assert (outside == outside[..., :1]).all()
-    assert (drawn[20, 45] == visualization.CAR).all()
-    assert (image == (200, 30, 30)).all()

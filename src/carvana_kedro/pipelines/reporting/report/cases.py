@@ -9,15 +9,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from carvana_kedro.folds import by_fold
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.monitoring import visualization
-from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores.images.source import ImageSource
 
+from ..examples import Example, first_rows, predict_examples
+
 _WORST = 6
-_VIEWS_OF_A_CAR = 2
 _CROP = 6  # a crop is one sixth as wide and as high as its image
 _LONGER_SIDE = 720  # of the embedded images, in pixels
 
@@ -55,8 +54,7 @@ class Case:
 def choose(scores: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the images to show: the one with the middle score, then the worst, at most two of a car."""
     ranked = scores.sort_values("dice", kind="stable")
-    worst = ranked[ranked.groupby("car").cumcount() < _VIEWS_OF_A_CAR].head(_WORST)
-    return pd.concat([ranked.iloc[[len(ranked) // 2]], worst])
+    return pd.concat([ranked.iloc[[len(ranked) // 2]], first_rows(ranked, _WORST)])
 
 
 def draw_cases(
@@ -76,26 +74,17 @@ def draw_cases(
     Raises:
         UserError: The folds of the model do not fit the cars.
     """
-    drawn = {}
-    unique = chosen.drop_duplicates("image")
-    for member, rows in by_fold(model, unique) if len(model.members) > 1 else [(model, unique)]:
-        predictor = Predictor.from_model(
-            member,
-            trusted=parameters.trusted(),
-            device=parameters.device,
-            precision=parameters.precision,
-        )
-        for _, row in rows.iterrows():
-            image, target = images.read_image(row["image"]), images.read_mask(row["image"])
-            drawn[row["image"]] = _draw(row, image, predictor(image) > 0, target > 0)
+    examples = predict_examples(chosen.drop_duplicates("image"), model, images, parameters)
+    drawn = {case.image: case for case in map(_draw, examples)}
     return [drawn[image_id] for image_id in chosen["image"]]
 
 
-def _draw(row: pd.Series, image: np.ndarray, found: np.ndarray, target: np.ndarray) -> Case:
+def _draw(example: Example) -> Case:
+    row, image, found, target = example.scores, example.image, example.found, example.target
     height, width = (max(side // _CROP, min(side, 8)) for side in target.shape)
     top, left = visualization.largest_error(found, target, height, width)
     part = np.s_[top : top + height, left : left + width]
-    drawn = _resized(spotlight(image, found))
+    drawn = _resized(visualization.spotlight(image, found))
     return Case(
         image=row["image"],
         car=row["car"],
@@ -109,25 +98,6 @@ def _draw(row: pd.Series, image: np.ndarray, found: np.ndarray, target: np.ndarr
     )
 
 
-def spotlight(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return an image whose colors remain within a mask; the rest is pale and gray.
-
-    Unlike a tint, this shows the mask on a car of any color.
-
-    Args:
-        image: `(H, W, 3)` uint8 RGB.
-        mask: `(H, W)` bool.
-    """
-    drawn = np.where(mask[..., None], image, _pale(image))
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(drawn, outlines, -1, visualization.CAR, max(1, round(image.shape[1] / 480)))
-
-
-def _pale(image: np.ndarray) -> np.ndarray:
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return cv2.cvtColor(gray // 2 + 112, cv2.COLOR_GRAY2RGB)
-
-
 def _framed(image: np.ndarray, box: Box, scale: float) -> np.ndarray:
     """Return a copy of an image with a frame around a box, whose coordinates are multiplied by a scale."""
     left, top, width, height = (round(scale * side) for side in box)
@@ -137,14 +107,11 @@ def _framed(image: np.ndarray, box: Box, scale: float) -> np.ndarray:
     return drawn
 
 
-def _resized(image: np.ndarray) -> np.ndarray:
-    """Resize an image, or a mask, whose outline gets smooth."""
-    if image.dtype == bool:
-        return _resized(image.astype(np.float32)) > 0.5
-    scale = _LONGER_SIDE / max(image.shape[:2])
-    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
-    size, smaller = (width, height), scale < 1
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+def _resized(array: np.ndarray) -> np.ndarray:
+    """Resize an image or a mask to the size at which it is embedded."""
+    scale = _LONGER_SIDE / max(array.shape[:2])
+    height, width = (max(1, round(scale * side)) for side in array.shape[:2])
+    return visualization.resized(array, height, width)
 
 
 def _embedded(image: np.ndarray) -> str:
