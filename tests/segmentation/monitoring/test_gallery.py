@@ -32,9 +32,19 @@ def test_a_page_is_landscape_and_at_most_1200_pixels_wide() -> None:
     assert page.shape[1] == 1200 > page.shape[0]
     assert (page[72:252, 12:396] == example).all()
     assert (page[252:432, 804:1188] == example).all()
-    # The legend has the colors of the pictures.
-    for color in (visualization.HIT, visualization.MISS, visualization.FALSE_ALARM):
+
+
+def test_the_legend_has_the_colors_of_the_pictures_and_fits_beside_two_columns() -> None:
+    page = gallery.page({"Worst": [_example()]})
+    masks = np.zeros((3, 60), bool), np.zeros((3, 60), bool)
+    masks[0][:, :30] = masks[1][:, 15:45] = True
+    found, target = (np.repeat(mask, 10, axis=0) for mask in masks)
+    drawn = visualization.errors(np.full((30, 60, 3), 128, np.uint8), found, target)
+    false_alarm, hit, miss, rest = (tuple(drawn[15, column]) for column in (7, 22, 37, 52))
+    for color in (hit, miss, false_alarm):
         assert (page[:36] == color).all(axis=2).sum() > 100
+    assert hit[0] > rest[0] + 50
+    assert page.shape[1] == 804 and (page[:36, -12:] == 255).all()
 
 
 def test_groups_of_different_lengths_fill_with_white_and_empty_ones_are_left_out() -> None:

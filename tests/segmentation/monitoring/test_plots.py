@@ -33,6 +33,32 @@ def test_a_flat_threshold_curve_can_be_drawn(value: float) -> None:
     assert (result == plots.CURVE).all(2).any()
 
 
+def test_the_axis_of_a_threshold_curve_is_that_of_the_middle_thresholds() -> None:
+    thresholds = np.arange(1, 100) / 100
+    dice = 0.98 - (thresholds - 0.5) ** 2 / 20
+    plain = plots.threshold_curve(thresholds, dice, best=0.5, used=0.4)
+    dice[[0, -1]] = 0.0  # left out
+    steep = plots.threshold_curve(thresholds, dice, best=0.5, used=0.4)
+    middle = np.s_[:, 128 + 40 : 128 + 760]
+    assert (steep[middle] == plain[middle]).all()
+    below = np.s_[540:, :]
+    assert not (steep[below] == plots.CURVE).all(2).any()
+    # A marked threshold is on the curve, wherever it is.
+    dice[:] = np.linspace(0.5, 0.99, 99)
+    for best, used in ((0.99, 0.5), (0.5, 0.01)):
+        marked = plots.threshold_curve(thresholds, dice, best, used)
+        color = plots.BEST if best > 0.9 else plots.USED
+        rows = np.argwhere((marked[100:] == color).all(2))[:, 0] + 100
+        assert rows.min() >= 108 and rows.max() <= 548
+
+
+def test_a_used_threshold_that_is_the_best_is_marked_once() -> None:
+    thresholds = np.arange(1, 100) / 100
+    result = plots.threshold_curve(thresholds, 0.99 - (thresholds - 0.5) ** 2, best=0.5, used=0.5)
+    assert (result == plots.BEST).all(2).any()
+    assert not (result == plots.USED).all(2).any()
+
+
 def _pixels(image: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
     """Return the rows and columns of pixels that are nearly of a color, below the legend."""
     near = np.abs(image.astype(int) - color).max(axis=2) < 12

@@ -24,7 +24,7 @@ from .nodes import require_run, require_source
 logger = logging.getLogger(__name__)
 
 _THUMBNAIL_WIDTH = 400
-_PREVIEW_TITLE = "Test images. In color: what the model found."
+_PREVIEW_TITLE = "Test images: what the model found is outlined, the rest is pale and gray."
 
 Pictures = dict[str, Callable[[], np.ndarray]]
 """Functions that draw a picture, by its name."""

@@ -18,10 +18,11 @@ _EXAMPLE = _CAPTION + _DETAIL
 _BAR = 36  # height of the legend and of a heading
 _MARGIN = 12  # around each column
 _ZOOM = 8  # the longer side of an image, divided by the side of the detail
-_LEGEND = (
-    (visualization.HIT, "hit: found (lighter)"),
-    (visualization.MISS, "miss: not found"),
-    (visualization.FALSE_ALARM, "false alarm: wrongly found"),
+_SWATCH = 15  # width and height in pixels
+_LEGEND = (  # whether it is found, and whether it is of the car
+    (True, True, "hit: found, the lighter gray"),
+    (False, True, "miss: not found"),
+    (True, False, "false alarm: wrongly found"),
 )
 
 
@@ -92,14 +93,17 @@ def _white(height: int, width: int) -> np.ndarray:
 
 
 def _draw_legend(sheet: np.ndarray) -> None:
-    """Draw the legend into the first rows of a page."""
-    x = _MARGIN
-    for color, text in _LEGEND:
-        cv2.rectangle(sheet, (x, 12), (x + 14, 26), color, cv2.FILLED)
-        cv2.rectangle(sheet, (x, 12), (x + 14, 26), BLACK)
+    """Draw the legend into the first rows of a page. Its colors are those of a gray image with errors."""
+    x, square = _MARGIN, (_SWATCH, _SWATCH)
+    gray = np.full((*square, 3), 128, np.uint8)
+    for found, is_car, text in _LEGEND:
+        swatch = visualization.errors(gray, np.full(square, found), np.full(square, is_car))
+        sheet[12 : 12 + _SWATCH, x : x + _SWATCH] = cv2.rectangle(
+            swatch, (0, 0), (_SWATCH - 1, _SWATCH - 1), BLACK
+        )
         write(sheet, text, x + 22, 24)
         x += 22 + text_width(text) + 20
-    write(sheet, "frame: most errors, enlarged at the right", x + 20, 24)
+    write(sheet, "frame: most errors, enlarged", x, 24)
 
 
 def _framed(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:

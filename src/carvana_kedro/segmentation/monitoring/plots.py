@@ -26,6 +26,8 @@ _MOST_TICKS = 8
 def threshold_curve(thresholds: np.ndarray, dice: np.ndarray, best: float, used: float) -> np.ndarray:
     """Plot the mean Dice coefficient against the threshold and mark the best and the used threshold.
 
+    The vertical axis holds the values of the thresholds from 0.1 to 0.9 and the marked ones; lower values are left out.
+
     Args:
         thresholds: `(n,)` thresholds in [0, 1], ascending.
         dice: `(n,)` mean Dice coefficient at each threshold.
@@ -35,13 +37,22 @@ def threshold_curve(thresholds: np.ndarray, dice: np.ndarray, best: float, used:
     Returns:
         `(640, 960, 3)` uint8 RGB.
     """
-    plot = _Plot((0.0, 1.0), _ticks(float(dice.min()), float(dice.max())))
+    marks = {"used": (used, USED), "best": (best, BEST)}
+    if f"{used:.2f}" == f"{best:.2f}":
+        marks = {"used and best": (best, BEST)}
+    values = {name: float(np.interp(at, thresholds, dice)) for name, (at, _) in marks.items()}
+    middle = dice[(thresholds >= 0.1) & (thresholds <= 0.9)]
+    ticks = _ticks(*(float(end([*middle, *values.values()])) for end in (min, max)))
+    plot = _Plot((0.0, 1.0), ticks)
     plot.label_x([tenths / 10 for tenths in range(0, 11, 2)], "threshold on the probability")
-    for name, threshold, color, column in (("used", used, USED, 0), ("best", best, BEST, 420)):
-        value = float(np.interp(threshold, thresholds, dice))
-        plot.mark(threshold, value, color)
-        plot.write(f"{name}: {value:.4f} at {threshold:.2f}", plot.left + column, plot.top - 24, color)
-    plot.curve(thresholds, dice, CURVE)
+    column = plot.left
+    for name, (threshold, color) in marks.items():
+        plot.mark(threshold, values[name], color)
+        text = f"{name}: {values[name]:.4f} at {threshold:.2f}"
+        plot.write(text, column, plot.top - 24, color)
+        column += plot.width(text) + 32
+    shown = dice >= ticks[0]
+    plot.curve(thresholds[shown], dice[shown], CURVE)
     plot.write("Mean Dice coefficient of the validation images", plot.left, 44)
     return plot.image
 
@@ -72,7 +83,7 @@ def _learning_curve(title: str, training: Sequence[Curve], validation: Sequence[
     column = plot.left
     for name, color, side in (("training", TRAINING, training), ("validation", VALIDATION, validation)):
         plot.write(name, column, plot.top - 24, color)
-        column += text_width(name, 1, 2) + 32
+        column += plot.width(name) + 32
         for xs, ys in side:
             shown = np.isfinite(ys)
             plot.curve(xs[shown], ys[shown], color, dots=True)
@@ -82,8 +93,8 @@ def _learning_curve(title: str, training: Sequence[Curve], validation: Sequence[
 class _Plot:
     """An image with axes. The y axis covers the range of its ticks.
 
-    Lines are thick and text is large because TensorBoard shows a thumbnail of about every third row and column, in
-    which thin lines have gaps.
+    Lines are at least 3 pixels thick and text is large because TensorBoard shows a thumbnail of about every third row
+    and column, in which thin lines have gaps.
     """
 
     left, right, top, bottom = 128, 928, 120, 536
@@ -97,7 +108,7 @@ class _Plot:
             y = self._y(tick)
             cv2.line(self.image, (self.left, y), (self.right, y), _LIGHT_GRAY, 3)
             self.write(f"{tick:.{digits}f}", self.left - 16, y + 10, align=1)
-        cv2.rectangle(self.image, (self.left, self.top), (self.right, self.bottom), _GRAY, 3)
+        cv2.line(self.image, (self.left, self.bottom), (self.right, self.bottom), _GRAY, 3)
 
     def label_x(self, ticks: Sequence[float], title: str) -> None:
         """Draw ticks below the x axis, and its title."""
@@ -111,7 +122,12 @@ class _Plot:
 
     def write(self, text: str, x: int, y: int, color: Color = _GRAY, align: float = 0.0) -> None:
         """Write text: see `carvana_kedro.segmentation.monitoring.lettering.write`."""
-        write(self.image, text, x, y, scale=1, thickness=2, color=color, align=align)
+        write(self.image, text, x, y, scale=1, color=color, align=align)
+
+    @staticmethod
+    def width(text: str) -> int:
+        """Return the width of a line of text in pixels."""
+        return text_width(text, scale=1)
 
     def mark(self, x: float, y: float, color: Color) -> None:
         """Draw a vertical line at x and a dot at (x, y)."""
