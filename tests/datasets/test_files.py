@@ -251,6 +251,31 @@ def test_the_pictures_of_a_folder_are_replaced(tmp_path: Path) -> None:
     assert dataset._describe()["filepath"] == str(tmp_path / "cutouts")
 
 
+def test_an_optional_folder_of_pictures_may_be_missing(tmp_path: Path) -> None:
+    path, kind = str(tmp_path / "cutouts"), "carvana_kedro.datasets.ImageDataset"
+    options = {"path": path, "dataset": kind, "filename_suffix": ".png"}
+    optional = PicturesDataset(**options, optional=True)
+    assert optional.load() == {}
+    with pytest.raises(DatasetError, match="No partitions found"):
+        PicturesDataset(**options).load()
+    optional.save({"a": np.full((20, 30, 4), 100, np.uint8)})
+    assert [*optional.load()] == ["a"]
+
+
+def test_a_terminal_shows_how_many_pictures_are_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = _pictures(tmp_path / "cutouts", "ImageDataset", ".png")
+    pictures = dict.fromkeys("abc", np.full((20, 30, 4), 100, np.uint8))
+    dataset.save(pictures)
+    assert capsys.readouterr() == ("", "")
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", terminal)
+    dataset.save(pictures)
+    assert "Drawing" in terminal.getvalue() and "3" in terminal.getvalue()
+
+
 def test_a_folder_of_pictures_may_be_a_link_to_another_disk(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "cutouts").symlink_to(tmp_path / "disk")

@@ -9,6 +9,7 @@ from typing import Any
 from kedro_datasets._typing import ImagePreview
 from kedro_datasets.partitions import PartitionedDataset
 from PIL import Image
+from tqdm import tqdm
 
 from carvana_kedro.datasets.image import on_white, preview_of
 from carvana_kedro.errors import UserError
@@ -27,8 +28,19 @@ class PicturesDataset(PartitionedDataset):
     Saving replaces all pictures of the folder, so that it holds none of an earlier run.
 
     Args:
+        optional: whether a run that reads the folder also starts without it.
         options: of Kedro's dataset: `path` of the folder, `dataset` of a file, and so on.
     """
+
+    def __init__(self, *, optional: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.optional = optional
+
+    def load(self) -> dict[str, Callable[[], Any]]:
+        """Return functions that load the pictures, by their names; none if the folder is missing and optional."""
+        if self.optional and not self.exists():
+            return {}
+        return super().load()
 
     def save(self, data: Mapping[str, Any | Callable[[], Any]]) -> None:
         """Write pictures by their names without extension. Functions are called in threads, when it is their turn."""
@@ -37,7 +49,8 @@ class PicturesDataset(PartitionedDataset):
             for path in folder.rglob(f"*{self._filename_suffix}"):
                 path.unlink()
             with ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS)) as pool:
-                for _ in pool.map(lambda name: PartitionedDataset.save(self, {name: data[name]}), data):
+                saved = pool.map(lambda name: PartitionedDataset.save(self, {name: data[name]}), data)
+                for _ in tqdm(saved, "Drawing", len(data), unit=" pictures", leave=False, disable=None):
                     pass
 
     def preview(self) -> ImagePreview:
