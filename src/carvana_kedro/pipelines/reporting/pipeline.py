@@ -92,6 +92,8 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "validation_index",
                     "training_images",
                     "submission_score",
+                    "cutouts",
+                    "turntables",
                     "source",
                     "params:recipes",
                     "params:model_training",

@@ -1,6 +1,8 @@
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -22,6 +24,16 @@ HISTORY = pd.DataFrame(
         "seconds": [3.0, 5.0],
     }
 )
+
+
+@pytest.fixture
+def predicted() -> dict[str, Any]:
+    """Arguments of `write_report` after inference."""
+    return {
+        "submission_score": {"run_id": "run", "images": 7, "dice": 0.91234},
+        "cutouts": {f"car_{n}": partial(np.full, (40, 60, 4), 50 * n, np.uint8) for n in range(5)},
+        "turntables": {"car": list},
+    }
 
 
 @pytest.fixture
@@ -53,6 +65,8 @@ def inputs(model: TrainedModel) -> Callable[..., dict[str, Any]]:
             "validation_index": sides[1],
             "training_images": images,
             "submission_score": None,
+            "cutouts": {},
+            "turntables": {},
             "source": SourceDescription(name="toys", limits=("It knows nothing of boats & ships.",)),
             "recipes": {"mine": recipe.model_dump(mode="json")},
             "model_training": recipe,

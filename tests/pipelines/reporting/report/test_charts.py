@@ -90,4 +90,7 @@ def test_the_views_have_their_range_and_mean() -> None:
     chart = charts.views(table)
     assert [label for _, label in chart.x_ticks] == ["1", "3"]
     assert all(line.highest < line.mean < line.lowest for line in chart.ranges)
+    many = pd.DataFrame({**dict.fromkeys(("lowest", "mean", "highest"), 0.9), "view": range(1, 17)})
+    labels = charts.views(many).x_ticks
+    assert [label for _, label in labels] == [str(number) for number in range(1, 17, 2)]
     assert chart.description == "Dice coefficient of 2 views. View 3 has the lowest mean, 0.7000."

@@ -21,9 +21,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def report(inputs: Callable[..., dict[str, Any]], training_images: ImageStore, tmp_path: Path) -> str:
+def report(
+    inputs: Callable[..., dict[str, Any]],
+    predicted: dict[str, Any],
+    training_images: ImageStore,
+    tmp_path: Path,
+) -> str:
     """The address of a report."""
-    values = inputs(training_images)
+    values = {**inputs(training_images), **predicted}
     values["run_manifest"]["parameters"]["loss"] = {"type": "my_package." + "very_long_name_" * 20}
     path = tmp_path / "report.html"
     path.write_text(write_report(**values), "utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from carvana_kedro.errors import UserError
@@ -108,12 +109,32 @@ def test_the_page_is_well_formed_and_accessible(inputs: Inputs, training_images:
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in charts)
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(set(ids)) == len(ids)
-    links = [link["href"] for link in page.attributes("a")]
-    assert links == [f"#{name}" for name in ids]
+    assert [link["href"] for link in page.attributes("a")] == [f"#{name}" for name in ids]
     headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(headings))
     assert next(page.attributes("html"))["lang"] == "en"
+
+
+def test_cutouts_of_the_model_are_shown_with_links_to_what_lies_beside_the_page(
+    inputs: Inputs, predicted: dict[str, Any], training_images: ImageStore
+) -> None:
+    values = {**inputs(training_images), **predicted}
+    page = Page(write_report(**values))
+    shown = [str(image["alt"]) for image in page.attributes("img") if "Cut-out" in str(image["alt"])]
+    assert shown == [f"Cut-out of car_{n}, on a checkerboard where it is transparent." for n in (0, 2, 4)]
+    links = [str(link["href"]) for link in page.attributes("a") if not str(link["href"]).startswith("#")]
+    entries = yaml.safe_load(Path("conf/base/catalog_reporting.yml").read_text())
+    entries |= yaml.safe_load(Path("conf/base/catalog_model_training.yml").read_text())
+    paths = [entry.get("filepath") or entry.get("path") for entry in entries.values() if "type" in entry]
+    folder = "${_data}/08_reporting/${_source}/${_recipe}/"
+    assert len(links) == 5
+    assert {folder + link.rstrip("/") for link in links} <= {*paths}
+    assert "turntables" not in Page(write_report(**{**values, "turntables": {}})).text
+    # Those of another model are left out.
+    other = {**predicted["submission_score"], "run_id": "other"}
+    for score in (None, other):
+        assert "Cut-outs" not in Page(write_report(**{**values, "submission_score": score})).text
 
 
 def test_the_page_needs_no_other_file(inputs: Inputs, training_images: ImageStore) -> None:
@@ -151,7 +172,9 @@ def test_a_run_with_folds_is_scored_on_all_cars(inputs: Inputs, training_images:
     values = inputs(training_images, folds=2)
     # The run decides, not the recipe as it is now.
     page = Page(write_report(**{**values, "model_training": RECIPE}))
-    assert "16 images of 4 cars that the model which scored them was not trained on" in page.text
+    assert "16 images of 4 cars, each by the member that was not trained on it." in page.text
+    assert "so both sides of the table have all cars" in page.text
+    assert ["training", "4", "16"] in page.rows and ["validation", "4", "16"] in page.rows
     assert "one training run of 2 models" in page.text
     lines = [line for line in page.attributes("polyline") if "train" in str(line["class"])]
     assert len(lines) == 2 * 2  # of two folds in two charts

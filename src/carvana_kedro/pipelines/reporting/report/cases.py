@@ -1,8 +1,6 @@
 """Images of single cases: what the model found in a photograph, and the place with the largest error."""
 
-import base64
 from dataclasses import dataclass
-from io import BytesIO
 
 import cv2
 import numpy as np
@@ -15,6 +13,7 @@ from carvana_kedro.segmentation.monitoring import visualization
 from carvana_kedro.stores.images.source import ImageSource
 
 from ..examples import Example, first_rows, predict_examples
+from .embedding import embedded
 
 _WORST = 6
 _CROP = 6  # a crop is one sixth as wide and as high as its image
@@ -92,9 +91,15 @@ def _draw(example: Example) -> Case:
         boundary_error=row["boundary_error"],
         missed=int((target & ~found).sum()),
         false_alarms=int((found & ~target).sum()),
-        found=_embedded(drawn),
-        framed=_embedded(_framed(drawn, (left, top, width, height), drawn.shape[1] / image.shape[1])),
-        crop=_embedded(visualization.errors(*(_resized(array[part]) for array in (image, found, target)))),
+        found=embedded(Image.fromarray(drawn)),
+        framed=embedded(
+            Image.fromarray(_framed(drawn, (left, top, width, height), drawn.shape[1] / image.shape[1]))
+        ),
+        crop=embedded(
+            Image.fromarray(
+                visualization.errors(*(_resized(array[part]) for array in (image, found, target)))
+            )
+        ),
     )
 
 
@@ -112,9 +117,3 @@ def _resized(array: np.ndarray) -> np.ndarray:
     scale = _LONGER_SIDE / max(array.shape[:2])
     height, width = (max(1, round(scale * side)) for side in array.shape[:2])
     return visualization.resized(array, height, width)
-
-
-def _embedded(image: np.ndarray) -> str:
-    file = BytesIO()
-    Image.fromarray(image).save(file, "webp", quality=75)
-    return base64.b64encode(file.getvalue()).decode()

@@ -176,7 +176,7 @@ def views(table: pd.DataFrame) -> Chart:
     numbers = table["view"].tolist()
     x = Axis.of_numbers(numbers, _LEFT, _RIGHT)
     y = Axis.over(table[["lowest", "highest"]].to_numpy(float).ravel(), _BOTTOM, _TOP)
-    every = -(-len(table) // 16)
+    every = -(-len(table) // 10)  # labels that do not touch on a telephone
     ticks = [(x.at(number), str(number)) for number in numbers[::every]]
     rows = table[["view", "lowest", "highest", "mean"]].to_numpy(float).tolist()
     ranges = [Range(x.at(view), *map(y.at, scores)) for view, *scores in rows]

@@ -1,8 +1,10 @@
 """The report as one web page."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -17,6 +19,7 @@ from carvana_kedro.stores.images.source import ImageSource
 from ..nodes import require_run, require_source
 from . import cases, charts, scores
 from .car_names import car_names
+from .cutouts import choose_cutouts
 
 _MOST_CARS = 20  # in the table; the score file has all
 
@@ -31,6 +34,8 @@ def write_report(
     validation_index: pd.DataFrame,
     training_images: ImageSource,
     submission_score: dict[str, Any] | None,
+    cutouts: dict[str, Callable[[], np.ndarray]],
+    turntables: dict[str, Callable[[], list[np.ndarray]]],
     source: SourceDescription,
     recipes: dict[str, Any],
     model_training: ModelTraining,
@@ -47,6 +52,8 @@ def write_report(
         validation_index: Images to validate on.
         training_images: The source that the model was trained on.
         submission_score: What `score_submission` returns; None if nothing was predicted yet.
+        cutouts: Functions that load the cut-outs of test images; those of another model are left out.
+        turntables: The same of the turntables, to which the page links.
         source: The description of the source.
         recipes: All recipes by name.
         model_training: The recipe.
@@ -67,6 +74,7 @@ def write_report(
             "The images were split again after the training: validation_scores has other images than validation_index. "
             "Train a model on this split, or split them as before: kedro run --pipelines data_ingestion,model_training"
         )
+    is_predicted = submission_score is not None and submission_score["run_id"] == model.run_id
     by_view = scores.by_view(validation_scores, index)
     bins = scores.reliability(validation_threshold_curve)
     typical, *worst = cases.draw_cases(
@@ -79,6 +87,9 @@ def write_report(
         index=index,
         history=training_history,
         test=submission_score,
+        is_predicted=is_predicted,
+        cutouts=choose_cutouts(cutouts) if is_predicted else [],
+        has_turntables=bool(turntables),
         charts={
             "loss": charts.learning_curve(training_history, "loss", "Loss"),
             "dice": charts.learning_curve(training_history, "dice_coeff", "Dice coefficient"),
