@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,6 +53,9 @@ def test_kedro_run_writes_all_outputs_and_each_pipeline_can_be_repeated(kedro: K
     reports = data / "08_reporting/sample/sample"
     for folder, count in (("cutouts", 4), ("overlays", 4), ("turntables", 1)):
         assert len(list((reports / folder).iterdir())) == count, folder
+    links = re.findall('href="([^#"]+)"', (reports / "report.html").read_text())
+    assert "cutouts/" in links and "turntables/" in links
+    assert [link for link in links if not (reports / link).exists()] == []
     score = json.loads((reports / "submission_score.json").read_text())
     assert score["images"] == 4
     # A tiny network, trained for seconds on three cars, finds the car roughly.

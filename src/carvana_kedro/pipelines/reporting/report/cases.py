@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.segmentation.model import TrainedModel
@@ -84,6 +83,8 @@ def _draw(example: Example) -> Case:
     top, left = visualization.largest_error(found, target, height, width)
     part = np.s_[top : top + height, left : left + width]
     drawn = _resized(visualization.spotlight(image, found))
+    framed = _framed(drawn, (left, top, width, height), drawn.shape[1] / image.shape[1])
+    crop = visualization.errors(*(_resized(array[part]) for array in (image, found, target)))
     return Case(
         image=row["image"],
         car=row["car"],
@@ -91,15 +92,9 @@ def _draw(example: Example) -> Case:
         boundary_error=row["boundary_error"],
         missed=int((target & ~found).sum()),
         false_alarms=int((found & ~target).sum()),
-        found=embedded(Image.fromarray(drawn)),
-        framed=embedded(
-            Image.fromarray(_framed(drawn, (left, top, width, height), drawn.shape[1] / image.shape[1]))
-        ),
-        crop=embedded(
-            Image.fromarray(
-                visualization.errors(*(_resized(array[part]) for array in (image, found, target)))
-            )
-        ),
+        found=embedded(drawn),
+        framed=embedded(framed),
+        crop=embedded(crop),
     )
 
 

@@ -40,4 +40,4 @@ def _small(cutout: np.ndarray) -> str:
     picture = Image.fromarray(cutout)
     picture = picture.crop(picture.getchannel("A").getbbox())
     picture.thumbnail(_SIZE)
-    return embedded(picture)
+    return embedded(np.asarray(picture))
