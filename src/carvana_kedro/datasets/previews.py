@@ -15,8 +15,11 @@ Data = TypeVar("Data", bound=AbstractDataset)
 Arguments = ParamSpec("Arguments")
 
 _SHAPE = 3 / 2  # width / height
-# Kedro-Viz gives the text 60 % of the window's width, and cuts it off in the side panel.
-_FIT_SIDE_PANEL = "<style>[class$=preview-html] .html-renderer {width: auto; padding-right: 32px}</style>"
+# Kedro-Viz makes texts as wide as 60 % of the window, also in the narrower side panel.
+_STYLE = (
+    "<style>[class$=preview-html] .html-renderer {width: auto; padding-right: 24px} "
+    ".html-renderer figure {margin: 12px 0} .html-renderer img {max-width: 100%}</style>"
+)
 
 
 def if_present(preview: Callable[Concatenate[Data, Arguments], Any]) -> Callable[..., Any]:
@@ -50,11 +53,11 @@ def on_white(image: Image.Image) -> Image.Image:
 def html_preview(html: str) -> HTMLPreview:
     """Return HTML for Kedro-Viz, which also takes line breaks and underscores for Markdown.
 
-    >>> html_preview("<p>a_b\\n  c</p><pre>d\\n  e</pre>").removeprefix(_FIT_SIDE_PANEL)
+    >>> html_preview("<p>a_b\\n  c</p><pre>d\\n  e</pre>").removesuffix(_STYLE)
     '<p>a\u02cdb c</p><pre>d<br>  e</pre>'
     """
     prose_and_code = re.split("(<pre>.*?</pre>)", html, flags=re.DOTALL)
     for number, block in enumerate(prose_and_code):
         prose_and_code[number] = "<br>".join(block.splitlines()) if number % 2 else " ".join(block.split())
     text = "".join(prose_and_code).replace("_", "\N{MODIFIER LETTER LOW MACRON}")
-    return HTMLPreview(_FIT_SIDE_PANEL + text)
+    return HTMLPreview(text + _STYLE)
