@@ -1,9 +1,15 @@
 """The model_training pipeline."""
 
+import warnings
+
 from kedro.pipeline import Node, Pipeline
+from kedro.utils import KedroExperimentalWarning
 
 from .model_card import write_model_card
+from .network_diagram import draw_example_network
 from .nodes import describe_run, evaluate_model, train_model
+
+warnings.filterwarnings("ignore", "The 'preview_fn' feature", KedroExperimentalWarning)
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
@@ -23,6 +29,8 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 ],
                 outputs=["model", "training_history"],
                 name="train_model",
+                tags="network",
+                preview_fn=draw_example_network,
             ),
             Node(
                 evaluate_model,
@@ -35,6 +43,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 ],
                 outputs=["validation_scores", "validation_metrics", "validation_threshold_curve"],
                 name="evaluate_model",
+                tags="network",
             ),
             Node(
                 describe_run,
