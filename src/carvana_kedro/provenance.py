@@ -121,7 +121,7 @@ def check_run(name: str, artefact: Any, run_id: str) -> None:
 def check_predictions(
     predictions: Mapping[str, Any], submission: SubmissionFile, model: TrainedModel | None
 ) -> SubmissionFile:
-    """Check that a submission has the rows of the predictions, and that these are those of the model.
+    """Check that a submission belongs to the model: that it has the rows of its predictions.
 
     Predictions of a model that `checkpoint=` named belong to that model. They stay valid when the recipe is trained
     again; a message says which model they are from.

@@ -237,7 +237,7 @@ def _pictures(folder: Path, dataset: str, suffix: str) -> PicturesDataset:
     return PicturesDataset(path=str(folder), dataset=kind, filename_suffix=suffix)
 
 
-def test_a_folder_of_pictures_is_replaced_as_a_whole(tmp_path: Path) -> None:
+def test_the_pictures_of_a_folder_are_replaced(tmp_path: Path) -> None:
     dataset = _pictures(tmp_path / "cutouts", "ImageDataset", ".png")
     picture = np.full((20, 30, 4), 100, np.uint8)
     assert not dataset.exists()
@@ -247,11 +247,21 @@ def test_a_folder_of_pictures_is_replaced_as_a_whole(tmp_path: Path) -> None:
         "b": 101,
         "c": 100,
     }
+    (tmp_path / "cutouts" / "notes.txt").write_text("by a person")
     dataset.save({"d": picture})
-    assert [path.name for path in (tmp_path / "cutouts").iterdir()] == ["d.png"]
+    assert {path.name for path in (tmp_path / "cutouts").iterdir()} == {"d.png", "notes.txt"}
     dataset.save({})
     assert not dataset.exists()
     assert dataset._describe()["filepath"] == str(tmp_path / "cutouts")
+
+
+def test_a_folder_of_pictures_may_be_a_link_to_another_disk(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "cutouts").symlink_to(tmp_path / "disk")
+    dataset = _pictures(tmp_path / "cutouts", "ImageDataset", ".png")
+    for name in "ab":
+        dataset.save({name: np.full((20, 30, 4), 100, np.uint8)})
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["b.png"]
 
 
 def _shown(preview: str) -> np.ndarray:

@@ -79,7 +79,7 @@ def _in_strings(text: str) -> Iterator[str]:
     """Yield the commands of comments and messages; those with values that only a run knows are left out."""
     joined = re.sub(r'"\n\s+f?"', "", text)
     yield from (
-        found.rstrip(". ") for found in re.findall(r"kedro run(?: --[a-z-]+ [^\s\"`{}]+)*(?![\w{])", joined)
+        found.rstrip(". ") for found in re.findall(r"kedro run(?: --[a-z-]+ [^\s\"`{}<]+)*(?![\w{])", joined)
     )
     yield from re.findall(
         r"--params ([^\s\"`{}]+=(?:'[^'\s]*'|[^\s\"`{}])*[^\s\"`{}.,:;)])(?![\w{.,]*{)", joined

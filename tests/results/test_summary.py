@@ -29,12 +29,13 @@ def summary(parameters: ModelTraining = RECIPE, scores: pd.DataFrame = SCORES, *
         "validation_cars": ["c", "d"],
         "photograph_size": {"width": 1918, "height": 1280},
         "output_size": {"width": 200, "height": 100},
+        "data_ingestion": DataIngestion().model_dump(mode="json"),
         "parameters": parameters.model_dump(mode="json"),
         **run,
     }
     source = SourceDescription(name="toys", limits=("It knows nothing of boats.",))
     recipes = {"mine": RECIPE.model_dump(mode="json")}
-    return RunSummary(manifest, scores, CURVE, recipes, source, DataIngestion())
+    return RunSummary(manifest, scores, CURVE, recipes, source)
 
 
 def test_the_standard_error_is_over_the_cars_and_not_over_their_images() -> None:

@@ -85,7 +85,7 @@ def test_a_node_has_one_line_before_it_loads_its_inputs(
         "loaded",
         "[3/3] copy",
     ]
-    assert done.startswith("Done in 0 s")
+    assert done.startswith("Done in ")
 
 
 def test_kedros_own_lines_of_nodes_replace_those_of_this_project(
@@ -117,4 +117,4 @@ def test_the_lines_of_the_projects_nodes_fit_into_80_columns() -> None:
         for node, line in headings(pipeline).items():
             assert node.rpartition(".")[2] in line
             assert len(line) < 80
-            assert not line.endswith("]")
+            assert not line.endswith(("]", " ..."))

@@ -1,6 +1,8 @@
 """What a run says at its end, from files as the pipelines write them."""
 
 import json
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,14 +10,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from kedro.framework.project import configure_project
 from kedro.io import DataCatalog, MemoryDataset
-from kedro.pipeline import Node, Pipeline
+from kedro_viz.launchers.cli.main import viz_cli
+from kedro_viz.launchers.cli.run import run as viz_run
 
-from carvana_kedro.datasets import FolderDataset, RecordDataset, SubmissionDataset, TableDataset, TextDataset
+from carvana_kedro.datasets import (
+    FolderDataset,
+    PredictedImagesDataset,
+    RecordDataset,
+    SubmissionDataset,
+    TableDataset,
+    TextDataset,
+)
 from carvana_kedro.datasets.kaggle import KaggleCompetitionDataset
-from carvana_kedro.terminal.summary import summarize
+from carvana_kedro.pipeline_registry import register_pipelines
+from carvana_kedro.terminal.summary import MADE, WORTH_OPENING, summarize
 
 SCORES = pd.DataFrame({"image": ["a", "b", "c"], "dice": [0.9, 0.95, 1.0]})
 TABLES = ("train_index", "validation_scores", "evaluation_scores", "prediction_summary", "export_check")
@@ -25,7 +38,7 @@ RECORDS: dict[str, dict[str, Any]] = {
     "submission_receipt": {"uploaded": True, "public_score": "0.9951", "private_score": "0.9949"},
     "export_manifest": {},
 }
-TEXTS = ("model", "model_card", "submission_preview", "validation_gallery")
+TEXTS = ("model", "trained_model", "model_card", "submission_preview", "validation_gallery", "report")
 DATASETS = (*TABLES, *RECORDS, *TEXTS, "submission")
 
 Summarize = Callable[..., list[str]]
@@ -39,6 +52,7 @@ def _catalog(data: Path, competition: str | None) -> DataCatalog:
         "submission": SubmissionDataset(filepath=str(data / "submit.csv.gz")),
         "competition": KaggleCompetitionDataset(competition),
         "tensorboard": FolderDataset(str(data / "tensorboard")),
+        "predicted_images": PredictedImagesDataset(str(data / "predicted")),
         "in_memory": MemoryDataset(1),
     }
     return DataCatalog(datasets)
@@ -56,6 +70,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in TEXTS:
         catalog.save(name, "text")
     catalog.save("submission", [("a", "1 2")])
+    (folder / "tensorboard").mkdir()
     return folder
 
 
@@ -64,8 +79,7 @@ def summarized(data: Path) -> Summarize:
     """`summarized("model", ...)` returns the summary of a run that has made these datasets."""
 
     def call(*made: str, competition: str | None = None, folder: Path = data, **run_params: Any) -> list[str]:
-        pipeline = Pipeline([Node(lambda: 1, None, name, name=name) for name in made])
-        return summarize(run_params, pipeline, _catalog(folder, competition), 72.9)
+        return summarize(run_params, made, _catalog(folder, competition), 72.9)
 
     return call
 
@@ -75,17 +89,17 @@ def test_a_whole_run_tells_what_it_made_its_scores_and_what_comes_next(
 ) -> None:
     made = (
         "train_index", "model", "validation_scores", "model_card", "predictions", "submission",
-        "prediction_summary", "validation_gallery", "submission_preview", "submission_score",
+        "prediction_summary", "validation_gallery", "submission_preview", "submission_score", "report",
     )  # fmt: skip
     deviation = np.std(SCORES["dice"])
     assert summarized(*made) == [
-        "Done in 1 min 13 s: a model, 64 masks, a submission",
-        f"  validation  Dice 0.9500 ± {deviation:.4f} (3 images), lowest 0.9000",
-        "  submission  Dice 0.9866 ± 0.0051 (64 images), lowest 0.9677",
-        f"  open        {data}/submission_preview.txt",
+        "Done in 1 min 13 s: a model, 64 masks, a submission, a report",
+        f"  validation  Dice 0.9500 (3 images: standard deviation {deviation:.4f}, lowest 0.9000)",
+        "  submission  Dice 0.9866 (64 images: standard deviation 0.0051, lowest 0.9677)",
+        f"  open        {data}/report.txt",
+        f"              {data}/submission_preview.txt",
         f"              {data}/validation_gallery.txt",
-        f"              {data}/model_card.txt",
-        "  next        kedro viz",
+        "  next        kedro viz run",
         f"              tensorboard --logdir {data}/tensorboard",
     ]
 
@@ -96,8 +110,8 @@ def test_a_whole_run_tells_what_it_made_its_scores_and_what_comes_next(
         (("train_index",), "kedro run --pipelines model_training"),
         (("train_index", "model"), "kedro run --pipelines inference,reporting"),
         (("predictions", "submission"), "kedro run --pipelines reporting"),
-        (("submission", "submission_preview"), "kedro run --pipelines submission"),
-        (("evaluation_scores",), "kedro viz"),
+        (("submission", "report"), "kedro run --pipelines submission"),
+        (("evaluation_scores",), "kedro viz run"),
     ],
 )
 def test_the_next_command_continues_the_run_with_its_options(
@@ -107,6 +121,54 @@ def test_the_next_command_continues_the_run_with_its_options(
     lines = summarized(*made, competition="carvana", env="kaggle", runtime_params=params)
     (following,) = (line.removeprefix("  next        ") for line in lines if line.startswith("  next"))
     assert following == f"{expected} --env kaggle --params 'source=folder,folder.images=my cars'"
+
+
+@pytest.mark.parametrize("missing", ["trained_model", "train_index", "validation_scores"])
+def test_without_a_trained_model_there_is_nothing_to_report(
+    summarized: Summarize, data: Path, tmp_path: Path, missing: str
+) -> None:
+    folder = shutil.copytree(data, tmp_path / "data")
+    (path,) = folder.glob(f"{missing}.*")
+    path.unlink()
+    lines = summarized("predictions", "submission", folder=folder)
+    assert not [line for line in lines if "--pipelines reporting" in line]
+
+
+def test_kedro_viz_takes_the_options_of_the_run(
+    summarized: Summarize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = {"source": "folder", "folder": {"images": "my cars"}}
+    lines = summarized("model_card", env="kaggle", runtime_params=params)
+    (command,) = (line.removeprefix("  next        ") for line in lines if "kedro viz" in line)
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(viz_run, "callback", options.update)
+    result = CliRunner().invoke(viz_cli, shlex.split(command)[1:])
+    assert result.exit_code == 0, result.output
+    assert (options["env"], options["params"]) == ("kaggle", params)
+
+
+def test_the_cutouts_of_all_images_come_before_those_of_the_report(
+    summarized: Summarize, data: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(data, tmp_path / "data")
+    assert "cut-outs" not in summarized("predictions", folder=folder)[0]
+    cutouts = folder / "predicted" / "cutouts"
+    (cutouts / "sub").mkdir(parents=True)
+    (cutouts / "sub" / "a.png").touch()
+    lines = summarized("predictions", "submission", "cutouts", "report", folder=folder)
+    assert lines[0].endswith("64 masks, a submission, cut-outs, a report")
+    assert f"              {cutouts}" in lines
+
+
+def test_a_single_image_has_no_spread(summarized: Summarize, tmp_path: Path) -> None:
+    _catalog(tmp_path, None).save("validation_scores", SCORES[:1])
+    assert "  validation  Dice 0.9000 (1 image)" in summarized("validation_scores", folder=tmp_path)
+
+
+def test_the_summary_knows_datasets_that_pipelines_make() -> None:
+    configure_project("carvana_kedro")
+    made = {name for pipeline in register_pipelines().values() for name in pipeline.all_outputs()}
+    assert {*MADE, *WORTH_OPENING} <= made
 
 
 def test_the_scores_of_kaggle_are_those_of_the_submission(summarized: Summarize) -> None:
@@ -136,8 +198,7 @@ def test_what_a_run_left_in_memory_or_did_not_write_is_left_out(
     lines = summarized("in_memory", "not_in_the_catalog", "model", "validation_scores", folder=tmp_path)
     assert lines == [
         "Done in 1 min 13 s",
-        "  next        kedro viz",
-        f"              tensorboard --logdir {tmp_path}/tensorboard",
+        "  next        kedro viz run",
     ]
 
 

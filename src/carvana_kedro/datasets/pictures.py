@@ -1,6 +1,5 @@
 """Folders of pictures for reports."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -21,7 +20,7 @@ _MOST_THREADS = 4  # each has pictures of full size in memory
 class PicturesDataset(PartitionedDataset):
     """Kedro's dataset of a folder of files. Kedro-Viz previews the first ones as a contact sheet.
 
-    Saving replaces the folder, so that it holds no pictures of an earlier run.
+    Saving replaces all pictures of the folder, so that it holds none of an earlier run.
 
     Args:
         options: of Kedro's dataset: `path` of the folder, `dataset` of a file, and so on.
@@ -31,8 +30,8 @@ class PicturesDataset(PartitionedDataset):
         """Write pictures by their names without extension. Functions are called in threads, when it is their turn."""
         folder = Path(self._path)
         with writing(folder):
-            if folder.exists():
-                shutil.rmtree(folder)
+            for path in folder.rglob(f"*{self._filename_suffix}"):
+                path.unlink()
             with ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS)) as pool:
                 for _ in pool.map(lambda name: PartitionedDataset.save(self, {name: data[name]}), data):
                     pass

@@ -34,7 +34,6 @@ class RunSummary:
         curve: One row per threshold: threshold, and dice (the mean Dice coefficient).
         recipes: All recipes by name, to find what the run changed in its own.
         source: The description of the source of the images.
-        data_ingestion: How the images were split.
 
     Raises:
         UserError: The scores or the curve belong to another run.
@@ -45,7 +44,6 @@ class RunSummary:
     curve: pd.DataFrame
     recipes: Mapping[str, Any]
     source: SourceDescription
-    data_ingestion: DataIngestion
 
     def __post_init__(self) -> None:
         """Check that the scores and the curve are those of the run."""
@@ -137,7 +135,7 @@ class RunSummary:
         recipe = ModelTraining.model_validate(self.recipes[self.run["recipe"]]).model_dump(mode="json")
         return {
             **_changes("model_training", recipe, self.parameters),
-            **_changes("data_ingestion", DataIngestion().model_dump(), self.data_ingestion.model_dump()),
+            **_changes("data_ingestion", DataIngestion().model_dump(mode="json"), self.run["data_ingestion"]),
         }
 
 

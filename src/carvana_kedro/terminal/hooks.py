@@ -38,6 +38,7 @@ class RunReportHook:
     def __init__(self) -> None:
         self._headings: Mapping[str, str] = {}
         self._started = time.monotonic()
+        self._saved: set[str] = set()
         self._has_run = False
 
     @hook_impl
@@ -45,6 +46,7 @@ class RunReportHook:
         """Number the nodes in the order in which they run one after the other."""
         self._headings = headings(pipeline)
         self._started = time.monotonic()
+        self._saved = set()
         self._has_run = False
 
     @hook_impl
@@ -61,14 +63,17 @@ class RunReportHook:
             self._log(node)
 
     @hook_impl
-    def after_pipeline_run(
-        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
-    ) -> None:
+    def after_dataset_saved(self, dataset_name: str) -> None:
+        """Remember what the run has made."""
+        self._saved.add(dataset_name)
+
+    @hook_impl
+    def after_pipeline_run(self, run_params: dict[str, Any], catalog: DataCatalog) -> None:
         """Log the summary."""
         if run_params.get("only_missing_outputs") and not self._has_run:
             logger.info("Nothing to do: all outputs exist.")
             return
-        for line in summarize(run_params, pipeline, catalog, time.monotonic() - self._started):
+        for line in summarize(run_params, sorted(self._saved), catalog, time.monotonic() - self._started):
             logger.info("%s", line)
 
     def _log(self, node: Node) -> None:

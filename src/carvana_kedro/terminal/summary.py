@@ -1,17 +1,16 @@
 """The summary that `kedro run` prints at its end."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from kedro.io import DataCatalog
-from kedro.pipeline import Pipeline
 
 from carvana_kedro.commands.params import run_options
 
-_MADE = {
+MADE = {
     "submission": "a submission",
     "evaluation_scores": "scores",
     "export_manifest": "an export",
@@ -21,35 +20,42 @@ _MADE = {
 }
 """What a person would call some datasets."""
 
-_WORTH_OPENING = (
+WORTH_OPENING = (
     "report", "cutouts", "turntables", "submission_preview", "validation_gallery", "model_card", "prediction_summary",
     "evaluation_scores", "export_check", "submission_receipt", "submission", "validation_scores", "model",
     "training_image_index",
 )  # fmt: skip
 """The datasets whose files or folders show the most, best first."""
 
+_REPORTED = ("train_index", "trained_model", "validation_scores")
+"""Datasets without which there is nothing to report."""
+
 
 def summarize(
-    run_params: Mapping[str, Any], pipeline: Pipeline, catalog: DataCatalog, seconds: float
+    run_params: Mapping[str, Any], saved: Iterable[str], catalog: DataCatalog, seconds: float
 ) -> list[str]:
     """Return what a run has made, its scores, the files to open and what to run next.
 
     Args:
         run_params: Kedro's record of the run.
-        pipeline: The nodes of the run.
+        saved: The datasets that the run has saved.
         catalog: The catalog of the run.
         seconds: Duration of the run.
 
     Returns:
         At most ten lines. Datasets that are not in files or folders are left out.
     """
-    made = {name: path for name in pipeline.all_outputs() if (path := _path(catalog, name))}
+    made = {name: path for name in saved if (path := _path(catalog, name))}
+    if "predictions" in made and any(
+        (folder := catalog.load("predicted_images").folder / "cutouts").rglob("*.png")
+    ):
+        made["cutouts"] = str(folder)  # of all images, not only of those that the report shows
     words = ", ".join(_words(catalog, made))
     sections = {
         "validation": _spread(catalog, "validation_scores", made),
         "evaluation": _spread(catalog, "evaluation_scores", made),
         "submission": _submission_score(catalog, made),
-        "open": [made[name] for name in _WORTH_OPENING if name in made][:3],
+        "open": [made[name] for name in WORTH_OPENING if name in made][:3],
         "next": [*islice(_next_commands(catalog, made, run_options(run_params)), 2)],
     }
     lines = [f"Done in {duration(seconds)}" + (f": {words}" if words else "")]
@@ -85,8 +91,9 @@ def _words(catalog: DataCatalog, made: Mapping[str, str]) -> Iterator[str]:
     if "model" in made:
         yield "a model"
     if "predictions" in made:
-        yield f"{catalog.load('predictions')['images']} masks"
-    for name, words in _MADE.items():
+        count = catalog.load("predictions")["images"]
+        yield f"{count} mask{'s' * (count != 1)}"
+    for name, words in MADE.items():
         if name in made:
             yield words
 
@@ -112,7 +119,9 @@ def _submission_score(catalog: DataCatalog, made: Mapping[str, str]) -> list[str
 
 
 def _score_line(mean: float, deviation: float, lowest: float, images: int) -> str:
-    return f"Dice {mean:.4f} ± {deviation:.4f} ({images} images), lowest {lowest:.4f}"
+    if images == 1:
+        return f"Dice {mean:.4f} (1 image)"
+    return f"Dice {mean:.4f} ({images} images: standard deviation {deviation:.4f}, lowest {lowest:.4f})"
 
 
 def _next_commands(catalog: DataCatalog, made: Mapping[str, str], options: str) -> Iterator[str]:
@@ -127,10 +136,10 @@ def _next_commands(catalog: DataCatalog, made: Mapping[str, str], options: str) 
         yield f"kedro run --pipelines model_training{options}"
     if "model" in made and "submission" not in made:
         yield f"kedro run --pipelines inference,reporting{options}"
-    if "submission" in made and "submission_preview" not in made:
+    if "submission" in made and "report" not in made and all(_path(catalog, name) for name in _REPORTED):
         yield f"kedro run --pipelines reporting{options}"
     if "submission" in made and "competition" in catalog and catalog.load("competition").name:
         yield f"kedro run --pipelines submission{options}"
-    yield f"kedro viz{options}"
-    if "tensorboard" in catalog:
-        yield f"tensorboard --logdir {shlex.quote(str(catalog.load('tensorboard')))}"
+    yield f"kedro viz run{options}"
+    if events := _path(catalog, "tensorboard"):
+        yield f"tensorboard --logdir {shlex.quote(events)}"

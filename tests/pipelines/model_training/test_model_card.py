@@ -31,6 +31,7 @@ def manifest() -> dict[str, Any]:
         "photograph_size": {"width": 1918, "height": 1280},
         "photograph_sizes": 3,
         "output_size": {"width": 200, "height": 100},
+        "data_ingestion": DataIngestion(seed=3).model_dump(mode="json"),
         "parameters": parameters.model_dump(mode="json"),
         "epochs": 2,
         "training_seconds": 90.0,
@@ -65,7 +66,7 @@ SOURCE = SourceDescription(
 
 
 def _card(manifest: dict[str, Any], scores: pd.DataFrame, source: SourceDescription = SOURCE) -> str:
-    return write_model_card(manifest, scores, CURVE, {"mine": RECIPE}, source, DataIngestion(seed=3))
+    return write_model_card(manifest, scores, CURVE, {"mine": RECIPE}, source)
 
 
 def test_the_card_has_the_measured_numbers(manifest: dict[str, Any], scores: pd.DataFrame) -> None:

@@ -103,16 +103,15 @@ def test_the_gallery_shows_worst_typical_and_best(
 def test_with_folds_the_model_that_was_not_trained_on_a_car_predicts_it(
     trained: TrainedModel, scores: pd.DataFrame, training_images: ImageStore
 ) -> None:
-    in_folds = RECIPE.model_copy(update={"folds": 2})
     expected = draw_gallery(trained, scores[:1], training_images, RECIPE, Reporting())
     scores = scores.assign(run_id="run+run")
     folds = TrainedModel.join([blind(trained), changed(trained, validation_cars=())])
-    assert (draw_gallery(folds, scores[:1], training_images, in_folds, Reporting()) != expected).any()
+    assert (draw_gallery(folds, scores[:1], training_images, RECIPE, Reporting()) != expected).any()
     folds = TrainedModel.join([changed(blind(trained), validation_cars=()), trained])
-    assert (draw_gallery(folds, scores[:1], training_images, in_folds, Reporting()) == expected).all()
-    without_cars = changed(trained, validation_cars=())
+    assert (draw_gallery(folds, scores[:1], training_images, RECIPE, Reporting()) == expected).all()
+    without_cars = TrainedModel.join([changed(trained, validation_cars=())] * 2)
     with pytest.raises(UserError, match="folds do not fit these cars"):
-        draw_gallery(without_cars, scores.assign(run_id="run"), training_images, in_folds, Reporting())
+        draw_gallery(without_cars, scores, training_images, RECIPE, Reporting())
 
 
 def test_a_gallery_of_another_source_is_refused(

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from carvana_kedro.datasets import ImageFolderDataset
+from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Reporting
 from carvana_kedro.pipelines.reporting.turntables import draw_turntables
@@ -95,6 +96,13 @@ def test_images_that_cannot_be_read_are_left_out(broken: Path, archives: Path, p
         store.image_path(bad).write_bytes(b"no image")
     (frames,) = draw_turntables(submission, predictions, model, index, store, Reporting()).values()
     assert len(frames()) == 2
+
+
+def test_images_listed_after_the_prediction_have_to_be_predicted(tmp_path: Path, predict: Predict) -> None:
+    sizes = {f"a_{view}": (40, 60) for view in (1, 2, 3)}
+    images = ImageFolderDataset("test", str(_photographs(tmp_path / "own", sizes)), group="a").load()
+    with pytest.raises(UserError, match="lacks images of test_index, such as a_3"):
+        draw_turntables(*predict(_solid(images)[:2]), index_images(images), images, Reporting())  # type: ignore[arg-type]
 
 
 def test_a_large_photograph_is_reduced(tmp_path: Path, predict: Predict) -> None:

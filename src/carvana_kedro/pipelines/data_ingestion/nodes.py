@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def index_training_images(training_images: ImageSource, parameters: DataIngestion) -> pd.DataFrame:
-    """Return a table of all training images with their sizes, mask areas and problems.
+    """List every training image, with its size, mask area and problems.
 
     Args:
         training_images: the source's training side.

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def select_unseen_images(training_images: ImageSource, model: TrainedModel) -> pd.DataFrame:
-    """List the images with masks that the model was not trained on, without other images of the same cars.
+    """List images that the model was not trained on, and no others of their cars. They have masks.
 
     Args:
         training_images: Images with masks.

@@ -96,7 +96,7 @@ def predict_masks(
     model_training: ModelTraining,
     source: SourceDescription,
 ) -> dict[str, Any]:
-    """Predict the mask of every test image at its original size, and write the masks shard by shard.
+    """Predict the mask of every test image, at its original size, and write the masks shard by shard.
 
     The mask of an image with a problem in the index is empty. The images that the parameters request are written too:
     masks, cut-outs, overlays. Shards that an earlier run has written from the same model, images and parameters are
@@ -339,7 +339,7 @@ def _color(background: str) -> tuple[int, int, int] | None:
 
 
 def write_submission(predictions: dict[str, Any], prediction_shards: PredictionShards) -> ShardRows:
-    """Return the rows of all shards in order. The dataset of the submission writes them to its file."""
+    """Join the rows of all shards, in order. The dataset of the submission writes them to its file."""
     return prediction_shards.read(predictions["shards"])
 
 

@@ -9,7 +9,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import shown
-from carvana_kedro.parameters import DataIngestion
 from carvana_kedro.results.summary import RunSummary
 
 _WORST_IMAGES = 10
@@ -21,9 +20,8 @@ def write_model_card(
     validation_threshold_curve: pd.DataFrame,
     recipes: dict[str, Any],
     source: SourceDescription,
-    data_ingestion: DataIngestion,
 ) -> str:
-    """Write the model card from the template `model_card.md.j2`.
+    """Write the model card, from the template `model_card.md.j2`.
 
     Args:
         run_manifest: what `describe_run` returns.
@@ -31,14 +29,11 @@ def write_model_card(
         validation_threshold_curve: one row per threshold: threshold, and dice (the mean Dice coefficient).
         recipes: all recipes by name, to find what the run changed in its own.
         source: the description of the source of the images.
-        data_ingestion: how the images were split.
 
     Returns:
         The card as Markdown.
     """
-    summary = RunSummary(
-        run_manifest, validation_scores, validation_threshold_curve, recipes, source, data_ingestion
-    )
+    summary = RunSummary(run_manifest, validation_scores, validation_threshold_curve, recipes, source)
     worst = validation_scores.nsmallest(_WORST_IMAGES, "dice")[["image", "dice", "boundary_error"]]
     templates = Environment(
         loader=PackageLoader(__package__, ""),

@@ -23,11 +23,8 @@ def draw_example_network() -> MermaidPreview:
     lines = [
         "flowchart TB",
         f'image["{_EXAMPLE}: image<br>3 channels, {sizes[0]}"] --> e0',
-        *(
-            _stage(name, *shape)
-            for name, *shape in zip(down, (*widths.encoder, widths.centre[-1]), sizes, strict=True)
-        ),
-        *(_stage(name, *shape) for name, *shape in zip(up[1:], widths.decoder, sizes[-2::-1], strict=True)),
+        *map(_stage, down, (*widths.encoder, widths.centre[-1]), sizes),
+        *map(_stage, up[1:], widths.decoder, sizes[-2::-1]),
         *(f"{above} -- halved --> {below}" for above, below in pairwise(down)),
         *(f"{below} -- doubled --> {above}" for below, above in pairwise(up)),
         *(f"e{level} -. concatenated .-> d{level}" for level in range(depth)),

@@ -15,7 +15,7 @@ from carvana_kedro import provenance
 from carvana_kedro.errors import UserError
 from carvana_kedro.folds import Sides, by_fold, split_folds
 from carvana_kedro.image_index import check_source
-from carvana_kedro.parameters import ModelTraining
+from carvana_kedro.parameters import DataIngestion, ModelTraining
 from carvana_kedro.provenance import check_run
 from carvana_kedro.scoring import score_images
 from carvana_kedro.segmentation.data.cache import Cache
@@ -251,7 +251,7 @@ def evaluate_model(
     training_images: ImageSource,
     parameters: ModelTraining,
 ) -> tuple[pd.DataFrame, dict[str, Any], pd.DataFrame]:
-    """Score every validation image at its original size: see `score_images`.
+    """Score every validation image, at its original size: see `score_images`.
 
     With folds these are all images, each scored by the one model that was not trained on its car (out of fold).
     """
@@ -268,11 +268,13 @@ def describe_run(
     training_history: pd.DataFrame,
     validation_metrics: dict[str, Any],
     recipe: str,
+    data_ingestion: DataIngestion,
     parameters: ModelTraining,
 ) -> dict[str, Any]:
     """Record where a model comes from: its parameters, source, split, versions, commit, machine, scores.
 
-    With folds every car is a training car and a validation car; `models` lists the validation cars of each fold.
+    `data_ingestion` is what this command would split by; the cars are those that the model was trained on. With folds
+    every car is a training car and a validation car; `models` lists the validation cars of each fold.
 
     Raises:
         UserError: The model was trained on other images than those of the index.
@@ -290,7 +292,6 @@ def describe_run(
         "run_id": model.run_id,
         "recipe": recipe,
         "source": model.source,
-        # The cars themselves, not the parameters of data_ingestion, which may have changed since the split.
         **_describe_cars("train", trained),
         **_describe_cars("validation", index[validated]),
         "models": [
@@ -298,6 +299,7 @@ def describe_run(
             for member in model.members
         ],
         **_describe_sizes(index, parameters.to_recipe()),
+        "data_ingestion": data_ingestion.model_dump(mode="json"),
         "parameters": parameters.model_dump(mode="json"),
         "epochs": len(training_history),
         "training_seconds": round(float(training_history["seconds"].sum()), 1),

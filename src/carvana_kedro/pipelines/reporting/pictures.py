@@ -48,7 +48,7 @@ def draw_learning_curves(training_history: pd.DataFrame, model: TrainedModel | N
 
 
 def draw_threshold_curve(validation_threshold_curve: pd.DataFrame, model: TrainedModel | None) -> np.ndarray:
-    """Draw the mean Dice coefficient of the validation images at every threshold.
+    """Draw the Dice coefficient over the threshold, as the mean of the validation images.
 
     Args:
         validation_threshold_curve: one row per threshold: threshold, and dice (the mean Dice coefficient).
@@ -67,7 +67,7 @@ def draw_gallery(
     model_training: ModelTraining,
     reporting: Reporting,
 ) -> np.ndarray:
-    """Draw the validation images with the worst, typical and best scores, and where their masks are wrong.
+    """Draw validation images with their errors: those with the worst, typical and best scores.
 
     Args:
         model: that the recipe has trained.
@@ -88,7 +88,7 @@ def draw_gallery(
     groups = _examples(validation_scores, reporting.gallery_size)
     chosen = pd.concat(groups.values())
     drawn = {}
-    for member, images in by_fold(model, chosen) if model_training.folds else [(model, chosen)]:
+    for member, images in by_fold(model, chosen) if len(model.members) > 1 else [(model, chosen)]:
         predictor = _predictor(member, model_training)
         for image_id, dice in zip(images["image"], images["dice"], strict=True):
             image = training_images.read_image(image_id)
@@ -134,7 +134,7 @@ def preview_submission(
     model_training: ModelTraining,
     reporting: Reporting,
 ) -> tuple[np.ndarray, Pictures, Pictures]:
-    """Draw some masks of the submission over their images, and cut these images out.
+    """Draw some masks of the submission, and cut their images out.
 
     Args:
         submission: the (image id, run lengths) rows of the submission file.

@@ -100,7 +100,6 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "submission_score",
                     "source",
                     "params:recipes",
-                    "params:data_ingestion",
                     "params:model_training",
                 ],
                 outputs="report",

@@ -1,5 +1,6 @@
 """Turntables: the views of a car as an animation, each photograph beside its cut-out."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import Reporting
 from carvana_kedro.provenance import check_predictions
 from carvana_kedro.segmentation.model import TrainedModel
@@ -17,6 +19,8 @@ from carvana_kedro.segmentation.prediction.cutouts import cut_out
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import SubmissionFile
+
+logger = logging.getLogger(__name__)
 
 _SIDE = 480  # pixels of the longer side of a photograph
 _BACKGROUND = (208, 221, 232)  # cars of any color stand out from it
@@ -47,14 +51,21 @@ def draw_turntables(
         readable view have none.
 
     Raises:
-        UserError: the predictions were made with another model: see `check_predictions`.
+        UserError: the predictions were made with another model (see `check_predictions`), or of other images.
     """
     check_predictions(predictions, submission, model)
     cars = _views(test_index, set(predictions.get("problems", {})))
     count = len(cars) if reporting.turntables is None else min(reporting.turntables, len(cars))
+    if not cars:
+        logger.info("No turntables: no car of the test images has two views that can be read.")
     names = [list(cars)[number] for number in np.linspace(0, len(cars) - 1, count).astype(int)]
     wanted = {image_id for name in names for image_id in cars[name]}
     runs = {image_id: text for image_id, text in submission if image_id in wanted}
+    if wanted - runs.keys():
+        raise UserError(
+            f"{submission.path} lacks images of test_index, such as {min(wanted - runs.keys())}: the test images were "
+            "listed again since. Predict again, with the same options: kedro run --pipelines inference"
+        )
     return {name: partial(_frames, test_images, {view: runs[view] for view in cars[name]}) for name in names}
 
 

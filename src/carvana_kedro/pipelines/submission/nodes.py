@@ -24,7 +24,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 5.0, 30.0  # seconds between two requests for the s
 def check_submission(
     submission: SubmissionFile, sample_submission: list[str], test_image_index: pd.DataFrame
 ) -> dict[str, Any]:
-    """Check that a submission has one valid mask for every image of the sample submission, and no other row.
+    """Check that the submission is valid: one mask for every image of the sample submission, and no other row.
 
     Args:
         submission: the file.

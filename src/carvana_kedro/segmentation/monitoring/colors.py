@@ -1,4 +1,4 @@
-"""Colors that people with any type of color vision can tell apart (Okabe & Ito 2008). RGB, 0..255."""
+"""Colors that people with and without all types of cones can tell apart (Okabe & Ito 2008). RGB, 0..255."""
 
 Color = tuple[int, int, int]
 

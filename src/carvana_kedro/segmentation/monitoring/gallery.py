@@ -19,7 +19,7 @@ _BAR = 36  # height of the legend and of a heading
 _MARGIN = 12  # around each column
 _ZOOM = 8  # the longer side of an image, divided by the side of the detail
 _LEGEND = (
-    (visualization.HIT, "hit: found"),
+    (visualization.HIT, "hit: found (lighter)"),
     (visualization.MISS, "miss: not found"),
     (visualization.FALSE_ALARM, "false alarm: wrongly found"),
 )

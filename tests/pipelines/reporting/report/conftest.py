@@ -45,7 +45,7 @@ def inputs(model: TrainedModel) -> Callable[..., dict[str, Any]]:
         history = history.assign(run_id=trained.run_id)
         return {
             "trained_model": trained,
-            "run_manifest": describe_run(trained, *sides, history, metrics, "mine", recipe),
+            "run_manifest": describe_run(trained, *sides, history, metrics, "mine", DataIngestion(), recipe),
             "training_history": history,
             "validation_scores": scores,
             "validation_threshold_curve": curve,
@@ -55,7 +55,6 @@ def inputs(model: TrainedModel) -> Callable[..., dict[str, Any]]:
             "submission_score": None,
             "source": SourceDescription(name="toys", limits=("It knows nothing of boats & ships.",)),
             "recipes": {"mine": recipe.model_dump(mode="json")},
-            "data_ingestion": DataIngestion(),
             "model_training": recipe,
         }
 

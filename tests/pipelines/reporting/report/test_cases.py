@@ -37,6 +37,12 @@ def test_a_case_has_the_errors_that_its_score_comes_from(
         assert 2 * hits / (2 * hits + case.missed + case.false_alarms) == pytest.approx(case.dice)
 
 
+@pytest.mark.parametrize("shape", [(40, 1000), (1000, 40), (8, 8), (2000, 3000)])
+def test_embedded_images_have_one_longer_side(shape: tuple[int, int]) -> None:
+    assert max(cases._resized(np.zeros((*shape, 3), np.uint8)).shape[:2]) == 720
+    assert max(cases._resized(np.zeros(shape, bool)).shape) == 720
+
+
 def test_only_the_found_car_keeps_its_colors() -> None:
     image = np.full((60, 90, 3), (200, 30, 30), np.uint8)
     mask = np.zeros((60, 90), bool)

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.pipelines.reporting.report import charts
 from carvana_kedro.pipelines.reporting.report.charts import Axis
+from carvana_kedro.results.summary import RunSummary
 
 NUMBERS = st.floats(-1e6, 1e6).map(lambda number: round(number, 4))
 
@@ -56,6 +58,16 @@ def test_a_line_has_a_gap_where_the_loss_is_not_finite() -> None:
     train, validation = charts.learning_curve(history, "loss", "Loss").lines
     assert [len(piece) for piece in train.pieces] == [2, 2]
     assert [len(piece) for piece in validation.pieces] == [5]
+
+
+def test_the_best_threshold_is_within_the_chart_wherever_it_is() -> None:
+    curve = pd.DataFrame({"threshold": [n / 100 for n in range(100)]})
+    curve["dice"] = 0.9 + curve["threshold"] / 10
+    run = {"run_id": "run", "validation": {"threshold": 0.5}}
+    chart = charts.threshold_curve(RunSummary(run, pd.DataFrame(), curve, {}, SourceDescription(name="toys")))
+    _, top, _, bottom = chart.frame
+    points = [y for line in chart.lines for piece in line.pieces for _, y in piece]
+    assert top <= min(points) and max(points) <= bottom
 
 
 def test_long_lines_have_no_dots() -> None:

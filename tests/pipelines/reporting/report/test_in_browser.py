@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page
 
 from carvana_kedro.pipelines.reporting.report import write_report
 from carvana_kedro.stores.images.competition import ImageStore
-from chromium import chromium, needs_chromium
+from chromium import broken_images, chromium, needs_chromium, serious_findings, sound_page
 
 pytestmark = needs_chromium
 
@@ -39,24 +39,20 @@ def _brightness(page: Page, selector: str, style: str) -> float:
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_report_fits_every_screen_and_asks_for_nothing(
-    browser: Browser, report: str, width: int, scheme: Any
-) -> None:
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    messages: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: messages.append(message.text))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(report)
-    page.locator("details").evaluate_all("all => all.forEach(details => details.open = true)")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-    assert messages == []
-    assert requests == [report]
-    is_dark = _brightness(page, "body", "backgroundColor") < 100
-    assert is_dark == (scheme == "dark")
-    assert (_brightness(page, "body", "color") > 150) == is_dark
-    page.close()
+def test_the_report_is_sound_on_every_screen(browser: Browser, report: str, width: int, scheme: Any) -> None:
+    with sound_page(browser, viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
+        requests: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(report)
+        page.locator("details").evaluate_all("all => all.forEach(details => details.open = true)")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("img").count() > 0
+        assert broken_images(page) == []
+        assert requests == [report]
+        is_dark = _brightness(page, "body", "backgroundColor") < 100
+        assert is_dark == (scheme == "dark")
+        assert (_brightness(page, "body", "color") > 150) == is_dark
+        assert serious_findings(page) == []
 
 
 def test_the_printed_report_is_light_and_complete(browser: Browser, report: str) -> None:

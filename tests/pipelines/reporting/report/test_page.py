@@ -18,7 +18,7 @@ from carvana_kedro.pipelines.reporting.report import write_report
 from carvana_kedro.pipelines.reporting.report.car_names import car_names
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.folder import FolderStore
-from models import changed
+from models import RECIPE, changed
 
 Inputs = Callable[..., dict[str, Any]]
 
@@ -148,7 +148,9 @@ def test_names_from_outside_are_escaped(inputs: Inputs, unpacked: Path, tmp_path
 
 
 def test_a_run_with_folds_is_scored_on_all_cars(inputs: Inputs, training_images: ImageStore) -> None:
-    page = Page(write_report(**inputs(training_images, folds=2)))
+    values = inputs(training_images, folds=2)
+    # The run decides, not the recipe as it is now.
+    page = Page(write_report(**{**values, "model_training": RECIPE}))
     assert "16 images of 4 cars that the model which scored them was not trained on" in page.text
     assert "one training run of 2 models" in page.text
     lines = [line for line in page.attributes("polyline") if "train" in str(line["class"])]
@@ -196,5 +198,7 @@ def test_results_of_other_runs_are_not_reported(inputs: Inputs, training_images:
             write_report(**{**values, name: values[name].assign(run_id="other")})
     with pytest.raises(UserError, match="run_manifest belongs to run run, but the model to run later"):
         write_report(**{**values, "trained_model": changed(values["trained_model"], run_id="later")})
+    with pytest.raises(UserError, match="split again after the training"):
+        write_report(**{**values, "validation_index": values["validation_index"][1:]})
     with pytest.raises(UserError, match="trained on other files"):
         write_report(**{**values, "trained_model": changed(values["trained_model"], source="another")})

@@ -19,7 +19,7 @@ from carvana_kedro.stores.images.source import ImageSource
 _WORST = 6
 _VIEWS_OF_A_CAR = 2
 _CROP = 6  # a crop is one sixth as wide and as high as its image
-_WIDTH = 720  # of the embedded images, in pixels
+_LONGER_SIDE = 720  # of the embedded images, in pixels
 
 Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels."""
@@ -78,7 +78,7 @@ def draw_cases(
     """
     drawn = {}
     unique = chosen.drop_duplicates("image")
-    for member, rows in by_fold(model, unique) if parameters.folds else [(model, unique)]:
+    for member, rows in by_fold(model, unique) if len(model.members) > 1 else [(model, unique)]:
         predictor = Predictor.from_model(
             member,
             trusted=parameters.trusted(),
@@ -141,8 +141,9 @@ def _resized(image: np.ndarray) -> np.ndarray:
     """Resize an image, or a mask, whose outline gets smooth."""
     if image.dtype == bool:
         return _resized(image.astype(np.float32)) > 0.5
-    size = _WIDTH, max(1, round(image.shape[0] * _WIDTH / image.shape[1]))
-    smaller = image.shape[1] > _WIDTH
+    scale = _LONGER_SIDE / max(image.shape[:2])
+    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
+    size, smaller = (width, height), scale < 1
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
 

@@ -188,12 +188,12 @@ def views(table: pd.DataFrame) -> Chart:
 def threshold_curve(summary: RunSummary) -> Chart:
     """Draw the mean Dice coefficient over the threshold, and mark the best and the used threshold.
 
-    The vertical axis holds the values of the thresholds from 0.1 to 0.9; lower values are left out.
+    The vertical axis holds the values of the thresholds from 0.1 to 0.9 and the highest; lower values are left out.
     """
     curve = summary.curve
     used, (best, best_dice) = summary.run["validation"]["threshold"], summary.best_threshold
     x = Axis(0, 1, 0.2, _LEFT, _RIGHT)
-    y = Axis.over(curve.loc[curve["threshold"].between(0.1, 0.9), "dice"], _BOTTOM, _TOP)
+    y = Axis.over([*curve.loc[curve["threshold"].between(0.1, 0.9), "dice"], best_dice], _BOTTOM, _TOP)
     shown = curve["dice"].where(curve["dice"] >= y.low)
     description = (
         f"Mean Dice coefficient over the threshold: the highest value is {best_dice:.4f}, at {best:.2f}; "

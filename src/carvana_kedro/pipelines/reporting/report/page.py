@@ -7,8 +7,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from carvana_kedro.datasets.source_description import SourceDescription
-from carvana_kedro.errors import shown
-from carvana_kedro.parameters import DataIngestion, ModelTraining
+from carvana_kedro.errors import UserError, shown
+from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.provenance import check_run
 from carvana_kedro.results.summary import RunSummary
 from carvana_kedro.segmentation.model import TrainedModel
@@ -33,10 +33,9 @@ def write_report(
     submission_score: dict[str, Any] | None,
     source: SourceDescription,
     recipes: dict[str, Any],
-    data_ingestion: DataIngestion,
     model_training: ModelTraining,
 ) -> str:
-    """Write the report of a run from the template `report.html.j2`.
+    """Write the report of a run, from the template `report.html.j2`.
 
     Args:
         trained_model: That the recipe has trained.
@@ -50,22 +49,24 @@ def write_report(
         submission_score: What `score_submission` returns; None if nothing was predicted yet.
         source: The description of the source.
         recipes: All recipes by name.
-        data_ingestion: How the images were split.
         model_training: The recipe.
 
     Returns:
         The page as HTML.
 
     Raises:
-        UserError: There is no model, or a table belongs to another run, or the model to another source.
+        UserError: There is no model, or a table belongs to another run, or the model to another source or split.
     """
-    summary = RunSummary(
-        run_manifest, validation_scores, validation_threshold_curve, recipes, source, data_ingestion
-    )
+    summary = RunSummary(run_manifest, validation_scores, validation_threshold_curve, recipes, source)
     check_run("training_history", training_history, run_manifest["run_id"])
     model = require_run("run_manifest", run_manifest, trained_model)
     require_source(model, training_images)
     index = pd.concat([train_index, validation_index])
+    if {*validation_scores["image"]} != {*(index if summary.folds else validation_index)["image"]}:
+        raise UserError(
+            "The images were split again after the training: validation_scores has other images than validation_index. "
+            "Train a model on this split, or split them as before: kedro run --pipelines data_ingestion,model_training"
+        )
     by_view = scores.by_view(validation_scores, index)
     bins = scores.reliability(validation_threshold_curve)
     typical, *worst = cases.draw_cases(
@@ -90,6 +91,7 @@ def write_report(
         car_names=car_names(training_images),
         most_cars=_MOST_CARS,
         bins=bins,
+        certain=bins.loc[bins["low"].isin([0, 0.9]), "pixels"].sum() if bins is not None else None,
         calibration_error=scores.calibration_error(bins) if bins is not None else None,
         typical=typical,
         worst=worst,
