@@ -9,29 +9,29 @@ from .model_card import write_model_card
 from .network_diagram import draw_example_network
 from .nodes import describe_run, evaluate_model, train_model
 
-warnings.filterwarnings("ignore", "The 'preview_fn' feature", KedroExperimentalWarning)
-
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline from the two indices to a model and its scores."""
+    with warnings.catch_warnings(action="ignore", category=KedroExperimentalWarning):  # of preview_fn
+        training = Node(
+            train_model,
+            inputs=[
+                "train_index",
+                "validation_index",
+                "training_images",
+                "checkpoints",
+                "tensorboard",
+                "pixel_cache",
+                "params:model_training",
+            ],
+            outputs=["model", "training_history"],
+            name="train_model",
+            tags="network",
+            preview_fn=draw_example_network,
+        )
     return Pipeline(
         [
-            Node(
-                train_model,
-                inputs=[
-                    "train_index",
-                    "validation_index",
-                    "training_images",
-                    "checkpoints",
-                    "tensorboard",
-                    "pixel_cache",
-                    "params:model_training",
-                ],
-                outputs=["model", "training_history"],
-                name="train_model",
-                tags="network",
-                preview_fn=draw_example_network,
-            ),
+            training,
             Node(
                 evaluate_model,
                 inputs=[
