@@ -24,7 +24,7 @@ def test_the_diagram_has_the_shapes_of_the_network() -> None:
     with torch.no_grad():
         network.eval()(torch.zeros(1, 3, 256, 384))
     drawn = re.findall(
-        r'^\w+\["(\d+) channels<br>(\d+) x (\d+)"\]', draw_example_network().content, re.MULTILINE
+        r'^\w+\["(\d+) channels, (\d+) x (\d+)"\]', draw_example_network().content, re.MULTILINE
     )
     assert [tuple(map(int, shape)) for shape in drawn] == [
         (channels, width, height) for channels, height, width in map(shapes.__getitem__, stages)

@@ -2,16 +2,21 @@
 
 from itertools import pairwise
 
-from kedro.pipeline.preview_contract import MermaidPreview
+from kedro.pipeline.preview_contract import MermaidPreview, Meta
 
 from carvana_kedro.segmentation.architectures.unet import WIDTHS
 
 _EXAMPLE = "unet_small"
 _SIZE = (384, 256)  # (width, height): that of the recipe `sample`
+# As large as it is, and low enough for the page: Kedro-Viz would cut off its top.
+_STYLE: Meta = {
+    "flowchart": {"useMaxWidth": False, "rankSpacing": 16, "nodeSpacing": 20, "padding": 6},
+    "textStyle": {"whiteSpace": "nowrap"},
+}
 
 
 def draw_example_network() -> MermaidPreview:
-    """Draw a padded U-Net with the shapes of its feature maps.
+    """Draw a padded U-Net with the shapes of its feature maps. Dotted arrows copy details from encoder to decoder.
 
     Kedro passes no parameters, so the diagram is that of one architecture, whatever the run's recipe is.
     """
@@ -22,16 +27,15 @@ def draw_example_network() -> MermaidPreview:
     up = ["centre", *(f"d{level}" for level in reversed(range(depth)))]
     lines = [
         "flowchart TB",
-        f'image["{_EXAMPLE}: image<br>3 channels, {sizes[0]}"] --> e0',
+        f'image["{_EXAMPLE}, image: 3 channels, {sizes[0]}"] --> e0',
         *map(_stage, down, (*widths.encoder, widths.centre[-1]), sizes),
         *map(_stage, up[1:], widths.decoder, sizes[-2::-1]),
-        *(f"{above} -- halved --> {below}" for above, below in pairwise(down)),
-        *(f"{below} -- doubled --> {above}" for below, above in pairwise(up)),
-        *(f"e{level} -. concatenated .-> d{level}" for level in range(depth)),
-        f'd0 --> mask["logits of the mask<br>{sizes[0]}"]',
+        *(f"{source} --> {target}" for source, target in pairwise([*down, *up[1:]])),
+        *(f"e{level} -.-> d{level}" for level in range(depth)),
+        f'd0 --> mask["mask: {sizes[0]}"]',
     ]
-    return MermaidPreview("\n".join(lines))
+    return MermaidPreview("\n".join(lines), meta=_STYLE)
 
 
 def _stage(name: str, channels: int, size: str) -> str:
-    return f'{name}["{channels} channels<br>{size}"]'
+    return f'{name}["{channels} channels, {size}"]'
