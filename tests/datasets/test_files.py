@@ -304,8 +304,9 @@ def test_the_preview_of_checkpoints_is_a_table_of_all_runs(tmp_path: Path) -> No
     preview = dataset.preview()
     assert preview["columns"] == ["run", "file", "epoch", "validation Dice", "MB", "written"]
     rows = {(run, file): (epoch, dice) for run, file, epoch, dice, *_ in preview["data"]}
-    assert rows["first", "best-000000040.pt"] == (2, 0.5)
-    assert rows["second", "best-000000040.pt"] == (2, 0.75)
+    assert rows["first", "best-000000040.pt"] == (2, "0.5000")
+    assert rows["second", "best-000000040.pt"] == (2, "0.7500")
+    assert rows["second", "skipped-000000041.pt"] == ("", "")
     assert len(rows) == 3
 
 

@@ -3,7 +3,6 @@
 In Kedro, a dataset cannot be both input and output of a node. A handle is an input.
 """
 
-import math
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -109,11 +108,12 @@ def _describe_checkpoint(path: Path) -> dict[str, Any]:
     from carvana_kedro.stores.checkpoints import load_values
 
     history = load_values(path).get("history") or [{}]
+    dice = history[-1].get("val_dice_coeff")
     return {
         "run": path.parent.name,
         "file": path.name,
         "epoch": history[-1].get("epoch", ""),
-        "validation Dice": round(history[-1].get("val_dice_coeff", math.nan), 4),
+        "validation Dice": "" if dice is None else f"{dice:.4f}",
         "MB": round(path.stat().st_size / 1e6, 1),
         "written": f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}",
     }

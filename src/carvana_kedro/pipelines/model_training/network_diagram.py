@@ -27,7 +27,7 @@ def draw_example_network() -> MermaidPreview:
     up = ["centre", *(f"d{level}" for level in reversed(range(depth)))]
     lines = [
         "flowchart TB",
-        f'image["{_EXAMPLE}, image: 3 channels, {sizes[0]}"] --> e0',
+        f'image["{_EXAMPLE}: 3 channels, {sizes[0]}"] --> e0',
         *map(_stage, down, (*widths.encoder, widths.centre[-1]), sizes),
         *map(_stage, up[1:], widths.decoder, sizes[-2::-1]),
         *(f"{source} --> {target}" for source, target in pairwise([*down, *up[1:]])),
