@@ -200,6 +200,7 @@ def test_texts_fit_into_the_panel(page: Page, viz: str) -> None:
 
 def test_the_static_site_shows_the_run(page: Page, site: str) -> None:
     # The page asks for this, and `kedro viz build` does not write it. Without it, only a line in the console differs.
+    fsspec = {"package_name": "fsspec", "is_compatible": True}
     nothing_to_report = {
         "has_missing_dependencies": False,
         "package_compatibilities": [{"is_compatible": True}],
