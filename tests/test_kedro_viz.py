@@ -200,12 +200,9 @@ def test_texts_fit_into_the_panel(page: Page, viz: str) -> None:
 
 def test_the_static_site_shows_the_run(page: Page, site: str) -> None:
     # The page asks for this, and `kedro viz build` does not write it. Without it, only a line in the console differs.
-    fsspec = {"package_name": "fsspec", "is_compatible": True}
-    nothing_to_report = {
-        "has_missing_dependencies": False,
-        "package_compatibilities": [{"is_compatible": True}],
-    }
-    page.route("**/api/metadata", lambda route: route.fulfill(json=nothing_to_report))
+    packages = [{"package_name": "fsspec", "is_compatible": True}]
+    answer = {"has_missing_dependencies": False, "package_compatibilities": packages}
+    page.route("**/api/metadata", lambda route: route.fulfill(json=answer))
     page.goto(site)
     expect(page.locator(".pipeline-node").first).to_be_visible(timeout=60_000)
     assert set(DEFAULT) <= _shown(page)
