@@ -193,11 +193,14 @@ def _restore(run: Run, state: Mapping[str, Any] | None, checkpoints: RunCheckpoi
     # A best model that is newer than the last state: the process was killed between saving the two. On a GPU the same
     # model may not come out again.
     checkpoints.supersede("best", after=training.steps)
-    logger.info(
-        "Run %s %s epoch %d of %d, after step %d of %d",
-        checkpoints.folder.name, "resumes in" if state else "starts:", training.epoch, training.epochs,
-        training.progress.steps, len(run.train_batches),
-    )  # fmt: skip
+    name, steps = checkpoints.folder.name, len(run.train_batches)
+    if state:
+        logger.info(
+            "Run %s resumes in epoch %d of %d, after step %d of %d",
+            name, training.epoch, training.epochs, training.progress.steps, steps,
+        )  # fmt: skip
+    else:
+        logger.info("Run %s starts: %d epochs of %d steps", name, training.epochs, steps)
     logger.info("%s on %s", training.description["architecture"], training.hardware)
 
 
