@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from carvana_kedro.datasets.competition import SourceDataset
+from carvana_kedro.datasets.competition import ImagesDataset
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.competition import Side
 from carvana_kedro.stores.digests import Digests
@@ -12,7 +12,7 @@ from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.images.mask_values import parse_values
 
 
-class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
+class ImageFolderDataset(ImagesDataset[FolderStore | list[Any]]):
     """A folder of images of any size.
 
     The training side has images with masks. The test side has the images in `test`, or the same images if `test` is not
@@ -89,6 +89,13 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
             )
         store.ids()  # raises an error if a folder is missing or empty
         return store
+
+    def images(self) -> FolderStore | None:
+        """Return the images, if their folder exists."""
+        images = self._images if self._side == "training" else self._test or self._images
+        if self._side in ("solution", "sample_submission") or images is None or not Path(images).is_dir():
+            return None
+        return FolderStore(Path(images), None, self._mask_suffix, self._group)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._images), "side": self._side}

@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from carvana_kedro.datasets.competition import SourceDataset
+from carvana_kedro.datasets.competition import ImagesDataset
 from carvana_kedro.datasets.handles import HandleDataset
 from carvana_kedro.stores.competition import Content, Side
 from carvana_kedro.stores.digests import Digests
+from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.kaggle.competition import KaggleCompetition
 from carvana_kedro.stores.kaggle.source import KaggleSource, Quality
 
 
-class KaggleDataset(SourceDataset[Content]):
+class KaggleDataset(ImagesDataset[Content]):
     """One side of the competition. The first load fetches the files of this side from Kaggle.
 
     Args:
@@ -54,6 +55,10 @@ class KaggleDataset(SourceDataset[Content]):
             UserError: see `KaggleSource.open_side`.
         """
         return self._source.open_side(self._side)
+
+    def images(self) -> ImageStore | None:
+        """Return the images that were fetched and unpacked already."""
+        return self._source.present(self._side)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._source.folder), "side": self._side}
