@@ -414,7 +414,7 @@ def test_training_goes_on_when_the_disk_is_full(
     assert [record["epoch"] for record in history] == [1, 2]
     (warning,) = [text for name, _, text in caplog.record_tuples if name.endswith("monitoring.event_writer")]
     assert f"its files in {tmp_path / 'events'} cannot be written. File too large." in warning
-    assert "The training continues." in warning
+    assert "Training continues." in warning
     assert "Traceback" not in "".join(capfd.readouterr())
 
 

@@ -67,7 +67,7 @@ class EventWriter:
             except OSError as error:
                 self._working = False
                 logger.warning(
-                    "TensorBoard shows no more of this run: its files in %s cannot be written. %s The training continues.",
+                    "TensorBoard shows no more of this run: its files in %s cannot be written. %s Training continues.",
                     self._folder,
                     explain(error) or error,
                 )
