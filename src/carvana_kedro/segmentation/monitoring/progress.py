@@ -124,6 +124,6 @@ def _log_end(run: Training) -> None:
     share = record["share_of_peak"]
     share_of_peak = "" if math.isnan(share) else f", {share:.0%} of peak FLOP/s"
     logger.info(
-        "Best epoch: %d. In the last one: %.0f%% of the time waiting for images%s",
+        "Best epoch: %d. Last epoch: %.0f%% waiting for images%s",
         best["epoch"], 100 * record["data_wait_share"], share_of_peak,
     )  # fmt: skip
