@@ -1,5 +1,6 @@
 """Sources of competition images: entries whose `load()` makes sure that the files exist and are complete."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -65,7 +66,7 @@ class ArchivesDataset(ImagesDataset[Content]):
         path: folder to unpack archives into.
         side: `training`, `test`, `sample_submission` or `solution`.
         archives: folder of the archives.
-        digests: file that remembers the digests of images and masks: see `Digests`.
+        digests: `path` of the file that remembers the digests of images and masks: see `Digests`.
         metadata: for Kedro-Viz.
     """
 
@@ -74,13 +75,13 @@ class ArchivesDataset(ImagesDataset[Content]):
         path: str,
         side: Side,
         archives: str | None = None,
-        digests: str | None = None,
+        digests: Mapping[str, str] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._path = Path(path)
         self._side = side
         self._archives = Path(archives) if archives else None
-        self._digests = Digests(Path(digests) if digests else None)
+        self._digests = Digests(Path(digests["path"]) if digests else None)
         self.metadata = metadata
 
     def load(self) -> Content:
@@ -113,7 +114,7 @@ class SampleDataset(ArchivesDataset):
         path: folder for the archives. Each choice of settings and version of the studio gets its own subfolder.
         side: `training`, `test`, `sample_submission` or `solution`.
         settings: arguments of `StudioSettings`.
-        digests: file that remembers the digests of images and masks: see `Digests`.
+        digests: `path` of the file that remembers the digests of images and masks: see `Digests`.
         metadata: for Kedro-Viz.
     """
 
@@ -122,7 +123,7 @@ class SampleDataset(ArchivesDataset):
         path: str,
         side: Side,
         settings: dict[str, int],
-        digests: str | None = None,
+        digests: Mapping[str, str] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._settings = StudioSettings(**settings)

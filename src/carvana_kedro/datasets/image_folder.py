@@ -1,5 +1,6 @@
 """The user's own images: a folder of images, and a folder of masks for training."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class ImageFolderDataset(ImagesDataset[FolderStore | list[Any]]):
         test: folder of the images to predict, if they are not those in `images`.
         mask_suffix: text after the image's id in the name of a mask.
         group: regular expression that matches the group in an image's id: see `FolderStore`.
-        digests: file that remembers the digests of images and masks: see `Digests`.
+        digests: `path` of the file that remembers the digests of images and masks: see `Digests`.
         mask_background: value of the background in masks, if it is not black: see `parse_values`.
         mask_values: values of the object in masks, if there are more than two values: see `parse_values`.
         metadata: for Kedro-Viz.
@@ -38,7 +39,7 @@ class ImageFolderDataset(ImagesDataset[FolderStore | list[Any]]):
         test: str | None = None,
         mask_suffix: str = "",
         group: str | None = None,
-        digests: str | None = None,
+        digests: Mapping[str, str] | None = None,
         mask_background: str | int | None = None,
         mask_values: str | int | list[str | int] | None = None,
         metadata: dict[str, Any] | None = None,
@@ -49,7 +50,7 @@ class ImageFolderDataset(ImagesDataset[FolderStore | list[Any]]):
         self._test = test
         self._mask_suffix = mask_suffix
         self._group = group
-        self._digests = Digests(Path(digests) if digests else None)
+        self._digests = Digests(Path(digests["path"]) if digests else None)
         self._mask_background = mask_background
         self._mask_values = mask_values
         self.metadata = metadata

@@ -1,5 +1,6 @@
 """The competition on Kaggle: a source of images, and the handle that takes submissions."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class KaggleDataset(ImagesDataset[Content]):
         quality: of the images: `hq` (1 GB for training, 16 GB for the test) or `standard` (half of that).
         keep_archives: keep an archive of images after it is unpacked.
         credentials: see `carvana_kedro.stores.kaggle.credentials.find_credentials`.
-        digests: file that remembers the digests of images and masks: see `Digests`.
+        digests: `path` of the file that remembers the digests of images and masks: see `Digests`.
         metadata: for Kedro-Viz.
     """
 
@@ -34,7 +35,7 @@ class KaggleDataset(ImagesDataset[Content]):
         quality: Quality = "hq",
         keep_archives: bool = False,
         credentials: dict[str, str] | None = None,
-        digests: str | None = None,
+        digests: Mapping[str, str] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._source = KaggleSource(
@@ -42,7 +43,7 @@ class KaggleDataset(ImagesDataset[Content]):
             KaggleCompetition(competition, credentials),
             quality,
             keep_archives,
-            Digests(Path(digests) if digests else None),
+            Digests(Path(digests["path"]) if digests else None),
         )
         self._side = side
         self.metadata = metadata

@@ -50,3 +50,19 @@ def test_long_names_leave_room_for_the_score() -> None:
     caption = _example(name="a_very_long_name_of_a_photograph_" * 5)[:28]
     other = _example(name="a")[:28]
     assert (caption[:, -85:] == other[:, -85:]).all()
+
+
+@pytest.mark.parametrize("size", [(32, 48), (48, 32), (1024, 1536), (1, 1)])
+def test_a_snapshot_is_small_and_its_legend_has_the_colors_of_the_errors(size: tuple[int, int]) -> None:
+    image = np.full((*size, 3), 120, np.uint8)
+    target = np.zeros(size, bool)
+    target[:, : size[1] // 2] = True
+    snapshot = gallery.snapshot(image, np.zeros(size, bool), target, "epoch 1")
+    assert snapshot.shape[1] == 648
+    assert snapshot.shape[0] <= 2 * (40 + 320)
+    legend, errors = snapshot[:40, 328:], snapshot[40 : len(snapshot) // 2, 328:]
+    for color in (visualization.HIT, visualization.MISS, visualization.FALSE_ALARM):
+        assert (legend == color).all(axis=2).sum() > 100
+    if size[1] > 1:
+        assert _share(errors, visualization.MISS) > 0.3
+    assert _share(errors, visualization.FALSE_ALARM) == 0

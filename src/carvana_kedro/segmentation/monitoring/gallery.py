@@ -1,6 +1,7 @@
 """A gallery of compared masks: groups of examples side by side, with a legend."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,9 @@ _CAPTION = 28
 _EXAMPLE = _CAPTION + _DETAIL
 _BAR = 36  # height of the legend and of a heading
 _MARGIN = 12  # around each column
+_VIEW = 320  # the longer side of each view in a snapshot
 _ZOOM = 8  # the longer side of an image, divided by the side of the detail
+_LARGE: dict[str, Any] = {"scale": 0.75, "thickness": 2}
 _LEGEND = (
     (visualization.HIT, "hit: found (lighter)"),
     (visualization.MISS, "miss: not found"),
@@ -85,6 +88,47 @@ def page(groups: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
         column = np.concatenate(examples)
         sheet[2 * _BAR : 2 * _BAR + len(column), left : left + _COLUMN] = column
     return sheet
+
+
+def snapshot(image: np.ndarray, prediction: np.ndarray, target: np.ndarray, title: str) -> np.ndarray:
+    """Draw what a network finds in an image: the image, its errors, and both masks, under a title and a legend.
+
+    Text is large because TensorBoard shows a thumbnail of about half the width.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        prediction: `(H, W)` predicted mask.
+        target: `(H, W)` true mask.
+        title: Text above the image.
+
+    Returns:
+        `(h, 648, 3)` uint8 RGB.
+    """
+    scale = _VIEW / max(target.shape)
+    size = [max(1, round(scale * side)) for side in target.shape]
+    image, prediction, target = (_resized(array, *size) for array in (image, prediction, target))
+    views = {
+        title: image,
+        "": visualization.errors(image, prediction, target),
+        "true mask": visualization.overlay(image, target),
+        "predicted mask": visualization.overlay(image, prediction),
+    }
+    cells = [_captioned_view(caption, view) for caption, view in views.items()]
+    x = 0
+    for color, text in ((color, text.partition(":")[0]) for color, text in _LEGEND):
+        cv2.rectangle(cells[1], (x, 12), (x + 18, 30), color, cv2.FILLED)
+        cv2.rectangle(cells[1], (x, 12), (x + 18, 30), BLACK)
+        write(cells[1], text, x + 24, 28, **_LARGE)
+        x += 24 + text_width(text, **_LARGE) + 16
+    gap = _white(len(cells[0]), 8)
+    return np.concatenate([np.concatenate([cells[i], gap, cells[i + 1]], axis=1) for i in (0, 2)])
+
+
+def _captioned_view(caption: str, view: np.ndarray) -> np.ndarray:
+    bar = _white(40, _VIEW)
+    write(bar, caption, 0, 28, **_LARGE)
+    box, _, _ = visualization.fitted(view, len(view), _VIEW)
+    return np.concatenate([bar, box])
 
 
 def _white(height: int, width: int) -> np.ndarray:
