@@ -76,7 +76,7 @@ def test_an_edit_of_code_starts_a_new_run_and_new_predictions_and_a_comment_does
         """Return the id of the run, whether it trained, and whether it predicted."""
         log = kedro("run", "--env", "test", "--pipelines", pipelines, params=params).stdout
         manifest = json.loads((tmp_path / "data/06_models/sample/run_manifest.json").read_text())
-        return manifest["run_id"], "starts: epoch 1" in log, "Predicting at a threshold" in log
+        return manifest["run_id"], " starts: " in log, "Predicting at a threshold" in log
 
     first, *did = run("data_ingestion,model_training,inference")
     assert did == [True, True]

@@ -22,7 +22,7 @@ from yaml import YAMLError
 from carvana_kedro.commands.package import check_wheel, pack_configuration
 from carvana_kedro.commands.params import parse_params
 from carvana_kedro.commands.selection import SELECTORS, check_runner, resolve_selection
-from carvana_kedro.errors import UserError, shown_lines
+from carvana_kedro.errors import UserError, shown_lines, suggestion
 from carvana_kedro.pipeline_registry import NAMES, register_pipelines
 from carvana_kedro.stores.faults import explain
 from carvana_kedro.terminal.log import use_project_logging
@@ -36,7 +36,12 @@ def cli() -> None:
 def _run(**options: Any) -> Any:
     for name in filter(None, [options["pipeline"], *options["pipelines"]]):
         if name not in ("__default__", *NAMES):
-            raise click.ClickException(f"Unknown pipeline {name!r}. Available: {', '.join(NAMES)}.")
+            raise click.ClickException(
+                f"Unknown pipeline {name!r}. {suggestion(name, NAMES)}Available: {', '.join(NAMES)}."
+            )
+    if options["pipeline"] and not options["pipelines"]:
+        # The same, without Kedro's warning that the option will be removed.
+        options |= {"pipeline": None, "pipelines": [options["pipeline"]]}
     if project := find_kedro_project(Path.cwd()):
         use_project_logging(project / settings.CONF_SOURCE)
     try:
@@ -66,7 +71,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an exception and those that led to it."""
     while error is not None:
         yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        # OmegaConf hides the cause of its errors.
+        is_hidden = error.__suppress_context__ and not isinstance(error, OmegaConfBaseException)
+        error = error.__cause__ or (None if is_hidden else error.__context__)
 
 
 def _read_params(context: click.Context, option: click.Parameter, value: Any) -> Any:

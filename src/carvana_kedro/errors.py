@@ -1,6 +1,8 @@
 """The exception for errors that the user can fix, and the escaping of text that comes from outside."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 # Control characters, line and paragraph separators, half surrogates, and marks that change the direction of the text:
 # they could move the cursor, or make a name look like another one or like another line of the log.
@@ -16,6 +18,16 @@ class UserError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(shown_lines(message))
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return what a person who mistyped a name may have meant, for a message; empty if no name is close.
+
+    >>> suggestion("unet512", ["unet_512", "sample"]), suggestion("best", ["unet_512"])
+    ('Did you mean unet_512? ', '')
+    """
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {close[0]}? " if close else ""
 
 
 def shown(text: str) -> str:

@@ -4,7 +4,6 @@ The top-level keys of the parameters are the names of the pipelines, `recipe` an
 where it goes is in `globals.yml`, and can also be set on the command line.
 """
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -22,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from carvana_kedro.errors import UserError
+from carvana_kedro.errors import UserError, suggestion
 from carvana_kedro.segmentation.training.recipe import Recipe
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -548,8 +547,7 @@ def _available(model: Any, details: ErrorDetails) -> str:
         # Not a field: the name of a recipe in `recipes`.
         model = field.annotation if field and isinstance(field.annotation, type) else ModelTraining
     names = sorted(model.model_fields)
-    close = difflib.get_close_matches(str(last), names, n=1)
-    return (f"Did you mean {close[0]}? " if close else "") + f"Available: {', '.join(names)}"
+    return f"{suggestion(str(last), names)}Available: {', '.join(names)}"
 
 
 def _lower_first(message: str) -> str:

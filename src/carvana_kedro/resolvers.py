@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from carvana_kedro.errors import UserError
+from carvana_kedro.errors import UserError, suggestion
 
 
 def pick(table: str, choice: str, *, _root_: Mapping[str, Any]) -> Any:
@@ -22,7 +22,9 @@ def pick(table: str, choice: str, *, _root_: Mapping[str, Any]) -> Any:
         )
     if choice not in entries:
         what = table.rpartition("_")[2].removesuffix("s")  # _sources: source
-        raise UserError(f"Unknown {what} {choice!r}. Available: {', '.join(sorted(entries))}.")
+        raise UserError(
+            f"Unknown {what} {choice!r}. {suggestion(choice, entries)}Available: {', '.join(sorted(entries))}."
+        )
     return entries[choice]
 
 

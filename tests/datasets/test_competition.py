@@ -1,9 +1,12 @@
+import base64
 import shutil
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from kedro.io import DatasetError
+from PIL import Image
 
 from carvana_kedro.datasets import ArchivesDataset, SampleDataset
 from carvana_kedro.errors import UserError
@@ -81,3 +84,21 @@ def test_the_sample_submission_is_loaded_as_ids(
 def test_sources_are_read_only(tmp_path: Path) -> None:
     with pytest.raises(DatasetError):
         SampleDataset(str(tmp_path), "training", TINY).save("anything")  # type: ignore[arg-type]
+
+
+def test_a_preview_shows_only_what_is_on_the_disk(archives: Path, broken: Path, tmp_path: Path) -> None:
+    packed, unpacked = tmp_path / "packed", tmp_path / "unpacked"
+    for dataset in (
+        SampleDataset(str(packed), "training", TINY),
+        ArchivesDataset(str(unpacked), "training", str(archives)),
+        ArchivesDataset(str(unpacked), "training"),
+        ArchivesDataset(str(unpacked), "solution", str(broken)),
+    ):
+        assert dataset.preview() is None
+    assert not packed.exists() and not unpacked.exists()
+    dataset = ArchivesDataset(str(unpacked), "training", str(archives))
+    dataset.load()
+    folders = ArchivesDataset(str(unpacked), "training", str(broken))
+    with Image.open(BytesIO(base64.b64decode(dataset.preview()))) as sheet:
+        assert sheet.size == (1200, 800)
+    assert folders.preview() == dataset.preview()

@@ -20,12 +20,15 @@ from PIL import Image
 from carvana_kedro.datasets import (
     AnimationDataset,
     CheckpointsDataset,
+    CurveDataset,
     FigureDataset,
     FolderDataset,
     HTMLDataset,
     ImageDataset,
+    MarkdownDataset,
     ModelDataset,
     PicturesDataset,
+    PredictedImagesDataset,
     PredictionShardsDataset,
     ReceiptDataset,
     RecordDataset,
@@ -176,13 +179,14 @@ def test_an_optional_record_may_be_missing(tmp_path: Path) -> None:
 
 def test_the_preview_of_a_page_is_its_header(tmp_path: Path) -> None:
     dataset = HTMLDataset(filepath=str(tmp_path / "page.html"))
+    assert dataset.preview() is None
     page = (
         "<head><style>p {}</style></head>\n<header>\n  <h1>unet_1024_gpu</h1>\n</header>\n<main>more</main>"
     )
     dataset.save(page)
     assert dataset.load() == page
     # Kedro-Viz would take line breaks and pairs of underscores for Markdown.
-    assert dataset.preview() == "<h1>unetˍ1024ˍgpu</h1>"
+    assert dataset.preview().partition("<style>")[0].strip() == "<h1>unetˍ1024ˍgpu</h1>"
 
 
 def test_an_image_is_saved_as_png(tmp_path: Path) -> None:
@@ -191,7 +195,7 @@ def test_an_image_is_saved_as_png(tmp_path: Path) -> None:
     dataset.save(image)
     assert np.array_equal(dataset.load(), image)
     # Margins at the left and right give the preview the shape of Kedro-Viz's panel, 3:2.
-    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(dataset.preview()))))
+    shown = _shown(dataset.preview())
     assert shown.shape == (8, 12, 3)
     assert np.array_equal(shown[:, 1:11], image)
     assert (shown[:, [0, 11]] == 255).all()
@@ -285,24 +289,77 @@ def test_a_folder_of_pictures_may_be_a_link_to_another_disk(tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "disk").iterdir()] == ["b.png"]
 
 
+def _shown(preview: str) -> np.ndarray:
+    """Return the picture that Kedro-Viz shows."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(preview))))
+
+
 def test_the_preview_of_a_folder_shows_stills_on_white(tmp_path: Path) -> None:
     cutouts = _pictures(tmp_path / "cutouts", "ImageDataset", ".png")
     cutout = np.zeros((300, 1000, 4), np.uint8)
     cutout[50:250, 100:900] = (10, 20, 30, 255)
     cutout[100:150, 200:400] = 0
     cutouts.save({**dict.fromkeys("abcdefghi", cutout), "0_empty": np.zeros((30, 40, 4), np.uint8)})
-    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(cutouts.preview()))))
-    assert shown.shape == (640, 960, 3)
-    # Of ten pictures, eight are shown, in two columns of 480 pixels: the cut-outs are 800 x 200 without margins.
-    assert (shown[:160, :480] == 255).all()
-    assert (shown[80, 480 + 20 : 480 + 40] == (10, 20, 30)).all()
-    assert (shown[60:70, 480 + 100] == 255).all()
+    shown = _shown(cutouts.preview())
+    assert shown.shape == (800, 1200, 3)
+    # Of ten pictures, nine are shown, in two columns: the cut-outs are 800 x 200 without margins.
+    assert (shown[90, 700:720] == (10, 20, 30)).all()
+    assert (shown[40:50, 760:800] == 255).all()
     turntables = _pictures(tmp_path / "turntables", "AnimationDataset", ".webp")
     turntables.save({"car": [np.full((320, 960, 3), level, np.uint8) for level in (50, 150)]})
-    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(turntables.preview()))))
-    assert np.abs(shown[320, 480].astype(int) - 50).max() < 4
-    with pytest.raises(UserError, match=r"empty holds no pictures"):
-        _pictures(tmp_path / "empty", "ImageDataset", ".png").preview()
+    assert np.abs(_shown(turntables.preview())[400, 600].astype(int) - 50).max() < 4
+    assert _pictures(tmp_path / "empty", "ImageDataset", ".png").preview() is None
+
+
+def test_predicted_images_have_a_preview_if_there_are_any(tmp_path: Path) -> None:
+    dataset = PredictedImagesDataset(str(tmp_path))
+    assert dataset.preview() is None
+    dataset.load().write("masks", "a_01", np.ones((20, 30), bool))
+    dataset.load().write("cutouts", "a_01", np.full((20, 30, 4), (0, 0, 200, 255), np.uint8))
+    assert (_shown(dataset.preview())[380, 600] == (0, 0, 200)).all()
+
+
+def test_the_preview_of_checkpoints_is_a_table_of_all_runs(tmp_path: Path) -> None:
+    dataset = CheckpointsDataset(str(tmp_path))
+    assert dataset.preview() is None
+    for run, dice in (("first", 0.5), ("second", 0.75)):
+        content = {"weights": torch.ones(3), "history": [{"epoch": 2, "val_dice_coeff": dice}]}
+        dataset.load().run(run).save("best", 40, content)
+    dataset.load().run("second").save("skipped", 41, {"images": torch.ones(3)})
+    preview = dataset.preview()
+    assert preview["columns"] == ["run", "file", "epoch", "validation Dice", "MB", "written"]
+    rows = {(run, file): (epoch, dice) for run, file, epoch, dice, *_ in preview["data"]}
+    assert rows["first", "best-000000040.pt"] == (2, "0.5000")
+    assert rows["second", "best-000000040.pt"] == (2, "0.7500")
+    assert rows["second", "skipped-000000041.pt"] == ("", "")
+    assert len(rows) == 3
+
+
+def test_a_card_is_previewed_as_html(tmp_path: Path) -> None:
+    dataset = MarkdownDataset(filepath=str(tmp_path / "card.md"))
+    assert dataset.preview() is None
+    dataset.save(
+        "# a_b\n\nA long\nline.\n\n| x |\n| - |\n| 1 |\n\n```yaml\nloss:\n  dice: 1\n```\n\n<b>no tag</b>\n"
+    )
+    shown = dataset.preview().partition("<style>")[0]
+    for part in (
+        "<h1>aˍb</h1>",
+        "<p>A long line.</p>",
+        "<td>1</td>",
+        "loss:<br>  dice: 1",
+        "&lt;b&gt;no tag",
+    ):
+        assert part in shown
+    assert "\n" not in shown
+
+
+def test_a_curve_is_previewed_as_a_plot(tmp_path: Path) -> None:
+    dataset = CurveDataset(filepath=str(tmp_path / "curve.csv"))
+    assert dataset.preview() is None
+    dataset.save(pd.DataFrame({"threshold": [0.25, 0.5, 0.75], "dice": [0.5, 0.9, 0.8], "run_id": ["a"] * 3}))
+    preview = dataset.preview()
+    assert preview["data"][0]["y"] == [0.5, 0.9, 0.8]
+    assert preview["layout"]["title"]["text"] == "highest: 0.9000 at threshold 0.50"
 
 
 def test_an_error_in_a_picture_names_its_cause(tmp_path: Path) -> None:
@@ -380,5 +437,12 @@ def test_a_figure_is_saved_atomically_and_previewed(tmp_path: Path) -> None:
     figure = go.Figure(go.Scatter(x=[1, 2], y=[0.5, 0.75], name="車"))
     dataset.save(figure)
     assert dataset.load() == figure
-    assert dataset.preview() == json.loads(figure.to_json())
+    preview = dataset.preview()
+    assert preview["data"] == json.loads(figure.to_json())["data"]
+    # Kedro-Viz gives its colors only to the first axes. Those of the figure can be read on light and dark.
+    assert (
+        preview["layout"]["xaxis"]["tickfont"]["color"]
+        == preview["layout"]["yaxis"]["tickfont"]["color"]
+        == "#8a8a8a"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["curves.json"]

@@ -90,3 +90,13 @@ def test_missing_parameters_are_errors(tmp_path: Path) -> None:
         ImageFolderDataset("training", str(tmp_path)).load()
     with pytest.raises(DatasetError):
         ImageFolderDataset("training").save("anything")  # type: ignore[arg-type]
+
+
+def test_the_preview_shows_images_without_their_masks(tmp_path: Path) -> None:
+    folder = str(_masks(_images(tmp_path / "i", ["a.png", "bb.png"]), ["a_mask.png"]))
+    with_mask = ImageFolderDataset("training", folder, folder, mask_suffix="_mask").preview()
+    (tmp_path / "i" / "a_mask.png").unlink()
+    assert ImageFolderDataset("test", folder).preview() == with_mask
+    assert ImageFolderDataset("solution", folder).preview() is None
+    assert ImageFolderDataset("training").preview() is None
+    assert ImageFolderDataset("training", str(tmp_path / "nowhere")).preview() is None

@@ -36,3 +36,14 @@ def test_secrets_are_not_shown(kaggle: StandInKaggle, tmp_path: Path) -> None:
 def test_the_competition_is_loaded_without_a_request(kaggle: StandInKaggle) -> None:
     assert KaggleCompetitionDataset(COMPETITION).load().name == COMPETITION
     assert kaggle.requests == []
+
+
+def test_a_preview_sends_no_request(kaggle: StandInKaggle, tmp_path: Path) -> None:
+    dataset = KaggleDataset(str(tmp_path / "raw"), "test", COMPETITION, "standard")
+    assert dataset.preview() is None
+    assert kaggle.requests == []
+    dataset.load()
+    sent = len(kaggle.requests)
+    assert dataset.preview()
+    assert KaggleDataset(str(tmp_path / "raw"), "test", COMPETITION, "hq").preview() is None
+    assert len(kaggle.requests) == sent

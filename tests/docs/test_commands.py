@@ -12,6 +12,7 @@
 Left out: `pip install`, and the commands of docs/how-to/extend.md, which test_extend.py executes.
 """
 
+import itertools
 import re
 import shlex
 import shutil
@@ -217,7 +218,8 @@ def test_targets_exist(command: str) -> None:
 @pytest.mark.parametrize("command", PROGRAMS)
 def test_programs_start(command: str) -> None:
     program, *arguments = shlex.split(command)
-    module = ["kedro", arguments[0]] if program == "kedro" else ["tensorboard.main"]
+    subcommands = itertools.takewhile(lambda argument: not argument.startswith("-"), arguments)
+    module = ["kedro", *subcommands] if program == "kedro" else ["tensorboard.main"]
     done = subprocess.run(
         [sys.executable, "-m", *module, "--help"], cwd=PROJECT, capture_output=True, text=True
     )

@@ -48,11 +48,17 @@ FILES: dict[str, tuple[Callable[[str], Any], Callable[[int], Any]]] = {
         datasets.AnimationDataset,
         lambda n: [np.full((16, 16, 3), 20 * n + shift, np.uint8) for shift in (0, 10)],
     ),
+    "CurveDataset": (
+        lambda path: datasets.CurveDataset(filepath=path, columns={"n": "number"}),
+        lambda n: pd.DataFrame({"n": [n]}),
+    ),
     "FigureDataset": (
         lambda path: datasets.FigureDataset(filepath=path),
         lambda n: go.Figure(layout={"title": f"{n}"}),
     ),
+    "HTMLDataset": (lambda path: datasets.HTMLDataset(filepath=path), lambda n: f"<p>{n}</p>"),
     "ImageDataset": (datasets.ImageDataset, lambda n: np.full((4, 4, 3), n, np.uint8)),
+    "MarkdownDataset": (lambda path: datasets.MarkdownDataset(filepath=path), lambda n: f"text {n}"),
     "ModelDataset": (datasets.ModelDataset, lambda n: _model(n / 10)),
     "ReceiptDataset": (
         lambda path: datasets.ReceiptDataset(filepath=path),
@@ -225,7 +231,7 @@ def test_a_file_in_place_of_a_folder_is_named(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff\xfe\x00binary\x80", b"[" * 100_000, b"\x1f\x8b\x08\x00cut"]
 )
-@pytest.mark.parametrize("name", sorted(set(FILES) - {"TextDataset"}))
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"HTMLDataset", "MarkdownDataset", "TextDataset"}))
 def test_damaged_content_names_the_file(name: str, content: bytes, tmp_path: Path) -> None:
     build, _ = FILES[name]
     path = tmp_path / "file"

@@ -104,27 +104,47 @@ def test_only_the_handler_of_the_terminal_gets_the_layout() -> None:
     assert other.stream.getvalue() == "slow\n"
 
 
+INGEST = [sys.executable, "-m", "kedro", "run", "--env", "test", "--pipelines", "data_ingestion"]
+
+
 def _ingest(tmp_path: Path, folder: Path, **environment: str) -> str:
     """Run the first pipeline in a folder of the project, and return what it prints."""
-    command = [sys.executable, "-m", "kedro", "run", "--env", "test", "--pipelines", "data_ingestion"]
+    # Relative to the project, as the default is.
+    data_root = os.path.relpath(tmp_path / "data", PROJECT)
     done = subprocess.run(
-        [*command, "--params", f"data_root={tmp_path}/data"], cwd=folder, check=True, text=True,
+        [*INGEST, "--params", f"data_root={data_root}"], cwd=folder, check=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "DO_NOT_TRACK": "1", **environment},
     )  # fmt: skip
     return done.stdout
 
 
-def test_a_run_prints_the_same_from_a_subfolder(tmp_path: Path) -> None:
-    first = _ingest(tmp_path, PROJECT)
-    lines = first.splitlines()
-    assert lines[0].startswith("[1/2] index_training_images  ")
-    assert "[2/2] split_cars" in first and "\x1b" not in first
-    assert any(line.startswith("Done in ") for line in lines)
-    before, _, after = _ingest(tmp_path, PROJECT / "docs").partition("[1/2] ")
+def test_a_run_from_a_subfolder_prints_the_same_and_writes_into_the_project(tmp_path: Path) -> None:
+    before, _, below = _ingest(tmp_path, PROJECT / "docs").partition("[1/2] ")
     assert before.count("INFO") == 1  # Kedro names its logging before it loads the project
-    assert [line.split()[0] for line in after.splitlines()[1:]] == [
-        line.split()[0] for line in lines if line.split()[0] not in ("[1/2]", "Rendering", "Unpacking")
+    assert list((tmp_path / "data" / "02_intermediate" / "sample" / "masks").glob("*.bits"))
+    lines = _ingest(tmp_path, PROJECT).splitlines()
+    assert lines[0].startswith("[1/2] index_training_images  ")
+    assert any(line.startswith("[2/2] split_cars") for line in lines)
+    assert any(line.startswith("Done in ") for line in lines)
+    assert "\x1b" not in "".join(lines)
+    only_first = ("Rendering", "Unpacking")
+    assert [line.split()[0] for line in below.splitlines()[1:] if line.split()[0] not in only_first] == [
+        line.split()[0] for line in lines[1:]
     ]
+
+
+def test_a_run_outlives_the_reader_of_its_log(tmp_path: Path) -> None:
+    command = [*INGEST, "--params", f"data_root={tmp_path}"]
+    with subprocess.Popen(
+        command, cwd=PROJECT, env={**os.environ, "DO_NOT_TRACK": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as run:  # fmt: skip
+        assert run.stdout and run.stderr
+        assert run.stdout.readline().startswith("[1/2]")
+        run.stdout.close()
+        assert "BrokenPipe" not in run.stderr.read()
+    assert run.returncode == 0
+    assert (tmp_path / "05_model_input" / "sample" / "train_index.csv").is_file()
 
 
 def test_kedros_own_logging_is_one_setting(tmp_path: Path) -> None:

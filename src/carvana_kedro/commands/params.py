@@ -5,7 +5,6 @@ models of the parameters decide: a parameter that is declared as text receives w
 quote any text. A comma starts a new parameter if `KEY=` follows it, and is part of the value otherwise.
 """
 
-import difflib
 import json
 import re
 import shlex
@@ -18,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
-from carvana_kedro.errors import UserError
+from carvana_kedro.errors import UserError, suggestion
 from carvana_kedro.parameters import Globals, Parameters
 from carvana_kedro.segmentation.training.recipe import flatten
 
@@ -121,11 +120,9 @@ def _continues(key: str, raw: str, piece: str, head: str | None) -> bool:
             )
     if head is None:
         return True
-    close = difflib.get_close_matches(root, Parameters.model_fields, n=1)
     raise UserError(
-        f"--params: {piece.strip()!r}: unknown parameter. "
-        + (f"Did you mean {close[0]}? " if close else "")
-        + f"Available: {', '.join(sorted(Parameters.model_fields))}. {_quote_advice(key, raw, piece)}"
+        f"--params: {piece.strip()!r}: unknown parameter. {suggestion(root, Parameters.model_fields)}"
+        f"Available: {', '.join(sorted(Parameters.model_fields))}. {_quote_advice(key, raw, piece)}"
     )
 
 

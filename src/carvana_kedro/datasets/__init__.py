@@ -1,7 +1,7 @@
 """Kedro datasets: thin adapters between the catalog and the stores."""
 
 from .competition import ArchivesDataset, SampleDataset
-from .figure import FigureDataset
+from .figure import CurveDataset, FigureDataset
 from .handles import (
     CheckpointsDataset,
     FolderDataset,
@@ -18,12 +18,13 @@ from .record import RecordDataset
 from .source_description import SourceDescriptionDataset
 from .submission import ReceiptDataset, SubmissionDataset
 from .table import TableDataset
-from .text import HTMLDataset, TextDataset
+from .text import HTMLDataset, MarkdownDataset, TextDataset
 
 __all__ = [
     "AnimationDataset",
     "ArchivesDataset",
     "CheckpointsDataset",
+    "CurveDataset",
     "FigureDataset",
     "FolderDataset",
     "HTMLDataset",
@@ -31,6 +32,7 @@ __all__ = [
     "ImageFolderDataset",
     "KaggleCompetitionDataset",
     "KaggleDataset",
+    "MarkdownDataset",
     "ModelDataset",
     "PicturesDataset",
     "PixelCacheDataset",

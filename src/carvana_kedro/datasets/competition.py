@@ -1,13 +1,21 @@
 """Sources of competition images: entries whose `load()` makes sure that the files exist and are complete."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets._typing import ImagePreview
 
+from carvana_kedro.datasets.contact_sheet import PICTURES, SIZE, contact_sheet
+from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.archives import find_present
 from carvana_kedro.stores.competition import Content, Side, open_side
 from carvana_kedro.stores.digests import Digests
+from carvana_kedro.stores.images.competition import ImageStore
+from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.studio import StudioSettings, render_sample, sample_folder
 
 Loaded = TypeVar("Loaded")
@@ -25,7 +33,26 @@ class SourceDataset(AbstractDataset[None, Loaded], Generic[Loaded]):
         return True
 
 
-class ArchivesDataset(SourceDataset[Content]):
+class ImagesDataset(SourceDataset[Loaded]):
+    """Base class of datasets that are a side of a source. Kedro-Viz previews its images."""
+
+    def images(self) -> ImageSource | None:
+        """Return the images that are on the disk already. None: there are none, or this side has none."""
+        raise NotImplementedError
+
+    @if_present
+    def preview(self) -> ImagePreview:
+        """Return a contact sheet of evenly spaced images. Nothing is downloaded, unpacked or rendered."""
+        images = self.images()
+        if images is None:
+            return ImagePreview("")
+        ids = images.ids()
+        chosen = [ids[round(number)] for number in np.linspace(0, len(ids) - 1, min(len(ids), PICTURES))]
+        at_least = SIZE[0] // 2, SIZE[1] // 2
+        return contact_sheet({image_id: images.read_image(image_id, at_least) for image_id in chosen})
+
+
+class ArchivesDataset(ImagesDataset[Content]):
     """One side of the competition, from its zip archives or the folders unpacked from them.
 
     Folders are read where they are. Archives are unpacked below `path`, once. Each side reads only its own files:
@@ -39,7 +66,7 @@ class ArchivesDataset(SourceDataset[Content]):
         path: folder to unpack archives into.
         side: `training`, `test`, `sample_submission` or `solution`.
         archives: folder of the archives.
-        digests: file that remembers the digests of images and masks: see `Digests`.
+        digests: `path` of the file that remembers the digests of images and masks: see `Digests`.
         metadata: for Kedro-Viz.
     """
 
@@ -48,13 +75,13 @@ class ArchivesDataset(SourceDataset[Content]):
         path: str,
         side: Side,
         archives: str | None = None,
-        digests: str | None = None,
+        digests: Mapping[str, str] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._path = Path(path)
         self._side = side
         self._archives = Path(archives) if archives else None
-        self._digests = Digests(Path(digests) if digests else None)
+        self._digests = Digests(Path(digests["path"]) if digests else None)
         self.metadata = metadata
 
     def load(self) -> Content:
@@ -70,6 +97,12 @@ class ArchivesDataset(SourceDataset[Content]):
             )
         return open_side(self._archives, self._path, self._side, self._digests)
 
+    def images(self) -> ImageStore | None:
+        """Return the images of folders, and of archives that are unpacked already."""
+        names = {"training": ("train_hq", "train"), "test": ("test_hq", "test")}.get(self._side, ())
+        folder = self._archives and find_present(self._archives, names, self._path)
+        return ImageStore(folder) if folder else None
+
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._archives), "side": self._side}
 
@@ -81,7 +114,7 @@ class SampleDataset(ArchivesDataset):
         path: folder for the archives. Each choice of settings and version of the studio gets its own subfolder.
         side: `training`, `test`, `sample_submission` or `solution`.
         settings: arguments of `StudioSettings`.
-        digests: file that remembers the digests of images and masks: see `Digests`.
+        digests: `path` of the file that remembers the digests of images and masks: see `Digests`.
         metadata: for Kedro-Viz.
     """
 
@@ -90,7 +123,7 @@ class SampleDataset(ArchivesDataset):
         path: str,
         side: Side,
         settings: dict[str, int],
-        digests: str | None = None,
+        digests: Mapping[str, str] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._settings = StudioSettings(**settings)

@@ -3,11 +3,16 @@
 In Kedro, a dataset cannot be both input and output of a node. A handle is an input.
 """
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets._typing import ImagePreview, TablePreview
 
+from carvana_kedro.datasets.contact_sheet import PICTURES, contact_sheet, read_small
+from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.stores.pixel_cache import PixelCache
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 
@@ -16,6 +21,8 @@ if TYPE_CHECKING:
 
 
 Store = TypeVar("Store")
+
+_MOST_CHECKPOINTS = 20  # in a preview
 
 
 class HandleDataset(AbstractDataset[None, Store], Generic[Store]):
@@ -50,6 +57,13 @@ class CheckpointsDataset(HandleDataset["CheckpointStore"]):
 
         return CheckpointStore(self._path)
 
+    @if_present
+    def preview(self) -> TablePreview:
+        """Return a table of the checkpoints of all runs, newest first."""
+        paths = sorted(self._path.glob("*/*.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
+        rows = [_describe_checkpoint(path) for path in paths[:_MOST_CHECKPOINTS]]
+        return TablePreview(pd.DataFrame(rows).to_dict("split") if rows else {})
+
 
 class PredictionShardsDataset(HandleDataset[PredictionShards]):
     """The shards of predicted masks."""
@@ -66,6 +80,13 @@ class PredictedImagesDataset(HandleDataset[PredictedImages]):
         """Return the store."""
         return PredictedImages(self._path)
 
+    @if_present
+    def preview(self) -> ImagePreview:
+        """Return a contact sheet of the first images of one kind."""
+        kinds = (sorted((self._path / kind).rglob("*.*")) for kind in ("overlays", "cutouts", "masks"))
+        paths = next(filter(None, kinds), [])[:PICTURES]
+        return ImagePreview(paths and contact_sheet({path.stem: read_small(path) for path in paths}))
+
 
 class PixelCacheDataset(HandleDataset[PixelCache]):
     """Decoded and resized images."""
@@ -81,3 +102,18 @@ class FolderDataset(HandleDataset[Path]):
     def load(self) -> Path:
         """Return the folder's path."""
         return self._path
+
+
+def _describe_checkpoint(path: Path) -> dict[str, Any]:
+    from carvana_kedro.stores.checkpoints import load_values
+
+    history = load_values(path).get("history") or [{}]
+    dice = history[-1].get("val_dice_coeff")
+    return {
+        "run": path.parent.name,
+        "file": path.name,
+        "epoch": history[-1].get("epoch", ""),
+        "validation Dice": "" if dice is None else f"{dice:.4f}",
+        "MB": round(path.stat().st_size / 1e6, 1),
+        "written": f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}",
+    }

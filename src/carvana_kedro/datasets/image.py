@@ -1,16 +1,15 @@
 """Images for reports."""
 
-import base64
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import ImagePreview
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageSequence
 
+from carvana_kedro.datasets.previews import if_present, preview_of
 from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.faults import reading
 
@@ -19,27 +18,6 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 90},
     "WEBP": {"quality": 90},
 }
-
-
-_PREVIEW = 3 / 2  # width / height
-
-
-def preview_of(image: Image.Image) -> ImagePreview:
-    """Return an image for Kedro-Viz: a png file in base64, on white.
-
-    Margins give it the shape of the side panel, into which Kedro-Viz stretches it.
-    """
-    width, height = image.size
-    shape = max(width, round(_PREVIEW * height)), max(height, round(width / _PREVIEW))
-    content = BytesIO()
-    ImageOps.pad(on_white(image), shape, color="white").save(content, "png")
-    return ImagePreview(base64.b64encode(content.getvalue()).decode())
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """Return an RGB image with white in place of what is transparent."""
-    solid = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", solid.size, "white"), solid).convert("RGB")
 
 
 class ImageDataset(AbstractDataset[np.ndarray, np.ndarray]):
@@ -65,6 +43,7 @@ class ImageDataset(AbstractDataset[np.ndarray, np.ndarray]):
         with atomic_path(self._filepath) as part:
             Image.fromarray(data).save(part, kind, **_OPTIONS[kind])
 
+    @if_present
     def preview(self) -> ImagePreview:
         """Return the image: see `preview_of`."""
         with reading(self._filepath), Image.open(self._filepath) as opened:

@@ -1,9 +1,10 @@
 """The user's own images: a folder of images, and a folder of masks for training."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from carvana_kedro.datasets.competition import SourceDataset
+from carvana_kedro.datasets.competition import ImagesDataset
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.competition import Side
 from carvana_kedro.stores.digests import Digests
@@ -11,7 +12,7 @@ from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.images.mask_values import parse_values
 
 
-class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
+class ImageFolderDataset(ImagesDataset[FolderStore | list[Any]]):
     """A folder of images of any size.
 
     The training side has images with masks. The test side has the images in `test`, or the same images if `test` is not
@@ -24,7 +25,7 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
         test: folder of the images to predict, if they are not those in `images`.
         mask_suffix: text after the image's id in the name of a mask.
         group: regular expression that matches the group in an image's id: see `FolderStore`.
-        digests: file that remembers the digests of images and masks: see `Digests`.
+        digests: `path` of the file that remembers the digests of images and masks: see `Digests`.
         mask_background: value of the background in masks, if it is not black: see `parse_values`.
         mask_values: values of the object in masks, if there are more than two values: see `parse_values`.
         metadata: for Kedro-Viz.
@@ -38,7 +39,7 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
         test: str | None = None,
         mask_suffix: str = "",
         group: str | None = None,
-        digests: str | None = None,
+        digests: Mapping[str, str] | None = None,
         mask_background: str | int | None = None,
         mask_values: str | int | list[str | int] | None = None,
         metadata: dict[str, Any] | None = None,
@@ -49,7 +50,7 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
         self._test = test
         self._mask_suffix = mask_suffix
         self._group = group
-        self._digests = Digests(Path(digests) if digests else None)
+        self._digests = Digests(Path(digests["path"]) if digests else None)
         self._mask_background = mask_background
         self._mask_values = mask_values
         self.metadata = metadata
@@ -88,6 +89,13 @@ class ImageFolderDataset(SourceDataset[FolderStore | list[Any]]):
             )
         store.ids()  # raises an error if a folder is missing or empty
         return store
+
+    def images(self) -> FolderStore | None:
+        """Return the images, if their folder exists."""
+        images = self._images if self._side == "training" else self._test or self._images
+        if self._side in ("solution", "sample_submission") or images is None or not Path(images).is_dir():
+            return None
+        return FolderStore(Path(images), None, self._mask_suffix, self._group)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._images), "side": self._side}

@@ -1,17 +1,19 @@
 """The competition on Kaggle: a source of images, and the handle that takes submissions."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from carvana_kedro.datasets.competition import SourceDataset
+from carvana_kedro.datasets.competition import ImagesDataset
 from carvana_kedro.datasets.handles import HandleDataset
 from carvana_kedro.stores.competition import Content, Side
 from carvana_kedro.stores.digests import Digests
+from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.kaggle.competition import KaggleCompetition
 from carvana_kedro.stores.kaggle.source import KaggleSource, Quality
 
 
-class KaggleDataset(SourceDataset[Content]):
+class KaggleDataset(ImagesDataset[Content]):
     """One side of the competition. The first load fetches the files of this side from Kaggle.
 
     Args:
@@ -21,7 +23,7 @@ class KaggleDataset(SourceDataset[Content]):
         quality: of the images: `hq` (1 GB for training, 16 GB for the test) or `standard` (half of that).
         keep_archives: keep an archive of images after it is unpacked.
         credentials: see `carvana_kedro.stores.kaggle.credentials.find_credentials`.
-        digests: file that remembers the digests of images and masks: see `Digests`.
+        digests: `path` of the file that remembers the digests of images and masks: see `Digests`.
         metadata: for Kedro-Viz.
     """
 
@@ -33,7 +35,7 @@ class KaggleDataset(SourceDataset[Content]):
         quality: Quality = "hq",
         keep_archives: bool = False,
         credentials: dict[str, str] | None = None,
-        digests: str | None = None,
+        digests: Mapping[str, str] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._source = KaggleSource(
@@ -41,7 +43,7 @@ class KaggleDataset(SourceDataset[Content]):
             KaggleCompetition(competition, credentials),
             quality,
             keep_archives,
-            Digests(Path(digests) if digests else None),
+            Digests(Path(digests["path"]) if digests else None),
         )
         self._side = side
         self.metadata = metadata
@@ -53,6 +55,10 @@ class KaggleDataset(SourceDataset[Content]):
             UserError: see `KaggleSource.open_side`.
         """
         return self._source.open_side(self._side)
+
+    def images(self) -> ImageStore | None:
+        """Return the images that were fetched and unpacked already."""
+        return self._source.present(self._side)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._source.folder), "side": self._side}

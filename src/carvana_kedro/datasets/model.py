@@ -10,6 +10,7 @@ from kedro.io import AbstractDataset
 # Kedro-Viz finds the kind of a preview by the name of this annotation.
 from kedro_datasets._typing import JSONPreview
 
+from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
             )
             self._checkpoint = None
 
+    @if_present
     def preview(self) -> JSONPreview:
         """Return everything but the weights and the list of images."""
         model = self.load()

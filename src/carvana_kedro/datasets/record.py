@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kedro_datasets._typing import JSONPreview
 from kedro_datasets.json import JSONDataset
 
+from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.faults import damaged, reading
 
@@ -57,3 +59,8 @@ class RecordDataset(JSONDataset):
         with atomic_path(Path(self._filepath)) as part:
             part.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
         self._invalidate_cache()
+
+    @if_present
+    def preview(self) -> JSONPreview:
+        """Return the values as JSON."""
+        return super().preview()

@@ -9,6 +9,7 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import TablePreview
 
+from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.datasets.record import RecordDataset
 from carvana_kedro.stores.predictions import SubmissionFile, write_submission
 from carvana_kedro.stores.tables import Row
@@ -44,6 +45,7 @@ class SubmissionDataset(AbstractDataset[Iterable[Row], SubmissionFile]):
         rows = write_submission(self._filepath, data)
         self._logger.info("%s: %d rows, %.1f MB", self._filepath, rows, self._filepath.stat().st_size / 1e6)
 
+    @if_present
     def preview(self, nrows: int = 8) -> TablePreview:
         """Return the first rows with shortened masks."""
         rows = [[f"{image_id}.jpg", shorten(rle, 60)] for image_id, rle in islice(self.load(), nrows)]

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
+from kedro_datasets._typing import TablePreview
 from kedro_datasets.pandas import CSVDataset
 
+from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.faults import damaged, reading
@@ -83,6 +85,11 @@ class TableDataset(CSVDataset):
             _change_text(data, _quoted).to_csv(part, **self._save_args)
         self._written = _digest(Path(self._filepath))
         self._invalidate_cache()
+
+    @if_present
+    def preview(self, nrows: int = 5) -> TablePreview:
+        """Return the first rows."""
+        return super().preview(nrows)
 
 
 def _change_text(table: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:

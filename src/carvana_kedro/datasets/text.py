@@ -3,10 +3,11 @@
 import re
 from pathlib import Path
 
-# Kedro-Viz finds the kind of a preview by the name of this annotation.
 from kedro_datasets._typing import HTMLPreview
 from kedro_datasets.text import TextDataset as KedroTextDataset
+from markdown_it import MarkdownIt
 
+from carvana_kedro.datasets.previews import html_preview, if_present
 from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.faults import reading
 
@@ -27,15 +28,21 @@ class TextDataset(KedroTextDataset):
         self._invalidate_cache()
 
 
+class MarkdownDataset(TextDataset):
+    """A text in Markdown. Kedro-Viz previews it."""
+
+    @if_present
+    def preview(self) -> HTMLPreview:
+        """Return the text as HTML: Kedro-Viz itself reads only a part of Markdown."""
+        markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+        return html_preview(markdown.render(self.load()))
+
+
 class HTMLDataset(TextDataset):
     """A web page that needs no other file. Kedro-Viz previews its header."""
 
+    @if_present
     def preview(self) -> HTMLPreview:
-        """Return the header of the page.
-
-        Not the whole page: its styles would change all of Kedro-Viz. Kedro-Viz also takes line breaks and underscores
-        for Markdown.
-        """
+        """Return the header of the page. Not the whole page: its styles would change all of Kedro-Viz."""
         header = re.search("<header>(.*)</header>", self.load(), re.DOTALL)
-        text = " ".join(header[1].split()) if header else ""
-        return HTMLPreview(text.replace("_", "\N{MODIFIER LETTER LOW MACRON}"))
+        return html_preview(header[1] if header else "")

@@ -161,6 +161,16 @@ def find_unpacked(unpacked: Path, name: str) -> Path | None:
     return next((manifest.parent for manifest in newest_first if _is_complete(manifest.parent)), None)
 
 
+def find_present(source: Path, names: Sequence[str], unpacked: Path) -> Path | None:
+    """Return the folder of images that `find_folder` would return if it exists: nothing is unpacked."""
+    for name in names:
+        if any((source / name).glob("*")):
+            return find_folder(source, (name,), unpacked)
+        if folder := find_unpacked(unpacked, name):
+            return folder
+    return None
+
+
 def _check_images(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:
     """Return the members by file name, in the archive's order.
 

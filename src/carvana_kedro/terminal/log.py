@@ -4,8 +4,11 @@ import logging
 import os
 import re
 import shutil
+import sys
 import textwrap
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 from kedro.framework.project import LOGGING, configure_logging
@@ -80,6 +83,16 @@ def format_as_text() -> None:
         handler.addFilter(_as_plain_text)
         if handler.name == HANDLER and isinstance(handler, logging.StreamHandler):
             handler.setFormatter(TerminalFormatter(wraps=handler.stream.isatty()))
+            handler.handleError = partial(_outlive_reader, handler)  # type: ignore[method-assign]
+
+
+def _outlive_reader(handler: logging.StreamHandler[TextIO], record: logging.LogRecord) -> None:
+    """Continue without a log if nobody reads it any more, as after `kedro run | head`."""
+    if isinstance(sys.exc_info()[1], BrokenPipeError):
+        # As Python's documentation advises: else the interpreter reports the error once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), handler.stream.fileno())
+    else:
+        logging.StreamHandler.handleError(handler, record)
 
 
 def _as_plain_text(record: logging.LogRecord) -> bool:

@@ -288,7 +288,7 @@ def test_existing_shards_are_used_only_with_the_same_model_and_parameters(
             SOURCE,
         )
     assert again == first
-    assert "2 of 2 shards already exist" in caplog.text
+    assert "2 of 2 shards of masks exist from an earlier run" in caplog.text
     trained = {
         name: weight + 0.01 if weight.is_floating_point() else weight
         for name, weight in model.members[0].weights.items()

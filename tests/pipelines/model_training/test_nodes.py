@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -62,7 +63,10 @@ def test_training_saves_model_history_checkpoints_and_events(
     run_id = model.run_id
     run = CheckpointStore(tmp_path / "checkpoints").run(run_id)
     assert {path.name for path in run.folder.glob("last-*")} == {"last-000000003.pt", "last-000000006.pt"}
-    assert list((tmp_path / "events" / run_id).glob("events.*"))
+    events = EventAccumulator(str(tmp_path / "events" / run_id)).Reload()
+    (text,) = events.Tensors("recipe/reproduce/text_summary")
+    recipe = text.tensor_proto.string_val[0].decode().split("```")[1].removeprefix("yaml")
+    assert ModelTraining.model_validate(yaml.safe_load(recipe)["model_training"]) == RECIPE
     best = int(history["val_dice_coeff"].to_numpy().argmax()) + 1
     assert len(run.newest("best")["history"]) == best
     about = run.newest("last")["about"]

@@ -1,4 +1,5 @@
 import math
+import re
 import resource
 from collections.abc import Callable
 from io import BytesIO
@@ -9,24 +10,29 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard import plugin_util
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.util import tensor_util
 
 from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.architectures.unet import UNet
 from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.geometry import Size
 from carvana_kedro.segmentation.data.samples import Samples
-from carvana_kedro.segmentation.monitoring import tensorboard
+from carvana_kedro.segmentation.metrics.mask_scores import dice
+from carvana_kedro.segmentation.monitoring import gallery, tensorboard
+from carvana_kedro.segmentation.monitoring.event_writer import EventWriter
 from carvana_kedro.segmentation.monitoring.tensorboard import (
-    EventWriter,
     TensorBoardCurves,
     TensorBoardGraph,
     TensorBoardHparams,
     TensorBoardImages,
+    TensorBoardRecipe,
     TensorBoardScalars,
 )
+from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.stores.images.competition import ImageStore
 
@@ -59,41 +65,159 @@ def test_scalars_equal_the_history(setup: Setup, tmp_path: Path) -> None:
     assert all(0.05 < scalar.value < 1000 for scalar in events.Scalars("data/memory_gb"))
 
 
+def test_training_and_validation_have_the_same_tags(setup: Setup, tmp_path: Path) -> None:
+    run, *batches = setup(epochs=2)
+    with EventWriter(tmp_path) as writer:
+        history = train(run, *batches, [TensorBoardScalars(writer)])
+    for folder, side in (("train", "train"), ("validation", "val")):
+        events = _events(tmp_path / folder)
+        assert set(events.Tags()["scalars"]) == {"curves/loss", "curves/dice"}
+        for tag, name in (("curves/loss", "loss"), ("curves/dice", "dice_coeff")):
+            values = [scalar.value for scalar in events.Scalars(tag)]
+            assert values == pytest.approx([record[f"{side}_{name}"] for record in history])
+
+
 def test_nan_values_are_not_written(setup: Setup, tmp_path: Path) -> None:
     run, *_ = setup()
     with EventWriter(tmp_path) as writer:
         for epoch, loss in enumerate((1.0, math.nan, 3.0), start=1):
-            run.history.append({"epoch": epoch, "val_loss": loss})
+            values = dict.fromkeys(("train_loss", "train_dice_coeff", "val_dice_coeff"), 0.5)
+            run.history.append({"epoch": epoch, "val_loss": loss, **values})
             TensorBoardScalars(writer).on_epoch_end(run)
     assert _steps(_events(tmp_path).Scalars("data/val_loss")) == [1, 3]
+    assert _steps(_events(tmp_path / "validation").Scalars("curves/loss")) == [1, 3]
+
+
+def _callbacks(writer: EventWriter) -> list[Any]:
+    kinds = (TensorBoardGraph, TensorBoardScalars, TensorBoardCurves, TensorBoardHparams)
+    return [
+        TensorBoardImages(writer, 1),
+        TensorBoardRecipe(writer, "as before"),
+        *(kind(writer) for kind in kinds),
+    ]
+
+
+def _check_shown_once(folder: Path, history: list[dict[str, float]]) -> None:
+    """Check what TensorBoard shows of a finished run of up to ten epochs: all of it, and nothing twice."""
+    epochs = [int(record["epoch"]) for record in history]
+    # The accumulator of `_events` does not purge tensors; the one that TensorBoard itself uses does.
+    shown = {
+        side: plugin_event_accumulator.EventAccumulator(str(folder / side)).Reload()
+        for side in ("", "train", "validation")
+    }
+    assert _steps(shown[""].Tensors("validation/precision_recall")) == epochs
+    for tag in ("recipe/parameters", "recipe/reproduce"):
+        assert _steps(shown[""].Tensors(f"{tag}/text_summary")) == [0]
+    for side, prefix in (("train", "train"), ("validation", "val")):
+        losses = shown[side].Tensors("curves/loss")
+        assert _steps(losses) == epochs
+        expected = [record[f"{prefix}_loss"] for record in history]
+        assert [_value(loss) for loss in losses] == pytest.approx(expected)
+    duration = shown["validation"].Tensors("result/duration_minutes")
+    assert _steps(duration) == epochs
+    assert _value(duration[-1]) == pytest.approx(sum(record["seconds"] for record in history) / 60)
+    assert _rows(folder) == 1
+    events = _events(folder)
+    losses = events.Scalars("data/val_loss")
+    assert [loss.value for loss in losses] == pytest.approx([record["val_loss"] for record in history])
+    for scalars in (
+        losses,
+        *(events.Images(f"validation/{name}") for name in ("image_1", "dice_by_threshold")),
+    ):
+        assert _steps(scalars) == epochs
+    graphs = [path for path in folder.glob("events.*") if b"UNet" in path.read_bytes()]
+    assert len(graphs) == 1
+
+
+def _value(point: Any) -> float:
+    return float(tensor_util.make_ndarray(point.tensor_proto))
+
+
+def _rows(folder: Path) -> int:
+    """Return how many rows of the HParams tab a run has."""
+    metadata = [_events(folder / side).summary_metadata for side in ("", "train", "validation")]
+    starts, ends = (
+        sum(f"_hparams_/session_{moment}_info" in part for part in metadata) for moment in ("start", "end")
+    )
+    assert starts == ends
+    return starts
+
+
+def test_a_new_run_is_shown_once(setup: Setup, tmp_path: Path) -> None:
+    run, *batches = setup(epochs=2)
+    with EventWriter(tmp_path, purge_step=run.epoch) as writer:
+        train(run, *batches, _callbacks(writer))
+    _check_shown_once(tmp_path, run.history)
 
 
 def test_a_resumed_run_replaces_the_events_after_its_checkpoint(setup: Setup, tmp_path: Path) -> None:
-    def callbacks(writer: EventWriter) -> list[Any]:
-        kinds = (TensorBoardGraph, TensorBoardScalars, TensorBoardCurves, TensorBoardHparams)
-        return [TensorBoardImages(writer, 1), *(kind(writer) for kind in kinds)]
-
     run, *batches = setup(epochs=2)
     with EventWriter(tmp_path, purge_step=run.epoch) as writer:
-        train(run, *batches, callbacks(writer))
+        train(run, *batches, _callbacks(writer))
     state = run.state()
     first, _ = run.history
     run, *batches = setup(epochs=3, learning_rate=0.001)
     run.restore({**state, "history": [first], "steps": 3})
     with EventWriter(tmp_path, purge_step=run.epoch) as writer:
-        train(run, *batches, callbacks(writer))
+        train(run, *batches, _callbacks(writer))
+    assert len(run.history) == 3
+    _check_shown_once(tmp_path, run.history)
+    assert len(list(tmp_path.glob("events.*"))) == 2
+
+
+@pytest.mark.parametrize("steps", [1, 4])  # an epoch has 3 steps
+def test_an_interrupted_run_has_no_row_in_the_table_until_it_is_finished(
+    setup: Setup, tmp_path: Path, steps: int
+) -> None:
+    run, *batches = setup(epochs=2)
+    run.interrupted = lambda: run.steps == steps
+    with (
+        EventWriter(tmp_path, purge_step=run.epoch) as writer,
+        pytest.raises(TrainingInterruptedError),
+    ):
+        train(run, *batches, _callbacks(writer))
+    assert _rows(tmp_path) == 0
+    state = run.state()
+    run, *batches = setup(epochs=2)
+    run.restore(state)
+    with EventWriter(tmp_path, purge_step=run.epoch) as writer:
+        train(run, *batches, _callbacks(writer))
+    _check_shown_once(tmp_path, run.history)
+
+
+def test_a_run_that_is_trained_again_leaves_nothing_of_the_first_time(setup: Setup, tmp_path: Path) -> None:
+    run, *batches = setup(epochs=3)
+    run.about = {"parameters": {"name": "the first time"}}
+    with EventWriter(tmp_path, purge_step=1) as writer:
+        train(run, *batches, _callbacks(writer))
+        writer.run.add_scalar("gone", 1.0, 1)
+    (tmp_path / "notes.txt").touch()  # not an event file
+    run, *batches = setup(epochs=2, learning_rate=0.001)
+    with EventWriter(tmp_path, purge_step=1) as writer:
+        train(run, *batches, _callbacks(writer))
+    _check_shown_once(tmp_path, run.history)
+    assert not any(b"the first time" in path.read_bytes() for path in tmp_path.rglob("events.*"))
+    assert "gone" not in _events(tmp_path).Tags()["scalars"]
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_the_text_lists_the_parameters_and_how_to_reproduce_the_run(setup: Setup, tmp_path: Path) -> None:
+    run, *_ = setup()
+    run.about = {"parameters": {"loss": {"bce": 1.0}, "callbacks": ["a|b"], "name": "x"}}
+    with EventWriter(tmp_path) as writer:
+        TensorBoardRecipe(writer, "Run it **again**.").on_run_begin(run)
     events = _events(tmp_path)
-    losses = events.Scalars("data/val_loss")
-    assert _steps(losses) == [1, 2, 3]
-    assert [loss.value for loss in losses] == pytest.approx([record["val_loss"] for record in run.history])
-    assert _steps(events.Images("validation/image_1")) == [1, 2, 3]
-    assert _steps(events.Images("validation/dice_by_threshold")) == [1, 2, 3]
-    assert _steps(events.Scalars("best/epoch")) == [1, 2, 3]
-    # The accumulator above does not purge tensors; the one that TensorBoard itself uses does.
-    shown = plugin_event_accumulator.EventAccumulator(str(tmp_path)).Reload()
-    assert _steps(shown.Tensors("validation/precision_recall")) == [1, 2, 3]
-    graphs = [path for path in tmp_path.iterdir() if b"UNet" in path.read_bytes()]
-    assert len(graphs) == 1 < len(list(tmp_path.iterdir()))
+    table, reproduce = (
+        events.Tensors(f"recipe/{name}/text_summary")[0].tensor_proto.string_val[0].decode()
+        for name in ("parameters", "reproduce")
+    )
+    assert reproduce == "Run it **again**."
+    html = plugin_util.markdown_to_safe_html(table)
+    cells = re.findall(r"<t[dh]>(.*?)</t[dh]>", html)
+    assert cells == [
+        "parameter", "value",
+        *(f"<code>{text}</code>" for text in ("loss.bce", "1.0", "callbacks", '["a|b"]', "name", '"x"')),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("shown", [1, 2])  # 1: the last batch of 3 + 1 images has one image
@@ -109,9 +233,29 @@ def test_images_show_the_input_the_agreement_and_both_masks(
     assert events.Tags()["images"] == [f"validation/image_{n}" for n in range(1, shown + 1)]
     assert _steps(events.Images("validation/image_1")) == [1, 2]
     shown_image = _last_image(events, "validation/image_1")
-    assert shown_image.shape == (32, 4 * 48, 3)
-    image, _ = samples[3 if shown == 1 else 0]
-    assert np.array_equal(shown_image[:, :48], image)
+    image, mask = samples[3 if shown == 1 else 0]
+    _, targets, logits = run.last_batch
+    assert np.array_equal(targets[0].numpy() > 0.5, mask > 127)
+    prediction = logits[0].sigmoid().numpy() > run.threshold
+    title = f"epoch 2: Dice {dice(prediction, mask > 127):.3f}"
+    assert np.array_equal(shown_image, gallery.snapshot(image, prediction, mask > 127, title))
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 9, 10, 11, 14, 50, 1000])
+def test_a_run_has_pictures_of_at_most_ten_epochs(epochs: int) -> None:
+    chosen = [*tensorboard.pictured_epochs(epochs), epochs]
+    assert chosen[0] == 1
+    assert len(set(chosen)) == min(epochs, 10)
+    distances = np.diff(sorted(set(chosen)))
+    assert (np.diff(distances[:-1]) >= 0).all()  # the last epoch is close to the one before
+
+
+def test_the_last_epoch_of_a_run_that_ends_early_has_pictures(setup: Setup, tmp_path: Path) -> None:
+    run, *batches = setup(epochs=60, learning_rate=0.0)
+    run.patience = 5
+    with EventWriter(tmp_path) as writer:
+        train(run, *batches, [TensorBoardImages(writer, 1)])
+    assert _steps(_events(tmp_path).Images("validation/image_1")) == [1, 2, 3, 5, 6]
 
 
 def test_curves_cover_all_validation_images(setup: Setup, tmp_path: Path) -> None:
@@ -214,8 +358,7 @@ def test_hparams_show_the_parameters_and_the_best_epoch(setup: Setup, tmp_path: 
     }  # fmt: skip
     with EventWriter(tmp_path) as writer:
         train(run, *batches, [TensorBoardHparams(writer)])
-    assert len(list(tmp_path.iterdir())) == 1  # one file, one writer, one run
-    events = _events(tmp_path)
+    events = _events(tmp_path / "validation")
     metadata = events.SummaryMetadata("_hparams_/session_start_info")
     session = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info
     shown = {name: getattr(value, value.WhichOneof("kind")) for name, value in session.hparams.items()}
@@ -227,8 +370,15 @@ def test_hparams_show_the_parameters_and_the_best_epoch(setup: Setup, tmp_path: 
     }
     best = run.history[run.best_epoch - 1]
     metrics = {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"]}
-    names = ("epoch", "val_dice_coeff", "val_loss", "train_loss")
-    assert metrics == pytest.approx({f"best/{name}": best[name] for name in names})
+    assert metrics == pytest.approx(
+        {
+            "result/dice": best["val_dice_coeff"],
+            "result/duration_minutes": sum(record["seconds"] for record in run.history) / 60,
+            "result/epochs": 2,
+            "result/loss": best["val_loss"],
+            "result/model_epoch": best["epoch"],
+        }
+    )
     # No list of columns is written; TensorBoard collects the columns itself.
     assert {tag for tag in events.summary_metadata if tag.startswith("_hparams_")} == {
         "_hparams_/session_start_info",
@@ -262,9 +412,9 @@ def test_training_goes_on_when_the_disk_is_full(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [record["epoch"] for record in history] == [1, 2]
-    (warning,) = [text for name, _, text in caplog.record_tuples if name.endswith("monitoring.tensorboard")]
+    (warning,) = [text for name, _, text in caplog.record_tuples if name.endswith("monitoring.event_writer")]
     assert f"its files in {tmp_path / 'events'} cannot be written. File too large." in warning
-    assert "Training goes on." in warning
+    assert "Training continues." in warning
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
@@ -273,7 +423,7 @@ def test_training_goes_on_when_the_folder_cannot_be_created(
 ) -> None:
     (tmp_path / "file").touch()
     with EventWriter(tmp_path / "file" / "events") as writer:
-        writer.add_scalar("a", 1.0, 1)
+        writer.run.add_scalar("a", 1.0, 1)
         writer.flush()
     assert len(caplog.records) == 1
     assert "A file is where a folder should be." in caplog.text
@@ -281,4 +431,4 @@ def test_training_goes_on_when_the_folder_cannot_be_created(
 
 def test_an_error_that_is_no_fault_of_the_machine_is_raised(tmp_path: Path) -> None:
     with EventWriter(tmp_path) as writer, pytest.raises(TypeError):
-        writer.add_scalar("a", 1.0, no_such_argument=True)
+        writer.run.add_scalar("a", 1.0, no_such_argument=True)

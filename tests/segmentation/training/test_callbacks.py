@@ -218,9 +218,7 @@ def test_every_epoch_logs_a_row_of_a_table(setup: Setup, caplog: pytest.LogCaptu
             "12.3",
         ]
     assert [row.split()[-1] for row in rows] == ["02:05", "00:00"]
-    assert (
-        end == f"Best epoch: {run.best_epoch}. Last epoch: 46% of the machine's peak, 25% waiting for images"
-    )
+    assert end == f"Best epoch: {run.best_epoch}. Last epoch: 25% waiting for images, 46% of peak FLOP/s"
 
 
 def test_the_table_of_epochs_does_not_name_an_unknown_share_of_the_peak(

@@ -26,6 +26,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 ],
                 outputs=["evaluation_scores", "evaluation_metrics", "evaluation_threshold_curve"],
                 name="score_model",
+                tags="network",
             ),
         ],
         namespace="evaluation",

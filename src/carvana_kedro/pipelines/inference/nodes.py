@@ -135,7 +135,7 @@ def predict_masks(
         }
         missing = {number: job for number, job in jobs.items() if number not in shards}
         if shards:
-            logger.info("%d of %d shards already exist", len(shards), len(jobs))
+            logger.info("%d of %d shards of masks exist from an earlier run", len(shards), len(jobs))
         predictor = _build_predictor(model, parameters, trusted) if missing else None
         predicted_images.remove_others(
             kept={name for shard in shards.values() for name in shard.images},

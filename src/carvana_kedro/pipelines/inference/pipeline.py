@@ -41,6 +41,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 ],
                 outputs="predictions",
                 name="predict_masks",
+                tags="network",
             ),
             Node(
                 write_submission,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -23,7 +24,7 @@ from carvana_kedro.segmentation.data.samples import Fill
 from carvana_kedro.segmentation.model import Member, TrainedModel
 from carvana_kedro.segmentation.monitoring.callbacks import build_callbacks
 from carvana_kedro.segmentation.monitoring.checkpoint_saver import CheckpointSaver
-from carvana_kedro.segmentation.monitoring.tensorboard import EventWriter
+from carvana_kedro.segmentation.monitoring.event_writer import EventWriter
 from carvana_kedro.segmentation.training.build import Run, build_run, output_size
 from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingInterruptedError
 from carvana_kedro.segmentation.training.loop import train
@@ -129,7 +130,9 @@ def _train_run(
                 cache=caches.setdefault(source, Cache(recipe.cache, keep_in_file)),
             )
             _restore(run, state, run_checkpoints)
-            state = _train(run, recipe, run_checkpoints, tensorboard / run_id)
+            state = _train(
+                run, recipe, run_checkpoints, tensorboard / run_id, _how_to_reproduce(parameters, source)
+            )
             if training_images.fingerprint() != source:
                 logger.warning(
                     "Files in %s changed while run %s was trained: it may have seen both contents. To train again, "
@@ -193,15 +196,33 @@ def _restore(run: Run, state: Mapping[str, Any] | None, checkpoints: RunCheckpoi
     # A best model that is newer than the last state: the process was killed between saving the two. On a GPU the same
     # model may not come out again.
     checkpoints.supersede("best", after=training.steps)
-    logger.info(
-        "Run %s %s epoch %d of %d, after step %d of %d",
-        checkpoints.folder.name, "resumes in" if state else "starts:", training.epoch, training.epochs,
-        training.progress.steps, len(run.train_batches),
-    )  # fmt: skip
+    name, steps = checkpoints.folder.name, len(run.train_batches)
+    if state:
+        logger.info(
+            "Run %s resumes in epoch %d of %d, after step %d of %d",
+            name, training.epoch, training.epochs, training.progress.steps, steps,
+        )  # fmt: skip
+    else:
+        logger.info("Run %s starts: %d epochs of %d steps", name, training.epochs, steps)
     logger.info("%s on %s", training.description["architecture"], training.hardware)
 
 
-def _train(run: Run, recipe: Recipe, checkpoints: RunCheckpoints, events_folder: Path) -> Mapping[str, Any]:
+def _how_to_reproduce(parameters: ModelTraining, source: str) -> str:
+    """Return, as Markdown, what one needs to repeat a run."""
+    versions = ", ".join(f"{name} {number}" for name, number in provenance.versions().items())
+    recipe = yaml.safe_dump({"model_training": parameters.model_dump(mode="json")}, sort_keys=False)
+    return (
+        f"Commit `{provenance.git_commit() or 'unknown'}`; source with the fingerprint `{source}`; {versions}.\n\n"
+        "Put this into `conf/local/parameters_model_training.yml`:\n\n"
+        f"```yaml\n{recipe}```\n\n"
+        "Then run `kedro run --pipelines data_ingestion,model_training`, with the same options as for this run. "
+        "Another way is the command in the model card of the recipe.\n"
+    )
+
+
+def _train(
+    run: Run, recipe: Recipe, checkpoints: RunCheckpoints, events_folder: Path, how_to_reproduce: str
+) -> Mapping[str, Any]:
     """Train to the end, and return the final state."""
     training = run.training
     # Events that an earlier attempt has written of this epoch and later ones are purged.
@@ -210,7 +231,7 @@ def _train(run: Run, recipe: Recipe, checkpoints: RunCheckpoints, events_folder:
         Interrupts() as training.interrupted,
         CheckpointSaver(checkpoints, recipe.checkpoint_minutes) as saver,
     ):
-        train(*run, build_callbacks(recipe, saver, events))
+        train(*run, build_callbacks(recipe, saver, events, how_to_reproduce))
         if training.interrupted():
             raise TrainingInterruptedError(
                 "Training is finished and saved, but the run was interrupted after it. The same command resumes it."

@@ -1,29 +1,37 @@
 """The model_training pipeline."""
 
+import warnings
+
 from kedro.pipeline import Node, Pipeline
+from kedro.utils import KedroExperimentalWarning
 
 from .model_card import write_model_card
+from .network_diagram import draw_example_network
 from .nodes import describe_run, evaluate_model, train_model
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Return the pipeline from the two indices to a model and its scores."""
+    with warnings.catch_warnings(action="ignore", category=KedroExperimentalWarning):  # of preview_fn
+        training = Node(
+            train_model,
+            inputs=[
+                "train_index",
+                "validation_index",
+                "training_images",
+                "checkpoints",
+                "tensorboard",
+                "pixel_cache",
+                "params:model_training",
+            ],
+            outputs=["model", "training_history"],
+            name="train_model",
+            tags="network",
+            preview_fn=draw_example_network,
+        )
     return Pipeline(
         [
-            Node(
-                train_model,
-                inputs=[
-                    "train_index",
-                    "validation_index",
-                    "training_images",
-                    "checkpoints",
-                    "tensorboard",
-                    "pixel_cache",
-                    "params:model_training",
-                ],
-                outputs=["model", "training_history"],
-                name="train_model",
-            ),
+            training,
             Node(
                 evaluate_model,
                 inputs=[
@@ -35,6 +43,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 ],
                 outputs=["validation_scores", "validation_metrics", "validation_threshold_curve"],
                 name="evaluate_model",
+                tags="network",
             ),
             Node(
                 describe_run,

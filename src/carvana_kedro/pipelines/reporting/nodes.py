@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def plot_learning_curves(training_history: pd.DataFrame, model: TrainedModel | None) -> go.Figure:
-    """Plot loss and Dice coefficient over the epochs, for training and validation.
+    """Plot the learning curves for Kedro-Viz: loss and Dice coefficient, in training and validation.
 
     Args:
         training_history: one row per epoch: epoch, train_loss, val_loss, train_dice_coeff, val_dice_coeff; with folds

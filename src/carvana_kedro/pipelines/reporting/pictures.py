@@ -31,7 +31,7 @@ Pictures = dict[str, Callable[[], np.ndarray]]
 
 
 def draw_learning_curves(training_history: pd.DataFrame, model: TrainedModel | None) -> np.ndarray:
-    """Draw loss and Dice coefficient over the epochs. The arguments are those of `plot_learning_curves`."""
+    """Draw the learning curves: loss and Dice coefficient. The arguments are those of `plot_learning_curves`."""
     require_run("training_history", training_history, model)
     by_fold_number = training_history.get("fold", pd.Series(0, index=training_history.index))
     histories = [history for _, history in training_history.groupby(by_fold_number)]

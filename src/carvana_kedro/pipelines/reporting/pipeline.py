@@ -17,6 +17,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 inputs=["training_history", "trained_model"],
                 outputs="learning_curves",
                 name="plot_learning_curves",
+                tags="pictures",
             ),
             Node(
                 tabulate_scores,
@@ -29,12 +30,14 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 inputs=["training_history", "trained_model"],
                 outputs="learning_curves_image",
                 name="draw_learning_curves",
+                tags="pictures",
             ),
             Node(
                 draw_threshold_curve,
                 inputs=["validation_threshold_curve", "trained_model"],
                 outputs="threshold_curve_image",
                 name="draw_threshold_curve",
+                tags="pictures",
             ),
             Node(
                 draw_gallery,
@@ -47,6 +50,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 ],
                 outputs="validation_gallery",
                 name="draw_gallery",
+                tags=["network", "pictures"],
             ),
             Node(
                 preview_submission,
@@ -60,6 +64,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 ],
                 outputs=["submission_preview", "overlays", "cutouts"],
                 name="preview_submission",
+                tags=["network", "pictures"],
             ),
             Node(
                 draw_turntables,
@@ -73,6 +78,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 ],
                 outputs="turntables",
                 name="draw_turntables",
+                tags="pictures",
             ),
             Node(
                 score_submission,
@@ -100,6 +106,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 ],
                 outputs="report",
                 name="write_report",
+                tags=["network", "pictures"],
             ),
         ],
         namespace="reporting",

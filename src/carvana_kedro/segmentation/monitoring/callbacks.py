@@ -1,27 +1,37 @@
 """The callbacks of a run: this package's and the user's own."""
 
 from carvana_kedro.segmentation.monitoring.checkpoint_saver import CheckpointSaver
+from carvana_kedro.segmentation.monitoring.event_writer import EventWriter
 from carvana_kedro.segmentation.monitoring.progress import ProgressBar
 from carvana_kedro.segmentation.monitoring.tensorboard import (
-    EventWriter,
     TensorBoardCurves,
     TensorBoardGraph,
     TensorBoardHparams,
     TensorBoardImages,
+    TensorBoardRecipe,
     TensorBoardScalars,
 )
 from carvana_kedro.segmentation.training.callbacks import Callback, load_callback
 from carvana_kedro.segmentation.training.recipe import Recipe
 
 
-def build_callbacks(recipe: Recipe, saver: CheckpointSaver, events: EventWriter) -> list[Callback]:
+def build_callbacks(
+    recipe: Recipe, saver: CheckpointSaver, events: EventWriter, how_to_reproduce: str
+) -> list[Callback]:
     """Build this package's callbacks and the user's own.
+
+    Args:
+        recipe: Recipe of the run.
+        saver: Saves its checkpoints.
+        events: Writes its events.
+        how_to_reproduce: Markdown for TensorBoard.
 
     Raises:
         UserError: A callback of the user's own cannot be built.
     """
     return [
         ProgressBar(),
+        TensorBoardRecipe(events, how_to_reproduce),
         TensorBoardGraph(events),
         TensorBoardScalars(events),
         TensorBoardImages(events, recipe.logged_images),

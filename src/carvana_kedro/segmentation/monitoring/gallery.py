@@ -1,6 +1,7 @@
 """A gallery of compared masks: groups of examples side by side, with a legend."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,13 +18,14 @@ _CAPTION = 28
 _EXAMPLE = _CAPTION + _DETAIL
 _BAR = 36  # height of the legend and of a heading
 _MARGIN = 12  # around each column
+_VIEW = 320  # the longer side of each view in a snapshot
 _ZOOM = 8  # the longer side of an image, divided by the side of the detail
-_SWATCH = 15  # width and height in pixels
-_LEGEND = (  # whether it is found, and whether it is of the car
-    (True, True, "hit: found, the lighter gray"),
-    (False, True, "miss: not found"),
-    (True, False, "false alarm: wrongly found"),
-)
+_LARGE: dict[str, Any] = {"scale": 0.75, "thickness": 2}
+_LEGEND = {  # by whether it is found, and whether it is of the car
+    (True, True): "hit: found, the lighter gray",
+    (False, True): "miss: not found",
+    (True, False): "false alarm: wrongly found",
+}
 
 
 def example(
@@ -79,7 +81,8 @@ def page(groups: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
         2 * _BAR + max(map(len, shown.values())) * _EXAMPLE + _MARGIN,
         max(len(shown), 2) * (_COLUMN + _MARGIN) + _MARGIN,  # the legend is wider than one column
     )
-    _draw_legend(sheet)
+    behind = _draw_legend(sheet, _MARGIN, 15, _LEGEND.values())
+    write(sheet, "frame: most errors, enlarged", behind, 24)
     for number, (heading, examples) in enumerate(shown.items()):
         left = _MARGIN + number * (_COLUMN + _MARGIN)
         write(sheet, heading, left, _BAR + 26, scale=0.75, thickness=2)
@@ -88,22 +91,68 @@ def page(groups: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
     return sheet
 
 
+def snapshot(image: np.ndarray, prediction: np.ndarray, target: np.ndarray, title: str) -> np.ndarray:
+    """Draw what a network finds in an image: the image, its errors, and both masks, under a title and a legend.
+
+    Text is large because TensorBoard shows a thumbnail of about half the width.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB.
+        prediction: `(H, W)` predicted mask.
+        target: `(H, W)` true mask.
+        title: Text above the image.
+
+    Returns:
+        `(h, 648, 3)` uint8 RGB.
+    """
+    scale = _VIEW / max(target.shape)
+    size = [max(1, round(scale * side)) for side in target.shape]
+    image, prediction, target = (visualization.resized(array, *size) for array in (image, prediction, target))
+    views = {
+        title: image,
+        "": visualization.errors(image, prediction, target),
+        "true mask": visualization.overlay(image, target),
+        "predicted mask": visualization.overlay(image, prediction),
+    }
+    cells = [_captioned_view(caption, view) for caption, view in views.items()]
+    _draw_legend(cells[1], 0, 19, [text.partition(":")[0] for text in _LEGEND.values()], **_LARGE)
+    gap = _white(len(cells[0]), 8)
+    return np.concatenate([np.concatenate([cells[i], gap, cells[i + 1]], axis=1) for i in (0, 2)])
+
+
+def _captioned_view(caption: str, view: np.ndarray) -> np.ndarray:
+    bar = _white(40, _VIEW)
+    write(bar, caption, 0, 28, **_LARGE)
+    box, _, _ = visualization.fitted(view, len(view), _VIEW)
+    return np.concatenate([bar, box])
+
+
 def _white(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), 255, np.uint8)
 
 
-def _draw_legend(sheet: np.ndarray) -> None:
-    """Draw the legend into the first rows of a page. Its colors are those of a gray image with errors."""
-    x, square = _MARGIN, (_SWATCH, _SWATCH)
-    gray = np.full((*square, 3), 128, np.uint8)
-    for found, is_car, text in _LEGEND:
-        swatch = visualization.errors(gray, np.full(square, found), np.full(square, is_car))
-        sheet[12 : 12 + _SWATCH, x : x + _SWATCH] = cv2.rectangle(
-            swatch, (0, 0), (_SWATCH - 1, _SWATCH - 1), BLACK
-        )
-        write(sheet, text, x + 22, 24)
-        x += 22 + text_width(text) + 20
-    write(sheet, "frame: most errors, enlarged", x, 24)
+def _draw_legend(picture: np.ndarray, x: int, side: int, texts: Iterable[str], **letters: Any) -> int:
+    """Draw a legend into the first rows of a picture. Its colors are those of a gray image with errors.
+
+    Args:
+        picture: It is changed.
+        x: First column of the legend.
+        side: Width and height of a swatch in pixels.
+        texts: For the cases of `_LEGEND`.
+        letters: Options of `write`.
+
+    Returns:
+        The column behind the legend.
+    """
+    gray = np.full((side, side, 3), 128, np.uint8)
+    for (found, is_car), text in zip(_LEGEND, texts, strict=True):
+        masks = (np.full((side, side), value) for value in (found, is_car))
+        swatch = visualization.errors(gray, *masks)
+        cv2.rectangle(swatch, (0, 0), (side - 1, side - 1), BLACK)
+        picture[12 : 12 + side, x : x + side] = swatch
+        write(picture, text, x + side + 6, 9 + side, **letters)
+        x += side + 6 + text_width(text, **letters) + 16
+    return x
 
 
 def _framed(image: np.ndarray, top: int, left: int, side: int) -> np.ndarray:

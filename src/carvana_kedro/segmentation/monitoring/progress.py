@@ -80,6 +80,7 @@ class ProgressBar(Callback):
             self._bar = _Bar(
                 run, total=images * step.steps, initial=images * step.number, desc=f"Epoch {run.epoch}/{run.epochs}",
                 unit=" images", leave=False, disable=None,
+                bar_format="  {desc} |{bar}| {remaining} left, {rate_fmt}{postfix}",
             )  # fmt: skip
         else:
             self._bar.update(images)
@@ -121,8 +122,8 @@ def _epoch_row(run: Training) -> str:
 def _log_end(run: Training) -> None:
     record, best = run.history[-1], run.history[run.best_epoch - 1]
     share = record["share_of_peak"]
-    share_of_peak = "" if math.isnan(share) else f"{share:.0%} of the machine's peak, "
+    share_of_peak = "" if math.isnan(share) else f", {share:.0%} of peak FLOP/s"
     logger.info(
-        "Best epoch: %d. Last epoch: %s%.0f%% waiting for images",
-        best["epoch"], share_of_peak, 100 * record["data_wait_share"],
+        "Best epoch: %d. Last epoch: %.0f%% waiting for images%s",
+        best["epoch"], 100 * record["data_wait_share"], share_of_peak,
     )  # fmt: skip

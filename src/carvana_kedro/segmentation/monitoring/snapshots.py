@@ -1,4 +1,4 @@
-"""Copies of the state of a run in memory, which a thread can write while training goes on."""
+"""Copies of the state of a run in memory, which a thread can write while training continues."""
 
 import copy
 from collections.abc import Iterator, Mapping

@@ -1,31 +1,30 @@
-"""Callbacks that write a run to TensorBoard. They share one writer per run; its steps are epochs."""
+"""Callbacks that write a run to TensorBoard. They share the run's `EventWriter`; its steps are epochs."""
 
 import contextlib
 import copy
+import json
 import logging
 import math
 import sys
-import threading
 import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Self
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
 from carvana_kedro.segmentation.data.geometry import Size
+from carvana_kedro.segmentation.metrics.mask_scores import dice
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
+from carvana_kedro.segmentation.monitoring import gallery
+from carvana_kedro.segmentation.monitoring.event_writer import EventWriter
 from carvana_kedro.segmentation.monitoring.plots import threshold_curve
-from carvana_kedro.segmentation.monitoring.visualization import comparison
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.recipe import flatten
 from carvana_kedro.segmentation.training.state import Training
-from carvana_kedro.stores.faults import explain
 
 try:
     import resource
@@ -35,70 +34,8 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 
 
-class EventWriter:
-    """TensorBoard's `SummaryWriter`, but a full disk or another fault of the machine does not stop the training.
-
-    The first fault is logged as a warning, and nothing more is written.
-
-    Args:
-        folder: Folder of the event files.
-        purge_step: Events of this step and later ones that earlier writers left are hidden.
-    """
-
-    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        """Store the arguments."""
-        self._folder = folder
-        self._purge_step = purge_step
-        self._writer: SummaryWriter | None = None
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        """Return a method of `SummaryWriter` that does nothing after a fault."""
-        return lambda *arguments, **options: self._call(
-            lambda writer: getattr(writer, name)(*arguments, **options)
-        )
-
-    def add_summary(self, summary: object) -> None:
-        """Write a summary."""
-        self._call(lambda writer: writer._get_file_writer().add_summary(summary))
-
-    def __enter__(self) -> Self:
-        """Create the file."""
-        # Python would print a traceback of TensorBoard's thread. The next call raises the same error.
-        self._excepthook, threading.excepthook = threading.excepthook, self._ignore_faults
-        try:
-            self._writer = SummaryWriter(self._folder, purge_step=self._purge_step)
-        except OSError as error:
-            self._give_up(error)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the file."""
-        self._call(lambda writer: writer.close())
-        threading.excepthook = self._excepthook
-
-    def _call(self, action: Callable[[SummaryWriter], object]) -> None:
-        if self._writer is not None:
-            try:
-                action(self._writer)
-            except OSError as error:
-                self._writer = None
-                self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        logger.warning(
-            "TensorBoard shows no more of this run: its files in %s cannot be written. %s Training goes on.",
-            self._folder,
-            explain(error) or error,
-        )
-
-    def _ignore_faults(self, event: threading.ExceptHookArgs) -> None:
-        in_tensorboard = type(event.thread).__module__.startswith("tensorboard.")
-        if not (in_tensorboard and isinstance(event.exc_value, OSError)):
-            self._excepthook(event)
-
-
 class _TensorBoardCallback(Callback):
-    """Base class: holds the writer and writes scalars.
+    """Base class: holds the writer.
 
     Args:
         events: Writer of the run.
@@ -108,25 +45,55 @@ class _TensorBoardCallback(Callback):
         """Store the writer."""
         self._events = events
 
-    def _write_scalars(self, group: str, scalars: Mapping[str, float], epoch: int) -> None:
-        for name, value in scalars.items():
-            if not math.isnan(value):
-                self._events.add_scalar(f"{group}/{name}", value, epoch)
-        self._events.flush()
-
 
 class TensorBoardScalars(_TensorBoardCallback):
-    """Writes the values of every epoch's record and the peak memory usage so far, under `data/`."""
+    """Writes the values of every epoch's record and the peak memory usage so far, under `data/`.
+
+    Loss and Dice coefficient are also written under `curves/`, those of training and validation with the same tag, so
+    that TensorBoard draws both in one chart.
+    """
 
     def on_epoch_end(self, run: Training) -> None:
         """Write the values of the epoch."""
         record = {**run.history[-1], "memory_gb": _memory_gb(run.hardware.device)}
         epoch = int(record.pop("epoch"))
-        self._write_scalars("data", record, epoch)
+        for name, value in record.items():
+            _write_scalar(self._events.run, f"data/{name}", value, epoch)
+        for tag, name in (("curves/loss", "loss"), ("curves/dice", "dice_coeff")):
+            _write_scalar(self._events.train, tag, record[f"train_{name}"], epoch)
+            _write_scalar(self._events.validation, tag, record[f"val_{name}"], epoch)
+        self._events.flush()
+
+
+class TensorBoardRecipe(_TensorBoardCallback):
+    """Writes the parameters of the run and how to reproduce it for the Text tab, once per run.
+
+    Args:
+        events: Writer of the run.
+        how_to_reproduce: Markdown.
+    """
+
+    def __init__(self, events: EventWriter, how_to_reproduce: str) -> None:
+        """Store the arguments."""
+        super().__init__(events)
+        self._how_to_reproduce = how_to_reproduce
+
+    def on_run_begin(self, run: Training) -> None:
+        """Write the text, unless an earlier epoch's events are kept: the text is among them."""
+        if run.epoch == 1:
+            parameters = flatten(run.about.get("parameters", {}))
+            rows = [f"| `{name}` | `{json.dumps(value)}` |" for name, value in parameters.items()]
+            table = "\n".join(["| parameter | value |", "|---|---|", *rows])
+            self._events.run.add_text("recipe/parameters", table, 0)
+            self._events.run.add_text("recipe/reproduce", self._how_to_reproduce, 0)
+            self._events.flush()
 
 
 class TensorBoardImages(_TensorBoardCallback):
-    """Writes the first images of the last validation batch with their true and predicted masks, after every epoch.
+    """Writes the first images of the last validation batch with their true and predicted masks.
+
+    There are pictures of at most ten epochs, as many as TensorBoard shows of a run: the first and the last one, and
+    most of them early, when the network changes most.
 
     Args:
         events: Writer of the run.
@@ -139,34 +106,54 @@ class TensorBoardImages(_TensorBoardCallback):
         self._count = count
 
     def on_epoch_end(self, run: Training) -> None:
-        """Write the comparison of every image."""
-        if run.last_batch is None:
+        """Write a picture of every image."""
+        if run.last_batch is None or not _is_pictured(run):
             return
         images, targets, logits = (tensor[: self._count].cpu() for tensor in run.last_batch)
         pixels = (images.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
         predictions = (logits.sigmoid() > run.threshold).numpy()
         masks = (targets > 0.5).numpy()
+        epoch = len(run.history)
         for number, (image, prediction, target) in enumerate(
             zip(pixels, predictions, masks, strict=True), start=1
         ):
-            self._events.add_image(
-                f"validation/image_{number}",
-                np.ascontiguousarray(comparison(image, prediction, target)),
-                len(run.history),
-                dataformats="HWC",
-            )
+            title = f"epoch {epoch}: Dice {dice(prediction, target):.3f}"
+            picture = gallery.snapshot(np.ascontiguousarray(image), prediction, target, title)
+            self._events.run.add_image(f"validation/image_{number}", picture, epoch, dataformats="HWC")
         self._events.flush()
 
 
+def _is_pictured(run: Training) -> bool:
+    """Return whether TensorBoard gets pictures of the epoch that has ended."""
+    return run.finished or len(run.history) in pictured_epochs(run.epochs)
+
+
+def pictured_epochs(epochs: int) -> list[int]:
+    """Return up to nine epochs, at growing distances. The last epoch of a run, which may end early, is one more.
+
+    >>> pictured_epochs(50)
+    [1, 2, 3, 4, 7, 11, 19, 30, 49]
+    >>> pictured_epochs(5)
+    [1, 2, 3, 4]
+    """
+    spaced = np.geomspace(1, max(1, epochs - 1), 9).round().astype(int)
+    chosen = {max(number, int(epoch)) for number, epoch in enumerate(spaced, start=1)}
+    return sorted(epoch for epoch in chosen if epoch < max(2, epochs))
+
+
 class TensorBoardCurves(_TensorBoardCallback):
-    """Writes the precision-recall curve of all validation pixels and the Dice coefficient by threshold, every epoch."""
+    """Writes the precision-recall curve of all validation pixels, and a picture of the Dice coefficient by threshold.
+
+    There are pictures of the same epochs as those of `TensorBoardImages`.
+    """
 
     def on_epoch_end(self, run: Training) -> None:
         """Write both curves."""
         if run.curve is None:
             return
         self._write_precision_recall(run.curve, len(run.history))
-        self._write_dice(run.curve, run.threshold, len(run.history))
+        if _is_pictured(run):
+            self._write_dice(run.curve, run.threshold, len(run.history))
         self._events.flush()
 
     def _write_precision_recall(self, curve: ThresholdCurve, epoch: int) -> None:
@@ -177,7 +164,7 @@ class TensorBoardCurves(_TensorBoardCallback):
         )
         false_positive = positive - true_positive
         false_negative = true_positive[0] - true_positive  # at threshold 0 every pixel is positive
-        self._events.add_pr_curve_raw(
+        self._events.run.add_pr_curve_raw(
             "validation/precision_recall",
             true_positive,
             false_positive,
@@ -191,15 +178,15 @@ class TensorBoardCurves(_TensorBoardCallback):
 
     def _write_dice(self, curve: ThresholdCurve, threshold: float, epoch: int) -> None:
         image = threshold_curve(curve.thresholds[1:], curve.dice()[1:], curve.best_threshold(), threshold)
-        self._events.add_image("validation/dice_by_threshold", image, epoch, dataformats="HWC")
+        self._events.run.add_image("validation/dice_by_threshold", image, epoch, dataformats="HWC")
 
 
 class TensorBoardGraph(_TensorBoardCallback):
     """Writes the graph of the network, once per run."""
 
     def on_run_begin(self, run: Training) -> None:
-        """Trace a copy of the network on the CPU, unless the run is resumed."""
-        if run.steps:
+        """Trace a copy of the network on the CPU, unless the graph is among the earlier events that are kept."""
+        if run.epoch > 1:
             return
         try:
             # A copy is not compiled, and tracing cannot change the weights and statistics of the original.
@@ -209,7 +196,7 @@ class TensorBoardGraph(_TensorBoardCallback):
             # right for a fixed input size. It prints errors to stdout before it raises them.
             with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(None):
                 warnings.simplefilter("ignore")
-                self._events.add_graph(network, image)
+                self._events.run.add_graph(network, image)
         except Exception as error:  # the network is arbitrary code, which may raise anything
             first_line = str(error).strip().partition("\n")[0]
             logger.warning("TensorBoard shows no graph because the network cannot be traced: %s", first_line)
@@ -233,28 +220,45 @@ def _smallest_size(network: SegmentationNetwork, input_size: Size) -> Size:
 
 
 class TensorBoardHparams(_TensorBoardCallback):
-    """Writes the parameters of the run and the metrics of its best epoch for the HParams tab, which compares runs."""
+    """Writes the parameters and the results of the run for the HParams tab, which compares runs.
+
+    `result/` is of the model that is kept, that of the best epoch, but for the duration and the number of epochs.
+    """
 
     def on_epoch_end(self, run: Training) -> None:
-        """Write the metrics of the best epoch so far, after every epoch, so that they form a curve."""
+        """Write the results so far after every epoch, so that they form a curve; in the end, the parameters too."""
         best = run.history[run.best_epoch - 1]
-        names = ("epoch", "val_dice_coeff", "val_loss", "train_loss")
-        self._write_scalars("best", {name: best[name] for name in names}, len(run.history))
+        results = {
+            "dice": best["val_dice_coeff"],
+            "duration_minutes": sum(record["seconds"] for record in run.history) / 60,
+            "epochs": len(run.history),
+            "loss": best["val_loss"],
+            "model_epoch": best["epoch"],
+        }
+        for name, value in results.items():
+            _write_scalar(self._events.validation, f"result/{name}", value, len(run.history))
+        # Before the last checkpoint is saved, so that no run is finished without its row in the table.
+        if run.finished:
+            self._write_parameters(flatten(run.about.get("parameters", {})))
+        self._events.flush()
 
-    def on_run_end(self, run: Training) -> None:
-        """Write the parameters, a row of the table."""
-        # SummaryWriter.add_hparams would create a second writer in a subfolder, which TensorBoard shows as another run.
+    def _write_parameters(self, parameters: Mapping[str, object]) -> None:
+        # SummaryWriter.add_hparams would create a writer in another subfolder. The folder that has the parameters
+        # decides the columns of results: all its scalars, at their last step. So this is not the run's own folder.
         # The first summary, which lists the table's columns, is not written: TensorBoard uses the list of any one run.
-        # Without a list, it collects the columns of all runs and shows first the parameters that differ. Each scalar
-        # becomes a column, too: `best/...`, and the last epoch of `data/...`.
-        parameters = flatten(run.about.get("parameters", {}))
+        # Without a list, it collects the columns of all runs and shows first the parameters that differ.
         plain = {
             name: value for name, value in parameters.items() if isinstance(value, str | bool | int | float)
         }
         _, start, end = hparams(plain, {})
         for summary in (start, end):
-            self._events.add_summary(summary)
-        self._events.flush()
+            self._events.validation.add_summary(summary)
+
+
+def _write_scalar(writer: Any, tag: str, value: float, epoch: int) -> None:
+    """Write a scalar that is not NaN."""
+    if not math.isnan(value):
+        writer.add_scalar(tag, value, epoch)
 
 
 def _memory_gb(device: torch.device) -> float:

@@ -68,6 +68,12 @@ class KaggleSource:
             case "solution":
                 return []
 
+    def present(self, side: Side) -> ImageStore | None:
+        """Return the images of a side if they were unpacked already. Kaggle is not asked."""
+        stem = {"training": "train", "test": "test"}.get(side)
+        folder = stem and find_unpacked(self._unpacked, stem + ("_hq" if self.quality == "hq" else ""))
+        return ImageStore(folder) if folder else None
+
     def _expected_ids(self) -> list[str]:
         return [image_id for image_id, _ in read_rows(self._fetch_table("sample_submission"))]
 
