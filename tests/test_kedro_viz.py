@@ -53,7 +53,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(PROJECT / folder, project / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", ".telemetry"):
         shutil.copy(PROJECT / file, project)
-    assert _kedro(project, "run", "--params", "inference.overlays=true").wait() == 0
+    assert _kedro(project, "run", "--params", "inference.overlays=true").wait(timeout=600) == 0
     return project
 
 
@@ -82,7 +82,7 @@ def viz(project: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def site(project: Path) -> Iterator[str]:
     """The address of the static site that `kedro viz build` writes."""
-    assert _kedro(project, "viz", "build", "--include-previews").wait() == 0
+    assert _kedro(project, "viz", "build", "--include-previews").wait(timeout=600) == 0
     handler = partial(SimpleHTTPRequestHandler, directory=str(project / "build"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -194,6 +194,7 @@ def test_texts_fit_into_the_panel(page: Page, viz: str) -> None:
     _open(page, viz, "model_card")
     expect(page.locator(TEXT)).to_be_visible(timeout=30_000)
     panel, text = page.locator(".pipeline-metadata"), page.locator(".html-renderer p").first
+    assert "kedro run --pipelines data_ingestion,model_training" in page.locator(TEXT).inner_text()
     right = [(box := part.bounding_box()) and box["x"] + box["width"] for part in (text, panel)]
     assert right == sorted(right)
 

@@ -14,6 +14,8 @@ def test_pick_returns_the_chosen_entry() -> None:
 def test_an_unknown_choice_lists_what_is_available() -> None:
     with pytest.raises(UserError, match=r"Unknown source 'c'\. Available: a, b\."):
         pick("_sources", "c", _root_={"_sources": {"b": 1, "a": 2}})
+    with pytest.raises(UserError, match=r"Unknown recipe 521\. Did you mean 512\? Available: 512, sample\."):
+        pick("recipes", 521, _root_={"recipes": {512: {}, "sample": {}}})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="recipes must be a mapping, not None"):
         pick("recipes", "a", _root_={"recipes": None})
 

@@ -20,13 +20,13 @@ class UserError(Exception):
         super().__init__(shown_lines(message))
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
+def suggestion(name: object, known: Iterable[object]) -> str:
     """Return what a person who mistyped a name may have meant, for a message; empty if no name is close.
 
     >>> suggestion("unet512", ["unet_512", "sample"]), suggestion("best", ["unet_512"])
     ('Did you mean unet_512? ', '')
     """
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(str(name), map(str, known), n=1)
     return f"Did you mean {close[0]}? " if close else ""
 
 

@@ -22,8 +22,9 @@ def pick(table: str, choice: str, *, _root_: Mapping[str, Any]) -> Any:
         )
     if choice not in entries:
         what = table.rpartition("_")[2].removesuffix("s")  # _sources: source
+        names = sorted(map(str, entries))
         raise UserError(
-            f"Unknown {what} {choice!r}. {suggestion(choice, entries)}Available: {', '.join(sorted(entries))}."
+            f"Unknown {what} {choice!r}. {suggestion(choice, names)}Available: {', '.join(names)}."
         )
     return entries[choice]
 

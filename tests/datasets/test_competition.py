@@ -1,5 +1,6 @@
 import base64
 import shutil
+import zipfile
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 
 from carvana_kedro.datasets import ArchivesDataset, SampleDataset
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.archives import unpack
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.studio import StudioSettings, sample_folder
 
@@ -102,3 +104,23 @@ def test_a_preview_shows_only_what_is_on_the_disk(archives: Path, broken: Path, 
     with Image.open(BytesIO(base64.b64decode(dataset.preview()))) as sheet:
         assert sheet.size == (1200, 800)
     assert folders.preview() == dataset.preview()
+
+
+def test_a_preview_shows_the_images_of_the_archives_that_are_named(
+    archives: Path, broken: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    with zipfile.ZipFile(other / "train.zip", "w") as file:
+        for path in sorted((broken / "train").glob("*.jpg"))[:2]:
+            file.write(path, f"train/{path.name}")
+    unpacked = tmp_path / "unpacked"
+    # All archives are unpacked below one folder, and that of the other ones is the newest.
+    first, second = (ArchivesDataset(str(unpacked), "training", str(folder)) for folder in (archives, other))
+    first.load()
+    shown = first.preview()
+    unpack(other / "train.zip", unpacked)
+    assert first.preview() == shown != second.preview() is not None
+    assert ArchivesDataset(str(unpacked), "training", str(tmp_path / "nowhere")).preview() is None
+    (other / "train.zip").write_bytes(b"no archive")
+    assert second.preview() is None

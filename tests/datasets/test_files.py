@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +186,9 @@ def test_the_preview_of_a_page_is_its_header(tmp_path: Path) -> None:
     )
     dataset.save(page)
     assert dataset.load() == page
-    # Kedro-Viz would take line breaks and pairs of underscores for Markdown.
-    assert dataset.preview().partition("<style>")[0].strip() == "<h1>unetˍ1024ˍgpu</h1>"
+    assert _text_of(dataset.preview()) == "unet_1024_gpu"
+    dataset.save("<p>no header</p>")
+    assert not dataset.preview()
 
 
 def test_an_image_is_saved_as_png(tmp_path: Path) -> None:
@@ -317,6 +319,12 @@ def test_predicted_images_have_a_preview_if_there_are_any(tmp_path: Path) -> Non
     dataset.load().write("masks", "a_01", np.ones((20, 30), bool))
     dataset.load().write("cutouts", "a_01", np.full((20, 30, 4), (0, 0, 200, 255), np.uint8))
     assert (_shown(dataset.preview())[380, 600] == (0, 0, 200)).all()
+    # A name in another folder is another picture, and what cannot be read is left out.
+    dataset.load().write("cutouts", "b/a_01", np.full((20, 30, 4), (0, 200, 0, 255), np.uint8))
+    for name in (".DS_Store", "damaged.png"):
+        (tmp_path / "cutouts" / name).write_bytes(b"no picture")
+    colors = np.unique(_shown(dataset.preview()).reshape(-1, 3), axis=0).tolist()
+    assert [0, 0, 200] in colors and [0, 200, 0] in colors
 
 
 def test_the_preview_of_checkpoints_is_a_table_of_all_runs(tmp_path: Path) -> None:
@@ -326,13 +334,17 @@ def test_the_preview_of_checkpoints_is_a_table_of_all_runs(tmp_path: Path) -> No
         content = {"weights": torch.ones(3), "history": [{"epoch": 2, "val_dice_coeff": dice}]}
         dataset.load().run(run).save("best", 40, content)
     dataset.load().run("second").save("skipped", 41, {"images": torch.ones(3)})
+    torch.save([1], tmp_path / "second" / "foreign.pt")
+    (tmp_path / "second" / "empty.pt").touch()
     preview = dataset.preview()
     assert preview["columns"] == ["run", "file", "epoch", "validation Dice", "MB", "written"]
     rows = {(run, file): (epoch, dice) for run, file, epoch, dice, *_ in preview["data"]}
     assert rows["first", "best-000000040.pt"] == (2, "0.5000")
     assert rows["second", "best-000000040.pt"] == (2, "0.7500")
     assert rows["second", "skipped-000000041.pt"] == ("", "")
-    assert len(rows) == 3
+    for name in ("foreign.pt", "empty.pt"):
+        assert rows["second", name] == ("cannot be read", "")
+    assert len(rows) == 5
 
 
 def test_a_card_is_previewed_as_html(tmp_path: Path) -> None:
@@ -342,15 +354,19 @@ def test_a_card_is_previewed_as_html(tmp_path: Path) -> None:
         "# a_b\n\nA long\nline.\n\n| x |\n| - |\n| 1 |\n\n```yaml\nloss:\n  dice: 1\n```\n\n<b>no tag</b>\n"
     )
     shown = dataset.preview().partition("<style>")[0]
+    assert _text_of(shown).startswith("a_b")
     for part in (
-        "<h1>aˍb</h1>",
         "<p>A long line.</p>",
         "<td>1</td>",
         "loss:<br>  dice: 1",
         "&lt;b&gt;no tag",
     ):
         assert part in shown
-    assert "\n" not in shown
+    assert "\n" not in re.sub(r"<[^>]*>", "", shown)
+
+
+def _text_of(html: str) -> str:
+    return re.sub(r"<[^>]*>", "", html.partition("<style>")[0]).strip()
 
 
 def test_a_curve_is_previewed_as_a_plot(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from carvana_kedro.datasets.source_description import SourceDescription
+from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import DataIngestion, ModelTraining
 from carvana_kedro.results.summary import RunSummary
 from models import RECIPE
@@ -36,6 +38,13 @@ def summary(parameters: ModelTraining = RECIPE, scores: pd.DataFrame = SCORES, *
     source = SourceDescription(name="toys", limits=("It knows nothing of boats.",))
     recipes = {"mine": RECIPE.model_dump(mode="json")}
     return RunSummary(manifest, scores, CURVE, recipes, source)
+
+
+def test_a_manifest_of_an_earlier_version_can_be_written_again() -> None:
+    run = summary().run
+    earlier = {key: value for key, value in run.items() if key != "data_ingestion"}
+    with pytest.raises(UserError, match=r"kedro run --nodes model_training\.describe_run"):
+        replace(summary(), run=earlier)
 
 
 def test_the_standard_error_is_over_the_cars_and_not_over_their_images() -> None:

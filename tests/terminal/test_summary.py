@@ -33,7 +33,7 @@ from carvana_kedro.terminal.summary import MADE, WORTH_OPENING, summarize
 SCORES = pd.DataFrame({"image": ["a", "b", "c"], "dice": [0.9, 0.95, 1.0]})
 TABLES = ("train_index", "validation_scores", "evaluation_scores", "prediction_summary", "export_check")
 RECORDS: dict[str, dict[str, Any]] = {
-    "predictions": {"images": 64},
+    "predictions": {"images": 64, "parameters": {"cutouts": False}},
     "submission_score": {"images": 64, "dice": 0.98664, "dice_std": 0.0051, "lowest_dice": 0.9677},
     "submission_receipt": {"uploaded": True, "public_score": "0.9951", "private_score": "0.9949"},
     "export_manifest": {},
@@ -123,7 +123,7 @@ def test_the_next_command_continues_the_run_with_its_options(
     assert following == f"{expected} --env kaggle --params 'source=folder,folder.images=my cars'"
 
 
-@pytest.mark.parametrize("missing", ["trained_model", "train_index", "validation_scores"])
+@pytest.mark.parametrize("missing", ["trained_model", "train_index", "model_card"])
 def test_without_a_trained_model_there_is_nothing_to_report(
     summarized: Summarize, data: Path, tmp_path: Path, missing: str
 ) -> None:
@@ -147,14 +147,22 @@ def test_kedro_viz_takes_the_options_of_the_run(
     assert (options["env"], options["params"]) == ("kaggle", params)
 
 
+@pytest.mark.parametrize("value", ["my,cars", "(.+)_[0-9]{1,2}"])
+def test_kedro_viz_is_not_suggested_with_options_that_it_cannot_read(
+    summarized: Summarize, value: str
+) -> None:
+    lines = summarized("model_card", runtime_params={"folder": {"group": value}})
+    assert not [line for line in lines if "kedro viz" in line]
+
+
 def test_the_cutouts_of_all_images_come_before_those_of_the_report(
     summarized: Summarize, data: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(data, tmp_path / "data")
     assert "cut-outs" not in summarized("predictions", folder=folder)[0]
     cutouts = folder / "predicted" / "cutouts"
-    (cutouts / "sub").mkdir(parents=True)
-    (cutouts / "sub" / "a.png").touch()
+    record = {"images": 64, "parameters": {"cutouts": True}}
+    (folder / "predictions.json").write_text(json.dumps(record))
     lines = summarized("predictions", "submission", "cutouts", "report", folder=folder)
     assert lines[0].endswith("64 masks, a submission, cut-outs, a report")
     assert f"              {cutouts}" in lines

@@ -1,6 +1,7 @@
 """Sources of competition images: entries whose `load()` makes sure that the files exist and are complete."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -49,7 +50,11 @@ class ImagesDataset(SourceDataset[Loaded]):
         ids = images.ids()
         chosen = [ids[round(number)] for number in np.linspace(0, len(ids) - 1, min(len(ids), PICTURES))]
         at_least = SIZE[0] // 2, SIZE[1] // 2
-        return contact_sheet({image_id: images.read_image(image_id, at_least) for image_id in chosen})
+        pictures = {}
+        for image_id in chosen:
+            with suppress(UserError):  # ingestion tells which images cannot be read
+                pictures[image_id] = images.read_image(image_id, at_least)
+        return contact_sheet(pictures) if pictures else ImagePreview("")
 
 
 class ArchivesDataset(ImagesDataset[Content]):

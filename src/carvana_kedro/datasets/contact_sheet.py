@@ -1,6 +1,7 @@
 """Contact sheets: some pictures on one page, for previews in Kedro-Viz."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from kedro_datasets._typing import ImagePreview
 from PIL import Image
 
 from carvana_kedro.datasets.previews import on_white, preview_of
+from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.monitoring.lettering import shortened, write
 from carvana_kedro.segmentation.monitoring.visualization import fitted
 from carvana_kedro.stores.faults import reading
@@ -32,6 +34,15 @@ def read_small(path: Path) -> np.ndarray:
     picture = picture.crop(picture.getchannel("A").getbbox())
     picture.thumbnail((width, height))
     return np.asarray(on_white(picture))
+
+
+def sheet_of_files(folder: Path, paths: Iterable[Path]) -> ImagePreview:
+    """Arrange the pictures in files below a folder. Those that cannot be read are left out."""
+    pictures = {}
+    for path in paths:
+        with suppress(UserError):
+            pictures[path.relative_to(folder).with_suffix("").as_posix()] = read_small(path)
+    return contact_sheet(pictures) if pictures else ImagePreview("")
 
 
 def contact_sheet(pictures: Mapping[str, np.ndarray]) -> ImagePreview:

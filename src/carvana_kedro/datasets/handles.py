@@ -3,6 +3,7 @@
 In Kedro, a dataset cannot be both input and output of a node. A handle is an input.
 """
 
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -11,8 +12,9 @@ import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import ImagePreview, TablePreview
 
-from carvana_kedro.datasets.contact_sheet import PICTURES, contact_sheet, read_small
+from carvana_kedro.datasets.contact_sheet import PICTURES, sheet_of_files
 from carvana_kedro.datasets.previews import if_present
+from carvana_kedro.errors import UserError
 from carvana_kedro.stores.pixel_cache import PixelCache
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 
@@ -59,9 +61,13 @@ class CheckpointsDataset(HandleDataset["CheckpointStore"]):
 
     @if_present
     def preview(self) -> TablePreview:
-        """Return a table of the checkpoints of all runs, newest first."""
-        paths = sorted(self._path.glob("*/*.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
-        rows = [_describe_checkpoint(path) for path in paths[:_MOST_CHECKPOINTS]]
+        """Return a table of the newest checkpoints of all runs. Training removes old ones at any time."""
+        times: dict[Path, float] = {}
+        for path in self._path.glob("*/*.pt"):
+            with suppress(OSError):
+                times[path] = path.stat().st_mtime
+        newest = sorted(times, key=lambda path: times[path], reverse=True)[:_MOST_CHECKPOINTS]
+        rows = [_describe_checkpoint(path, times[path]) for path in newest]
         return TablePreview(pd.DataFrame(rows).to_dict("split") if rows else {})
 
 
@@ -83,9 +89,9 @@ class PredictedImagesDataset(HandleDataset[PredictedImages]):
     @if_present
     def preview(self) -> ImagePreview:
         """Return a contact sheet of the first images of one kind."""
-        kinds = (sorted((self._path / kind).rglob("*.*")) for kind in ("overlays", "cutouts", "masks"))
-        paths = next(filter(None, kinds), [])[:PICTURES]
-        return ImagePreview(paths and contact_sheet({path.stem: read_small(path) for path in paths}))
+        kinds = (("overlays", ".jpg"), ("cutouts", ".png"), ("masks", ".png"))
+        found = (sorted((self._path / kind).rglob(f"*{suffix}")) for kind, suffix in kinds)
+        return sheet_of_files(self._path, next(filter(None, found), [])[:PICTURES])
 
 
 class PixelCacheDataset(HandleDataset[PixelCache]):
@@ -104,16 +110,22 @@ class FolderDataset(HandleDataset[Path]):
         return self._path
 
 
-def _describe_checkpoint(path: Path) -> dict[str, Any]:
+def _describe_checkpoint(path: Path, written: float) -> dict[str, Any]:
     from carvana_kedro.stores.checkpoints import load_values
 
-    history = load_values(path).get("history") or [{}]
-    dice = history[-1].get("val_dice_coeff")
-    return {
+    row = {
         "run": path.parent.name,
         "file": path.name,
-        "epoch": history[-1].get("epoch", ""),
-        "validation Dice": "" if dice is None else f"{dice:.4f}",
-        "MB": round(path.stat().st_size / 1e6, 1),
-        "written": f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}",
+        "epoch": "cannot be read",
+        "validation Dice": "",
+        "MB": "",
     }
+    with suppress(OSError, UserError):
+        last = (load_values(path).get("history") or [{}])[-1]
+        dice = last.get("val_dice_coeff")
+        row |= {
+            "epoch": last.get("epoch", ""),
+            "validation Dice": "" if dice is None else f"{dice:.4f}",
+            "MB": f"{path.stat().st_size / 1e6:.1f}",
+        }
+    return {**row, "written": f"{datetime.fromtimestamp(written):%Y-%m-%d %H:%M}"}

@@ -57,10 +57,7 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
         from carvana_kedro.segmentation.model import TrainedModel
         from carvana_kedro.stores.checkpoints import load_checkpoint
 
-        paths = [self._filepath]
-        if self._checkpoint is not None:
-            is_folder = self._checkpoint.is_dir()
-            paths = sorted(self._checkpoint.glob("*.pt")) if is_folder else [self._checkpoint]
+        paths = self._paths()
         if not paths:
             raise UserError(
                 f"checkpoint={self._checkpoint}: the folder contains no *.pt file. Set another one."
@@ -85,11 +82,19 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
     @if_present
     def preview(self) -> JSONPreview:
         """Return everything but the weights and the list of images."""
-        model = self.load()
-        content = model.to_dict() if model else {}
+        from carvana_kedro.stores.checkpoints import load_values
+
+        paths = self._paths()
+        content = load_values(paths[0]) if paths and paths[0].exists() else {}
         hidden = ("weights", "members", "trained_on")
         shown = {key: value for key, value in content.items() if key not in hidden}
-        return JSONPreview(json.dumps(shown, indent=2))
+        return JSONPreview(shown and json.dumps(shown, indent=2))
+
+    def _paths(self) -> list[Path]:
+        """Return the files of the model."""
+        if self._checkpoint is None:
+            return [self._filepath]
+        return sorted(self._checkpoint.glob("*.pt")) if self._checkpoint.is_dir() else [self._checkpoint]
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath), "checkpoint": self._checkpoint and str(self._checkpoint)}

@@ -10,7 +10,7 @@ from kedro_datasets._typing import ImagePreview
 from kedro_datasets.partitions import PartitionedDataset
 from tqdm import tqdm
 
-from carvana_kedro.datasets.contact_sheet import PICTURES, contact_sheet, read_small
+from carvana_kedro.datasets.contact_sheet import PICTURES, sheet_of_files
 from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.stores.faults import writing
 from carvana_kedro.stores.machine import usable_cores
@@ -52,9 +52,12 @@ class PicturesDataset(PartitionedDataset):
     @if_present
     def preview(self) -> ImagePreview:
         """Return a contact sheet of the first pictures; of an animation, its first frame."""
-        self._invalidate_caches()
         paths = map(Path, islice(self._list_partitions(), PICTURES))
-        return contact_sheet({path.stem: read_small(path) for path in paths})
+        return sheet_of_files(Path(self._path), paths)
+
+    def _exists(self) -> bool:
+        self._invalidate_caches()  # Kedro remembers the list of files
+        return super()._exists()
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._path, **super()._describe()}

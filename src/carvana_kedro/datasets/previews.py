@@ -20,6 +20,8 @@ _STYLE = (
     "<style>[class$=preview-html] .html-renderer {width: auto; padding-right: 24px} "
     ".html-renderer figure {margin: 12px 0} .html-renderer img {max-width: 100%}</style>"
 )
+# After an underscore: Kedro-Viz looks for the second of a pair only up to a line break, even one within a tag.
+_GUARD = '<i class="line\nbreak"></i>'
 
 
 def if_present(preview: Callable[Concatenate[Data, Arguments], Any]) -> Callable[..., Any]:
@@ -51,13 +53,13 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def html_preview(html: str) -> HTMLPreview:
-    """Return HTML for Kedro-Viz, which also takes line breaks and underscores for Markdown.
+    """Return HTML for Kedro-Viz, which also takes line breaks and pairs of underscores for Markdown.
 
-    >>> html_preview("<p>a_b\\n  c</p><pre>d\\n  e</pre>").removesuffix(_STYLE)
-    '<p>a\u02cdb c</p><pre>d<br>  e</pre>'
+    >>> html_preview("<p>a_b\\n  c</p><pre>d\\n  e</pre>").removesuffix(_STYLE).replace(_GUARD, "|")
+    '<p>a_|b c</p><pre>d<br>  e</pre>'
     """
     prose_and_code = re.split("(<pre>.*?</pre>)", html, flags=re.DOTALL)
     for number, block in enumerate(prose_and_code):
         prose_and_code[number] = "<br>".join(block.splitlines()) if number % 2 else " ".join(block.split())
-    text = "".join(prose_and_code).replace("_", "\N{MODIFIER LETTER LOW MACRON}")
+    text = re.sub(r"_(?![^<>]*>)", f"_{_GUARD}", "".join(prose_and_code))  # not within tags
     return HTMLPreview(text + _STYLE)

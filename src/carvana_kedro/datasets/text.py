@@ -44,5 +44,5 @@ class HTMLDataset(TextDataset):
     @if_present
     def preview(self) -> HTMLPreview:
         """Return the header of the page. Not the whole page: its styles would change all of Kedro-Viz."""
-        header = re.search("<header>(.*)</header>", self.load(), re.DOTALL)
-        return html_preview(header[1] if header else "")
+        header = re.search("<header>(.*?)</header>", self.load(), re.DOTALL)
+        return html_preview(header[1]) if header else HTMLPreview("")

@@ -10,6 +10,7 @@ import yaml
 
 from carvana_kedro.commands.params import params_option
 from carvana_kedro.datasets.source_description import SourceDescription
+from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import DataIngestion, ModelTraining
 from carvana_kedro.provenance import check_run
 from carvana_kedro.segmentation.training.recipe import flatten
@@ -49,6 +50,11 @@ class RunSummary:
         """Check that the scores and the curve are those of the run."""
         check_run("validation_scores", self.scores, self.run["run_id"])
         check_run("validation_threshold_curve", self.curve, self.run["run_id"])
+        if "data_ingestion" not in self.run:
+            raise UserError(
+                "run_manifest.json is of an earlier version, and does not say how the cars were split. Write it again, "
+                "with the same options; nothing is trained: kedro run --nodes model_training.describe_run"
+            )
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -71,10 +71,10 @@ class _CheckedArchive:
     opened: zipfile.ZipFile
     images: dict[str, zipfile.ZipInfo]
 
-    def contents_hash(self) -> str:
-        """Return a short hash of the names, sizes and checksums of all images."""
+    def folder(self, unpacked: Path) -> Path:
+        """Return the folder for its images. The name has a hash of the names, sizes and checksums of all images."""
         contents = repr([(member.filename, member.file_size, member.CRC) for member in self.images.values()])
-        return hashlib.sha256(contents.encode()).hexdigest()[:12]
+        return unpacked / f"{self.path.stem}-{hashlib.sha256(contents.encode()).hexdigest()[:12]}"
 
     def manifest(self, sha256: str | None) -> dict[str, Any]:
         """Return the manifest of the unpacked folder. `sha256` is computed if it is None."""
@@ -136,7 +136,7 @@ def unpack(archive: Path, unpacked: Path, sha256: str | None = None) -> Path:
     try:
         with archive.open("rb") as file, zipfile.ZipFile(file) as opened:
             checked = _CheckedArchive(archive, file, opened, _check_images(opened, archive))
-            target = unpacked / f"{archive.stem}-{checked.contents_hash()}"
+            target = checked.folder(unpacked)
             if not _is_complete(target):
                 with locked(target):
                     if not _is_complete(target):  # another process may have completed it in the meantime
@@ -162,13 +162,23 @@ def find_unpacked(unpacked: Path, name: str) -> Path | None:
 
 
 def find_present(source: Path, names: Sequence[str], unpacked: Path) -> Path | None:
-    """Return the folder of images that `find_folder` would return if it exists: nothing is unpacked."""
-    for name in names:
-        if any((source / name).glob("*")):
-            return find_folder(source, (name,), unpacked)
-        if folder := find_unpacked(unpacked, name):
-            return folder
-    return None
+    """Return what `find_folder` would return, or None if it would have to unpack an archive first."""
+    name = next(
+        (name for name in names if (source / name).is_dir() or (source / f"{name}.zip").is_file()), None
+    )
+    if name is None:
+        return None
+    archive = source / f"{name}.zip"
+    if archive.is_file() and not any((source / name).glob("*")):
+        try:
+            with archive.open("rb") as file, zipfile.ZipFile(file) as opened:
+                folder = _CheckedArchive(archive, file, opened, _check_images(opened, archive)).folder(
+                    unpacked
+                )
+        except (OSError, UserError, *_DAMAGED):
+            return None
+        return folder if _is_complete(folder) else None
+    return find_folder(source, (name,), unpacked)
 
 
 def _check_images(opened: zipfile.ZipFile, archive: Path) -> dict[str, zipfile.ZipInfo]:

@@ -85,7 +85,9 @@ def load_values(path: Path) -> dict[str, Any]:
         UserError: the file cannot be read.
     """
     with reading(path):
-        content: dict[str, Any] = torch.load(path, map_location="meta", mmap=True, weights_only=True)
+        content = torch.load(path, map_location="meta", mmap=True, weights_only=True)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a checkpoint of this project.")
     return content
 
 

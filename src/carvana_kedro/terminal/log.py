@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import textwrap
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -90,7 +91,8 @@ def _outlive_reader(handler: logging.StreamHandler[TextIO], record: logging.LogR
     """Continue without a log if nobody reads it any more, as after `kedro run | head`."""
     if isinstance(sys.exc_info()[1], BrokenPipeError):
         # As Python's documentation advises: else the interpreter reports the error once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), handler.stream.fileno())
+        with open(os.devnull, "w") as null, suppress(OSError):  # noqa: PTH123 - no path
+            os.dup2(null.fileno(), handler.stream.fileno())
     else:
         logging.StreamHandler.handleError(handler, record)
 

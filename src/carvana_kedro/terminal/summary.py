@@ -9,6 +9,7 @@ from typing import Any
 from kedro.io import DataCatalog
 
 from carvana_kedro.commands.params import run_options
+from carvana_kedro.segmentation.training.recipe import flatten
 
 MADE = {
     "submission": "a submission",
@@ -27,7 +28,7 @@ WORTH_OPENING = (
 )  # fmt: skip
 """The datasets whose files or folders show the most, best first."""
 
-_REPORTED = ("train_index", "trained_model", "validation_scores")
+_REPORTED = ("train_index", "trained_model", "model_card")
 """Datasets without which there is nothing to report."""
 
 
@@ -46,17 +47,16 @@ def summarize(
         At most ten lines. Datasets that are not in files or folders are left out.
     """
     made = {name: path for name in saved if (path := _path(catalog, name))}
-    if "predictions" in made and any(
-        (folder := catalog.load("predicted_images").folder / "cutouts").rglob("*.png")
-    ):
-        made["cutouts"] = str(folder)  # of all images, not only of those that the report shows
+    if "predictions" in made and catalog.load("predictions")["parameters"]["cutouts"]:
+        # Of all images, not only of those that the report shows.
+        made["cutouts"] = str(catalog.load("predicted_images").folder / "cutouts")
     words = ", ".join(_words(catalog, made))
     sections = {
         "validation": _spread(catalog, "validation_scores", made),
         "evaluation": _spread(catalog, "evaluation_scores", made),
         "submission": _submission_score(catalog, made),
         "open": [made[name] for name in WORTH_OPENING if name in made][:3],
-        "next": [*islice(_next_commands(catalog, made, run_options(run_params)), 2)],
+        "next": [*islice(_next_commands(catalog, made, run_params), 2)],
     }
     lines = [f"Done in {duration(seconds)}" + (f": {words}" if words else "")]
     for label, texts in sections.items():
@@ -124,14 +124,17 @@ def _score_line(mean: float, deviation: float, lowest: float, images: int) -> st
     return f"Dice {mean:.4f} ({images} images: standard deviation {deviation:.4f}, lowest {lowest:.4f})"
 
 
-def _next_commands(catalog: DataCatalog, made: Mapping[str, str], options: str) -> Iterator[str]:
+def _next_commands(
+    catalog: DataCatalog, made: Mapping[str, str], run_params: Mapping[str, Any]
+) -> Iterator[str]:
     """Yield what may follow a run, the next step first.
 
     Args:
         catalog: The catalog of the run.
         made: Paths of the files that it has made, by dataset.
-        options: Of the run, to repeat.
+        run_params: Kedro's record of the run, whose options are repeated.
     """
+    options = run_options(run_params)
     if "train_index" in made and not {"model", "predictions"} & made.keys():
         yield f"kedro run --pipelines model_training{options}"
     if "model" in made and "submission" not in made:
@@ -140,6 +143,10 @@ def _next_commands(catalog: DataCatalog, made: Mapping[str, str], options: str) 
         yield f"kedro run --pipelines reporting{options}"
     if "submission" in made and "competition" in catalog and catalog.load("competition").name:
         yield f"kedro run --pipelines submission{options}"
-    yield f"kedro viz run{options}"
+    # Kedro-Viz splits --params at every comma, and evaluates braces.
+    if not any(
+        set(",{}") & set(str(value)) for value in flatten(run_params.get("runtime_params") or {}).values()
+    ):
+        yield f"kedro viz run{options}"
     if events := _path(catalog, "tensorboard"):
         yield f"tensorboard --logdir {shlex.quote(events)}"

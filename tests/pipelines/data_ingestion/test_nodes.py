@@ -34,7 +34,7 @@ def test_all_images_of_a_car_are_on_one_side(
     parameters = DataIngestion(
         seed=seed, validation_fraction=validation_fraction, sample_fraction=sample_fraction
     )
-    train, validation = split_cars(_index(cars), parameters)
+    train, validation, _ = split_cars(_index(cars), parameters)
     used = max(2, round(sample_fraction * cars))
     assert not set(train["car"]) & set(validation["car"])
     assert train["car"].nunique() + validation["car"].nunique() == used
@@ -55,7 +55,8 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
 
 def test_validation_is_stratified_by_mask_area() -> None:
     # Of every five cars of similar size one is chosen.
-    _, validation = split_cars(_index(20), DataIngestion(validation_fraction=0.2))
+    _, validation, parameters = split_cars(_index(20), DataIngestion(validation_fraction=0.2))
+    assert parameters["validation_fraction"] == 0.2
     drawn = sorted(int(car, 16) // 5 for car in validation["car"].unique())
     assert drawn == [0, 1, 2, 3]
 
@@ -65,7 +66,7 @@ def test_problems_stop_the_split_or_are_skipped() -> None:
     index.loc[3, "problems"] = "the mask is missing"
     with pytest.raises(UserError, match=r"000000000000_04: the mask is missing[\s\S]*on_problem=skip"):
         split_cars(index, DataIngestion())
-    train, validation = split_cars(index, DataIngestion(on_problem="skip"))
+    train, validation, _ = split_cars(index, DataIngestion(on_problem="skip"))
     assert len(train) + len(validation) == 19
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -15,7 +14,7 @@ from carvana_kedro import provenance
 from carvana_kedro.datasets import ModelDataset, TableDataset
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images
-from carvana_kedro.parameters import DataIngestion, ModelTraining
+from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.pipelines.model_training.nodes import describe_run, evaluate_model, train_model
 from carvana_kedro.segmentation.metrics import mask_scores
 from carvana_kedro.segmentation.model import TrainedModel
@@ -64,9 +63,8 @@ def test_training_saves_model_history_checkpoints_and_events(
     run = CheckpointStore(tmp_path / "checkpoints").run(run_id)
     assert {path.name for path in run.folder.glob("last-*")} == {"last-000000003.pt", "last-000000006.pt"}
     events = EventAccumulator(str(tmp_path / "events" / run_id)).Reload()
-    (text,) = events.Tensors("recipe/reproduce/text_summary")
-    recipe = text.tensor_proto.string_val[0].decode().split("```")[1].removeprefix("yaml")
-    assert ModelTraining.model_validate(yaml.safe_load(recipe)["model_training"]) == RECIPE
+    (text,) = events.Tensors("recipe/origin/text_summary")
+    assert f"fingerprint `{training_images.fingerprint()}`" in text.tensor_proto.string_val[0].decode()
     best = int(history["val_dice_coeff"].to_numpy().argmax()) + 1
     assert len(run.newest("best")["history"]) == best
     about = run.newest("last")["about"]
@@ -90,7 +88,7 @@ def test_training_saves_model_history_checkpoints_and_events(
     with pytest.raises(UserError, match="trained with another split"):
         evaluate_model(model, *indices[::-1], training_images, RECIPE)
 
-    manifest = describe_run(model, *indices, history, means, "small", DataIngestion(), RECIPE)
+    manifest = describe_run(model, *indices, history, means, "small", {}, RECIPE)
     assert manifest["run_id"] == run_id
     assert manifest["source"] == training_images.fingerprint()
     assert manifest["parameters"]["epochs"] == 2
@@ -103,7 +101,7 @@ def test_training_saves_model_history_checkpoints_and_events(
     assert model.members[0].trained_on == tuple(sorted(indices[0]["digest"]))
     for other in (indices[0][:-1], indices[1], pd.concat([*indices])):
         with pytest.raises(UserError, match="trained on other images than those that are now in train_index"):
-            describe_run(model, other, indices[1], history, means, "small", DataIngestion(), RECIPE)
+            describe_run(model, other, indices[1], history, means, "small", {}, RECIPE)
 
 
 def test_a_manifest_describes_the_model_not_the_command(
@@ -119,18 +117,16 @@ def test_a_manifest_describes_the_model_not_the_command(
     assert model is not None
     _, means, _ = evaluate_model(model, *indices, training_images, RECIPE)
     other = RECIPE.model_copy(update={"epochs": 7, "seed": 3, "num_workers": 5})
-    manifest = describe_run(model, *indices, history, means, "small", DataIngestion(), other)
+    manifest = describe_run(model, *indices, history, means, "small", {}, other)
     assert manifest["parameters"] == RECIPE.model_dump(mode="json")
     assert "trained with other parameters, which are recorded: " in caplog.text
     assert "epochs: 2 -> 7" in caplog.text
     for artefacts in ((history.assign(run_id="b"), means), (history, {**means, "run_id": "b"})):
         with pytest.raises(UserError, match=f"belongs to run b, but the model to run {model.run_id}"):
-            describe_run(model, *indices, *artefacts, "small", DataIngestion(), RECIPE)
+            describe_run(model, *indices, *artefacts, "small", {}, RECIPE)
     with pytest.raises(UserError, match="parameters of another version"):
-        describe_run(
-            changed(model, parameters={"a": 1}), *indices, history, means, "small", DataIngestion(), RECIPE
-        )
-    describe_run(changed(model, parameters=None), *indices, history, means, "small", DataIngestion(), RECIPE)
+        describe_run(changed(model, parameters={"a": 1}), *indices, history, means, "small", {}, RECIPE)
+    describe_run(changed(model, parameters=None), *indices, history, means, "small", {}, RECIPE)
     assert "does not say which parameters it was trained with" in caplog.text
 
 
@@ -178,7 +174,7 @@ def test_folds_are_averaged_and_scored_out_of_fold(
     with pytest.raises(UserError, match="folds do not fit these cars"):
         evaluate_model(TrainedModel((first,)), *indices, training_images, recipe)
 
-    manifest = describe_run(model, *indices, history, means, "small", DataIngestion(), recipe)
+    manifest = describe_run(model, *indices, history, means, "small", {}, recipe)
     assert manifest["train_cars"] == manifest["validation_cars"] == sorted(cars)
     assert manifest["train_images"] == manifest["validation_images"] == 16
     assert [described["run_id"] for described in manifest["models"]] == [first.run_id, second.run_id]
@@ -186,7 +182,7 @@ def test_folds_are_averaged_and_scored_out_of_fold(
     assert set(first.trained_on).isdisjoint(second.trained_on)
     assert {*first.trained_on, *second.trained_on} == {*indices[0]["digest"], *indices[1]["digest"]}
     with pytest.raises(UserError, match="trained on other images"):
-        describe_run(model, indices[0][1:], indices[1], history, means, "small", DataIngestion(), recipe)
+        describe_run(model, indices[0][1:], indices[1], history, means, "small", {}, recipe)
 
     # The file contains both models, for the catalog and for the library.
     dataset = ModelDataset(str(tmp_path / "model.pt"))

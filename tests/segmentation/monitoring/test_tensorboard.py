@@ -106,7 +106,7 @@ def _check_shown_once(folder: Path, history: list[dict[str, float]]) -> None:
         for side in ("", "train", "validation")
     }
     assert _steps(shown[""].Tensors("validation/precision_recall")) == epochs
-    for tag in ("recipe/parameters", "recipe/reproduce"):
+    for tag in ("recipe/parameters", "recipe/origin"):
         assert _steps(shown[""].Tensors(f"{tag}/text_summary")) == [0]
     for side, prefix in (("train", "train"), ("validation", "val")):
         losses = shown[side].Tensors("curves/loss")
@@ -201,17 +201,17 @@ def test_a_run_that_is_trained_again_leaves_nothing_of_the_first_time(setup: Set
     assert (tmp_path / "notes.txt").exists()
 
 
-def test_the_text_lists_the_parameters_and_how_to_reproduce_the_run(setup: Setup, tmp_path: Path) -> None:
+def test_the_text_lists_the_parameters_and_the_origin_of_the_run(setup: Setup, tmp_path: Path) -> None:
     run, *_ = setup()
     run.about = {"parameters": {"loss": {"bce": 1.0}, "callbacks": ["a|b"], "name": "x"}}
     with EventWriter(tmp_path) as writer:
         TensorBoardRecipe(writer, "Run it **again**.").on_run_begin(run)
     events = _events(tmp_path)
-    table, reproduce = (
+    table, origin = (
         events.Tensors(f"recipe/{name}/text_summary")[0].tensor_proto.string_val[0].decode()
-        for name in ("parameters", "reproduce")
+        for name in ("parameters", "origin")
     )
-    assert reproduce == "Run it **again**."
+    assert origin == "Run it **again**."
     html = plugin_util.markdown_to_safe_html(table)
     cells = re.findall(r"<t[dh]>(.*?)</t[dh]>", html)
     assert cells == [

@@ -1,6 +1,7 @@
 """Nodes of the data_ingestion pipeline."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ def index_training_images(training_images: ImageSource, parameters: DataIngestio
 
 def split_cars(
     training_image_index: pd.DataFrame, parameters: DataIngestion
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Split the images by car, stratified by mask area.
 
     All views of a car go to the same side, because they are similar. The cars are sorted by their mean mask area and
@@ -42,7 +43,7 @@ def split_cars(
         parameters: `data_ingestion`.
 
     Returns:
-        The rows of the index to train on and the rows to validate on.
+        The rows of the index to train on, the rows to validate on, and the parameters, for the record.
 
     Raises:
         UserError: images cannot be used and `on_problem` is `stop`; fewer than two cars are left; or all masks to train
@@ -75,4 +76,4 @@ def split_cars(
         "%d cars to train on (%d images), %d to validate on (%d images)",
         len(cars) - count, (~validation).sum(), count, validation.sum(),
     )  # fmt: skip
-    return used[~validation], used[validation]
+    return used[~validation], used[validation], parameters.model_dump(mode="json")

@@ -18,7 +18,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             Node(
                 split_cars,
                 inputs=["training_image_index", "params:data_ingestion"],
-                outputs=["train_index", "validation_index"],
+                outputs=["train_index", "validation_index", "split_parameters"],
                 name="split_cars",
             ),
         ],

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -16,7 +15,7 @@ from carvana_kedro import provenance
 from carvana_kedro.errors import UserError
 from carvana_kedro.folds import Sides, by_fold, split_folds
 from carvana_kedro.image_index import check_source
-from carvana_kedro.parameters import DataIngestion, ModelTraining
+from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.provenance import check_run
 from carvana_kedro.scoring import score_images
 from carvana_kedro.segmentation.data.cache import Cache
@@ -130,9 +129,7 @@ def _train_run(
                 cache=caches.setdefault(source, Cache(recipe.cache, keep_in_file)),
             )
             _restore(run, state, run_checkpoints)
-            state = _train(
-                run, recipe, run_checkpoints, tensorboard / run_id, _how_to_reproduce(parameters, source)
-            )
+            state = _train(run, recipe, run_checkpoints, tensorboard / run_id, _origin(source))
             if training_images.fingerprint() != source:
                 logger.warning(
                     "Files in %s changed while run %s was trained: it may have seen both contents. To train again, "
@@ -207,21 +204,17 @@ def _restore(run: Run, state: Mapping[str, Any] | None, checkpoints: RunCheckpoi
     logger.info("%s on %s", training.description["architecture"], training.hardware)
 
 
-def _how_to_reproduce(parameters: ModelTraining, source: str) -> str:
-    """Return, as Markdown, what one needs to repeat a run."""
+def _origin(source: str) -> str:
+    """Return, as Markdown, what a run depends on besides its parameters."""
     versions = ", ".join(f"{name} {number}" for name, number in provenance.versions().items())
-    recipe = yaml.safe_dump({"model_training": parameters.model_dump(mode="json")}, sort_keys=False)
     return (
-        f"Commit `{provenance.git_commit() or 'unknown'}`; source with the fingerprint `{source}`; {versions}.\n\n"
-        "Put this into `conf/local/parameters_model_training.yml`:\n\n"
-        f"```yaml\n{recipe}```\n\n"
-        "Then run `kedro run --pipelines data_ingestion,model_training`, with the same options as for this run. "
-        "Another way is the command in the model card of the recipe.\n"
+        f"Commit `{provenance.git_commit() or 'unknown'}`; source with the fingerprint `{source}`; {versions}. The "
+        "model card of the recipe has the command that repeats its last run."
     )
 
 
 def _train(
-    run: Run, recipe: Recipe, checkpoints: RunCheckpoints, events_folder: Path, how_to_reproduce: str
+    run: Run, recipe: Recipe, checkpoints: RunCheckpoints, events_folder: Path, origin: str
 ) -> Mapping[str, Any]:
     """Train to the end, and return the final state."""
     training = run.training
@@ -231,7 +224,7 @@ def _train(
         Interrupts() as training.interrupted,
         CheckpointSaver(checkpoints, recipe.checkpoint_minutes) as saver,
     ):
-        train(*run, build_callbacks(recipe, saver, events, how_to_reproduce))
+        train(*run, build_callbacks(recipe, saver, events, origin))
         if training.interrupted():
             raise TrainingInterruptedError(
                 "Training is finished and saved, but the run was interrupted after it. The same command resumes it."
@@ -289,13 +282,12 @@ def describe_run(
     training_history: pd.DataFrame,
     validation_metrics: dict[str, Any],
     recipe: str,
-    data_ingestion: DataIngestion,
+    split_parameters: dict[str, Any],
     parameters: ModelTraining,
 ) -> dict[str, Any]:
     """Record where a model comes from: its parameters, source, split, versions, commit, machine, scores.
 
-    `data_ingestion` is what this command would split by; the cars are those that the model was trained on. With folds
-    every car is a training car and a validation car; `models` lists the validation cars of each fold.
+    With folds every car is a training car and a validation car; `models` lists the validation cars of each fold.
 
     Raises:
         UserError: The model was trained on other images than those of the index.
@@ -320,7 +312,7 @@ def describe_run(
             for member in model.members
         ],
         **_describe_sizes(index, parameters.to_recipe()),
-        "data_ingestion": data_ingestion.model_dump(mode="json"),
+        "data_ingestion": split_parameters,
         "parameters": parameters.model_dump(mode="json"),
         "epochs": len(training_history),
         "training_seconds": round(float(training_history["seconds"].sum()), 1),

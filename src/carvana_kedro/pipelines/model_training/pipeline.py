@@ -54,7 +54,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "training_history",
                     "validation_metrics",
                     "params:recipe",
-                    "params:data_ingestion",
+                    "split_parameters",
                     "params:model_training",
                 ],
                 outputs="run_manifest",

@@ -16,7 +16,7 @@ from carvana_kedro.segmentation.training.recipe import Recipe
 
 
 def build_callbacks(
-    recipe: Recipe, saver: CheckpointSaver, events: EventWriter, how_to_reproduce: str
+    recipe: Recipe, saver: CheckpointSaver, events: EventWriter, origin: str
 ) -> list[Callback]:
     """Build this package's callbacks and the user's own.
 
@@ -24,14 +24,14 @@ def build_callbacks(
         recipe: Recipe of the run.
         saver: Saves its checkpoints.
         events: Writes its events.
-        how_to_reproduce: Markdown for TensorBoard.
+        origin: what the run depends on besides its parameters, as Markdown for TensorBoard.
 
     Raises:
         UserError: A callback of the user's own cannot be built.
     """
     return [
         ProgressBar(),
-        TensorBoardRecipe(events, how_to_reproduce),
+        TensorBoardRecipe(events, origin),
         TensorBoardGraph(events),
         TensorBoardScalars(events),
         TensorBoardImages(events, recipe.logged_images),

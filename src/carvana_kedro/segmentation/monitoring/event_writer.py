@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -96,7 +97,8 @@ class _Writer:
         """Create the file, and remove those of earlier writers if nothing of them is left."""
         if purge_step == 1:
             for file in self._folder.glob("events.out.tfevents.*"):
-                file.unlink()
+                with suppress(OSError):  # the purge hides what is left
+                    file.unlink()
         self._writer = SummaryWriter(self._folder, purge_step=purge_step)
 
     def add_summary(self, summary: object) -> None:

@@ -66,17 +66,17 @@ class TensorBoardScalars(_TensorBoardCallback):
 
 
 class TensorBoardRecipe(_TensorBoardCallback):
-    """Writes the parameters of the run and how to reproduce it for the Text tab, once per run.
+    """Writes the parameters of the run and its origin for the Text tab, once per run.
 
     Args:
         events: Writer of the run.
-        how_to_reproduce: Markdown.
+        origin: What the run depends on besides its parameters: Markdown.
     """
 
-    def __init__(self, events: EventWriter, how_to_reproduce: str) -> None:
+    def __init__(self, events: EventWriter, origin: str) -> None:
         """Store the arguments."""
         super().__init__(events)
-        self._how_to_reproduce = how_to_reproduce
+        self._origin = origin
 
     def on_run_begin(self, run: Training) -> None:
         """Write the text, unless an earlier epoch's events are kept: the text is among them."""
@@ -85,7 +85,7 @@ class TensorBoardRecipe(_TensorBoardCallback):
             rows = [f"| `{name}` | `{json.dumps(value)}` |" for name, value in parameters.items()]
             table = "\n".join(["| parameter | value |", "|---|---|", *rows])
             self._events.run.add_text("recipe/parameters", table, 0)
-            self._events.run.add_text("recipe/reproduce", self._how_to_reproduce, 0)
+            self._events.run.add_text("recipe/origin", self._origin, 0)
             self._events.flush()
 
 

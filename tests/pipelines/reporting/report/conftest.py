@@ -55,9 +55,10 @@ def inputs(model: TrainedModel) -> Callable[..., dict[str, Any]]:
         scores, metrics, curve = evaluate_model(trained, *sides, images, recipe)
         history = pd.concat([HISTORY.assign(fold=fold) for fold in range(folds)]) if folds else HISTORY
         history = history.assign(run_id=trained.run_id)
+        split = DataIngestion().model_dump(mode="json")
         return {
             "trained_model": trained,
-            "run_manifest": describe_run(trained, *sides, history, metrics, "mine", DataIngestion(), recipe),
+            "run_manifest": describe_run(trained, *sides, history, metrics, "mine", split, recipe),
             "training_history": history,
             "validation_scores": scores,
             "validation_threshold_curve": curve,

@@ -63,7 +63,7 @@ def test_a_line_has_a_gap_where_the_loss_is_not_finite() -> None:
 def test_the_best_threshold_is_within_the_chart_wherever_it_is() -> None:
     curve = pd.DataFrame({"threshold": [n / 100 for n in range(100)]})
     curve["dice"] = 0.9 + curve["threshold"] / 10
-    run = {"run_id": "run", "validation": {"threshold": 0.5}}
+    run = {"run_id": "run", "validation": {"threshold": 0.5}, "data_ingestion": {}}
     chart = charts.threshold_curve(RunSummary(run, pd.DataFrame(), curve, {}, SourceDescription(name="toys")))
     _, top, _, bottom = chart.frame
     points = [y for line in chart.lines for piece in line.pieces for _, y in piece]
