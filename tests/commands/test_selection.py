@@ -75,7 +75,7 @@ def test_nodes_of_a_range_need_no_namespace(tmp_path: Path) -> None:
         (["--nodes", "export_model"], "is not in this run, but in the pipeline export. Add --pipelines export."),
         (["--pipelines", "inference", "--nodes", "train_model"], "but in the pipeline model_training"),
         (["--nodes", "data_ingestion.train_model"], "Did you mean model_training.train_model?"),
-        (["--tags", "gpu"], "--tags: no node of this run has 'gpu'. There are no tags."),
+        (["--tags", "gpu"], "--tags: no node of this run has 'gpu'. Available: network, pictures"),
         (["--namespaces", "train"], "--namespaces: no node of this run has 'train'. Available: data_ingestion,"),
         (["--from-inputs", "modl"], "--from-inputs: unknown dataset 'modl'. Did you mean model?"),
         (["--to-outputs", "x"], "--to-outputs: unknown dataset 'x'. Available: "),
