@@ -378,6 +378,19 @@ def test_a_curve_is_previewed_as_a_plot(tmp_path: Path) -> None:
     assert preview["layout"]["title"]["text"] == "highest: 0.9000 at threshold 0.50"
 
 
+def test_pictures_stay_until_the_new_ones_are_drawn(tmp_path: Path) -> None:
+    dataset = _pictures(tmp_path, "ImageDataset", ".png")
+    picture = np.full((20, 30, 4), 100, np.uint8)
+    dataset.save({"a": picture, "b": picture})
+
+    def fail() -> np.ndarray:
+        raise UserError("no")
+
+    with pytest.raises(DatasetError):
+        dataset.save({"c": fail})
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
+
+
 def test_an_error_in_a_picture_names_its_cause(tmp_path: Path) -> None:
     def fail() -> np.ndarray:
         raise UserError("x.jpg cannot be decoded")

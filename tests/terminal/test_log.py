@@ -152,3 +152,15 @@ def test_kedros_own_logging_is_one_setting(tmp_path: Path) -> None:
     assert "INFO     Running node: split_cars" in output
     assert "[2/2]" not in output
     assert "INFO     Done in " in output
+
+
+def test_a_run_continues_if_its_log_cannot_be_written(tmp_path: Path) -> None:
+    command = [*INGEST, "--params", f"data_root={tmp_path}"]
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            command, cwd=PROJECT, env={**os.environ, "DO_NOT_TRACK": "1"}, text=True, check=True,
+            stdout=full, stderr=subprocess.PIPE,
+        )  # fmt: skip
+    assert run.stderr.count("The log cannot be written") == 1
+    assert "Traceback" not in run.stderr and "Logging error" not in run.stderr
+    assert (tmp_path / "05_model_input" / "sample" / "train_index.csv").is_file()

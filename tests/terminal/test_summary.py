@@ -71,6 +71,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         catalog.save(name, "text")
     catalog.save("submission", [("a", "1 2")])
     (folder / "tensorboard").mkdir()
+    (folder / "tensorboard" / "events").touch()
     return folder
 
 
@@ -166,6 +167,14 @@ def test_the_cutouts_of_all_images_come_before_those_of_the_report(
     lines = summarized("predictions", "submission", "cutouts", "report", folder=folder)
     assert lines[0].endswith("64 masks, a submission, cut-outs, a report")
     assert f"              {cutouts}" in lines
+
+
+def test_an_empty_folder_is_not_worth_opening(summarized: Summarize, tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").mkdir()
+    assert summarized("tensorboard", "model_card", folder=tmp_path) == [
+        "Done in 1 min 13 s",
+        "  next        kedro viz run",
+    ]
 
 
 def test_a_single_image_has_no_spread(summarized: Summarize, tmp_path: Path) -> None:

@@ -42,12 +42,14 @@ class PicturesDataset(PartitionedDataset):
         """Write pictures by their names without extension. Functions are called in threads, when it is their turn."""
         folder = Path(self._path)
         with writing(folder):
-            for path in folder.rglob(f"*{self._filename_suffix}"):
-                path.unlink()
             with ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS)) as pool:
                 saved = pool.map(lambda name: PartitionedDataset.save(self, {name: data[name]}), data)
                 for _ in tqdm(saved, "Drawing", len(data), unit=" pictures", leave=False, disable=None):
                     pass
+            # Afterwards, so that a run that is killed leaves no empty folder.
+            written = {folder / f"{name}{self._filename_suffix}" for name in data}
+            for path in {*folder.rglob(f"*{self._filename_suffix}")} - written:
+                path.unlink()
 
     @if_present
     def preview(self) -> ImagePreview:

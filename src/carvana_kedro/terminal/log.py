@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
+import click
 import yaml
 from kedro.framework.project import LOGGING, configure_logging
 from kedro.utils import find_config_file
@@ -88,8 +89,11 @@ def format_as_text() -> None:
 
 
 def _outlive_reader(handler: logging.StreamHandler[TextIO], record: logging.LogRecord) -> None:
-    """Continue without a log if nobody reads it any more, as after `kedro run | head`."""
-    if isinstance(sys.exc_info()[1], BrokenPipeError):
+    """Continue without a log if nobody reads it any more, as after `kedro run | head`, or its disk is full."""
+    error = sys.exc_info()[1]
+    if isinstance(error, OSError):
+        if not isinstance(error, BrokenPipeError):
+            click.echo(f"The log cannot be written: {error}. The run continues.", err=True)
         # As Python's documentation advises: else the interpreter reports the error once more when it ends.
         with open(os.devnull, "w") as null, suppress(OSError):  # noqa: PTH123 - no path
             os.dup2(null.fileno(), handler.stream.fileno())

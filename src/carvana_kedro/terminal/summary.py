@@ -78,10 +78,12 @@ def duration(seconds: float) -> str:
 
 
 def _path(catalog: DataCatalog, name: str) -> str | None:
-    """Return the path of a dataset's file or folder, or None if it has none."""
+    """Return the path of a dataset's file or folder, or None if there is none or the folder is empty."""
     dataset = catalog.get(name)
     path = dataset and dataset._describe().get("filepath")
-    return str(path) if path and Path(path).exists() else None
+    if not path or not Path(path).exists() or (Path(path).is_dir() and not any(Path(path).iterdir())):
+        return None
+    return str(path)
 
 
 def _words(catalog: DataCatalog, made: Mapping[str, str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carvana_kedro.errors import UserError
 from carvana_kedro.pipelines.reporting.report import scores
 
 TABLE = pd.DataFrame(
@@ -63,3 +64,9 @@ def test_right_probabilities_have_no_calibration_error() -> None:
 
 def test_a_curve_without_numbers_of_pixels_has_no_reliability() -> None:
     assert scores.reliability(pd.DataFrame({"threshold": [0.5], "dice": [0.9]})) is None
+
+
+def test_a_curve_that_lacks_rows_is_told() -> None:
+    curve = pd.DataFrame({"threshold": [0.0, 0.01], "positive": [2, 1], "true_positive": [1, 1]})
+    with pytest.raises(UserError, match="2 rows instead of 100"):
+        scores.reliability(curve)

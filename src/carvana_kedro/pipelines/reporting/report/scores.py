@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from carvana_kedro.errors import UserError
+
 
 def by_view(scores: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
     """Return the scores of each view, in the order of the views.
@@ -49,9 +51,17 @@ def reliability(curve: pd.DataFrame) -> pd.DataFrame | None:
         One row per tenth of the probabilities that has pixels: low and high (its ends), pixels (share of all),
         probability (mean; to 0.005, because only hundredths were counted), and share (of its pixels, those of the
         car). None if the curve has no such numbers, as those of earlier versions.
+
+    Raises:
+        UserError: Rows are missing.
     """
     if "positive" not in curve:
         return None
+    if len(curve) != 100:
+        raise UserError(
+            f"validation_threshold_curve.csv is damaged: it has {len(curve)} rows instead of 100. Score the model "
+            "again, with the same options: kedro run --nodes model_training.evaluate_model"
+        )
     counts = -np.diff(curve[["positive", "true_positive"]].to_numpy(float), axis=0, append=0)
     middles = curve["threshold"].to_numpy() + 0.005
     sums = np.column_stack([counts, counts[:, 0] * middles]).reshape(10, 10, 3).sum(1)
