@@ -11,7 +11,8 @@ from torch import Tensor
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import build_network
-from carvana_kedro.segmentation.architectures.imagenet import read_weights
+from carvana_kedro.segmentation.architectures.imagenet import load_encoder, read_weights
+from carvana_kedro.segmentation.architectures.unet import WIDTHS, UNet
 from carvana_kedro.segmentation.training.build import check_recipe
 from carvana_kedro.segmentation.training.recipe import Recipe
 
@@ -120,6 +121,22 @@ def test_networks_that_no_file_fits_refuse_it(changes: dict[str, Any], message: 
     path = write(tmp_path / "weights.pth", "unet_lite0")
     with pytest.raises(UserError, match=message):
         check_recipe(recipe(**{"name": "unet_lite0", "pretrained": path} | changes))
+
+
+class Downloading(UNet):
+    """Has pretrained weights, but takes none from a file."""
+
+    def __init__(self) -> None:
+        super().__init__(WIDTHS["unet_small"], 0.1)
+
+    def check_pretrained(self) -> None:
+        pass
+
+
+def test_a_network_without_load_encoder_refuses_a_file(tmp_path: Path) -> None:
+    path = Path(write(tmp_path / "weights.pth", "unet_lite0"))
+    with pytest.raises(UserError, match="Downloading takes no file of pretrained weights"):
+        load_encoder(Downloading(), path)
 
 
 def test_the_hash_of_a_file_is_checked(tmp_path: Path) -> None:

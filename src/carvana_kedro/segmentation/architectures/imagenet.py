@@ -43,7 +43,7 @@ def load_encoder(network: SegmentationNetwork, path: Path) -> None:
     """Load the ImageNet weights of a file into the encoder of a network.
 
     Raises:
-        UserError: The network takes none, or the file cannot be read or does not fit.
+        UserError: The network takes no file, or the file cannot be read or does not fit.
     """
     network.check_pretrained()
     try:
