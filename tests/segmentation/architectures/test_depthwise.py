@@ -113,3 +113,15 @@ def test_cuda_uses_pytorchs_own_gradients() -> None:
         features = torch.empty(1, 4, 8, 8, device="cuda", requires_grad=True)
         result = convolution(features)
     assert "Depthwise" not in result.grad_fn.name()
+
+
+@pytest.mark.parametrize(("kernel_size", "stride"), [(5, 1), (5, 2)])
+def test_compiled_convolutions_are_one_graph_and_compute_the_same(kernel_size: int, stride: int) -> None:
+    convolution = SameConv2d(4, 4, kernel_size, stride, groups=4)
+    features, gradient = random_case(convolution, (8, 11), torch.channels_last)
+    compiled = torch.compile(convolution, backend="aot_eager", fullgraph=True)
+    inputs = (features, convolution.weight)
+    results = [function(features) for function in (convolution, compiled)]
+    gradients = [torch.autograd.grad(result, inputs, gradient) for result in results]
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*gradients)
