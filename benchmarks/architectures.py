@@ -19,6 +19,7 @@ INPUT_SIZES = {  # (height, width) for which each network was designed
     "unet_256": (256, 256),
     "unet_512": (512, 512),
     "unet_1024": (1024, 1024),
+    "unet_lite0": (256, 384),
     "unet_resnet34": (640, 960),
 }
 

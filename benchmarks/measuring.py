@@ -37,16 +37,18 @@ class Timing:
         return min(self.seconds)
 
 
-def race(contenders: Contenders, rounds: int) -> dict[str, Timing]:
+def race(
+    contenders: Contenders, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Timing]:
     """Time the contenders in turns for `rounds` rounds, after one warm-up round."""
     timings = {name: Timing() for name in contenders}
     for number in range(rounds + 1):
         for name, contender in contenders.items():
             synchronize()
-            began = time.perf_counter()
+            began = clock()
             timings[name].returned = contender()
             synchronize()
-            seconds = time.perf_counter() - began
+            seconds = clock() - began
             if number:
                 timings[name].seconds.append(seconds)
             else:
@@ -54,18 +56,24 @@ def race(contenders: Contenders, rounds: int) -> dict[str, Timing]:
     return timings
 
 
-def compare(contenders: Contenders, rounds: int, images: Mapping[str, int] | int) -> list[Row]:
+def compare(
+    contenders: Contenders,
+    rounds: int,
+    images: Mapping[str, int] | int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Row]:
     """Race the contenders and return a table of their speeds.
 
     Args:
         contenders: functions to time, by name.
         rounds: number of timed rounds; the fastest counts.
         images: number of images that one call processes, or one number per contender.
+        clock: returns seconds.
 
     Returns:
         One row per contender: images per second, the ratio to the first contender, and seconds.
     """
-    timings = race(contenders, rounds)
+    timings = race(contenders, rounds, clock)
     counts = images if isinstance(images, Mapping) else dict.fromkeys(contenders, images)
     speeds = {name: counts[name] / timing.best for name, timing in timings.items()}
     first = next(iter(speeds.values()))

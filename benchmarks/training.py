@@ -2,7 +2,8 @@
 
 Run `python -m benchmarks.training [--json]`, which takes 8 minutes on two cores. It renders images, or uses yours
 (`--images PATH --masks PATH`: jpgs, and gifs named as Kaggle's). `python -m benchmarks.training --memory` measures the
-memory over 20 epochs instead; `python -m benchmarks.gpu` measures a GPU.
+memory over 20 epochs instead, `--networks` compares the steps of the two small networks; `python -m benchmarks.gpu`
+measures a GPU.
 
 The contenders take turns in one process, and the best time counts, because other load on the machine can only add time.
 `ratio` is the speed relative to the first row of the table. `--tiny` makes everything small, to test the program
@@ -20,19 +21,22 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
+from unittest.mock import patch
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn.functional import conv2d
 
 from benchmarks.contenders import BenchmarkImages, OldStyle, OneBatch, Task, ThisProject
 from benchmarks.measuring import Contenders, Report, Row, compare, find_images, synchronize
-from carvana_kedro.segmentation.architectures import build_network
+from carvana_kedro.segmentation.architectures import build_network, depthwise
 from carvana_kedro.segmentation.architectures.unet import UNet, Widths
 from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.samples import CachedSamples, Samples
-from carvana_kedro.segmentation.hardware import Hardware, measured_peak, training_flop
+from carvana_kedro.segmentation.hardware import Hardware, keeping_freed_memory, measured_peak, training_flop
 from carvana_kedro.segmentation.training import loop
 from carvana_kedro.segmentation.training.losses import batch_dice
 from carvana_kedro.segmentation.training.steps import Attempt, Steps
@@ -181,6 +185,38 @@ def switch_alone(report: Report, task: Task, hardware: Hardware, rounds: int, co
     report.add(f"Step with one hardware setting changed: {task}", rows)
 
 
+def compare_small_networks(report: Report, hardware: Hardware, rounds: int, tiny: bool) -> None:
+    """Time a step of `unet_small` and of `unet_lite0`, also with PyTorch's own gradients of depthwise convolutions.
+
+    The time of the CPU counts, which depends less on other load.
+    """
+    tasks = [
+        Task(name, partial(build_network, name), (256, 384), 16) for name in ("unet_small", "unet_lite0")
+    ]
+    small, lite0 = (task.tiny() if tiny else task for task in tasks)
+    batch = OneBatch(small, hardware.device)
+    for choice in (hardware, replace(hardware, precision=torch.float32)):
+        step = partial(ThisProject(lite0, choice).epoch, batch)
+        contenders: Contenders = {
+            "unet_small": partial(ThisProject(small, choice).epoch, batch),
+            "unet_lite0": step,
+            "unet_lite0, PyTorch's gradients": partial(_with_pytorchs_gradients, step),
+        }
+        size = " x ".join(map(str, (small.batch_size, *small.input_size)))
+        with keeping_freed_memory():  # as in training
+            rows = compare(contenders, rounds, small.batch_size, time.process_time)
+        report.add(f"Step of {size}, time of the CPU: {choice}", rows)
+
+
+def _with_pytorchs_gradients(step: Callable[[], object]) -> None:
+    with patch.object(depthwise.Depthwise, "apply", _convolve):
+        step()
+
+
+def _convolve(features: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    return conv2d(features, weight, None, stride, padding, groups=len(weight))
+
+
 # Memory
 
 
@@ -276,6 +312,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of speed")
+    parser.add_argument("--networks", action="store_true", help="compare the steps of the two small networks")
     parser.add_argument("--tiny", action="store_true", help="make everything small, to test this program")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     parser.add_argument("--images", type=Path, help="folder of jpgs")
@@ -300,9 +337,13 @@ def main() -> None:
             watch_memory(report, folder, 64 if tiny else 5088, arguments.epochs, num_workers=2)
             report.end()
             return
+        hardware = Hardware.choose("cpu")
+        if arguments.networks:
+            compare_small_networks(report, hardware, arguments.rounds, tiny)
+            report.end()
+            return
         count = min(4, arguments.count) if tiny else arguments.count
         source = BenchmarkImages(*find_images(arguments.images, arguments.masks, count, tiny, folder))
-        hardware = Hardware.choose("cpu")
         tasks = [task.tiny() if tiny else task for task in TASKS]
         for task in tasks:
             compare_steps(report, task, hardware, arguments.rounds)

@@ -95,6 +95,27 @@ def test_extensions_are_allowed_with_their_arguments(override: dict[str, Any], e
         assert parameters.decisive()[name] == value
 
 
+def test_a_file_of_pretrained_weights_decides_by_its_content(tmp_path: Path) -> None:
+    one, same, other = (tmp_path / name for name in ("one.pth", "same.pth", "other.pth"))
+    one.write_bytes(b"weights")
+    same.write_bytes(b"weights")
+    other.write_bytes(b"other weights")
+    decisive = [
+        ModelTraining.model_validate({**RECIPES["sample"], "pretrained": str(path)}).decisive()
+        for path in (one, same, other)
+    ]
+    assert decisive[0] == decisive[1] != decisive[2]
+    one.unlink()
+    with pytest.raises(UserError, match=r"model_training.pretrained: .*one.pth cannot be read"):
+        ModelTraining.model_validate({**RECIPES["sample"], "pretrained": str(one)}).decisive()
+
+
+@pytest.mark.parametrize("value", [1, "", "https://example.org/weights.pth", None])
+def test_pretrained_is_a_switch_or_a_local_path(value: Any) -> None:
+    with pytest.raises(UserError, match=r"model_training\.pretrained"):
+        _check(model_training={"pretrained": value})
+
+
 def test_a_loss_may_be_a_dotted_path_alone() -> None:
     parameters = ModelTraining.model_validate({**RECIPES["sample"], "loss": "my.loss"})
     assert parameters.to_recipe().loss == {"type": "my.loss"}

@@ -4,8 +4,10 @@ The top-level keys of the parameters are the names of the pipelines, `recipe` an
 where it goes is in `globals.yml`, and can also be set on the command line.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -44,6 +46,14 @@ def _local(path: str) -> str:
     if not path.strip() or "\0" in path:
         raise ValueError(f"{path!r} is not a path")
     return path
+
+
+def _digest_of_file(path: str) -> str:
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"model_training.pretrained: {path} cannot be read: {error.strerror}") from error
 
 
 LocalPath = Annotated[str, AfterValidator(_local)]
@@ -218,8 +228,8 @@ class ModelTraining(_Frozen):
     """A name, or the dotted path of a class, alone or as `type` with arguments: see `build_network`."""
     width_multiplier: Positive = 1.0
     """Scales the number of channels of every layer."""
-    pretrained: bool = False
-    """Whether to start from ImageNet weights, which not every architecture has."""
+    pretrained: Annotated[bool, Field(strict=True)] | LocalPath = False
+    """Whether to start from ImageNet weights, which not every architecture has; a path: from those of this file."""
     input_size: ImageSize
     batch_size: Count
     accumulation_steps: Count = 1
@@ -279,12 +289,21 @@ class ModelTraining(_Frozen):
         return (path,)
 
     def decisive(self) -> dict[str, Any]:
-        """Return the parameters that decide the resulting model, without those for speed, safety and display."""
+        """Return the parameters that decide the resulting model, without those for speed, safety and display.
+
+        A file of pretrained weights is represented by its SHA-256.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
         rest = {
             "num_workers", "cache", "checkpoint_minutes", "keep_checkpoints", "max_skipped_steps",
             "logged_images", "callbacks",
         }  # fmt: skip
-        return self.model_dump(exclude=rest)
+        content = self.model_dump(exclude=rest)
+        if isinstance(self.pretrained, str):
+            content["pretrained"] = _digest_of_file(self.pretrained)
+        return content
 
     @model_validator(mode="after")
     def _parts_are_equal(self) -> Self:

@@ -53,6 +53,16 @@ def test_text_is_taken_as_it_is_typed(key: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "value"),
+    [("true", True), ("False", False), ("'true'", "true"), ("~/w.pth", "~/w.pth"), ("no", "no"), ("1", "1")],
+)
+def test_a_switch_that_may_also_be_text_is_switched_by_true_and_false(typed: str, value: bool | str) -> None:
+    params = parse_params(f"model_training.pretrained={typed}")
+    assert params == {"model_training": {"pretrained": value}}
+    assert parse_params(spell_params(params)) == params
+
+
+@pytest.mark.parametrize(
     "value", [*CHANGED_BY_YAML, "a,b=c", "a,recipe=b", "'a'", "'", '"', "''", " a ", "a,", ",", ""]
 )
 @pytest.mark.parametrize("quoted", ["'{}'", '"{}"'])

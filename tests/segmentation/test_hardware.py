@@ -1,6 +1,8 @@
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -96,6 +98,21 @@ def test_training_flop_of_a_convolution() -> None:
     # The backward pass computes only the gradient of the weights, which costs as much as the forward pass.
     assert training_flop(convolution, (10, 20)) == 2 * forward
     assert next(convolution.parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("convolution", "macs"),
+    [
+        (partial(torch.nn.Conv2d, groups=4), 8 * 4 * 9 * 10 * 20),
+        (partial(torch.nn.ConvTranspose2d, groups=1), 16 * 8 * 9 * 10 * 20),
+    ],
+)
+def test_training_flop_of_convolutions_with_groups_and_transposed_ones(
+    convolution: Callable[..., torch.nn.Module], macs: int
+) -> None:
+    first = torch.nn.Conv2d(3, 16, 1, bias=False)
+    network = torch.nn.Sequential(first, convolution(16, 8, 3, padding=1, bias=False))
+    assert training_flop(network, (10, 20)) == 2 * (2 * 3 * 16 * 10 * 20) + 3 * (2 * macs)
 
 
 def test_the_measured_peak_is_plausible() -> None:

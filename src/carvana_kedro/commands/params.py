@@ -208,6 +208,8 @@ def _unquoted_value(key: str, raw: str) -> Any:
         raise UserError(f"--params: {key}={raw} is ambiguous: {none} {_command(key, _quoted(raw))}")
     if not raw and NoneType in leaves:
         return None
+    if bool in others and raw.lower() in ("true", "false"):
+        return raw.lower() == "true"
     if others and raw[:1] in ("[", "{") and _is_yaml(raw):
         return _yaml(raw)
     return raw

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.machine import format_size, free_shared_memory, usable_cores
@@ -210,10 +210,20 @@ def training_flop(network: nn.Module, input_size: tuple[int, int]) -> float:
         input_size: (H, W) of the image.
     """
     meta_network = copy.deepcopy(network).to("meta").train()
-    with FlopCounterMode(display=False) as counter:
+    formulas = {torch.ops.aten.convolution_backward: _backward_flop}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         # Two images, because BatchNorm cannot train on a single value per channel (one image of 1 x 1 features).
         meta_network(torch.empty(2, 3, *input_size, device="meta")).sum().backward()
     return counter.get_total_flops() / 2
+
+
+def _backward_flop(gradient: list[int], features: list[int], weight: list[int], *rest: Any, **_: Any) -> int:
+    """Count the gradients of a convolution, each as much as its forward pass.
+
+    PyTorch's own formula counts the gradient of the weights as if there was one group.
+    """
+    _bias, _stride, _padding, _dilation, transposed, _output_padding, _groups, output_mask = rest
+    return sum(output_mask[:2]) * conv_flop_count(features, weight, gradient, transposed)
 
 
 def measured_peak(hardware: Hardware) -> float:

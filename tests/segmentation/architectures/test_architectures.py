@@ -13,6 +13,7 @@ from carvana_kedro.segmentation.architectures.unet_original import UNetOriginal
 PARAMETERS = {
     "unet_original": 31_390_721,
     "unet_small": 1_184_649,
+    "unet_lite0": 3_588_369,
     "unet_128": 46_983_745,
     "unet_256": 34_593_345,
     "unet_512": 34_611_489,
@@ -213,7 +214,9 @@ class TestPretrained:
         with pytest.raises(UserError, match="width multiplier of 1"):
             build_network("unet_resnet34", width_multiplier=0.5, pretrained=True)
 
-    @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "unet_resnet34"])
+    @pytest.mark.parametrize(
+        "name", [name for name in ARCHITECTURES if name not in ("unet_lite0", "unet_resnet34")]
+    )
     def test_networks_without_pretrained_weights_refuse_the_option(self, name):
         with pytest.raises(UserError, match="no pretrained weights"):
             build_network(name, width_multiplier=1 / 32, pretrained=True)

@@ -15,6 +15,7 @@ from pretended_cuda import is_channels_last, pretended_cuda
 SIZES = {
     "unet_small": [(64, 96), (43, 64)],
     "unet_1024": [(64, 128), (85, 128)],
+    "unet_lite0": [(64, 96), (43, 65)],
     "unet_resnet34": [(64, 96), (43, 65)],
     "unet_original": [(188, 204)],
 }

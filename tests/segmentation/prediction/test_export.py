@@ -23,7 +23,7 @@ from models import changed
 TOLERANCE = 1e-4
 """Rounding error of a logit after forty convolutions in float32."""
 
-QUICK = ("unet_original", "unet_small", "unet_resnet34")
+QUICK = ("unet_original", "unet_small", "unet_lite0", "unet_resnet34")
 EVERY = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
 
 

@@ -12,6 +12,7 @@ from pretended_cuda import GPU, Operations, is_channels_last, pretended_cuda
 # Not narrower: torch enlarges fewer than 16 channels in another layout.
 NETWORKS = [
     ("unet_small", 1.0, (64, 96)),
+    ("unet_lite0", 1.0, (64, 96)),
     ("unet_resnet34", 0.5, (64, 96)),
     ("unet_original", 0.25, (188, 204)),
 ]

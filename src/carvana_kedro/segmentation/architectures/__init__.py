@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures.base import SegmentationNetwork
+from carvana_kedro.segmentation.architectures.imagenet import load_encoder
 from carvana_kedro.segmentation.architectures.smp import SmpNetwork
 from carvana_kedro.segmentation.architectures.unet import UNet
+from carvana_kedro.segmentation.architectures.unet_lite0 import UNetLite0
 from carvana_kedro.segmentation.architectures.unet_original import UNetOriginal
 from carvana_kedro.segmentation.architectures.unet_resnet34 import UNetResNet34
 from carvana_kedro.segmentation.extensions import SMP_PREFIX, Spec, is_dotted_path, make_object, split_spec
@@ -14,13 +17,13 @@ from carvana_kedro.segmentation.extensions import SMP_PREFIX, Spec, is_dotted_pa
 __all__ = ["ARCHITECTURES", "SegmentationNetwork", "build_network"]
 
 ARCHITECTURES: Mapping[str, type[SegmentationNetwork]] = {
-    name: network for network in (UNetOriginal, UNet, UNetResNet34) for name in network.names
+    name: network for network in (UNetOriginal, UNet, UNetLite0, UNetResNet34) for name in network.names
 }
 """The class of each name."""
 
 
 def build_network(
-    architecture: Spec, *, width_multiplier: float = 1.0, pretrained: bool = False
+    architecture: Spec, *, width_multiplier: float = 1.0, pretrained: bool | str = False
 ) -> SegmentationNetwork:
     """Build a network.
 
@@ -30,12 +33,13 @@ def build_network(
             it must come from the run's own parameters.
         width_multiplier: Scales the channels of every layer of this package's networks; below 1 for tests and small
             machines.
-        pretrained: Start from ImageNet weights, if the network has some. If they cannot be downloaded, a warning is
-            logged and the weights are random.
+        pretrained: Start from ImageNet weights, if the network has some. If they are not installed or cannot be
+            downloaded, a warning is logged and the weights are random. A path: those of this file.
 
     Raises:
         UserError: The name is unknown, the object cannot be imported or is no network, the network has no pretrained
-            weights, it takes no `width_multiplier`, or this is not positive and finite.
+            weights, their file cannot be read or does not fit, the network takes no `width_multiplier`, or this is not
+            positive and finite.
 
     >>> sum(parameter.numel() for parameter in build_network("unet_small").parameters())
     1184649
@@ -64,6 +68,8 @@ def build_network(
             f"model_training.architecture = {name!r}: unknown architecture. Available: {', '.join(ARCHITECTURES)}, "
             f"{SMP_PREFIX}NAME/ENCODER of segmentation-models-pytorch, or the dotted path of your own class."
         )
-    if pretrained:
+    if isinstance(pretrained, str):
+        load_encoder(network, Path(pretrained).expanduser())
+    elif pretrained:
         network.load_pretrained()
     return network

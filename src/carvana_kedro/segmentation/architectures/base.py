@@ -1,6 +1,7 @@
 """What all networks share: the contract, and the blocks they are built of."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
     Derive your own network from this class, set `stride`, and write `forward`. The defaults describe a network with
     padded convolutions: it takes any size from `stride` on and keeps it. A network with other legal sizes overrides
-    `output_size`; one with pretrained weights overrides `check_pretrained` and `load_pretrained`.
+    `output_size`; one with pretrained weights overrides `check_pretrained`, `load_pretrained` and `load_encoder`.
 
     Attributes:
         stride: Input pixels per pixel of the coarsest feature map.
@@ -79,7 +80,7 @@ class SegmentationNetwork(nn.Module, ABC):
         """
         raise UserError(
             f"{type(self).__name__} has no pretrained weights: set model_training.pretrained to false, or choose "
-            "unet_resnet34."
+            "unet_lite0 or unet_resnet34."
         )
 
     def load_pretrained(self) -> None:
@@ -89,6 +90,21 @@ class SegmentationNetwork(nn.Module, ABC):
             UserError: There are none for this network.
         """
         self.check_pretrained()
+
+    def load_encoder(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace the random weights of the encoder by those of a file that the user names.
+
+        Args:
+            weights: The file's state dict.
+
+        Raises:
+            UserError: This network takes no file.
+            RuntimeError: They do not fit.
+        """
+        raise UserError(
+            f"{type(self).__name__} takes no file of pretrained weights: set model_training.pretrained to true or "
+            "false."
+        )
 
 
 def convolution_block(

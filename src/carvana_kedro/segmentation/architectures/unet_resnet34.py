@@ -1,6 +1,7 @@
 """A U-Net with a ResNet-34 encoder, optionally with ImageNet weights."""
 
 import logging
+from collections.abc import Mapping
 from http.client import HTTPException
 from itertools import pairwise
 
@@ -84,7 +85,7 @@ class UNetResNet34(SegmentationNetwork):
         from torchvision.models.resnet import ResNet34_Weights
 
         try:
-            weights = dict(ResNet34_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True))
+            weights = ResNet34_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
         except (
             OSError,
             HTTPException,
@@ -95,8 +96,17 @@ class UNetResNet34(SegmentationNetwork):
                 error,
             )
             return
-        del weights["fc.weight"], weights["fc.bias"]
-        self.encoder.load_state_dict(weights)
+        self.load_encoder(weights)
+
+    def load_encoder(self, weights: Mapping[str, Tensor]) -> None:
+        """Load the weights of torchvision's classifier into the encoder.
+
+        Raises:
+            RuntimeError: They do not fit.
+        """
+        self.encoder.load_state_dict(
+            {name: weight for name, weight in weights.items() if not name.startswith("fc.")}
+        )
 
 
 class ResNet34Encoder(nn.Module):

@@ -29,8 +29,8 @@ class EventWriter:
 
     Args:
         folder: Folder of the run.
-        purge_step: Events of this step and later ones that earlier writers left are hidden. If it is 1, nothing of
-            them is left: their files are removed.
+        purge_step: Events of this step and later ones that earlier writers left are hidden. If it is 1, their files are
+            removed.
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:

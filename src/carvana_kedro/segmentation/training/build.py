@@ -43,8 +43,8 @@ def check_recipe(recipe: Recipe) -> None:
     """Check that a recipe fits its network and this machine, without training.
 
     Raises:
-        UserError: The network does not take the input size or the batch, the device is missing, or a network, loss,
-            optimizer or callback cannot be built.
+        UserError: The network does not take the input size or the batch, the device is missing, a file of pretrained
+            weights does not fit, or a network, loss, optimizer or callback cannot be built.
     """
     choose_hardware(recipe)
     for callback in recipe.callbacks:
@@ -53,7 +53,11 @@ def check_recipe(recipe: Recipe) -> None:
     _check_loss(build_loss(recipe.loss), recipe.loss)
     network = _network_on_meta(recipe)
     output_size = _geometry(network, recipe).output_size
-    if recipe.pretrained:
+    if isinstance(recipe.pretrained, str):
+        build_network(
+            recipe.architecture, width_multiplier=recipe.width_multiplier, pretrained=recipe.pretrained
+        )
+    elif recipe.pretrained:
         network.check_pretrained()
     part = recipe.batch_size // recipe.accumulation_steps
     if _is_own(recipe.architecture):

@@ -25,7 +25,7 @@ class Recipe:
         epochs: Passes over the training images.
         optimizer: Arguments of `build_optimizer`: `name`, `learning_rate`, ...
         width_multiplier: Scales the channels of every layer.
-        pretrained: Start from ImageNet weights.
+        pretrained: Start from ImageNet weights; a path: from those of this file.
         accumulation_steps: Parts that a batch is computed in, one after the other, to save memory.
         folds: Car folds: the number of models, each trained without a part of the cars; 0 for one model.
         seed: Of the weights, the order of the images and the augmentation.
@@ -53,7 +53,7 @@ class Recipe:
     epochs: int
     optimizer: Mapping[str, Any]
     width_multiplier: float = 1.0
-    pretrained: bool = False
+    pretrained: bool | str = False
     accumulation_steps: int = 1
     folds: int = 0
     seed: int = 2017
