@@ -29,10 +29,20 @@ class Light:
 @functools.lru_cache(maxsize=1)
 def studio_light() -> Light:
     """Return the light of the studio: soft boxes above and beside the camera, a bright wall and a gray floor."""
-    sharp, coarse = _radiance(_ball_directions(512)), 32
+    return convolve(_radiance(ball_directions(512)), coarse=32, brightest=0.85)
+
+
+def convolve(sharp: Array, coarse: int, brightest: float) -> Light:
+    """Return the light from all directions as surfaces reflect it.
+
+    Args:
+        sharp: `(S, S)` float32, the light from all directions as a mirror-ball map.
+        coarse: Size at which the matt and glossy reflections are computed.
+        brightest: The largest value of the matt reflection.
+    """
     # On a mirror ball, equal areas are equal solid angles, so the mean over its disc is the integral.
     source = cv2.resize(sharp, (coarse, coarse), interpolation=cv2.INTER_AREA).ravel()
-    toward = _ball_directions(coarse).reshape(-1, 3)
+    toward = ball_directions(coarse).reshape(-1, 3)
     disc = np.hypot(*np.mgrid[-1 : 1 : coarse * 1j, -1 : 1 : coarse * 1j]).ravel() <= 1
     cosine = np.clip(toward @ toward[disc].T, 0, None)
     diffuse, glossy = (
@@ -40,10 +50,11 @@ def studio_light() -> Light:
         for lobe in (cosine, cosine**28)
     )
     glossy, none = 0.72 * cv2.resize(glossy, sharp.shape), np.zeros_like(sharp)
-    return Light(cv2.merge((sharp, glossy, none, none)), 0.85 / diffuse.max() * diffuse)
+    return Light(cv2.merge((sharp, glossy, none, none)), brightest / diffuse.max() * diffuse)
 
 
-def _ball_directions(size: int) -> Array:
+def ball_directions(size: int) -> Array:
+    """Return the direction that each point of a mirror-ball map shows, `(size, size, 3)` float64."""
     place = (np.arange(size) + 0.5) / size * 2 - 1
     u, v = np.broadcast_arrays(place, -place[:, None])
     length = np.maximum(np.hypot(u, v), 1)
@@ -94,9 +105,9 @@ def display(matt: Array, gloss: Array | float, albedo: Sequence[Array]) -> Array
     return np.take(_DISPLAY, np.minimum(light * 1023, len(_DISPLAY) - 1).astype(np.intp))
 
 
-def floor_shadow(car: Car) -> Array:
-    """Return the fraction of light on the floor, `(h, w)` float32 at 50 texels per meter, up to 1.2 m from the car."""
-    scale, margin = 50, 1.2
+def floor_shadow(car: Car, margin: float = 1.2) -> Array:
+    """Return the fraction of light on the floor, `(h, w)` float32 at 50 texels per meter, up to `margin` meters away."""
+    scale = 50
     shape = (round((car.width + 2 * margin) * scale), round((car.length + 2 * margin) * scale))
     rows, columns = np.indices(shape, np.float32)
     x, y = (columns + 0.5) / scale - car.length / 2 - margin, (rows + 0.5) / scale - car.width / 2 - margin

@@ -140,7 +140,12 @@ def _surroundings() -> tuple[Array, Array]:
 @functools.lru_cache(maxsize=2)
 def render_background(settings: StudioSettings, car: int) -> Array:
     """Render the empty studio with the camera of this car, `(H, W, 3)` uint8 RGB."""
-    camera, (wall, floor) = set_up_camera(settings, car), _surroundings()
+    return render_studio(settings, set_up_camera(settings, car))
+
+
+def render_studio(settings: StudioSettings, camera: Camera) -> Array:
+    """Render the empty studio with this camera, `(H, W, 3)` uint8 RGB."""
+    wall, floor = _surroundings()
     size, m = (settings.width, settings.height), camera.matrix
     wall_texels = np.array([[_WALL_SCALE, 0, 7 * _WALL_SCALE], [0, -_WALL_SCALE, 5 * _WALL_SCALE], [0, 0, 1]])
     floor_texels = np.array(
@@ -155,7 +160,7 @@ def render_background(settings: StudioSettings, car: int) -> Array:
     (x_left, left), (x_right, right) = (camera.project(np.array([x, WALL, 0.0]))[0] for x in (-5, 5))
     columns = np.arange(settings.width)
     foot = left + (right - left) * (columns - x_left) / (x_right - x_left)
-    dimmed = _vignette(settings)
+    dimmed = vignette(settings)
     for row in range(0, settings.height, 32):  # in bands that stay in the processor's cache
         band = slice(row, row + 32)
         rows = np.arange(settings.height)[band, None]
@@ -178,6 +183,6 @@ def fall_off(settings: StudioSettings) -> Array:
 
 
 @functools.lru_cache(maxsize=1)
-def _vignette(settings: StudioSettings) -> Array:
+def vignette(settings: StudioSettings) -> Array:
     """Return `fall_off` for display values."""
     return fall_off(settings) ** (1 / 2.2)
