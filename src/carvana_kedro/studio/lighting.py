@@ -42,15 +42,22 @@ def convolve(sharp: Array, coarse: int, brightest: float) -> Light:
     """
     # On a mirror ball, equal areas are equal solid angles, so the mean over its disc is the integral.
     source = cv2.resize(sharp, (coarse, coarse), interpolation=cv2.INTER_AREA).ravel()
-    toward = ball_directions(coarse).reshape(-1, 3)
-    disc = np.hypot(*np.mgrid[-1 : 1 : coarse * 1j, -1 : 1 : coarse * 1j]).ravel() <= 1
-    cosine = np.clip(toward @ toward[disc].T, 0, None)
+    disc, lobes = _lobes(coarse)
     diffuse, glossy = (
         ((lobe * source[disc]).sum(1) / lobe.sum(1)).reshape(coarse, coarse).astype(np.float32)
-        for lobe in (cosine, cosine**28)
+        for lobe in lobes
     )
     glossy, none = 0.72 * cv2.resize(glossy, sharp.shape), np.zeros_like(sharp)
     return Light(cv2.merge((sharp, glossy, none, none)), brightest / diffuse.max() * diffuse)
+
+
+@functools.lru_cache(maxsize=2)
+def _lobes(coarse: int) -> tuple[Array, tuple[Array, Array]]:
+    """Return the points inside the disc of a map, and how matt and glossy surfaces weigh their light."""
+    toward = ball_directions(coarse).reshape(-1, 3)
+    disc = np.hypot(*np.mgrid[-1 : 1 : coarse * 1j, -1 : 1 : coarse * 1j]).ravel() <= 1
+    cosine = np.clip(toward @ toward[disc].T, 0, None)
+    return disc, (cosine, cosine**28)
 
 
 def ball_directions(size: int) -> Array:

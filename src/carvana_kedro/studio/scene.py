@@ -160,7 +160,7 @@ def render_studio(settings: StudioSettings, camera: Camera) -> Array:
     (x_left, left), (x_right, right) = (camera.project(np.array([x, WALL, 0.0]))[0] for x in (-5, 5))
     columns = np.arange(settings.width)
     foot = left + (right - left) * (columns - x_left) / (x_right - x_left)
-    dimmed = vignette(settings)
+    dimmed = _vignette(settings)
     for row in range(0, settings.height, 32):  # in bands that stay in the processor's cache
         band = slice(row, row + 32)
         rows = np.arange(settings.height)[band, None]
@@ -183,6 +183,6 @@ def fall_off(settings: StudioSettings) -> Array:
 
 
 @functools.lru_cache(maxsize=1)
-def vignette(settings: StudioSettings) -> Array:
+def _vignette(settings: StudioSettings) -> Array:
     """Return `fall_off` for display values."""
     return fall_off(settings) ** (1 / 2.2)

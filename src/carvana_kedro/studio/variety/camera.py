@@ -37,10 +37,11 @@ def distort(strength: float, planes: list[Array]) -> list[Array]:
         planes: Images of one size, float32 or uint8. All are bent in the same way, with linear interpolation.
     """
     height, width = planes[0].shape[:2]
-    y, x = (np.arange(size, dtype=np.float32) - (size - 1) / 2 for size in (height, width))
+    y, x = (np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2) for size in (height, width))
     square = (x * x + y[:, None] ** 2) / np.float32(x[-1] ** 2 + y[-1] ** 2)
     # Scaled so that no point outside the image is needed: at the corners, or at the middle of the shorter side.
     nearest = min(x[-1], y[-1]) ** 2 / (x[-1] ** 2 + y[-1] ** 2)
-    factor = (1 + strength * square) / (1 + strength * (1 if strength > 0 else nearest))
-    places = x * factor + (width - 1) / 2, y[:, None] * factor + (height - 1) / 2
+    scale = 1 / (1 + strength * (1 if strength > 0 else nearest))
+    factor = square * np.float32(strength * scale) + np.float32(scale)
+    places = x * factor + np.float32((width - 1) / 2), y[:, None] * factor + np.float32((height - 1) / 2)
     return [cv2.remap(plane, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for plane in planes]

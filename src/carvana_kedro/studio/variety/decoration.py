@@ -57,11 +57,11 @@ def _draw_seams(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator
     """Draw the gaps between panels, bricks or folds of a curtain."""
     gap, width = rng.uniform(0.25, 3), rng.uniform(0.004, 0.02)
     ink, opacity = paint * rng.uniform(0.3, 1.15), rng.uniform(0.15, 0.8)
-    for across in np.arange(-8, 8, gap) + rng.uniform(0, gap):
-        stage.fill([_rectangle(wall, across - width, across + width, 0, 6)], ink, opacity)
+    upright = np.arange(-8, 8, gap) + rng.uniform(0, gap)
+    stage.fill([_rectangle(wall, at - width, at + width, 0, 6) for at in upright], ink, opacity)
     if chance(rng, 0.5):
-        for up in np.arange(0, 5, rng.uniform(0.3, 1.5)):
-            stage.fill([_rectangle(wall, -9, 9, up - width, up + width)], ink, opacity)
+        level = np.arange(0, 5, rng.uniform(0.3, 1.5))
+        stage.fill([_rectangle(wall, -9, 9, at - width, at + width) for at in level], ink, opacity)
 
 
 def _draw_bands(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
@@ -204,8 +204,8 @@ def _tile(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> N
     for angle in (turn, turn + np.pi / 2)[: rng.integers(1, 3)]:
         along = np.array((np.cos(angle), np.sin(angle)))
         aside = np.array((-along[1], along[0]))
-        for offset in np.arange(-5, 5, gap):
-            stage.fill([_strip(aside * offset - 6 * along, aside * offset + 6 * along, width)], ink, opacity)
+        offsets = aside * np.arange(-5, 5, gap)[:, None]
+        stage.fill([_strip(at - 6 * along, at + 6 * along, width) for at in offsets], ink, opacity)
 
 
 def _sink_turntable(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:

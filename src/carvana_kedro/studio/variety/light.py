@@ -74,10 +74,10 @@ def _radiance(direction: Array, rng: np.random.Generator, wall: float, floor: fl
 
 def _tones(rng: np.random.Generator) -> Array:
     """Return display values after exposure, white balance and contrast, `(256, 3)` uint8."""
-    value = np.arange(256)[:, None] / 255 * rng.uniform(0.82, 1.2) * (1 + rng.normal(0, 0.025, 3))
-    value = np.clip(value, 0, 1.3) ** rng.uniform(0.85, 1.2)
+    value = np.arange(256)[:, None] / 255 * rng.uniform(0.85, 1.3) * (1 + rng.normal(0, 0.02, 3))
     knee = rng.uniform(0.75, 1.0)  # highlights are compressed above it, or cut
     bright = knee + (1 - knee) * np.tanh((value - knee) / max(1 - knee, 1e-3))
-    value = np.where(value > knee, bright, value)
-    lift = rng.uniform(0, 0.04)
+    value = np.where(value > knee, bright, value) ** rng.uniform(0.85, 1.15)
+    contrast, lift = rng.uniform(0, 0.8), rng.uniform(0, 0.03) * rng.integers(2)
+    value = (1 - contrast) * value + contrast * value * value * (3 - 2 * value)  # as cameras do
     return np.clip(255 * (lift + (1 - lift) * value) + 0.5, 0, 255).astype(np.uint8)

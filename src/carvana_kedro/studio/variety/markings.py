@@ -20,14 +20,20 @@ class _Sheet:
 
     def fill(self, outlines: list[Array], ink: tuple[float, ...], glass: bool = False) -> None:
         """Fill outlines, `(n, 2)` with z up, with a display color. With `glass`, only glass is covered."""
-        covered = np.zeros(self.color.shape[:2], np.uint8)
-        pixels = [np.round(((0, CEILING) + line * (1, -1)) * SCALE * 16).astype(np.int32) for line in outlines]
-        cv2.fillPoly(covered, pixels, 255, cv2.LINE_AA, 4)
-        hit = covered > 127
+        pixels = [((0, CEILING) + line * (1, -1)) * SCALE for line in outlines]
+        corners = np.concatenate(pixels)
+        low = np.maximum(np.floor(corners.min(0)), 0).astype(int)
+        high = np.ceil(corners.max(0)).astype(int) + 1
+        part = slice(low[1], high[1]), slice(low[0], high[0])
+        covered = np.zeros(self.color[part].shape[:2], np.uint8)
+        if not covered.size:
+            return
+        cv2.fillPoly(covered, [np.round((line - low) * 16).astype(np.int32) for line in pixels], 255, shift=4)
+        hit = covered > 0
         if glass:
-            hit &= self.rest[..., 0] > 0
-        self.color[hit] = (*(np.sqrt(to_linear(ink)) * 255).astype(np.uint8), 255)
-        self.rest[hit] = (0, *([0] * 3))
+            hit &= self.rest[part][..., 0] > 0
+        self.color[part][hit] = (*(np.sqrt(to_linear(ink)) * 255).astype(np.uint8), 255)
+        self.rest[part][hit] = 0
 
 
 def mark(panels: tuple[Array, Array], car: Car, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -47,7 +47,7 @@ def attach_parts(car: Car, rng: np.random.Generator) -> tuple[Part, ...]:
         bright += _rear_bumper(car) if chance(rng, 0.5) else []
     if name == "suv" and chance(rng, 0.15):
         black.append(ellipsoid((0.12, 0.36, 0.36), 0.5).moved((-car.length / 2 - 0.04, 0, 0.56 * car.height)))
-    if chance(rng, 0.3):
+    if chance(rng, 0.12):
         black += _mud_flaps(car)
     if chance(rng, 0.5):
         bright += _exhausts(car, rng)
@@ -130,8 +130,8 @@ def _tail_x(car: Car, height: float) -> float:
 
 def _roof_spoiler(car: Car, rng: np.random.Generator) -> list[Surface]:
     x, half = _tail_x(car, 0.90), 0.9 * car.style.roof_width * car.width / 2
-    size = rng.uniform(0.08, 0.2), half, rng.uniform(0.012, 0.03)
-    return [_box(size, (x - 0.3 * size[0], 0, 0.935 * car.height))]
+    size = rng.uniform(0.06, 0.15), half, rng.uniform(0.012, 0.03)
+    return [_box(size, (x + 0.2 * size[0], 0, float(car.top(x + size[0], 0.3)) - 0.01))]
 
 
 def _wing(car: Car, rng: np.random.Generator) -> list[Surface]:
@@ -195,9 +195,9 @@ def _rear_bumper(car: Car) -> list[Surface]:
 
 
 def _mud_flaps(car: Car) -> list[Surface]:
-    size = 0.012, 0.11, 0.6 * car.wheel_radius
-    places = [(axle - 1.25 * car.wheel_radius, side * (car.width / 2 - 0.15)) for axle in car.axles for side in (-1, 1)]
-    return [_box(size, (x, y, car.clearance * 0.6 + 0.5 * size[2])) for x, y in places]
+    size = 0.012, 0.11, 0.3 * car.wheel_radius
+    places = [(axle - 1.12 * car.wheel_radius, side * (car.width / 2 - 0.15)) for axle in car.axles for side in (-1, 1)]
+    return [_box(size, (x, y, 0.12 + size[2])) for x, y in places]
 
 
 def _exhausts(car: Car, rng: np.random.Generator) -> list[Surface]:

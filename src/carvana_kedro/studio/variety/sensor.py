@@ -20,7 +20,9 @@ def develop(image: Array, rng: np.random.Generator) -> Array:
         halo = cv2.GaussianBlur(image, (0, 0), max(scale * rng.uniform(1.5, 3), 0.6))
         amount = rng.uniform(0.2, 0.8)
         image = cv2.addWeighted(image, 1 + amount, halo, -amount, 0)
-    image = cv2.add(image, _noise(image.shape, rng, scale), dtype=cv2.CV_8U)
+    noise = abs(rng.normal(0, 2.2)) * (0.5 + 0.5 * scale)
+    if noise > 0.3:
+        image = cv2.add(image, _noise(image.shape, rng, noise), dtype=cv2.CV_8U)
     if chance(rng, 0.4):
         _, stored = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 90))))
         image = cv2.imdecode(stored, cv2.IMREAD_COLOR)
@@ -29,14 +31,15 @@ def develop(image: Array, rng: np.random.Generator) -> Array:
 
 def _vignetted(image: Array, depth: float) -> Array:
     """Darken the corners. `depth` is the fraction of the light that the lens keeps back there."""
-    y, x = (np.linspace(-1, 1, size, dtype=np.float32) ** 2 / 2 for size in image.shape[:2])
-    kept = (1 - depth * (y[:, None] + x)) ** (1 / 2.2)
-    return cv2.multiply(image, cv2.merge((kept, kept, kept)), dtype=cv2.CV_8U)
+    y, x = (np.linspace(-1, 1, size // 8 + 2, dtype=np.float32) ** 2 / 2 for size in image.shape[:2])
+    kept = (255 * (1 - depth * (y[:, None] + x)) ** (1 / 2.2)).astype(np.uint8)
+    full = cv2.resize(cv2.merge((kept, kept, kept)), image.shape[1::-1])
+    return cv2.multiply(image, full, scale=1 / 255)
 
 
-def _noise(shape: tuple[int, ...], rng: np.random.Generator, scale: float) -> Array:
-    """Return noise of a random strength and grain, `(H, W, 3)` int16. A random tile is repeated, which is cheap."""
-    tile, strength = 192, abs(rng.normal(0, 2.2)) * (0.5 + 0.5 * scale)
+def _noise(shape: tuple[int, ...], rng: np.random.Generator, strength: float) -> Array:
+    """Return noise of a random grain, `(H, W, 3)` int16. A random tile is repeated, which is cheap."""
+    tile = 192
     noise = rng.normal(0, strength, (tile, tile, 3)) * rng.uniform(0.5, 1, 3)
     if chance(rng, 0.5):  # grain larger than a pixel
         noise = 1.8 * cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.5, 1))

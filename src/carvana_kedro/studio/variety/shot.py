@@ -8,11 +8,11 @@ import numpy as np
 from ..lighting import display
 from ..model import Model
 from ..rasterize import Fragments, rasterize
-from ..scene import render_studio, vignette
+from ..scene import render_studio
 from ..settings import StudioSettings
 from ..shot import NOISE_ZERO, Look, Shot
 from .camera import distort, vary_camera
-from .draws import stream
+from .draws import chance, stream
 from .light import vary_light
 from .model import VariedModel
 from .paint import second_tone
@@ -63,8 +63,7 @@ class VariedShot(Shot):
     def _empty_room(self) -> Array:
         if self.room is None:
             return render_studio(self.settings, self.model.camera)
-        dimmed = vignette(self.settings)
-        return cv2.multiply(self.room.image, cv2.merge((dimmed, dimmed, dimmed)), dtype=cv2.CV_8U)
+        return self.room.image
 
     def _reflect_in_floor(self) -> None:
         if self.look.sheen:
@@ -125,7 +124,8 @@ class VariedShot(Shot):
         """Return the image and the coverage, as `Shot.render` does. The lens bends both in the same way."""
         image, coverage = super().render()
         if self.lens is not None:
-            image, coverage = distort(float(self.lens.normal(0, 0.02)), [image, coverage])
+            if chance(self.lens, 0.6):
+                image, coverage = distort(float(self.lens.normal(0, 0.025)), [image, coverage])
             image = develop(image, self.lens)
         return image, coverage
 

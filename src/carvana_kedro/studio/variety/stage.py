@@ -9,6 +9,8 @@ import numpy as np
 from ..scene import Camera
 
 Array = np.ndarray
+Part = tuple[slice, slice]
+"""Rows and columns of an image."""
 _NEAR = 0.25  # meters before the camera, where everything ends
 _BITS = 4  # fractional bits of corners in OpenCV
 
@@ -46,7 +48,7 @@ class Stage:
             points = _cut(points, depth)
         return self.camera.project(points)[0]
 
-    def mask(self, outlines: Sequence[Array]) -> tuple[tuple[slice, slice], Array]:
+    def mask(self, outlines: Sequence[Array]) -> tuple[Part, Array]:
         """Return the part of the image that holds these outlines of world points, and how far they cover its pixels."""
         corners = [pixels for outline in outlines if len(pixels := self.project(outline)) > 2]
         height, width = self.size
@@ -55,9 +57,8 @@ class Stage:
         low = np.floor(np.min([part.min(0) for part in corners], 0)).clip(0, (width, height)).astype(int)
         high = np.ceil(np.max([part.max(0) for part in corners], 0) + 1).clip(low, (width, height)).astype(int)
         covered = np.zeros((high - low)[::-1], np.uint8)
-        fixed = [np.round((part - low).clip(-9e3, 9e3) * 2**_BITS).astype(np.int32) for part in corners]
         if covered.size:
-            cv2.fillPoly(covered, fixed, 255, cv2.LINE_AA, _BITS)
+            cv2.fillPoly(covered, [_fixed(part - low) for part in corners], 255, cv2.LINE_AA, _BITS)
         return (slice(low[1], high[1]), slice(low[0], high[0])), covered
 
     def fill(self, outlines: Sequence[Array], color: Sequence[float], opacity: float = 1.0, soft: float = 0.0) -> None:
@@ -69,17 +70,46 @@ class Stage:
             opacity: Fraction of what is behind that the color hides.
             soft: Blur of the edge, as a fraction of the height of the image.
         """
+        if opacity == 1 and not soft:
+            shapes = [_fixed(pixels) for outline in outlines if len(pixels := self.project(outline)) > 2]
+            cv2.fillPoly(self.image, shapes, np.clip(color, 0, 255).tolist(), cv2.LINE_AA, _BITS)
+            return
         part, covered = self.mask(outlines)
         if not covered.size:
             return
         if soft:
             part, covered = self._softened(part, covered, soft * self.size[0])
-        share = covered.astype(np.float32) * np.float32(opacity / 255)
-        over = np.empty((*covered.shape, 3), np.uint8)
-        over[:] = np.clip(color, 0, 255)
-        self.image[part] = cv2.blendLinear(over, self.image[part], share, 1 - share)
+        self._blend(part, covered, np.clip(color, 0, 255).astype(np.uint8), opacity)
 
-    def _softened(self, part: tuple[slice, slice], covered: Array, sigma: float) -> tuple[tuple[slice, slice], Array]:
+    def _blend(self, part: Part, covered: Array, color: Array, opacity: float) -> None:
+        """Blend one color over part of the image: by a table where all of a pixel is covered, else one by one."""
+        under, full = self.image[part], (covered == 255).view(np.uint8)
+        steps = np.arange(256)[:, None] * (1 - opacity) + color * opacity
+        cv2.copyTo(cv2.LUT(under, steps.astype(np.uint8)[None]), full, under)
+        over = np.empty((1, 1, 3), np.uint8)
+        over[:] = color
+        self._lay_edge(part, covered, opacity, over)
+
+    def _lay_edge(self, part: Part, covered: Array, opacity: float, over: Array) -> None:
+        """Blend a texture, or a color `(1, 1, 3)`, over the pixels that are covered in part."""
+        under, index = self.image[part], np.nonzero((covered > 0) & (covered < 255))
+        if not len(index[0]):
+            return
+        share = covered[index].astype(np.float32)[None] * np.float32(opacity / 255)
+        found = under[index][None]
+        above = over[index][None] if len(over) > 1 else np.broadcast_to(over, found.shape).copy()
+        under[index] = cv2.blendLinear(above, found, share, 1 - share)[0]
+
+    def cover(self, outline: Array, texture: Array, soft: float) -> None:
+        """Lay an image of the same size over this one, below an outline of pixels `(N, 2)`, with a soft edge if any."""
+        covered, whole = np.zeros(self.size, np.uint8), (slice(0, self.size[0]), slice(0, self.size[1]))
+        cv2.fillPoly(covered, [_fixed(outline)], 255, cv2.LINE_AA, _BITS)
+        if soft:
+            _, covered = self._softened(whole, covered, soft * self.size[0])
+        cv2.copyTo(texture, (covered == 255).view(np.uint8), self.image)
+        self._lay_edge(whole, covered, 1.0, texture)
+
+    def _softened(self, part: Part, covered: Array, sigma: float) -> tuple[Part, Array]:
         """Blur at a quarter of the size, with space around for the blur."""
         margin = int(2.5 * sigma) + 1
         wide = tuple(
@@ -91,6 +121,11 @@ class Stage:
         small = cv2.resize(space, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
         blurred = cv2.GaussianBlur(small, (0, 0), max(sigma / 4, 0.3))
         return wide, cv2.resize(blurred, space.shape[::-1])
+
+
+def _fixed(pixels: Array) -> Array:
+    """Convert corners to OpenCV's integers."""
+    return np.round(pixels.clip(-9e3, 9e3) * 2**_BITS).astype(np.int32)
 
 
 def _cut(points: Array, depth: Array) -> Array:

@@ -44,10 +44,10 @@ def design_wheel(car: Car, rng: np.random.Generator) -> Wheel:
         rim=float(rng.uniform(0.56, 0.80)),
         smaller=float(rng.uniform(0.93, 1.0)),
         inset=float(rng.uniform(0.0, 0.06)),
-        pattern=_PATTERNS[rng.choice(5, p=(0.42, 0.26, 0.12, 0.12, 0.08))],
+        pattern=_PATTERNS[rng.choice(5, p=(0.50, 0.28, 0.12, 0.06, 0.04))],
         spokes=int(rng.integers(4, 13)),
-        width=float(rng.uniform(0.5, 1.7)),
-        taper=float(rng.uniform(-0.04, 0.1)),
+        width=float(rng.uniform(0.4, 1.1)),
+        taper=float(rng.uniform(-0.3, 0.5)),
     )
 
 
@@ -73,7 +73,7 @@ def draw_tire(design: Wheel, color: tuple[float, float, float], shine: float) ->
     solid = np.maximum(_pattern(design, radius, angle), (0.16 - radius) * 60)
     rim = np.clip(np.maximum(solid, (radius - 0.61) * 60), 0, 1) * (radius < 0.685)
     tire = (row >= 6.3).astype(np.float32)
-    behind = 0.006 + (radius > 0.22) * (radius < 0.5) * np.float32(0.08) * (1 - tire) + np.float32(0.014) * tire
+    behind = 0.006 + (radius > 0.22) * (radius < 0.5) * np.float32(0.04) * (1 - tire) + np.float32(0.014) * tire
     groove = (row > 11.3) & (row < 14) & (np.mod(row * 3, 1) < 0.2)
     behind = np.where(groove, np.float32(0.004), behind)
     nuts = 1 - 0.55 * np.clip(1 - np.abs(radius - 0.13) * 60, 0, 1)
@@ -87,7 +87,7 @@ def _pattern(design: Wheel, radius: Array, angle: Array) -> Array:
 
     def beam(shift: Array | float, width: float) -> Array:
         away = np.abs(np.mod(turns + shift, 1) - 0.5) * (2 * np.pi / design.spokes) * radius
-        return (design.width * width + design.taper * radius - away) * 60
+        return (design.width * width + design.taper * radius / design.spokes - away) * 60
 
     match design.pattern:
         case "spokes":
