@@ -89,7 +89,7 @@ class SampleDataset(ArchivesDataset):
         self,
         path: str,
         side: Side,
-        settings: dict[str, int],
+        settings: dict[str, Any],
         digests: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:

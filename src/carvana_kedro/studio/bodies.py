@@ -3,6 +3,7 @@
 Car coordinates: x forward, y to the left, z up, in meters; the origin is on the floor below the center of the car.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -185,7 +186,7 @@ def smooth_max(a: Array, b: Array, radius: float) -> Array:
     return np.maximum(a, b) + np.maximum(radius - np.abs(a - b), 0) ** 2 / (4 * radius)
 
 
-def to_linear(srgb: tuple[int, int, int]) -> Array:
+def to_linear(srgb: Sequence[float]) -> Array:
     """Convert an 8-bit sRGB color to linear RGB, `(3,)` float32."""
     return ((np.asarray(srgb, np.float32) / 255) ** 2.2).astype(np.float32)
 

@@ -106,14 +106,14 @@ def _display_curve() -> Array:
 _DISPLAY = _display_curve()
 
 
-def display(matt: Array, gloss: Array | float, albedo: Sequence[Array]) -> Array:
+def display(matt: Array, gloss: Array | float, albedo: Sequence[Array | float]) -> Array:
     """Return display values `(h, w, 3)` uint8 from the light on a surface and its color planes."""
     light = cv2.merge([np.asarray(matt * color + gloss, np.float32) for color in albedo])
     return np.take(_DISPLAY, np.minimum(light * 1023, len(_DISPLAY) - 1).astype(np.intp))
 
 
 def floor_shadow(car: Car, margin: float = 1.2) -> Array:
-    """Return the fraction of light on the floor, `(h, w)` float32 at 50 texels per meter, up to `margin` meters away."""
+    """Return the fraction of light on the floor, `(h, w)` float32 at 50 texels per meter, up to `margin` away."""
     scale = 50
     shape = (round((car.width + 2 * margin) * scale), round((car.length + 2 * margin) * scale))
     rows, columns = np.indices(shape, np.float32)

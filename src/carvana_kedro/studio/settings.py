@@ -57,7 +57,9 @@ class StudioSettings:
             if not least <= value <= most:
                 raise ValueError(f"{name} must be between {least} and {most}, not {value}")
         if unknown := sorted(self.kinds.difference(KINDS)):
-            raise ValueError(f"variety must be none, all, or some of {'+'.join(KINDS)}, not {'+'.join(unknown)}")
+            raise ValueError(
+                f"variety must be none, all, or some of {'+'.join(KINDS)}, not {'+'.join(unknown)}"
+            )
 
     @property
     def kinds(self) -> frozenset[str]:

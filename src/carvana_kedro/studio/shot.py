@@ -224,7 +224,10 @@ class Shot:
         for seen in rasterize(seats, self.to_image, self.size, stride=2, wanted=glazed):
             clear.put(seen.index, clear.take(seen.index) * (1 - seen.coverage))
             under = view.take(seen.index)
-            view.put(seen.index, under + seen.coverage * (look.seats[0] + look.seats[1] * seen.normals[2].clip(0, 1) - under))
+            view.put(
+                seen.index,
+                under + seen.coverage * (look.seats[0] + look.seats[1] * seen.normals[2].clip(0, 1) - under),
+            )
         for part in parts:
             if not (inside := np.flatnonzero(part.glass)).size:
                 continue

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from ..scene import Camera
-from ..settings import StudioSettings
+from carvana_kedro.studio.scene import Camera
+from carvana_kedro.studio.settings import StudioSettings
 
 Array = np.ndarray
 
@@ -17,7 +17,10 @@ def vary_camera(settings: StudioSettings, rng: np.random.Generator) -> Camera:
     scale = min(settings.width / 1918, settings.height / 1280)
     distance, height = rng.uniform(4.8, 11.0), rng.uniform(0.9, 2.3)
     focal = scale * 2270 * (distance / 7.35) * rng.uniform(0.76, 1.16)
-    aim = rng.normal(0, 0.22), rng.normal(0.85, 0.14)  # meters to the right of the car's center, and above the floor
+    aim = (
+        rng.normal(0, 0.22),
+        rng.normal(0.85, 0.14),
+    )  # meters to the right of the car's center, and above the floor
     pitch = np.arctan2(height - aim[1], distance)
     roll, pan = np.radians(rng.normal(0, 0.8)), np.arctan2(aim[0], distance)
     turn = np.array([[np.cos(pan), -np.sin(pan), 0], [np.sin(pan), np.cos(pan), 0], [0, 0, 1]])

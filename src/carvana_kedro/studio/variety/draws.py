@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..settings import KINDS, StudioSettings, generator
+from carvana_kedro.studio.settings import KINDS, StudioSettings, generator
 
 _FIRST = 10  # of the streams in `generator`; lower numbers belong to the sample
 

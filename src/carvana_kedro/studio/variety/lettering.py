@@ -20,8 +20,8 @@ def letters(rng: np.random.Generator) -> list[list[Array]]:
         For each letter its outlines, `(n, 2)` float64, x to the right and y up. Holes are outlines too.
     """
     word = _word(rng)
-    weights = np.linspace(*sorted(rng.integers(2, 26, 2)), len(word)) if chance(rng, 0.3) else (
-        np.full(len(word), rng.integers(2, 24)))  # fmt: skip
+    thin, bold = sorted(rng.integers(2, 26, 2).tolist())
+    weights = np.linspace(thin if chance(rng, 0.3) else bold, bold, len(word))
     font = int(rng.choice((-1, -1, 0, 2, 3, 4, 6, 7, 5)))
     wide, slant, spacing = rng.uniform(0.7, 1.7), rng.normal(0, 0.1), rng.uniform(0.02, 0.45)
     glyphs, at = [], 0.0

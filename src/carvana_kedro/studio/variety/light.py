@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..lighting import Light, ball_directions, convolve
+from carvana_kedro.studio.lighting import Light, ball_directions, convolve
+
 from .draws import chance
 
 Array = np.ndarray
@@ -60,7 +61,9 @@ def _radiance(direction: Array, rng: np.random.Generator, wall: float, floor: fl
         up, turn = np.maximum(z, 1e-3), rng.uniform(0, np.pi)
         across, along = ((x * np.cos(turn + a) + y * np.sin(turn + a)) / up for a in (0, np.pi / 2))
         gap, wide, long = rng.uniform(0.4, 1.2), rng.uniform(0.08, 0.3), rng.uniform(0.3, 2.2)
-        on = (np.abs(np.mod(across + gap / 2, gap) - gap / 2) < wide * gap) & (np.abs(across) < gap * rng.integers(1, 3))
+        on = (np.abs(np.mod(across + gap / 2, gap) - gap / 2) < wide * gap) & (
+            np.abs(across) < gap * rng.integers(1, 3)
+        )
         value[on & (np.abs(along) < long) & (z > 0.05)] = strength
     for _ in range(rng.integers(0, 4)):  # soft boxes, windows and doors around the car
         middle, width = rng.uniform(-np.pi, np.pi), rng.uniform(0.1, 0.6)

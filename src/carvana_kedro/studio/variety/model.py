@@ -3,19 +3,20 @@
 import functools
 from dataclasses import dataclass, replace
 
-from ..bodies import design_car
-from ..lighting import floor_shadow
-from ..model import Model
-from ..panels import draw_panels, draw_wheel
-from ..scene import set_up_camera
-from ..settings import StudioSettings, generator
-from ..surfaces import mirror, seats, wheels, wrap_body
-from .bodies import shape_car
+from carvana_kedro.studio.bodies import design_car
+from carvana_kedro.studio.lighting import floor_shadow
+from carvana_kedro.studio.model import Model
+from carvana_kedro.studio.panels import draw_panels, draw_wheel
+from carvana_kedro.studio.scene import set_up_camera
+from carvana_kedro.studio.settings import StudioSettings, generator
+from carvana_kedro.studio.surfaces import mirror, seats, wheels, wrap_body
+
+from .cars.bodies import shape_car
+from .cars.markings import mark
+from .cars.parts import Part, attach_parts, vary_mirror
+from .cars.wheels import design_wheel, draw_tire, mount_wheels
 from .draws import stream
-from .markings import mark
 from .paint import Finish, mix_paint
-from .parts import Part, attach_parts, vary_mirror
-from .wheels import design_wheel, draw_tire, mount_wheels
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..bodies import Car, to_linear
-from ..surfaces import windscreen_foot
+from carvana_kedro.studio.bodies import Car, to_linear
+from carvana_kedro.studio.surfaces import windscreen_foot
+
 from .draws import chance
 
 Array = np.ndarray
@@ -90,7 +91,9 @@ def _color(rng: np.random.Generator) -> tuple[Array, float]:
     return to_linear([255 * part for part in colorsys.hsv_to_rgb(float(hue), *vivid)]), metallic
 
 
-def second_tone(finish: Finish, car: Car, points: tuple[Array, ...], normals: tuple[Array, ...]) -> Array | None:
+def second_tone(
+    finish: Finish, car: Car, points: tuple[Array, ...], normals: tuple[Array, ...]
+) -> Array | None:
     """Tell where the body has its second color, `(1, n)` bool. None: nowhere."""
     (x, y, z), up = points, normals[2]
     if finish.region is None:

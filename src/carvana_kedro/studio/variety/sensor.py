@@ -25,7 +25,7 @@ def develop(image: Array, rng: np.random.Generator) -> Array:
         image = cv2.add(image, _noise(image.shape, rng, noise), dtype=cv2.CV_8U)
     if chance(rng, 0.4):
         _, stored = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 90))))
-        image = cv2.imdecode(stored, cv2.IMREAD_COLOR)
+        image = np.asarray(cv2.imdecode(stored, cv2.IMREAD_COLOR))
     return image
 
 
@@ -40,7 +40,7 @@ def _vignetted(image: Array, depth: float) -> Array:
 def _noise(shape: tuple[int, ...], rng: np.random.Generator, strength: float) -> Array:
     """Return noise of a random grain, `(H, W, 3)` int16. A random tile is repeated, which is cheap."""
     tile = 192
-    noise = rng.normal(0, strength, (tile, tile, 3)) * rng.uniform(0.5, 1, 3)
+    noise: Array = rng.normal(0, strength, (tile, tile, 3)) * rng.uniform(0.5, 1, 3)
     if chance(rng, 0.5):  # grain larger than a pixel
         noise = 1.8 * cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.5, 1))
     repeats = -(-shape[0] // tile), -(-shape[1] // tile), 1

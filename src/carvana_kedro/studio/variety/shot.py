@@ -5,19 +5,19 @@ import dataclasses
 import cv2
 import numpy as np
 
-from ..lighting import display
-from ..model import Model
-from ..rasterize import Fragments, rasterize
-from ..scene import render_studio
-from ..settings import StudioSettings
-from ..shot import NOISE_ZERO, Look, Shot
+from carvana_kedro.studio.lighting import display
+from carvana_kedro.studio.rasterize import Fragments, rasterize
+from carvana_kedro.studio.scene import render_studio
+from carvana_kedro.studio.settings import StudioSettings
+from carvana_kedro.studio.shot import NOISE_ZERO, Look, Shot
+
 from .camera import distort, vary_camera
+from .cars.parts import Part
 from .draws import chance, stream
 from .light import vary_light
 from .model import VariedModel
 from .paint import second_tone
-from .parts import Part
-from .rooms import build_room
+from .rooms.room import build_room
 from .sensor import develop
 
 Array = np.ndarray
@@ -94,7 +94,7 @@ class VariedShot(Shot):
             self._lay(seen.index[ahead], np.ascontiguousarray(pixels), seen.coverage[:, ahead])
 
     def _appearance(self, seen: Fragments) -> tuple[tuple[Array, ...], Array, Array, Array, Array]:
-        albedo, cover, *rest = super()._appearance(seen)
+        albedo, cover, glass, hole, metal = super()._appearance(seen)
         finish = self.varied.finish
         if finish and (second := second_tone(finish, self.model.car, seen.points, seen.normals)) is not None:
             share = second * (1 - cover)
@@ -102,7 +102,7 @@ class VariedShot(Shot):
                 own + share * (other - first)
                 for own, other, first in zip(albedo, finish.second, finish.paint, strict=True)
             )
-        return albedo, cover, *rest
+        return albedo, cover, glass, hole, metal
 
     def _light(
         self, seen: Fragments, flakes: Array | float, metal: Array | float = 0.0, coat: Array | float = 1.0

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..scene import Camera
-from .decoration import decorate_floor, decorate_wall
-from .draws import chance, color
+from carvana_kedro.studio.scene import Camera
+
+from ..draws import chance, color
+from .floors import decorate_floor
 from .stage import Stage, Wall
+from .walls import decorate_wall
 
 Array = np.ndarray
 _COARSE = 16  # the size of a pixel of smooth gradients, in pixels
@@ -37,7 +39,7 @@ def build_room(camera: Camera, size: tuple[int, int], rng: np.random.Generator) 
     stage.image = _gradient(size, paint, rng, rng.uniform(0, 0.25))
     stain = _stain(stage, rng) if chance(rng, 0.6) else None
     ground = _gradient(size, floor, rng, rng.uniform(0, 0.35), stain)
-    edge = np.clip(stage.project(wall.at(np.linspace(-14, 14, 141), np.float64(0))), -9e3, 9e3)
+    edge = np.clip(stage.project(wall.at(np.linspace(-14, 14, 141), 0.0)), -9e3, 9e3)
     below = np.concatenate((edge, ((9e3, 9e3), (-9e3, 9e3))))
     stage.cover(below, ground, soft=rng.uniform(0.004, 0.05) if chance(rng, 0.3) else 0.0)
     decorate_wall(stage, wall, paint, rng)
@@ -102,7 +104,9 @@ def _stain(stage: Stage, rng: np.random.Generator) -> Array:
     """Return a texture that lies on the floor, as a factor: clouds and streaks of any size, at a sixth of the size."""
     rows, columns = np.mgrid[0 : stage.size[0] : 6, 0 : stage.size[1] : 6].astype(np.float32)
     # The point of the floor behind each pixel. Above the horizon there is none.
-    down = [by_x * columns + by_y * rows + start for by_x, by_y, start in stage.camera.to_ray.astype(np.float32)]
+    down = [
+        by_x * columns + by_y * rows + start for by_x, by_y, start in stage.camera.to_ray.astype(np.float32)
+    ]
     reach = np.float32(stage.camera.position[2]) / np.maximum(-down[2], np.float32(1e-3))
     x, y = reach * down[0], reach * down[1]
     texture = np.zeros((_TILE, _TILE), np.float32)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, fields
 import cv2
 import numpy as np
 
-from ..bodies import Car, design_car, smooth_max
-from ..settings import StudioSettings
-from .draws import stream
+from carvana_kedro.studio.bodies import Car, design_car, smooth_max
+from carvana_kedro.studio.settings import StudioSettings
+
+from ..draws import stream
 from .styles import blend_style
 
 Array = np.ndarray
@@ -133,7 +134,9 @@ def shape_car(settings: StudioSettings, number: int) -> ShapedCar:
             "height": float(height),
             "wheel_radius": style.wheel_radius * float(rng.uniform(0.94, 1.08)),
             "clearance": style.clearance * float(rng.uniform(0.8, 1.3)),
-            "axles": tuple(float(length * (0.5 - at - by)) for at, by in zip(style.axles, shift, strict=True)),
+            "axles": tuple(
+                float(length * (0.5 - at - by)) for at, by in zip(style.axles, shift, strict=True)
+            ),
             "stations": stations,
             "roofline": roofline,
             "spokes": int(rng.integers(3, 13)),

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..bodies import Car
-from ..surfaces import COLUMNS, Surface, ellipsoid, stack, windscreen_foot
-from .draws import chance
+from carvana_kedro.studio.bodies import Car
+from carvana_kedro.studio.surfaces import COLUMNS, Surface, ellipsoid, stack, windscreen_foot
+
+from ..draws import chance
 
 Array = np.ndarray
 _TALL = ("suv", "pickup", "minivan")
@@ -17,14 +18,16 @@ class Part:
     """Attached surfaces of one material. The color is linear RGB."""
 
     surface: Surface
-    color: tuple[float, float, float]
+    color: tuple[float, ...]
     metallic: float = 0.0
     metal: float = 0.0
 
 
 def attach_parts(car: Car, rng: np.random.Generator) -> tuple[Part, ...]:
     """Return what is attached to a car, one part per material."""
-    painted, black, bright = [], [_axle(car, x) for x in car.axles if chance(rng, 0.7)], []
+    painted: list[Surface] = []
+    bright: list[Surface] = []
+    black = [_axle(car, x) for x in car.axles if chance(rng, 0.7)]
     name, tall = car.style.name, car.style.name in _TALL
     trim = bright if chance(rng, 0.4) else black
     if name in ("suv", "wagon", "minivan", "hatchback"):
@@ -57,7 +60,9 @@ def attach_parts(car: Car, rng: np.random.Generator) -> tuple[Part, ...]:
         (black, (0.014,) * 3, 0.0, 0.05),
         (bright, (0.6,) * 3, 0.0, 0.85),
     )
-    return tuple(Part(stack(found), color, flakes, metal) for found, color, flakes, metal in materials if found)
+    return tuple(
+        Part(stack(found), color, flakes, metal) for found, color, flakes, metal in materials if found
+    )
 
 
 def vary_mirror(car: Car, side: int, rng: np.random.Generator) -> Surface:
@@ -108,7 +113,10 @@ def _roof_y(car: Car) -> float:
 
 def _rails(car: Car, rng: np.random.Generator) -> list[Surface]:
     """Return two rails along the roof, perhaps with bars across."""
-    start, end = car.x(windscreen_foot(car)) - 0.85, max(car.x(car.style.windows_end) + 0.35, -car.length / 2 + 0.45)
+    start, end = (
+        car.x(windscreen_foot(car)) - 0.85,
+        max(car.x(car.style.windows_end) + 0.35, -car.length / 2 + 0.45),
+    )
     gap, radius, y = rng.uniform(0.015, 0.07), rng.uniform(0.014, 0.026), _roof_y(car)
     x = np.linspace(start, end, 15)
     lift = gap * np.clip(7 * np.sin(np.linspace(0, np.pi, 15)), 0, 1)
@@ -156,13 +164,15 @@ def _antenna(car: Car, rng: np.random.Generator) -> list[Surface]:
         x = car.x(car.style.windows_end) + 0.35
         return [ellipsoid((0.09, 0.018, 0.05), 0.9).moved((x, 0, float(car.top(x, 0)) + 0.02))]
     x = car.axles[0] - 0.3
-    start = np.array((x, 0.42 * car.width, float(car.top(x, 0.4 * car.width))))
-    return [tube(np.array((start, start + (-0.15, 0, rng.uniform(0.3, 0.7)))), 0.006)]
+    y, z = 0.42 * car.width, float(car.top(x, 0.4 * car.width))
+    return [tube(np.array(((x, y, z), (x - 0.15, y, z + rng.uniform(0.3, 0.7)))), 0.006)]
 
 
 def _steps(car: Car, rng: np.random.Generator) -> list[Surface]:
     """Return a step along each sill, perhaps with a gap above it."""
-    front, back = (axle - side * 1.3 * car.wheel_radius for axle, side in zip(car.axles, (1, -1), strict=True))
+    front, back = (
+        axle - side * 1.3 * car.wheel_radius for axle, side in zip(car.axles, (1, -1), strict=True)
+    )
     y, z = car.width / 2 - rng.uniform(-0.02, 0.1), car.clearance - rng.uniform(-0.06, 0.06)
     x = np.linspace(front, back, 9)
     inward = 0.16 * np.abs(np.linspace(-1, 1, 9)) ** 8
@@ -186,7 +196,10 @@ def _roll_bar(car: Car) -> list[Surface]:
     high = 0.95 * car.height
     hoop = np.array([(-half, low), (-half + 0.04, high - 0.1), (-half + 0.14, high), (half - 0.14, high),
                      (half - 0.04, high - 0.1), (half, low)])  # fmt: skip
-    legs = [tube(np.array(((x, side * (half - 0.06), high - 0.1), (x - 0.7, side * half, low))), 0.03) for side in (-1, 1)]
+    legs = [
+        tube(np.array(((x, side * (half - 0.06), high - 0.1), (x - 0.7, side * half, low))), 0.03)
+        for side in (-1, 1)
+    ]
     return [tube(np.c_[np.full(6, x), hoop], 0.035), *legs]
 
 
@@ -196,11 +209,18 @@ def _rear_bumper(car: Car) -> list[Surface]:
 
 def _mud_flaps(car: Car) -> list[Surface]:
     size = 0.012, 0.11, 0.3 * car.wheel_radius
-    places = [(axle - 1.12 * car.wheel_radius, side * (car.width / 2 - 0.15)) for axle in car.axles for side in (-1, 1)]
+    places = [
+        (axle - 1.12 * car.wheel_radius, side * (car.width / 2 - 0.15))
+        for axle in car.axles
+        for side in (-1, 1)
+    ]
     return [_box(size, (x, y, 0.12 + size[2])) for x, y in places]
 
 
 def _exhausts(car: Car, rng: np.random.Generator) -> list[Surface]:
     y, z, x = rng.uniform(0.2, 0.36) * car.width, car.clearance + 0.03, -car.length / 2
     sides = (-1, 1) if chance(rng, 0.4) else (1,)
-    return [tube(np.array(((x + 0.25, side * y, z), (x + 0.02, side * y, z))), rng.uniform(0.025, 0.045)) for side in sides]
+    return [
+        tube(np.array(((x + 0.25, side * y, z), (x + 0.02, side * y, z))), rng.uniform(0.025, 0.045))
+        for side in sides
+    ]

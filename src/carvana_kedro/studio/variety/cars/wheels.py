@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..bodies import Car
-from ..surfaces import COLUMNS, Surface, stack, turn
+from carvana_kedro.studio.bodies import Car
+from carvana_kedro.studio.surfaces import COLUMNS, Surface, stack, turn
 
 Array = np.ndarray
 _FINE = 16  # texels per grid step
@@ -73,7 +73,9 @@ def draw_tire(design: Wheel, color: tuple[float, float, float], shine: float) ->
     solid = np.maximum(_pattern(design, radius, angle), (0.16 - radius) * 60)
     rim = np.clip(np.maximum(solid, (radius - 0.61) * 60), 0, 1) * (radius < 0.685)
     tire = (row >= 6.3).astype(np.float32)
-    behind = 0.006 + (radius > 0.22) * (radius < 0.5) * np.float32(0.04) * (1 - tire) + np.float32(0.014) * tire
+    behind = (
+        0.006 + (radius > 0.22) * (radius < 0.5) * np.float32(0.04) * (1 - tire) + np.float32(0.014) * tire
+    )
     groove = (row > 11.3) & (row < 14) & (np.mod(row * 3, 1) < 0.2)
     behind = np.where(groove, np.float32(0.004), behind)
     nuts = 1 - 0.55 * np.clip(1 - np.abs(radius - 0.13) * 60, 0, 1)

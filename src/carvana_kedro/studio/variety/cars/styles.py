@@ -1,8 +1,11 @@
 """More body styles, and styles between two others."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
-from ..bodies import STYLES, Style
+from carvana_kedro.studio.bodies import STYLES, Style
 
 # fmt: off
 _MORE = (
@@ -80,8 +83,8 @@ def blend_style(rng: np.random.Generator) -> Style:
     others = [style for style in ALL_STYLES if style.name in family]
     second, share = others[rng.integers(len(others))], rng.uniform(0, 0.5)
 
-    def mixed(a: object, b: object) -> tuple[float, ...]:
-        return tuple((np.asarray(a) * (1 - share) + np.asarray(b) * share).tolist())
+    def mixed(a: Sequence[float], b: Sequence[float]) -> Any:
+        return tuple((np.array(a) * (1 - share) + np.array(b) * share).tolist())
 
     roofline = _resampled(first) * (1 - share) + _resampled(second) * share
     return Style(

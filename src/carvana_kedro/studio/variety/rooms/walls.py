@@ -1,11 +1,11 @@
-"""What hangs on walls, stands before them and lies on floors."""
+"""What is painted on walls, hangs there and stands before them."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from .draws import chance, color
-from .lettering import letters
+from ..draws import chance, color
+from ..lettering import letters
 from .stage import Stage, Wall
 
 Array = np.ndarray
@@ -17,7 +17,13 @@ def decorate_wall(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generat
     for share, draw in ((0.45, _draw_seams), (0.35, _draw_bands)):
         if chance(rng, share):
             draw(stage, wall, paint, rng)
-    things: tuple[Callable[..., None], ...] = (_hang_picture, _open_window, _close_door, _stand_pillar, _hang_lamp)
+    things: tuple[Callable[..., None], ...] = (
+        _hang_picture,
+        _open_window,
+        _close_door,
+        _stand_pillar,
+        _hang_lamp,
+    )
     if chance(rng, 0.55):
         for index in rng.choice(len(things), rng.integers(1, 6)):
             things[index](stage, wall, paint, rng)
@@ -85,7 +91,9 @@ def _hang_picture(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generat
     left, low = rng.uniform(-4, 3), rng.uniform(0.3, 2)
     wide, high = rng.uniform(0.4, 2.5), rng.uniform(0.4, 1.6)
     border = rng.uniform(0, 0.08)
-    stage.fill([_rectangle(wall, left + 0.03, left + wide + 0.04, low - 0.05, low + high)], (0, 0, 0), 0.3, 0.006)
+    stage.fill(
+        [_rectangle(wall, left + 0.03, left + wide + 0.04, low - 0.05, low + high)], (0, 0, 0), 0.3, 0.006
+    )
     stage.fill([_rectangle(wall, left - border, left + wide + border, low - border, low + high + border)],
                color(rng, 10, 240, 0.1))  # fmt: skip
     stage.fill([_rectangle(wall, left, left + wide, low, low + high)], color(rng, 30, 250, 0.4))
@@ -93,7 +101,9 @@ def _hang_picture(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generat
         x, z = left + wide * rng.uniform(0.15, 0.85), low + high * rng.uniform(0.15, 0.85)
         size = rng.uniform(0.05, 0.15) * min(wide, high) * np.array((1, rng.uniform(0.5, 1)))
         angle = _ROUND if chance(rng, 0.5) else _ROUND[:: 72 // rng.integers(3, 6)]
-        stage.fill([wall.at(x + size[0] * np.cos(angle), z + size[1] * np.sin(angle))], color(rng, 20, 250, 0.5))
+        stage.fill(
+            [wall.at(x + size[0] * np.cos(angle), z + size[1] * np.sin(angle))], color(rng, 20, 250, 0.5)
+        )
 
 
 def _open_window(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
@@ -151,115 +161,20 @@ def _hang_lamp(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator)
 def _stand_thing(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
     """Stand a box, a post, a cone or a plant on the floor before the wall, with its shadow."""
     across, wide, high = rng.uniform(-6, 6), rng.uniform(0.06, 0.6), rng.uniform(0.3, 1.9)
-    front = wall.at(np.float64(across), np.float64(0)) * (0.93, 0.93, 1)
+    front = wall.at(across, 0.0) * (0.93, 0.93, 1)
     round_ = front + np.stack((1.3 * wide * np.cos(_ROUND), 0.6 * wide * np.sin(_ROUND), 0 * _ROUND), -1)
     stage.fill([round_], (0, 0, 0), 0.35, 0.008)
     face, kind = np.array(color(rng, 15, 230, 0.35)), rng.integers(3)
+    corners: tuple[tuple[float, float], ...]
     if kind == 0:
         corners = ((-1, 0), (1, 0), (1, 1), (-1, 1))
     elif kind == 1:
         corners = ((-1, 0), (1, 0), (0.2, 1), (-0.2, 1))
     else:
-        spread = rng.uniform(0.4, 1, 24) * (1 + 0 * np.arange(24))
-        angle = np.linspace(0, 2 * np.pi, 25)[:-1]
+        spread, angle = rng.uniform(0.4, 1, 24), np.linspace(0, 2 * np.pi, 25)[:-1]
         corners = tuple(zip(spread * np.cos(angle), 0.55 + 0.45 * spread * np.sin(angle), strict=True))
         face = np.array((rng.uniform(20, 80), rng.uniform(70, 140), rng.uniform(20, 70)))
     stage.fill([front + np.array([(wide * u, 0, high * v) for u, v in corners])], face)
-    stage.fill([front + np.array([(wide * (0.4 + 0.6 * u), 0, high * v) for u, v in corners])], (0, 0, 0), 0.2)
-
-
-def decorate_floor(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
-    """Draw tiles or lines, a turntable, daylight, stains, and the edge of the floor before the camera."""
-    for share, draw in (
-        (0.3, _tile),
-        (0.6, _sink_turntable),
-        (0.2, _shine_in),
-        (0.35, _spill),
-        (0.2, _shade_wall_foot),
-        (0.15, _draw_edge),
-    ):
-        if chance(rng, share):
-            draw(stage, wall, paint, rng)
-
-
-def _disc(radius: float, x: float = 0.0, y: float = 0.0) -> Array:
-    return np.stack((x + radius * np.cos(_ROUND), y + radius * np.sin(_ROUND), 0 * _ROUND), -1)
-
-
-def _strip(start: Array, end: Array, width: float) -> Array:
-    """Return a strip on the floor between two points."""
-    along = (end - start) / np.hypot(*(end - start))
-    side = np.array((-along[1], along[0])) * width / 2
-    steps = np.linspace(0, 1, 10)[:, None]
-    edge = start + (end - start) * steps
-    return np.pad(np.concatenate((edge + side, edge[::-1] - side)), ((0, 0), (0, 1)))
-
-
-def _tile(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
-    """Draw seams of tiles, boards or slabs, or painted lines."""
-    gap, width, turn = rng.uniform(0.3, 2.5), rng.uniform(0.006, 0.03), rng.uniform(0, np.pi)
-    ink, opacity = (paint * rng.uniform(0.3, 1.2)).clip(0, 255), rng.uniform(0.15, 0.7)
-    if chance(rng, 0.2):
-        gap, width, ink, opacity = rng.uniform(2, 4), rng.uniform(0.06, 0.15), np.array(color(rng, 180, 255, 0.2)), 0.9
-    for angle in (turn, turn + np.pi / 2)[: rng.integers(1, 3)]:
-        along = np.array((np.cos(angle), np.sin(angle)))
-        aside = np.array((-along[1], along[0]))
-        offsets = aside * np.arange(-5, 5, gap)[:, None]
-        stage.fill([_strip(at - 6 * along, at + 6 * along, width) for at in offsets], ink, opacity)
-
-
-def _sink_turntable(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
-    """Draw a round platform with its gap, and perhaps seams like slices of a cake."""
-    radius, (x, y) = rng.uniform(2.4, 4.2), rng.normal(0, 0.25, 2)
-    if chance(rng, 0.5):
-        stage.fill([_disc(radius, x, y)], (paint * rng.uniform(0.75, 1.2)).clip(0, 255), rng.uniform(0.2, 1))
-    ink, opacity = paint * rng.uniform(0.1, 0.8), rng.uniform(0.3, 1)
-    for ring in radius - np.cumsum(rng.uniform(0.03, 0.5, rng.integers(1, 4))):
-        width = rng.uniform(0.008, 0.05)
-        stage.fill([_disc(ring + width, x, y), _disc(ring, x, y)], ink, opacity)
-    if chance(rng, 0.3):
-        for angle in np.arange(rng.uniform(0, 1), 7, rng.uniform(0.3, 1.6)):
-            rim = np.array((x + radius * np.cos(angle), y + radius * np.sin(angle)))
-            stage.fill([_strip(np.array((x, y)), rim, 0.015)], ink, opacity * 0.7)
-
-
-def _shine_in(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
-    """Let daylight fall on the floor in patches."""
-    slant, glow = rng.normal(0, 1, 2), np.clip(paint * rng.uniform(1.15, 1.6) + 10, 0, 255)
-    corner, (wide, long) = rng.uniform((-4, -2.5), (2, 2)), rng.uniform(0.4, 2, 2)
-    for step in range(rng.integers(1, 4)):
-        start = corner + (step * (wide + 0.15), 0)
-        shape = np.array((start, start + (wide, 0), start + (wide, 0) + slant * long, start + slant * long))
-        stage.fill([np.pad(shape, ((0, 0), (0, 1)))], glow, rng.uniform(0.4, 0.9), rng.uniform(0.002, 0.015))
-
-
-def _spill(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
-    """Draw soft stains and marks of tires."""
-    for _ in range(rng.integers(1, 6)):
-        ink, (x, y) = paint * rng.uniform(0.4, 1.15), rng.uniform((-3.5, -3), (3.5, 3))
-        if chance(rng, 0.3):
-            end = np.array((x, y)) + rng.normal(0, 2, 2)
-            stage.fill([_strip(np.array((x, y)), end, rng.uniform(0.02, 0.2))], ink, rng.uniform(0.1, 0.4), 0.004)
-        else:
-            blot = _disc(rng.uniform(0.05, 0.8), x, y)
-            stage.fill([blot], ink.clip(0, 255), rng.uniform(0.1, 0.5), rng.uniform(0.003, 0.02))
-
-
-def _shade_wall_foot(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
-    """Darken or brighten the floor along the wall."""
-    across = np.linspace(-9, 9, 60)
-    foot = wall.at(across, np.float64(0))
-    near = foot * (0.85, 0.85, 1)
-    ink = (paint * rng.uniform(0.5, 1.2)).clip(0, 255)
-    stage.fill([np.concatenate((foot, near[::-1]))], ink, rng.uniform(0.3, 0.8), rng.uniform(0.005, 0.02))
-
-
-def _draw_edge(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
-    """Draw the edge of the platform, or a strip that crosses the picture before the car."""
-    y, width, slope = rng.uniform(-4.2, -2.9), rng.uniform(0.05, 0.5), rng.normal(0, 0.3)
-    start, end = np.array((-5.0, y - slope)), np.array((5.0, y + slope))
-    below = np.array(((-9.0, -60, 0), (9.0, -60, 0), (5, y + slope, 0), (-5, y - slope, 0)))
-    stage.fill([below], color(rng, 20, 220, 0.1))
-    stage.fill([_strip(start, end, width)], color(rng, 120, 255, 0.1))
-    if chance(rng, 0.5):
-        stage.fill([_strip(start, end, 0.04)], color(rng, 30, 120, 0.3))
+    stage.fill(
+        [front + np.array([(wide * (0.4 + 0.6 * u), 0, high * v) for u, v in corners])], (0, 0, 0), 0.2
+    )

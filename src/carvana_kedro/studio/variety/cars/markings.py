@@ -3,10 +3,11 @@
 import cv2
 import numpy as np
 
-from ..bodies import Car, to_linear
-from ..canvas import CEILING, SCALE
-from .draws import chance, color
-from .lettering import letters
+from carvana_kedro.studio.bodies import Car, to_linear
+from carvana_kedro.studio.canvas import CEILING, SCALE
+
+from ..draws import chance, color
+from ..lettering import letters
 
 Array = np.ndarray
 _FRONT = 2.3  # meters that the drawings of front and rear are wide
@@ -40,7 +41,7 @@ def mark(panels: tuple[Array, Array], car: Car, rng: np.random.Generator) -> tup
     """Return the drawings of a body with other plates, and perhaps with stickers and lettering."""
     sheet, side = _Sheet(panels), car.length + 0.2
     tall = car.style.name in ("suv", "pickup", "minivan")
-    style = rng.integers(6)
+    style = int(rng.integers(6))
     for middle, level, share in (
         (side + _FRONT / 2, (0.285 if tall else 0.315) * car.height, 0.85),
         (side + 1.5 * _FRONT, (0.50 if tall else 0.56) * car.height, 0.9),
@@ -48,10 +49,21 @@ def mark(panels: tuple[Array, Array], car: Car, rng: np.random.Generator) -> tup
         if chance(rng, share):
             _mount_plate(sheet, middle, level, style, rng)
     if chance(rng, 0.3):  # a paper on a side window, and one on the windscreen
-        for middle, level in ((side / 2 + rng.normal(0, 0.3), 0.76 * car.height), (side + 1.6, 0.75 * car.height)):
-            sheet.fill([_box(middle, level, *rng.uniform(0.03, 0.13, 2))], color(rng, 180, 250, 0.05), glass=True)
+        for middle, level in (
+            (side / 2 + rng.normal(0, 0.3), 0.76 * car.height),
+            (side + 1.6, 0.75 * car.height),
+        ):
+            sheet.fill(
+                [_box(middle, level, *rng.uniform(0.03, 0.13, 2))], color(rng, 180, 250, 0.05), glass=True
+            )
     if chance(rng, 0.35):  # the name of the model
-        _write(sheet, side / 2 + rng.uniform(-1, 1), rng.uniform(0.35, 0.5) * car.height, rng.uniform(0.03, 0.08), rng)
+        _write(
+            sheet,
+            side / 2 + rng.uniform(-1, 1),
+            rng.uniform(0.35, 0.5) * car.height,
+            rng.uniform(0.03, 0.08),
+            rng,
+        )
     if chance(rng, 0.06):  # an advertisement
         _write(sheet, side / 2, rng.uniform(0.3, 0.45) * car.height, rng.uniform(0.15, 0.35), rng)
     if chance(rng, 0.25):
@@ -68,7 +80,9 @@ def _mount_plate(sheet: _Sheet, x: float, z: float, style: int, rng: np.random.G
     """Mount a plate in the style of a region, a dealer's card, or nothing but the recess."""
     long = chance(rng, 0.3)
     size = (0.26, 0.056) if long else (0.155, 0.078)
-    ground = ((225, 228, 226), (235, 190, 30), (20, 22, 26), (70, 150, 215), (250, 250, 250), (40, 40, 42))[style]
+    ground = ((225, 228, 226), (235, 190, 30), (20, 22, 26), (70, 150, 215), (250, 250, 250), (40, 40, 42))[
+        style
+    ]
     sheet.fill([_box(x, z, size[0] + 0.012, size[1] + 0.012)], color(rng, 10, 160, 0.02))
     sheet.fill([_box(x, z, *size)], ground)
     ink = (15, 20, 60) if sum(ground) > 300 else (220, 220, 215)

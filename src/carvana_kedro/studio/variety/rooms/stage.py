@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..scene import Camera
+from carvana_kedro.studio.scene import Camera
 
 Array = np.ndarray
 Part = tuple[slice, slice]
@@ -25,7 +25,7 @@ class Wall:
 
     line: Array
 
-    def at(self, across: Array, up: Array) -> Array:
+    def at(self, across: Array | float, up: Array | float) -> Array:
         """Return world points `(..., 3)`. `across` is the distance along the wall from its middle."""
         steps = np.hypot(*np.diff(self.line, axis=0).T)
         along = np.concatenate(((0.0,), np.cumsum(steps))) - steps.sum() / 2
@@ -55,13 +55,21 @@ class Stage:
         if not corners:
             return (slice(0, 0), slice(0, 0)), np.zeros((0, 0), np.uint8)
         low = np.floor(np.min([part.min(0) for part in corners], 0)).clip(0, (width, height)).astype(int)
-        high = np.ceil(np.max([part.max(0) for part in corners], 0) + 1).clip(low, (width, height)).astype(int)
+        high = (
+            np.ceil(np.max([part.max(0) for part in corners], 0) + 1).clip(low, (width, height)).astype(int)
+        )
         covered = np.zeros((high - low)[::-1], np.uint8)
         if covered.size:
             cv2.fillPoly(covered, [_fixed(part - low) for part in corners], 255, cv2.LINE_AA, _BITS)
         return (slice(low[1], high[1]), slice(low[0], high[0])), covered
 
-    def fill(self, outlines: Sequence[Array], color: Sequence[float], opacity: float = 1.0, soft: float = 0.0) -> None:
+    def fill(
+        self,
+        outlines: Sequence[Array],
+        color: Sequence[float] | Array,
+        opacity: float = 1.0,
+        soft: float = 0.0,
+    ) -> None:
         """Fill what these outlines of world points enclose. Holes are outlines too.
 
         Args:
@@ -72,7 +80,7 @@ class Stage:
         """
         if opacity == 1 and not soft:
             shapes = [_fixed(pixels) for outline in outlines if len(pixels := self.project(outline)) > 2]
-            cv2.fillPoly(self.image, shapes, np.clip(color, 0, 255).tolist(), cv2.LINE_AA, _BITS)
+            cv2.fillPoly(self.image, shapes, np.clip(np.asarray(color), 0, 255).tolist(), cv2.LINE_AA, _BITS)
             return
         part, covered = self.mask(outlines)
         if not covered.size:
@@ -112,15 +120,18 @@ class Stage:
     def _softened(self, part: Part, covered: Array, sigma: float) -> tuple[Part, Array]:
         """Blur at a quarter of the size, with space around for the blur."""
         margin = int(2.5 * sigma) + 1
-        wide = tuple(
+        rows, columns = (
             slice(max(side.start - margin, 0), min(side.stop + margin, end))
             for side, end in zip(part, self.size, strict=True)
         )
+        wide = rows, columns
         space = np.zeros([side.stop - side.start for side in wide], np.uint8)
-        space[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(part, wide, strict=True))] = covered
+        space[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(part, wide, strict=True))] = (
+            covered
+        )
         small = cv2.resize(space, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
         blurred = cv2.GaussianBlur(small, (0, 0), max(sigma / 4, 0.3))
-        return wide, cv2.resize(blurred, space.shape[::-1])
+        return wide, np.asarray(cv2.resize(blurred, space.shape[::-1]))
 
 
 def _fixed(pixels: Array) -> Array:
