@@ -112,9 +112,9 @@ def display(matt: Array, gloss: Array | float, albedo: Sequence[Array | float]) 
     return np.take(_DISPLAY, np.minimum(light * 1023, len(_DISPLAY) - 1).astype(np.intp))
 
 
-def floor_shadow(car: Car, margin: float = 1.2) -> Array:
-    """Return the fraction of light on the floor, `(h, w)` float32 at 50 texels per meter, up to `margin` away."""
-    scale = 50
+def floor_shadow(car: Car) -> Array:
+    """Return the fraction of light on the floor, `(h, w)` float32 at 50 texels per meter, up to 1.2 m from the car."""
+    scale, margin = 50, 1.2
     shape = (round((car.width + 2 * margin) * scale), round((car.length + 2 * margin) * scale))
     rows, columns = np.indices(shape, np.float32)
     x, y = (columns + 0.5) / scale - car.length / 2 - margin, (rows + 0.5) / scale - car.width / 2 - margin

@@ -56,6 +56,6 @@ def build_varied_model(settings: StudioSettings, number: int) -> VariedModel:
         seats=seats(car),
         panels=panels,
         tires=tires,
-        shadow=floor_shadow(car, margin=1.9),
+        shadow=floor_shadow(car),
     )
     return VariedModel(model, parts, finish)

@@ -76,7 +76,7 @@ def mix_paint(rng: np.random.Generator) -> Finish:
 
 def _color(rng: np.random.Generator) -> tuple[Array, float]:
     """Return a paint's linear RGB and its metallic fraction. Most cars are white, black, gray or silver."""
-    kind = rng.choice(("white", "black", "gray", "color", "pale"), p=(0.22, 0.24, 0.22, 0.25, 0.07))
+    kind = rng.choice(("white", "black", "gray", "color", "pale"), p=(0.30, 0.22, 0.20, 0.21, 0.07))
     metallic = rng.uniform(0.2, 0.95) if chance(rng, 0.65) else 0.0
     tint = rng.normal(0, 0.025, 3)
     if kind == "white":

@@ -42,7 +42,8 @@ class VariedShot(Shot):
             self.lighting = vary_light(stream(settings, "light", car, view), *levels)
             self.light = self.lighting.light
         self.look = self._choose_look()
-        self.depth = np.full(self.coverage.size, np.inf, np.float32)
+        if varied.parts:
+            self.depth = np.full(self.coverage.size, np.inf, np.float32)
 
     def _choose_look(self) -> Look:
         look, finish = Look(), self.varied.finish
@@ -73,12 +74,14 @@ class VariedShot(Shot):
         if self.lighting is None:
             return self.model.shadow
         shadow = self.model.shadow**self.lighting.depth
-        if self.lighting.aside:
-            x, y = self.lighting.aside
-            move = np.array([[1, 0, 50 * x], [0, 1, 50 * y]])
-            moved = cv2.warpAffine(self.model.shadow, move, shadow.shape[::-1], borderValue=1.0)
-            shadow = shadow * cv2.GaussianBlur(moved, (0, 0), 6) ** 0.6
-        return shadow
+        if self.lighting.aside is None:
+            return shadow
+        x, y = self.lighting.aside
+        wider = cv2.copyMakeBorder(self.model.shadow, 40, 40, 40, 40, cv2.BORDER_CONSTANT, value=1.0)
+        move = np.array([[1, 0, 50 * x], [0, 1, 50 * y]])
+        moved = cv2.GaussianBlur(cv2.warpAffine(wider, move, wider.shape[::-1], borderValue=1.0), (0, 0), 6) ** 0.6
+        moved[40:-40, 40:-40] *= shadow
+        return moved
 
     def _compose(self) -> None:
         super()._compose()
@@ -107,7 +110,8 @@ class VariedShot(Shot):
     def _light(
         self, seen: Fragments, flakes: Array | float, metal: Array | float = 0.0, coat: Array | float = 1.0
     ) -> tuple[Array, Array]:
-        self.depth[seen.index] = np.minimum(self.depth[seen.index], self._distance(seen))
+        if self.varied.parts:
+            self.depth[seen.index] = np.minimum(self.depth[seen.index], self._distance(seen))
         if self.varied.finish:
             coat = coat * self.varied.finish.coat
         return super()._light(seen, flakes, metal, coat)

@@ -27,7 +27,7 @@ def decorate_wall(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generat
     if chance(rng, 0.55):
         for index in rng.choice(len(things), rng.integers(1, 6)):
             things[index](stage, wall, paint, rng)
-    for _ in range(int(rng.choice(4, p=(0.25, 0.5, 0.17, 0.08)))):
+    for _ in range(int(rng.choice(4, p=(0.2, 0.55, 0.17, 0.08)))):
         _write(stage, wall, paint, rng)
     if chance(rng, 0.2):
         for _ in range(rng.integers(1, 6)):
@@ -42,11 +42,11 @@ def _rectangle(wall: Wall, left: float, right: float, low: float, high: float) -
 def _write(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
     """Write a word on the wall, mostly large and behind the car, in ink that differs from the wall."""
     word = letters(rng)
-    size = rng.uniform(0.35, 1.6) if chance(rng, 0.75) else rng.uniform(0.08, 0.4)
-    low, middle = rng.uniform(0.2, 3.0 - 0.5 * size), rng.normal(0, 1.2)
+    size = rng.uniform(0.4, 1.6) if chance(rng, 0.8) else rng.uniform(0.08, 0.4)
+    low, middle = rng.uniform(0.2, 2.2), rng.normal(0, 1.0)
     dark = float(paint.mean()) > 110
     ink = np.array(color(rng, 8, 110, 0.05) if dark else color(rng, 150, 255, 0.05))
-    if chance(rng, 0.35):
+    if chance(rng, 0.2):
         ink = np.array(color(rng, 30, 230, 0.5))
     second = ink if chance(rng, 0.6) else ink + rng.uniform(0, 1) * (paint - ink) * 0.8
     opacity, soft = (rng.uniform(0.3, 1) if chance(rng, 0.3) else 1.0), rng.uniform(0.002, 0.01)
