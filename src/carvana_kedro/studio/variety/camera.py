@@ -50,5 +50,7 @@ def distort(strength: float, planes: list[Array]) -> list[Array]:
         factor = (x * x + down * down) * np.float32(strength * scale / corner) + np.float32(scale)
         places = x * factor + np.float32((width - 1) / 2), down * factor + np.float32((height - 1) / 2)
         for plane, result in zip(planes, bent, strict=True):
-            result[row : row + 32] = cv2.remap(plane, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            result[row : row + 32] = cv2.remap(
+                plane, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            )
     return bent

@@ -79,7 +79,10 @@ class VariedShot(Shot):
         x, y = self.lighting.aside
         wider = cv2.copyMakeBorder(self.model.shadow, 40, 40, 40, 40, cv2.BORDER_CONSTANT, value=1.0)
         move = np.array([[1, 0, 50 * x], [0, 1, 50 * y]])
-        moved = cv2.GaussianBlur(cv2.warpAffine(wider, move, wider.shape[::-1], borderValue=1.0), (0, 0), 6) ** 0.6
+        moved = (
+            cv2.GaussianBlur(cv2.warpAffine(wider, move, wider.shape[::-1], borderValue=1.0), (0, 0), 6)
+            ** 0.6
+        )
         moved[40:-40, 40:-40] *= shadow
         return moved
 

@@ -79,7 +79,7 @@ def vary_mirror(car: Car, side: int, rng: np.random.Generator) -> Surface:
 
 
 def tube(path: Array, radius: float) -> Surface:
-    """Return a round bar along `path`, `(N, 3)` meters, with flat ends. Every other row of the grid is between others."""
+    """Return a round bar along `path`, `(N, 3)` meters, with flat ends. Every other row is between others."""
     along = np.gradient(path, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     guide = np.array((0.0, 0.0, 1.0)) if np.abs(along[:, 2]).max() < 0.9 else np.array((0.31, 0.95, 0.02))
@@ -88,8 +88,10 @@ def tube(path: Array, radius: float) -> Surface:
     second = np.cross(along, first)
     angle = np.linspace(0, 2 * np.pi, COLUMNS + 1)[:, None]
     around = first[:, None] * np.cos(angle) + second[:, None] * np.sin(angle)
-    points = np.concatenate((path[:1, None] + 0 * around[:1], path[:, None] + radius * around, path[-1:, None] + 0 * around[:1]))
-    normals = np.concatenate((-along[:1, None] + 0 * around[:1], around, along[-1:, None] + 0 * around[:1]))
+    start, end = (np.broadcast_to(path[place], around[:1].shape) for place in (0, -1))
+    before, behind = (np.broadcast_to(sign * along[place], start.shape) for place, sign in ((0, -1), (-1, 1)))
+    points = np.concatenate((start, path[:, None] + radius * around, end))
+    normals = np.concatenate((before, around, behind))
     return Surface(_halved(points).astype(np.float32), _halved(normals).astype(np.float32))
 
 
