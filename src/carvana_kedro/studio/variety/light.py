@@ -38,7 +38,7 @@ def vary_light(rng: np.random.Generator, wall: float, floor: float) -> Lighting:
     radiance = _radiance(ball_directions(256), rng, wall, floor)
     return Lighting(
         light=convolve(radiance, coarse=24, brightest=rng.uniform(0.55, 1.05)),
-        depth=rng.uniform(0.25, 1.9),
+        depth=rng.uniform(0.3, 1.35) ** 2,
         aside=tuple(rng.normal(0, 0.3, 2).clip(-0.6, 0.6).tolist()) if chance(rng, 0.4) else None,
         tones=_tones(rng),
         sheen=rng.uniform(0.03, 0.3) if chance(rng, 0.65) else 0.0,

@@ -12,8 +12,10 @@ from carvana_kedro.studio.settings import StudioSettings, generator
 from carvana_kedro.studio.surfaces import mirror, seats, wheels, wrap_body
 
 from .cars.bodies import shape_car
+from .cars.faces import redraw_face
 from .cars.markings import mark
 from .cars.parts import Part, attach_parts, vary_mirror
+from .cars.sheet import Sheet
 from .cars.wheels import design_wheel, draw_tire, mount_wheels
 from .draws import stream
 from .paint import Finish, mix_paint
@@ -44,7 +46,10 @@ def build_varied_model(settings: StudioSettings, number: int) -> VariedModel:
         mounted = mount_wheels(car, design, 1), mount_wheels(car, design, -1)
         # Both mirrors are alike: the same numbers are drawn for each.
         left, right = (vary_mirror(car, side, stream(settings, "shape", number, 2)) for side in (1, -1))
-        mirrors, panels, parts = (left, right), mark(panels, car, rng), attach_parts(car, rng)
+        mirrors, sheet = (left, right), Sheet(panels, car)
+        redraw_face(sheet, car, stream(settings, "shape", number, 3))
+        mark(sheet, car, rng)
+        panels, parts = (sheet.color, sheet.rest), attach_parts(car, rng)
         rim = finish.wheels if finish else ((0.42, 0.42, 0.42), 0.75)
         tires = draw_tire(design, *rim)
     model = Model(

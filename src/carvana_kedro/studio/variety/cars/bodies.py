@@ -132,7 +132,7 @@ def shape_car(settings: StudioSettings, number: int) -> ShapedCar:
             "length": float(length),
             "width": float(width),
             "height": float(height),
-            "wheel_radius": style.wheel_radius * float(rng.uniform(0.94, 1.08)),
+            "wheel_radius": style.wheel_radius * float(rng.uniform(0.97, 1.12)),
             "clearance": style.clearance * float(rng.uniform(0.8, 1.3)),
             "axles": tuple(
                 float(length * (0.5 - at - by)) for at, by in zip(style.axles, shift, strict=True)

@@ -31,13 +31,13 @@ def attach_parts(car: Car, rng: np.random.Generator) -> tuple[Part, ...]:
     name, tall = car.style.name, car.style.name in _TALL
     trim = bright if chance(rng, 0.4) else black
     if name in ("suv", "wagon", "minivan", "hatchback"):
-        if chance(rng, 0.5):
+        if chance(rng, 0.4):
             trim += _rails(car, rng)
         if chance(rng, 0.5):
             painted += _roof_spoiler(car, rng)
     elif name != "pickup" and chance(rng, 0.3):
         (painted if chance(rng, 0.6) else black).extend(_wing(car, rng))
-    if chance(rng, 0.06):
+    if chance(rng, 0.04):
         black += _roof_box(car)
     if chance(rng, 0.45):
         black += _antenna(car, rng)

@@ -41,7 +41,7 @@ class Wheel:
 def design_wheel(car: Car, rng: np.random.Generator) -> Wheel:
     """Return a random design."""
     return Wheel(
-        rim=float(rng.uniform(0.56, 0.80)),
+        rim=float(rng.uniform(0.60, 0.84)),
         smaller=float(rng.uniform(0.93, 1.0)),
         inset=float(rng.uniform(0.0, 0.06)),
         pattern=_PATTERNS[rng.choice(5, p=(0.50, 0.28, 0.12, 0.06, 0.04))],
