@@ -29,7 +29,7 @@ def attach_parts(car: Car, rng: np.random.Generator) -> tuple[Part, ...]:
     bright: list[Surface] = []
     black = [_axle(car, x) for x in car.axles if chance(rng, 0.7)]
     name, tall = car.style.name, car.style.name in _TALL
-    trim = bright if chance(rng, 0.4) else black
+    trim = (bright, black, painted)[rng.choice(3, p=(0.35, 0.5, 0.15))]
     if name in ("suv", "wagon", "minivan", "hatchback"):
         if chance(rng, 0.4):
             trim += _rails(car, rng)
