@@ -57,12 +57,15 @@ class Look:
 class Shot:
     """Renders one view: projects the geometry, shades it, and composes it over the studio from back to front."""
 
-    def __init__(self, settings: StudioSettings, model: Model, car: int, view: int) -> None:
+    def __init__(
+        self, settings: StudioSettings, model: Model, car: int, view: int, *, turn: float = 0.0
+    ) -> None:
+        """Place the car. `turn` is how much farther than to its stop the turntable turns, degrees."""
         self.settings, self.model, self.light, self.look = settings, model, studio_light(), Look()
         self.number, self.random = car, generator(settings, car, view)
         self.day = generator(settings, car, 0, 4)
         offset = self.day.uniform((-0.22, -0.12), (0.22, 0.12))
-        yaw = np.radians(-90 + 360 * (view - 1) / settings.views + self.day.normal(0, 2))
+        yaw = np.radians(-90 + 360 * (view - 1) / settings.views + self.day.normal(0, 2) + turn)
         cos, sin = np.cos(yaw), np.sin(yaw)
         self.rotation = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
         place = self.rotation @ (*offset, 0)

@@ -16,7 +16,7 @@ def vary_camera(settings: StudioSettings, rng: np.random.Generator) -> Camera:
     """
     scale = min(settings.width / 1918, settings.height / 1280)
     distance, height = rng.uniform(4.8, 11.0), rng.uniform(0.9, 2.3)
-    focal = scale * 2270 * (distance / 7.35) * rng.uniform(0.76, 1.16)
+    focal = scale * 2270 * (distance / 7.35) * rng.uniform(0.80, 1.16)
     aim = (
         rng.normal(0, 0.22),
         rng.normal(0.85, 0.14),

@@ -20,6 +20,8 @@ from .cars.wheels import design_wheel, draw_tire, mount_wheels
 from .draws import stream
 from .paint import Finish, mix_paint
 
+_SILVER = (0.42, 0.42, 0.42), 0.75  # color and metal of the rims of the sample
+
 
 @dataclass(frozen=True)
 class VariedModel:
@@ -33,34 +35,38 @@ class VariedModel:
 @functools.lru_cache(maxsize=2)
 def build_varied_model(settings: StudioSettings, number: int) -> VariedModel:
     """Build car `number` with the kinds of variety that the settings switch on. The last two cars are cached."""
-    shaped, rng = "shape" in settings.kinds, stream(settings, "shape", number, 1)
+    shaped = "shape" in settings.kinds
     car = shape_car(settings, number) if shaped else design_car(settings, number)
     finish = mix_paint(stream(settings, "paint", number)) if "paint" in settings.kinds else None
     if finish:
         car = replace(car, paint=finish.paint, metallic=finish.metallic)
-    panels, tires = draw_panels(car, generator(settings, number, 0, 3)), draw_wheel(car)
-    mounted, mirrors = (wheels(car, 1), wheels(car, -1)), (mirror(car, 1), mirror(car, -1))
-    parts: tuple[Part, ...] = ()
-    if shaped:
-        design = design_wheel(car, rng)
-        mounted = mount_wheels(car, design, 1), mount_wheels(car, design, -1)
-        # Both mirrors are alike: the same numbers are drawn for each.
-        left, right = (vary_mirror(car, side, stream(settings, "shape", number, 2)) for side in (1, -1))
-        mirrors, sheet = (left, right), Sheet(panels, car)
-        redraw_face(sheet, car, stream(settings, "shape", number, 3))
-        mark(sheet, car, rng)
-        panels, parts = (sheet.color, sheet.rest), attach_parts(car, rng)
-        rim = finish.wheels if finish else ((0.42, 0.42, 0.42), 0.75)
-        tires = draw_tire(design, *rim)
     model = Model(
         car=car,
         camera=set_up_camera(settings, number),
         body=wrap_body(car),
-        wheels=mounted,
-        mirrors=mirrors,
+        wheels=(wheels(car, 1), wheels(car, -1)),
+        mirrors=(mirror(car, 1), mirror(car, -1)),
         seats=seats(car),
-        panels=panels,
-        tires=tires,
+        panels=draw_panels(car, generator(settings, number, 0, 3)),
+        tires=draw_wheel(car),
         shadow=floor_shadow(car),
     )
-    return VariedModel(model, parts, finish)
+    return _equip(model, finish, settings, number) if shaped else VariedModel(model, (), finish)
+
+
+def _equip(plain: Model, finish: Finish | None, settings: StudioSettings, number: int) -> VariedModel:
+    """Give a car its own wheels, mirrors, face and markings, and what is attached to it."""
+    car, rng = plain.car, stream(settings, "shape", number, 1)
+    wheel, sheet = design_wheel(car, rng), Sheet(plain.panels, car)
+    redraw_face(sheet, car, rng)
+    mark(sheet, car, rng)
+    # Both mirrors are alike: the same numbers are drawn for each.
+    left, right = (vary_mirror(car, side, stream(settings, "shape", number, 2)) for side in (1, -1))
+    model = replace(
+        plain,
+        wheels=(mount_wheels(car, wheel, 1), mount_wheels(car, wheel, -1)),
+        mirrors=(left, right),
+        panels=(sheet.color, sheet.rest),
+        tires=draw_tire(wheel, *(finish.wheels if finish else _SILVER)),
+    )
+    return VariedModel(model, attach_parts(car, stream(settings, "shape", number, 3)), finish)

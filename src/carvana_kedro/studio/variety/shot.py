@@ -28,11 +28,12 @@ class VariedShot(Shot):
 
     def __init__(self, settings: StudioSettings, varied: VariedModel, car: int, view: int) -> None:
         """Draw camera, room and light of this view."""
-        kinds, model = settings.kinds, varied.model
+        kinds, model, turn = settings.kinds, varied.model, 0.0
         self.lens = stream(settings, "camera", car, view) if "camera" in kinds else None
         if self.lens is not None:
             model = dataclasses.replace(model, camera=vary_camera(settings, self.lens))
-        super().__init__(settings, model, car, view)
+            turn = self.lens.uniform(-180, 180) / settings.views
+        super().__init__(settings, model, car, view, turn=turn)
         self.varied = varied
         self.room = self.lighting = None
         if "walls" in kinds:
@@ -79,12 +80,10 @@ class VariedShot(Shot):
         x, y = self.lighting.aside
         wider = cv2.copyMakeBorder(self.model.shadow, 40, 40, 40, 40, cv2.BORDER_CONSTANT, value=1.0)
         move = np.array([[1, 0, 50 * x], [0, 1, 50 * y]])
-        moved = (
-            cv2.GaussianBlur(cv2.warpAffine(wider, move, wider.shape[::-1], borderValue=1.0), (0, 0), 6)
-            ** 0.6
-        )
-        moved[40:-40, 40:-40] *= shadow
-        return moved
+        moved = cv2.warpAffine(wider, move, wider.shape[::-1], borderValue=1.0)
+        both = cv2.GaussianBlur(moved, (0, 0), 6) ** 0.6
+        both[40:-40, 40:-40] *= shadow
+        return both
 
     def _compose(self) -> None:
         super()._compose()
