@@ -11,7 +11,7 @@ from carvana_kedro.studio.scene import set_up_camera
 from carvana_kedro.studio.settings import StudioSettings, generator
 from carvana_kedro.studio.surfaces import mirror, seats, wheels, wrap_body
 
-from .cars.bodies import shape_car
+from .cars.bodies import ShapedCar, shape_car
 from .cars.faces import redraw_face
 from .cars.markings import mark
 from .cars.parts import Part, attach_parts, vary_mirror
@@ -35,8 +35,7 @@ class VariedModel:
 @functools.lru_cache(maxsize=2)
 def build_varied_model(settings: StudioSettings, number: int) -> VariedModel:
     """Build car `number` with the kinds of variety that the settings switch on. The last two cars are cached."""
-    shaped = "shape" in settings.kinds
-    car = shape_car(settings, number) if shaped else design_car(settings, number)
+    car = shape_car(settings, number) if "shape" in settings.kinds else design_car(settings, number)
     finish = mix_paint(stream(settings, "paint", number)) if "paint" in settings.kinds else None
     if finish:
         car = replace(car, paint=finish.paint, metallic=finish.metallic)
@@ -51,12 +50,16 @@ def build_varied_model(settings: StudioSettings, number: int) -> VariedModel:
         tires=draw_wheel(car),
         shadow=floor_shadow(car),
     )
-    return _equip(model, finish, settings, number) if shaped else VariedModel(model, (), finish)
+    if isinstance(car, ShapedCar):
+        return _equip(car, model, finish, settings, number)
+    return VariedModel(model, (), finish)
 
 
-def _equip(plain: Model, finish: Finish | None, settings: StudioSettings, number: int) -> VariedModel:
+def _equip(
+    car: ShapedCar, plain: Model, finish: Finish | None, settings: StudioSettings, number: int
+) -> VariedModel:
     """Give a car its own wheels, mirrors, face and markings, and what is attached to it."""
-    car, rng = plain.car, stream(settings, "shape", number, 1)
+    rng = stream(settings, "shape", number, 1)
     wheel, sheet = design_wheel(car, rng), Sheet(plain.panels, car)
     redraw_face(sheet, car, rng)
     mark(sheet, car, rng)

@@ -31,11 +31,12 @@ def test_blended_styles_are_drawable() -> None:
 
 
 def test_cars_differ_in_size_and_kind() -> None:
-    cars = [shape_car(SETTINGS, number) for number in range(40)]
+    cars = [shape_car(SETTINGS, number) for number in range(80)]
     assert len({car.style.name for car in cars}) >= 6
     lengths = [car.length for car in cars]
-    assert min(lengths) < 4 and max(lengths) > 5.3
-    assert len(ALL_STYLES) == 17
+    assert min(lengths) < 4.1
+    assert max(lengths) > 5.6
+    assert len(ALL_STYLES) == 20
 
 
 def test_the_outside_of_a_tube_faces_outward() -> None:

@@ -32,6 +32,7 @@ class Form:
         face: Factor of the profile of the nose.
         rump: The same of the tail.
         corner: Rounding of the four corners seen from above, as a factor.
+        lift: Slope of the underside toward nose and tail.
     """
 
     bend: float = 0.17
@@ -47,6 +48,7 @@ class Form:
     face: float = 1.0
     rump: float = 1.0
     corner: float = 1.0
+    lift: float = 0.07
 
 
 _RANGES = {
@@ -63,6 +65,7 @@ _RANGES = {
     "face": (0.3, 1.5),
     "rump": (0.4, 1.6),
     "corner": (0.6, 1.35),
+    "lift": (0.03, 0.32),
 }
 
 
@@ -107,7 +110,7 @@ class ShapedCar(Car):
         )
         rounding = form.corner * (0.07 * edge + 0.10 * edge**3)
         shape = smooth_max(shape, -x - self.length / 2 - back + rounding, form.back)
-        ends = np.clip(np.abs(x) - 0.36 * self.length, 0, None) * 0.07
+        ends = np.clip(np.abs(x) - 0.36 * self.length, 0, None) * form.lift
         return smooth_max(shape, self.clearance + ends - z, 0.06)
 
 
