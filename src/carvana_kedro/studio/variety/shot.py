@@ -12,7 +12,7 @@ from carvana_kedro.studio.settings import StudioSettings
 from carvana_kedro.studio.shot import NOISE_ZERO, Look, Shot
 
 from .camera import distort, vary_camera
-from .cars.parts import Part
+from .cars.parts import STRIDE, Part
 from .draws import chance, stream
 from .light import vary_light
 from .model import VariedModel
@@ -92,7 +92,7 @@ class VariedShot(Shot):
 
     def _add_part(self, part: Part) -> None:
         """Add a part of the car where nothing nearer is."""
-        for seen in rasterize(part.surface, self.to_image, self.size, stride=2):
+        for seen in rasterize(part.surface, self.to_image, self.size, stride=STRIDE):
             ahead = np.flatnonzero(self._distance(seen) < self.depth.take(seen.index) + 0.02)
             matt, gloss = self._light(seen, part.metallic, part.metal)
             pixels = display(matt, gloss, part.color)[:, ahead]

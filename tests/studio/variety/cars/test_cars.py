@@ -5,7 +5,7 @@ from carvana_kedro.studio import StudioSettings
 from carvana_kedro.studio.bodies import design_car
 from carvana_kedro.studio.settings import generator
 from carvana_kedro.studio.variety.cars.bodies import Form, ShapedCar, shape_car
-from carvana_kedro.studio.variety.cars.parts import attach_parts, tube
+from carvana_kedro.studio.variety.cars.parts import STRIDE, attach_parts, tube
 from carvana_kedro.studio.variety.cars.styles import ALL_STYLES, blend_style
 from carvana_kedro.studio.variety.cars.wheels import _PATTERNS, Wheel, draw_tire
 
@@ -42,7 +42,7 @@ def test_cars_differ_in_size_and_kind() -> None:
 def test_the_outside_of_a_tube_faces_outward() -> None:
     path = np.array(((0, 0, 0), (1, 0.2, 0), (2, 0, 0.5)), float)
     bar = tube(path, 0.1)
-    points, normals = bar.points[::2], bar.normals[::2]
+    points, normals = bar.points[::STRIDE], bar.normals[::STRIDE]
     away = points[1:-1] - path[:, None]
     np.testing.assert_allclose(np.linalg.norm(away, axis=-1), 0.1, atol=1e-5)
     np.testing.assert_allclose((away * normals[1:-1]).sum(-1), 0.1, atol=1e-5)

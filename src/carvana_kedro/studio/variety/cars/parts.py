@@ -10,6 +10,8 @@ from ..draws import chance
 from .bodies import ShapedCar
 
 Array = np.ndarray
+STRIDE = 4
+"""Grid steps per face: parts are small."""
 _TALL = ("suv", "pickup", "minivan")
 
 
@@ -79,7 +81,7 @@ def vary_mirror(car: ShapedCar, side: int, rng: np.random.Generator) -> Surface:
 
 
 def tube(path: Array, radius: float) -> Surface:
-    """Return a round bar along `path`, `(N, 3)` meters, with flat ends. Every other row is between others."""
+    """Return a round bar along `path`, `(N, 3)` meters, with flat ends."""
     along = np.gradient(path, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     guide = np.array((0.0, 0.0, 1.0)) if np.abs(along[:, 2]).max() < 0.9 else np.array((0.31, 0.95, 0.02))
@@ -92,14 +94,15 @@ def tube(path: Array, radius: float) -> Surface:
     before, behind = (np.broadcast_to(sign * along[place], start.shape) for place, sign in ((0, -1), (-1, 1)))
     points = np.concatenate((start, path[:, None] + radius * around, end))
     normals = np.concatenate((before, around, behind))
-    return Surface(_halved(points).astype(np.float32), _halved(normals).astype(np.float32))
+    return Surface(_refined(points).astype(np.float32), _refined(normals).astype(np.float32))
 
 
-def _halved(rows: Array) -> Array:
-    """Insert the mean between any two rows, so that all rows are drawn with a stride of 2."""
-    halved = np.repeat(rows, 2, 0)[:-1]
-    halved[1::2] = (rows[:-1] + rows[1:]) / 2
-    return halved
+def _refined(rows: Array) -> Array:
+    """Insert rows between any two, so that all are drawn with a stride of `STRIDE`."""
+    place = np.arange(STRIDE * (len(rows) - 1) + 1)[:, None, None] / STRIDE
+    before = np.minimum(place.astype(int), len(rows) - 2)
+    share = place - before
+    return rows[before[:, 0, 0]] * (1 - share) + rows[before[:, 0, 0] + 1] * share
 
 
 def _box(size: tuple[float, float, float], place: tuple[float, float, float]) -> Surface:

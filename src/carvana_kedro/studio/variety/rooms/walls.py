@@ -50,12 +50,12 @@ def _write(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> 
         ink = np.array(color(rng, 30, 230, 0.5))
     second = ink if chance(rng, 0.6) else ink + rng.uniform(0, 1) * (paint - ink) * 0.8
     opacity, soft = (rng.uniform(0.3, 1) if chance(rng, 0.3) else 1.0), rng.uniform(0.002, 0.01)
-    shadow = chance(rng, 0.3)
+    if chance(rng, 0.3):
+        lines = [line * size + (middle + 0.03, low - 0.03) for glyph in word for line in glyph]
+        stage.fill([wall.at(*line.T) for line in lines], (0, 0, 0), 0.25, soft)
     for index, glyph in enumerate(word):
         mixed = ink + (second - ink) * (index / max(len(word) - 1, 1))
         places = [(middle + size * line[:, 0], low + size * line[:, 1]) for line in glyph]
-        if shadow:
-            stage.fill([wall.at(x + 0.03, z - 0.03) for x, z in places], (0, 0, 0), 0.25, soft)
         stage.fill([wall.at(x, z) for x, z in places], mixed, opacity)
 
 
