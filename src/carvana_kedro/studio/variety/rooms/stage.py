@@ -102,8 +102,10 @@ class Stage:
 
     def _lay_edge(self, part: Part, covered: Array, opacity: float, over: Array) -> None:
         """Blend a texture, or a color `(1, 1, 3)`, over the pixels that are covered in part."""
-        under, index = self.image[part], np.nonzero((covered > 0) & (covered < 255))
-        if not len(index[0]):
+        # Unsigned: zero less one is 255, so that one comparison finds the pixels between 0 and 255.
+        edge = np.flatnonzero((covered - np.uint8(1)) < 254)
+        under, index = self.image[part], np.divmod(edge, covered.shape[1])
+        if not edge.size:
             return
         found, share = under[index][None], covered[index].astype(np.float32)[None] * np.float32(opacity / 255)
         above = over[index][None] if len(over) > 1 else np.broadcast_to(over, found.shape).copy()
