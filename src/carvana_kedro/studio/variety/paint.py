@@ -95,9 +95,9 @@ def second_tone(
     finish: Finish, car: Car, points: tuple[Array, ...], normals: tuple[Array, ...]
 ) -> Array | None:
     """Tell where the body has its second color, `(1, n)` bool. None: nowhere."""
-    (x, y, z), up = points, normals[2]
     if finish.region is None:
         return None
+    (x, y, z), up = points, normals[2]
     foot = car.x(windscreen_foot(car))
     if finish.region == "roof":
         return (z > 0.84 * car.height) | ((z > car.belt(x) + 0.1) & (x < foot - 0.35))
