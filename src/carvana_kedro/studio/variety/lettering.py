@@ -36,6 +36,8 @@ def _word(rng: np.random.Generator) -> str:
     alphabet = string.ascii_uppercase if chance(rng, 0.7) else string.ascii_lowercase
     if chance(rng, 0.15):
         alphabet = string.digits
+    if chance(rng, 0.2):
+        alphabet = "COGDQSUB"  # large round letters resemble wheels
     return "".join(rng.choice(list(alphabet), rng.integers(2, 12)))
 
 
