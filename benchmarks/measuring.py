@@ -1,5 +1,6 @@
 """Code that the benchmarks share: timing in turns, tables, images to measure with."""
 
+import dataclasses
 import json
 import sys
 import time
@@ -156,8 +157,9 @@ def find_images(
         folder: where to render.
     """
     if images is None:
-        size = {"width": 192, "height": 128} if tiny else {}
-        render_competition(StudioSettings(training_cars=-(-count // 16), test_cars=1, **size), folder)
+        settings = StudioSettings(training_cars=-(-count // 16), test_cars=1)
+        settings = dataclasses.replace(settings, width=192, height=128) if tiny else settings
+        render_competition(settings, folder)
         for name in ("train", "train_masks"):
             with zipfile.ZipFile(folder / f"{name}.zip") as archive:
                 archive.extractall(folder)

@@ -284,6 +284,11 @@ def test_the_environment_local_overrides_the_defaults(conf: Path) -> None:
         ("globals.yml", "sourec: kaggle", r"sourec = 'kaggle': .* Did you mean source\?"),
         ("globals.yml", "sample: {widht: 500}", r"sample\.widht = 500: .* Did you mean width\?"),
         ("globals.yml", "sample: {width: 50}", r"sample\.width = 50: should be greater than or equal to 96"),
+        (
+            "globals.yml",
+            "sample: {variety: wall}",
+            r"sample\.variety: variety must be none, all, or some of walls\+paint\S*, not wall",
+        ),
         ("globals.yml", "sample: {views: 18}", r"sample\.views = 18: should be less than or equal to 16"),
     ],
 )

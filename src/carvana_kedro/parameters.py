@@ -427,6 +427,14 @@ class SampleCompetition(_Frozen):
     views: Annotated[int, Field(ge=1, le=16, strict=True)]
     width: Annotated[int, Field(ge=96, le=8192, strict=True)]
     height: Annotated[int, Field(ge=64, le=8192, strict=True)]
+    variety: str
+
+    @field_validator("variety")
+    @classmethod
+    def _kinds_are_known(cls, variety: str) -> str:
+        from carvana_kedro.studio import StudioSettings  # OpenCV: most commands do without
+
+        return StudioSettings(variety=variety).variety
 
 
 class Kaggle(_Frozen):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ from PIL import Image
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores import run_lengths
-from carvana_kedro.studio import StudioSettings, car_id, render_competition, render_view
+from carvana_kedro.studio import StudioSettings, car_id, render_competition, render_view, sample_folder
 from processes import wait_until_ended
 
 SETTINGS = StudioSettings(seed=5, training_cars=2, test_cars=1, views=3, width=240, height=160)
@@ -113,6 +114,34 @@ def test_the_sample_submission_is_valid_and_holds_no_masks(folder: Path) -> None
     rows = table(folder / "sample_submission.csv.zip")
     assert [f"test/{row['img']}" for row in rows] == names(folder / "test.zip")
     assert {row["rle_mask"] for row in rows} == {"1 1"}
+
+
+def test_the_folder_depends_on_the_kinds_of_variety_but_not_on_their_order() -> None:
+    folders = {
+        variety: sample_folder(Path("sample"), StudioSettings(variety=variety))
+        for variety in ("none", "all", "walls", "walls+paint", "paint+walls")
+    }
+    assert folders["none"].name == "rendered-5edd9aa6984c"  # as before there was variety
+    assert folders["walls+paint"] == folders["paint+walls"]
+    assert len(set(folders.values())) == 4
+
+
+@pytest.mark.parametrize("variety", ["some", "walls+", "", "walls,paint", "all+walls"])
+def test_unknown_kinds_of_variety_are_rejected(variety: str) -> None:
+    with pytest.raises(ValueError, match=r"variety must be none, all, or some of walls\+paint"):
+        StudioSettings(variety=variety)
+
+
+def test_a_varied_competition_has_the_same_files(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, variety="all", views=2)
+    render_competition(settings, tmp_path, num_workers=2)
+    assert {path.name for path in tmp_path.iterdir()} == ARCHIVES
+    image, mask = render_view(settings, 1, 2)
+    jpeg = read(tmp_path / "train.zip", f"train/{car_id(settings, 1)}_02.jpg")
+    with Image.open(io.BytesIO(jpeg)) as opened:
+        assert np.abs(np.asarray(opened).astype(int) - image).mean() < 6
+    rows = {row["img"]: row["rle_mask"] for row in table(tmp_path / "train_masks.csv.zip")}
+    np.testing.assert_array_equal(run_lengths.decode(rows[f"{car_id(settings, 1)}_02.jpg"], 160, 240), mask)
 
 
 def test_metadata_has_one_row_per_car_sorted_by_id(folder: Path) -> None:

@@ -127,7 +127,7 @@ class SampleDataset(ArchivesDataset):
         self,
         path: str,
         side: Side,
-        settings: dict[str, int],
+        settings: dict[str, Any],
         digests: Mapping[str, str] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:

@@ -3,6 +3,7 @@
 Car coordinates: x forward, y to the left, z up, in meters; the origin is on the floor below the center of the car.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -166,25 +167,26 @@ class Car:
         """Return a smooth field: about the distance to the surface of the body, and negative inside the body."""
         wide = np.abs(y)
         edge = (wide / (self.width / 2)) ** 2
-        shape = _smooth_max(wide - self.half_width(x, z), z - self.top(x, y), 0.14)
+        shape = smooth_max(wide - self.half_width(x, z), z - self.top(x, y), 0.14)
         level = z / self.height
         face = np.interp(
             level, (0.1, 0.2, 0.30, 0.36, 0.48, 0.6, 0.8), (-0.10, -0.03, 0, 0, -0.03, -0.09, -0.3)
         )
-        shape = _smooth_max(shape, x - self.length / 2 - face + 0.10 * edge + 0.13 * edge**3, 0.12)
+        shape = smooth_max(shape, x - self.length / 2 - face + 0.10 * edge + 0.13 * edge**3, 0.12)
         back = np.interp(
             level, (0.1, 0.2, 0.31, 0.38, 0.42, 0.7, 0.9), (-0.10, -0.04, 0, 0, -0.035, -0.06, -0.2)
         )
-        shape = _smooth_max(shape, -x - self.length / 2 - back + 0.07 * edge + 0.10 * edge**3, 0.10)
+        shape = smooth_max(shape, -x - self.length / 2 - back + 0.07 * edge + 0.10 * edge**3, 0.10)
         ends = np.clip(np.abs(x) - 0.36 * self.length, 0, None) * 0.07
-        return _smooth_max(shape, self.clearance + ends - z, 0.06)
+        return smooth_max(shape, self.clearance + ends - z, 0.06)
 
 
-def _smooth_max(a: Array, b: Array, radius: float) -> Array:
+def smooth_max(a: Array, b: Array, radius: float) -> Array:
+    """Return the larger of two fields, rounded where they meet."""
     return np.maximum(a, b) + np.maximum(radius - np.abs(a - b), 0) ** 2 / (4 * radius)
 
 
-def to_linear(srgb: tuple[int, int, int]) -> Array:
+def to_linear(srgb: Sequence[float]) -> Array:
     """Convert an 8-bit sRGB color to linear RGB, `(3,)` float32."""
     return ((np.asarray(srgb, np.float32) / 255) ** 2.2).astype(np.float32)
 

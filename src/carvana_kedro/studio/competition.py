@@ -25,7 +25,7 @@ from carvana_kedro.stores.machine import usable_cores
 from carvana_kedro.stores.processes import end_with_parent
 
 from .render import render_view
-from .settings import STUDIO_VERSION, StudioSettings, car_id, generator
+from .settings import STUDIO_VERSION, VARIETY_VERSION, StudioSettings, car_id, generator
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ Encoded = tuple[bytes, bytes, str]
 
 def sample_folder(path: Path, settings: StudioSettings) -> Path:
     """Return the subfolder of `path` that belongs to these settings and this version of the studio."""
-    key = hashlib.sha256(f"{STUDIO_VERSION} {settings}".encode()).hexdigest()[:12]
+    variety = f" {VARIETY_VERSION} {'+'.join(sorted(settings.kinds))}" if settings.kinds else ""
+    key = hashlib.sha256(f"{STUDIO_VERSION} {settings}{variety}".encode()).hexdigest()[:12]
     return path / f"rendered-{key}"
 
 

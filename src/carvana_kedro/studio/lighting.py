@@ -29,21 +29,39 @@ class Light:
 @functools.lru_cache(maxsize=1)
 def studio_light() -> Light:
     """Return the light of the studio: soft boxes above and beside the camera, a bright wall and a gray floor."""
-    sharp, coarse = _radiance(_ball_directions(512)), 32
+    return convolve(_radiance(ball_directions(512)), coarse=32, brightest=0.85)
+
+
+def convolve(sharp: Array, coarse: int, brightest: float) -> Light:
+    """Return the light from all directions as surfaces reflect it.
+
+    Args:
+        sharp: `(S, S)` float32, the light from all directions as a mirror-ball map.
+        coarse: Size at which the matt and glossy reflections are computed.
+        brightest: The largest value of the matt reflection.
+    """
     # On a mirror ball, equal areas are equal solid angles, so the mean over its disc is the integral.
     source = cv2.resize(sharp, (coarse, coarse), interpolation=cv2.INTER_AREA).ravel()
-    toward = _ball_directions(coarse).reshape(-1, 3)
-    disc = np.hypot(*np.mgrid[-1 : 1 : coarse * 1j, -1 : 1 : coarse * 1j]).ravel() <= 1
-    cosine = np.clip(toward @ toward[disc].T, 0, None)
+    disc, lobes = _lobes(coarse)
     diffuse, glossy = (
         ((lobe * source[disc]).sum(1) / lobe.sum(1)).reshape(coarse, coarse).astype(np.float32)
-        for lobe in (cosine, cosine**28)
+        for lobe in lobes
     )
     glossy, none = 0.72 * cv2.resize(glossy, sharp.shape), np.zeros_like(sharp)
-    return Light(cv2.merge((sharp, glossy, none, none)), 0.85 / diffuse.max() * diffuse)
+    return Light(cv2.merge((sharp, glossy, none, none)), brightest / diffuse.max() * diffuse)
 
 
-def _ball_directions(size: int) -> Array:
+@functools.lru_cache(maxsize=2)
+def _lobes(coarse: int) -> tuple[Array, tuple[Array, Array]]:
+    """Return the points inside the disc of a map, and how matt and glossy surfaces weigh their light."""
+    toward = ball_directions(coarse).reshape(-1, 3)
+    disc = np.hypot(*np.mgrid[-1 : 1 : coarse * 1j, -1 : 1 : coarse * 1j]).ravel() <= 1
+    cosine = np.clip(toward @ toward[disc].T, 0, None)
+    return disc, (cosine, cosine**28)
+
+
+def ball_directions(size: int) -> Array:
+    """Return the direction that each point of a mirror-ball map shows, `(size, size, 3)` float64."""
     place = (np.arange(size) + 0.5) / size * 2 - 1
     u, v = np.broadcast_arrays(place, -place[:, None])
     length = np.maximum(np.hypot(u, v), 1)
@@ -88,7 +106,7 @@ def _display_curve() -> Array:
 _DISPLAY = _display_curve()
 
 
-def display(matt: Array, gloss: Array | float, albedo: Sequence[Array]) -> Array:
+def display(matt: Array, gloss: Array | float, albedo: Sequence[Array | float]) -> Array:
     """Return display values `(h, w, 3)` uint8 from the light on a surface and its color planes."""
     light = cv2.merge([np.asarray(matt * color + gloss, np.float32) for color in albedo])
     return np.take(_DISPLAY, np.minimum(light * 1023, len(_DISPLAY) - 1).astype(np.intp))

@@ -140,7 +140,12 @@ def _surroundings() -> tuple[Array, Array]:
 @functools.lru_cache(maxsize=2)
 def render_background(settings: StudioSettings, car: int) -> Array:
     """Render the empty studio with the camera of this car, `(H, W, 3)` uint8 RGB."""
-    camera, (wall, floor) = set_up_camera(settings, car), _surroundings()
+    return render_studio(settings, set_up_camera(settings, car))
+
+
+def render_studio(settings: StudioSettings, camera: Camera) -> Array:
+    """Render the empty studio with this camera, `(H, W, 3)` uint8 RGB."""
+    wall, floor = _surroundings()
     size, m = (settings.width, settings.height), camera.matrix
     wall_texels = np.array([[_WALL_SCALE, 0, 7 * _WALL_SCALE], [0, -_WALL_SCALE, 5 * _WALL_SCALE], [0, 0, 1]])
     floor_texels = np.array(

@@ -1,12 +1,18 @@
 """The settings of a rendered competition. Its files depend on nothing else."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 STUDIO_VERSION = 1
 """Increased whenever the same settings give other images. It is part of cache keys."""
+
+VARIETY_VERSION = 1
+"""The same for settings with variety."""
+
+KINDS = ("walls", "paint", "light", "camera", "shape")
+"""The kinds of variety, each with its own random numbers."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,7 @@ class StudioSettings:
         views: Number of views per car, evenly spaced over a full turn.
         width: Image width in pixels.
         height: Image height in pixels.
+        variety: What varies beyond the cars of the sample: `none`, `all`, or names from `KINDS` joined by `+`.
 
     Raises:
         ValueError: If a setting is out of range. The message names it.
@@ -31,6 +38,7 @@ class StudioSettings:
     views: int = 16
     width: int = 1918
     height: int = 1280
+    variety: str = field(default="none", repr=False)  # not in cache keys: see `sample_folder`
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -48,6 +56,15 @@ class StudioSettings:
                 raise ValueError(f"{name} must be an integer, not {value!r}")
             if not least <= value <= most:
                 raise ValueError(f"{name} must be between {least} and {most}, not {value}")
+        if unknown := sorted(self.kinds.difference(KINDS)):
+            raise ValueError(
+                f"variety must be none, all, or some of {'+'.join(KINDS)}, not {'+'.join(unknown)}"
+            )
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of variety that are switched on."""
+        return frozenset({"none": (), "all": KINDS}.get(self.variety, self.variety.split("+")))
 
     @property
     def cars(self) -> int:

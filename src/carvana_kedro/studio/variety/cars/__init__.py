@@ -1,0 +1,1 @@
+"""Cars of many kinds: bodies, what is attached to them, wheels and markings."""

@@ -1,0 +1,1 @@
+"""Rooms of many kinds: walls, floors, and what is there."""

@@ -1,0 +1,141 @@
+"""One photograph with variety."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from carvana_kedro.studio.lighting import display
+from carvana_kedro.studio.rasterize import Fragments, rasterize
+from carvana_kedro.studio.scene import render_studio
+from carvana_kedro.studio.settings import StudioSettings
+from carvana_kedro.studio.shot import NOISE_ZERO, Look, Shot
+
+from .camera import distort, vary_camera
+from .cars.parts import STRIDE, Part
+from .draws import chance, stream
+from .light import vary_light
+from .model import VariedModel
+from .paint import second_tone
+from .rooms.room import build_room
+from .sensor import develop
+
+Array = np.ndarray
+
+
+class VariedShot(Shot):
+    """A shot with the kinds of variety that the settings switch on. The others are those of the sample."""
+
+    def __init__(self, settings: StudioSettings, varied: VariedModel, car: int, view: int) -> None:
+        """Draw camera, room and light of this view."""
+        kinds, model, turn = settings.kinds, varied.model, 0.0
+        self.lens = stream(settings, "camera", car, view) if "camera" in kinds else None
+        if self.lens is not None:
+            model = dataclasses.replace(model, camera=vary_camera(settings, self.lens))
+            turn = self.lens.uniform(-180, 180) / settings.views
+        super().__init__(settings, model, car, view, turn=turn)
+        self.varied = varied
+        self.room = self.lighting = None
+        if "walls" in kinds:
+            self.room = build_room(model.camera, self.size, stream(settings, "walls", car, view))
+        if "light" in kinds:
+            levels = (self.room.wall, self.room.floor) if self.room else (0.5, 0.26)
+            self.lighting = vary_light(stream(settings, "light", car, view), *levels)
+            self.light = self.lighting.light
+        self.look = self._choose_look()
+        if varied.parts:
+            self.depth = np.full(self.coverage.size, np.inf, np.float32)
+
+    def _choose_look(self) -> Look:
+        look, finish = Look(), self.varied.finish
+        if finish:
+            cabin, seats = finish.cabin
+            look = dataclasses.replace(
+                look,
+                dark_glass=finish.dark_glass,
+                clear_glass=finish.clear_glass,
+                glass=finish.glass,
+                cabin=cabin,
+                seats=seats,
+            )
+        if self.lighting:
+            look = dataclasses.replace(look, sheen=self.lighting.sheen, fading=self.lighting.fading)
+        return look
+
+    def _empty_room(self) -> Array:
+        if self.room is None:
+            return render_studio(self.settings, self.model.camera)
+        return self.room.image
+
+    def _reflect_in_floor(self) -> None:
+        if self.look.sheen:
+            super()._reflect_in_floor()
+
+    def _shadow(self) -> Array:
+        if self.lighting is None:
+            return self.model.shadow
+        shadow = self.model.shadow**self.lighting.depth
+        if self.lighting.aside is None:
+            return shadow
+        x, y = self.lighting.aside
+        wider = cv2.copyMakeBorder(self.model.shadow, 40, 40, 40, 40, cv2.BORDER_CONSTANT, value=1.0)
+        move = np.array([[1, 0, 50 * x], [0, 1, 50 * y]])
+        moved = cv2.warpAffine(wider, move, wider.shape[::-1], borderValue=1.0)
+        both = cv2.GaussianBlur(moved, (0, 0), 6) ** 0.6
+        both[40:-40, 40:-40] *= shadow
+        return both
+
+    def _compose(self) -> None:
+        super()._compose()
+        for part in self.varied.parts:
+            self._add_part(part)
+
+    def _add_part(self, part: Part) -> None:
+        """Add a part of the car where nothing nearer is."""
+        for seen in rasterize(part.surface, self.to_image, self.size, stride=STRIDE):
+            ahead = np.flatnonzero(self._distance(seen) < self.depth.take(seen.index) + 0.02)
+            matt, gloss = self._light(seen, part.metallic, part.metal)
+            pixels = display(matt, gloss, part.color)[:, ahead]
+            self._lay(seen.index[ahead], np.ascontiguousarray(pixels), seen.coverage[:, ahead])
+
+    def _appearance(self, seen: Fragments) -> tuple[tuple[Array, ...], Array, Array, Array, Array]:
+        albedo, cover, glass, hole, metal = super()._appearance(seen)
+        finish = self.varied.finish
+        if finish and (second := second_tone(finish, self.model.car, seen.points, seen.normals)) is not None:
+            share = second * (1 - cover)
+            albedo = tuple(
+                own + share * (other - first)
+                for own, other, first in zip(albedo, finish.second, finish.paint, strict=True)
+            )
+        return albedo, cover, glass, hole, metal
+
+    def _light(
+        self, seen: Fragments, flakes: Array | float, metal: Array | float = 0.0, coat: Array | float = 1.0
+    ) -> tuple[Array, Array]:
+        if self.varied.parts:
+            self.depth[seen.index] = np.minimum(self.depth[seen.index], self._distance(seen))
+        if self.varied.finish:
+            coat = coat * self.varied.finish.coat
+        return super()._light(seen, flakes, metal, coat)
+
+    def _tones(self) -> Array:
+        if self.lighting is None:
+            return super()._tones()
+        return np.maximum(self.lighting.tones, NOISE_ZERO)[None] - np.uint8(NOISE_ZERO)
+
+    def _grain(self) -> Array:
+        return super()._grain() if self.lens is None else np.full_like(self.image, NOISE_ZERO)
+
+    def render(self) -> tuple[Array, Array]:
+        """Return the image and the coverage, as `Shot.render` does. The lens bends both in the same way."""
+        image, coverage = super().render()
+        if self.lens is not None:
+            if chance(self.lens, 0.6):
+                image, coverage = distort(float(self.lens.normal(0, 0.025)), [image, coverage])
+            image = develop(image, self.lens)
+        return image, coverage
+
+    def _distance(self, seen: Fragments) -> Array:
+        """Return the distance of the fragments from the camera, `(n,)` float32 meters."""
+        x, y, z = (axis - np.float32(place) for axis, place in zip(seen.points, self.eye, strict=True))
+        return np.sqrt(x * x + y * y + z * z)[0]

@@ -1,0 +1,36 @@
+import numpy as np
+
+from carvana_kedro.studio import StudioSettings
+from carvana_kedro.studio.panels import draw_panels
+from carvana_kedro.studio.settings import generator
+from carvana_kedro.studio.variety.cars.bodies import shape_car
+from carvana_kedro.studio.variety.cars.faces import redraw_face
+from carvana_kedro.studio.variety.cars.markings import mark
+from carvana_kedro.studio.variety.cars.sheet import Sheet, box
+
+SETTINGS = StudioSettings()
+
+
+def test_faces_and_markings_keep_the_openings_of_the_wheels() -> None:
+    """Openings decide the mask: drawing on a body must not change them."""
+    for number in range(6):
+        car = shape_car(SETTINGS, number)
+        panels = draw_panels(car, generator(SETTINGS, number))
+        sheet = Sheet(panels, car)
+        redraw_face(sheet, car, generator(SETTINGS, number, 1))
+        mark(sheet, car, generator(SETTINGS, number, 2))
+        np.testing.assert_array_equal(sheet.rest[..., 1], panels[1][..., 1])
+        assert (sheet.color != panels[0]).any()
+
+
+def test_paint_is_laid_around_glass_and_paper_on_it() -> None:
+    car = shape_car(SETTINGS, 1)
+    panels = draw_panels(car, generator(SETTINGS, 1))
+    glass = panels[1][..., 0] > 0
+    all_over = [box(sheet.side, 1.0, 3.0, 1.0) for sheet in [Sheet(panels, car)]]
+    around, on = Sheet(panels, car), Sheet(panels, car)
+    around.fill(all_over, (255, 0, 0))
+    on.fill(all_over, (255, 0, 0), on_glass=True)
+    assert (around.color[glass] == panels[0][glass]).all()
+    assert (on.color[~glass] == panels[0][~glass]).all()
+    assert (on.rest[..., 0] > 0).sum() < glass.sum()
