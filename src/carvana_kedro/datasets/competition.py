@@ -9,8 +9,8 @@ import numpy as np
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import ImagePreview
 
-from carvana_kedro.datasets.contact_sheet import PICTURES, SIZE, contact_sheet
 from carvana_kedro.datasets.previews import if_present
+from carvana_kedro.datasets.previews.contact_sheet import PICTURES, SIZE, contact_sheet
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.archives import find_present
 from carvana_kedro.stores.competition import Content, Side, open_side
