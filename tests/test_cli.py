@@ -234,10 +234,11 @@ def test_an_error_that_hides_its_context_is_not_told_as_that_context() -> None:
 def test_a_damaged_output_of_an_earlier_run_is_told_in_a_line(
     kedro: Kedro, tmp_path: Path, content: bytes
 ) -> None:
+    folder = tmp_path / "data" / "05_model_input" / "sample"
+    folder.mkdir(parents=True)
+    (folder / "split_parameters.json").write_text("{}")
     for name in ("train_index", "validation_index"):
-        path = tmp_path / "data" / "05_model_input" / "sample" / f"{name}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        (folder / f"{name}.csv").write_bytes(content)
     message = _refused(kedro("run", "--env", "test", "--pipelines", "model_training", check=False))
-    assert f"{path.parent / 'train_index.csv'} is damaged" in message
+    assert f"{folder / 'train_index.csv'} is damaged" in message
     assert message.count("\n") == 1

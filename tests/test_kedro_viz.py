@@ -194,7 +194,9 @@ def test_texts_fit_into_the_panel(page: Page, viz: str) -> None:
     _open(page, viz, "model_card")
     expect(page.locator(TEXT)).to_be_visible(timeout=30_000)
     panel, text = page.locator(".pipeline-metadata"), page.locator(".html-renderer p").first
-    assert "kedro run --pipelines data_ingestion,model_training" in page.locator(TEXT).inner_text()
+    assert (
+        "kedro run --pipelines data_ingestion,model_training" in page.locator(".html-renderer").inner_text()
+    )
     right = [(box := part.bounding_box()) and box["x"] + box["width"] for part in (text, panel)]
     assert right == sorted(right)
 

@@ -1,5 +1,6 @@
 """Sources of competition images: entries whose `load()` makes sure that the files exist and are complete."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -9,8 +10,8 @@ import numpy as np
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import ImagePreview
 
-from carvana_kedro.datasets.contact_sheet import PICTURES, SIZE, contact_sheet
 from carvana_kedro.datasets.previews import if_present
+from carvana_kedro.datasets.previews.contact_sheet import PICTURES, SIZE, contact_sheet
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.archives import find_present
 from carvana_kedro.stores.competition import Content, Side, open_side
@@ -37,9 +38,9 @@ class SourceDataset(AbstractDataset[None, Loaded], Generic[Loaded]):
 class ImagesDataset(SourceDataset[Loaded]):
     """Base class of datasets that are a side of a source. Kedro-Viz previews its images."""
 
+    @abstractmethod
     def images(self) -> ImageSource | None:
         """Return the images that are on the disk already. None: there are none, or this side has none."""
-        raise NotImplementedError
 
     @if_present
     def preview(self) -> ImagePreview:

@@ -12,8 +12,8 @@ import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import ImagePreview, TablePreview
 
-from carvana_kedro.datasets.contact_sheet import PICTURES, sheet_of_files
 from carvana_kedro.datasets.previews import if_present
+from carvana_kedro.datasets.previews.contact_sheet import PICTURES, sheet_of_files
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.pixel_cache import PixelCache
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards

@@ -10,8 +10,8 @@ from kedro_datasets._typing import ImagePreview
 from kedro_datasets.partitions import PartitionedDataset
 from tqdm import tqdm
 
-from carvana_kedro.datasets.contact_sheet import PICTURES, sheet_of_files
 from carvana_kedro.datasets.previews import if_present
+from carvana_kedro.datasets.previews.contact_sheet import PICTURES, sheet_of_files
 from carvana_kedro.stores.faults import writing
 from carvana_kedro.stores.machine import usable_cores
 

@@ -91,14 +91,15 @@ def format_as_text() -> None:
 def _outlive_reader(handler: logging.StreamHandler[TextIO], record: logging.LogRecord) -> None:
     """Continue without a log if nobody reads it any more, as after `kedro run | head`, or its disk is full."""
     error = sys.exc_info()[1]
-    if isinstance(error, OSError):
+    if not isinstance(error, OSError) or handler.stream not in (sys.__stdout__, sys.__stderr__):
+        logging.StreamHandler.handleError(handler, record)
+        return
+    with suppress(OSError):
         if not isinstance(error, BrokenPipeError):
             click.echo(f"The log cannot be written: {error}. The run continues.", err=True)
-        # As Python's documentation advises: else the interpreter reports the error once more when it ends.
-        with open(os.devnull, "w") as null, suppress(OSError):  # noqa: PTH123 - no path
-            os.dup2(null.fileno(), handler.stream.fileno())
-    else:
-        logging.StreamHandler.handleError(handler, record)
+    # As Python's documentation advises: else the interpreter reports the error once more when it ends.
+    with open(os.devnull, "w") as null, suppress(OSError):  # noqa: PTH123 - no path
+        os.dup2(null.fileno(), handler.stream.fileno())
 
 
 def _as_plain_text(record: logging.LogRecord) -> bool:

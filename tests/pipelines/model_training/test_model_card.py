@@ -7,6 +7,7 @@ from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import DataIngestion, ModelTraining
 from carvana_kedro.pipelines.model_training.model_card import write_model_card
+from finished_run import CURVE, SCORES
 
 RECIPE = {
     "architecture": "unet_small",
@@ -44,20 +45,7 @@ def manifest() -> dict[str, Any]:
 
 @pytest.fixture
 def scores() -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "image": ["c_1", "c_2", "d_1", "d_2"],
-            "car": ["c", "c", "d", "d"],
-            "dice": [0.8, 0.9, 0.95, 0.97],
-            "iou": [0.7, 0.8, 0.9, 0.95],
-            "pixel_accuracy": [0.9, 0.95, 0.97, 0.98],
-            "boundary_dice": [0.5, 0.6, 0.7, 0.8],
-            "boundary_error": [4.0, 3.0, 2.0, 1.0],
-        }
-    )
-
-
-CURVE = pd.DataFrame({"threshold": [0.4, 0.5, 0.6], "dice": [0.88, 0.905, 0.91]})
+    return SCORES.copy()
 
 
 SOURCE = SourceDescription(

@@ -20,22 +20,14 @@ from carvana_kedro.stores.competition import open_side
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import write_submission
 from carvana_kedro.stores.tables import Row
+from finished_run import HISTORY
 from models import RECIPE, blind, changed
 
 
 def test_the_learning_curves_plot_the_history(model: TrainedModel) -> None:
-    history = pd.DataFrame(
-        {
-            "epoch": [1, 2],
-            "train_loss": [1.0, 0.5],
-            "val_loss": [1.1, 0.6],
-            "train_dice_coeff": [0.5, 0.8],
-            "val_dice_coeff": [0.4, 0.7],
-        }
-    )
-    figure = plot_learning_curves(history, model)
+    figure = plot_learning_curves(HISTORY, model)
     assert [list(trace.y) for trace in figure.data] == [[1.0, 0.5], [1.1, 0.6], [0.5, 0.8], [0.4, 0.7]]
-    folds = plot_learning_curves(pd.concat([history.assign(fold=1), history.assign(fold=2)]), model)
+    folds = plot_learning_curves(pd.concat([HISTORY.assign(fold=1), HISTORY.assign(fold=2)]), model)
     assert [list(trace.y) for trace in folds.data[:4]] == [[1.0, 0.5], [1.0, 0.5], [1.1, 0.6], [1.1, 0.6]]
     assert [trace.showlegend for trace in folds.data] == [True, False, True, False, *[False] * 4]
 

@@ -12,18 +12,8 @@ from carvana_kedro.parameters import DataIngestion
 from carvana_kedro.pipelines.model_training.nodes import describe_run, evaluate_model
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.images.source import ImageSource
+from finished_run import HISTORY
 from models import RECIPE, changed
-
-HISTORY = pd.DataFrame(
-    {
-        "epoch": [1, 2],
-        "train_loss": [1.0, 0.5],
-        "val_loss": [1.1, 0.6],
-        "train_dice_coeff": [0.5, 0.8],
-        "val_dice_coeff": [0.4, 0.7],
-        "seconds": [3.0, 5.0],
-    }
-)
 
 
 @pytest.fixture
