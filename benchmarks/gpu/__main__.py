@@ -42,13 +42,13 @@ def build_parts(bench: Bench) -> list[Part]:
         Part("without average of the weights", 10, partial(steps.without_average, bench)),
         Part("prediction, network alone", 15, partial(inference.network_alone, bench)),
         Part("prediction, end to end", 40, partial(inference.end_to_end, bench)),
-        Part("epochs", 30, partial(epochs.caches, bench)),
+        Part("epochs", 50, partial(epochs.caches, bench)),
         Part("decoding", 15, partial(inference.decoding, bench)),
         Part("training", bench.training_seconds + 40, partial(epochs.training, bench)),
         Part("step, compiled", 75, partial(steps.compiled, bench, steps.CLASSIC)),
         Part("step, small batch", 10, partial(steps.small_batch, bench)),
         Part("step, unet_resnet34", 15, partial(steps.resnet34, bench)),
-        Part("old style", 50, partial(steps.against_old_style, bench)),
+        Part("old style", 150, partial(steps.against_old_style, bench)),
         Part("step, compiled, sizes that double", 75, partial(steps.compiled, bench, steps.DOUBLED)),
     ]
 

@@ -42,7 +42,6 @@ def upsampling(bench: Bench) -> Iterator[Row]:
     """Measure ways to double the size of feature maps: alone, and in a step of unet_1024."""
     variants = {
         "in float32, as autocast does it": _under_autocast,
-        "in its own precision": _without_autocast,
         "this project": unet.upsample,
     }
     task = bench.task("unet_1024", DOUBLED)
@@ -201,11 +200,6 @@ def _milliseconds(bench: Bench, task: Task, upsample: Upsample) -> tuple[float, 
 
 def _under_autocast(features: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(features, size, mode="bilinear", align_corners=False)
-
-
-def _without_autocast(features: Tensor, size: tuple[int, int]) -> Tensor:
-    with torch.autocast("cuda" if features.is_cuda else "cpu", enabled=False):
-        return _under_autocast(features, size)
 
 
 def _with_defaults(old: OldStyle, loader: Iterable[tuple[Tensor, Tensor]]) -> float:

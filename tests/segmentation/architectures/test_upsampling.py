@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 from torch.nn.functional import interpolate
 
 from carvana_kedro.segmentation.architectures import build_network, unet
-from carvana_kedro.segmentation.architectures.upsampling import Doubled, _convolved, _halved, upsample
+from carvana_kedro.segmentation.architectures.upsampling import Doubled, upsample
 from pretended_cuda import is_channels_last, pretended_cuda
 
 SIZES = {
@@ -105,24 +105,12 @@ def test_on_the_cpu_up_sampling_and_its_gradient_are_those_of_pytorch(
     torch.testing.assert_close(*results, rtol=0, atol=0 if dtype == torch.bfloat16 else 1e-5)
 
 
-@settings(deadline=None)
-@given(shapes, layouts, st.integers(0, 2))
-def test_both_ways_to_gather_the_gradient_agree(
-    shape: tuple[int, ...], layout: torch.memory_format, extra: int
-) -> None:
-    _, gradient = random_pair(shape, layout, extra, torch.float64)
-    pooled = _halved(_halved(gradient, 2), 3)
-    assert (_convolved(gradient) - pooled).abs().max() <= 1e-15 * 4 * gradient.abs().max()
-
-
 @pytest.mark.parametrize("size", [(10, 14), (9, 14), (10, 15)])
 def test_up_sampling_on_cuda_keeps_the_dtype_of_its_input(size: tuple[int, int]) -> None:
     with pretended_cuda(), torch.autocast("cuda", torch.bfloat16):
         features = torch.empty(2, 16, 5, 7, device="cuda", dtype=torch.bfloat16, requires_grad=True)
         result = upsample(features, size)
         assert (result.dtype, result.shape) == (torch.bfloat16, (2, 16, *size))
-        assert result.grad_fn is not None
-        assert ("Doubled" in result.grad_fn.name()) == (size == (10, 14))
         assert torch.is_autocast_enabled("cuda")
         assert upsample(features.detach(), size).shape == (2, 16, *size)
 
