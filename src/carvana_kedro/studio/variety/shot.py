@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import cv2
 import numpy as np
 
 from carvana_kedro.studio.lighting import display
@@ -74,16 +73,7 @@ class VariedShot(Shot):
     def _shadow(self) -> Array:
         if self.lighting is None:
             return self.model.shadow
-        shadow = self.model.shadow**self.lighting.depth
-        if self.lighting.aside is None:
-            return shadow
-        x, y = self.lighting.aside
-        wider = cv2.copyMakeBorder(self.model.shadow, 40, 40, 40, 40, cv2.BORDER_CONSTANT, value=1.0)
-        move = np.array([[1, 0, 50 * x], [0, 1, 50 * y]])
-        moved = cv2.warpAffine(wider, move, wider.shape[::-1], borderValue=1.0)
-        both = cv2.GaussianBlur(moved, (0, 0), 6) ** 0.6
-        both[40:-40, 40:-40] *= shadow
-        return both
+        return self.lighting.shadow.below(self.model.car)
 
     def _compose(self) -> None:
         super()._compose()

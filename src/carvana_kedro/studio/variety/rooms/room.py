@@ -9,6 +9,7 @@ from carvana_kedro.studio.scene import Camera
 
 from ..draws import chance, color
 from .floors import decorate_floor
+from .foreground import draw_foreground
 from .stage import Stage, Wall
 from .walls import decorate_wall
 
@@ -44,6 +45,7 @@ def build_room(camera: Camera, size: tuple[int, int], rng: np.random.Generator) 
     stage.cover(below, ground, soft=rng.uniform(0.004, 0.05) if chance(rng, 0.3) else 0.0)
     decorate_wall(stage, wall, paint, rng)
     decorate_floor(stage, wall, floor, rng)
+    draw_foreground(stage, floor, rng)
     return Room(stage.image, *(float((np.mean(level) / 255) ** 2.2) for level in (paint, floor)))
 
 
