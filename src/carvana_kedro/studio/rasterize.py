@@ -42,6 +42,12 @@ class Fragments:
     points: tuple[Array, ...]
     normals: tuple[Array, ...]
 
+    def take(self, chosen: Array) -> "Fragments":
+        """Return the fragments at these places of the rows."""
+        row = {name: getattr(self, name)[:, chosen] for name in ("y", "x", "coverage", "row", "column")}
+        points, normals = (tuple(axis[:, chosen] for axis in axes) for axes in (self.points, self.normals))
+        return Fragments(index=self.index[chosen], points=points, normals=normals, **row)
+
 
 @dataclass(frozen=True)
 class Visible:
