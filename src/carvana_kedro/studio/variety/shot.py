@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable
 
+import cv2
 import numpy as np
 
 from carvana_kedro.studio.lighting import display
