@@ -14,6 +14,8 @@ from carvana_kedro.weights import path_of
 logger = logging.getLogger(__name__)
 
 _SHOWN = 3
+_LEAST = 0.1
+"""Smallest share of the network's weights. Networks of two architectures share a few by chance, such as a bias."""
 
 
 def read_start(name_or_path: str) -> Member:
@@ -47,7 +49,7 @@ def fitting_weights(network: SegmentationNetwork, architecture: Spec, start: Mem
         start: The model.
 
     Raises:
-        UserError: Not a single parameter fits.
+        UserError: Hardly any weights fit.
     """
     own = network.state_dict()
     fitting = {
@@ -55,11 +57,13 @@ def fitting_weights(network: SegmentationNetwork, architecture: Spec, start: Mem
         for name, weight in start.weights.items()
         if name in own and weight.shape == own[name].shape
     }
-    if fitting.keys().isdisjoint(name for name, _ in network.named_parameters()):
+    sizes = {name: weights.numel() for name, weights in network.named_parameters()}
+    taken, total = sum(sizes[name] for name in fitting.keys() & sizes.keys()), sum(sizes.values())
+    if taken < _LEAST * total:
         raise UserError(
-            f"model_training.init_from: no weights of the model {start.run_id}, whose architecture is "
-            f"{start.architecture}, fit the network {architecture}. Choose model_training.architecture="
-            f"{start.architecture}, or another model."
+            f"model_training.init_from: the model {start.run_id} is a {start.architecture}, and only {taken:,} of its "
+            f"weights fit the network {architecture}, which has {total:,}. Set model_training.architecture to "
+            f"{start.architecture} (and the same width_multiplier), or choose another model."
         )
     return fitting
 
@@ -68,7 +72,7 @@ def load_start(network: SegmentationNetwork, architecture: Spec, start: Member) 
     """Copy the weights of a model that fit into a network, and log how many do.
 
     Raises:
-        UserError: Not a single parameter fits.
+        UserError: Hardly any weights fit.
     """
     fitting = fitting_weights(network, architecture, start)
     network.load_state_dict(fitting, strict=False)
