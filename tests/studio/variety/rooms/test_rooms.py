@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def test_cars_have_space_before_and_beside_walls() -> None:
     for number in range(300):
         line = stand_wall(generator(SETTINGS, number)).line
         share = np.linspace(0, 1, 500)[:, None]
-        steps = [start + share * (end - start) for start, end in zip(line, line[1:], strict=False)]
+        steps = [start + share * (end - start) for start, end in pairwise(line)]
         assert np.hypot(*np.concatenate(steps).T).min() > 3.5
 
 
