@@ -129,8 +129,8 @@ class RunSummary:
             )
         if seen := sum(start["validation_images_seen"] for start in self._starts):
             yield (
-                f"The model that training started from was trained on {seen} of the {len(self.scores)} scored images, so "
-                "the scores are too high."
+                f"The model that training started from was trained on {seen} of the {len(self.scores)} scored images, "
+                "so the scores are too high."
             )
         cars = len(self.run["validation_cars"])
         if cars < _FEW_CARS:
