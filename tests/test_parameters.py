@@ -110,6 +110,29 @@ def test_a_file_of_pretrained_weights_decides_by_its_content(tmp_path: Path) -> 
         ModelTraining.model_validate({**RECIPES["sample"], "pretrained": str(one)}).decisive()
 
 
+def test_a_model_to_start_from_decides_by_its_content_and_in_place_of_pretrained(tmp_path: Path) -> None:
+    one, same, other = (tmp_path / name for name in ("one.pt", "same.pt", "other.pt"))
+    one.write_bytes(b"model")
+    same.write_bytes(b"model")
+    other.write_bytes(b"other model")
+
+    def decisive(**changes: Any) -> dict[str, Any]:
+        return ModelTraining.model_validate({**RECIPES["sample"], **changes}).decisive()
+
+    assert decisive(init_from=str(one)) == decisive(init_from=str(same)) != decisive(init_from=str(other))
+    assert decisive(init_from=str(one)) != decisive()
+    missing = str(tmp_path / "none.pt")
+    assert decisive(init_from=str(one), pretrained=missing) == decisive(init_from=str(one))
+    with pytest.raises(UserError, match=r"model_training.init_from: .*none.pt cannot be read"):
+        decisive(init_from=missing)
+
+
+@pytest.mark.parametrize("value", [True, "", "https://example.org/model.pt"])
+def test_a_model_to_start_from_is_a_name_or_a_local_path(value: Any) -> None:
+    with pytest.raises(UserError, match=r"model_training\.init_from"):
+        _check(model_training={"init_from": value})
+
+
 @pytest.mark.parametrize("value", [1, "", "https://example.org/weights.pth", None])
 def test_pretrained_is_a_switch_or_a_local_path(value: Any) -> None:
     with pytest.raises(UserError, match=r"model_training\.pretrained"):

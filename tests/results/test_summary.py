@@ -53,6 +53,13 @@ def test_the_limits_are_those_of_the_source_and_of_the_run() -> None:
     assert any("slightly too high" in limit for limit in limits)
     assert "Few cars were scored (2). Other cars may have other scores." in limits
     assert limits[-1] == "One pixel of the network's output covers 9.6 x 12.8 pixels of an image."
+    assert not any("started from" in limit for limit in limits)
+    starts = [{"started_from": {"validation_images_seen": seen}} for seen in (1, 0, 2)]
+    known = summary(models=starts).limits
+    assert (
+        f"The model that training started from was trained on 3 of the {len(SCORES)} scored images, so the scores are "
+        "too high."
+    ) in known
     by_training = RECIPE.model_copy(update={"best_by": "train_loss"})
     many = summary(by_training, validation_cars=[str(number) for number in range(20)]).limits
     assert len(many) == 2

@@ -67,6 +67,16 @@ class RunSummary:
         return self.parameters["folds"]
 
     @property
+    def started_from(self) -> Mapping[str, Any] | None:
+        """The model that training started from: see `Member.started_from`."""
+        return self._starts[0] if self._starts else None
+
+    @property
+    def _starts(self) -> list[Mapping[str, Any]]:
+        """What each model started from; empty for random or ImageNet weights, and in earlier versions."""
+        return [start for model in self.run.get("models", ()) if (start := model.get("started_from"))]
+
+    @property
     def recipe(self) -> str:
         """The recipe as YAML."""
         return yaml.safe_dump(self.parameters, sort_keys=False, default_flow_style=None, width=100).strip()
@@ -116,6 +126,11 @@ class RunSummary:
             yield (
                 "The scored images also selected the epoch whose weights were kept, so the scores are slightly too "
                 "high."
+            )
+        if seen := sum(start["validation_images_seen"] for start in self._starts):
+            yield (
+                f"The model that training started from was trained on {seen} of the {len(self.scores)} scored images, "
+                "so the scores are too high."
             )
         cars = len(self.run["validation_cars"])
         if cars < _FEW_CARS:

@@ -102,6 +102,25 @@ def test_the_limits_are_those_of_the_run_and_its_source(
     assert "also selected the epoch" not in _card(last, scores)
 
 
+def test_the_card_names_the_model_that_training_started_from(
+    manifest: dict[str, Any], scores: pd.DataFrame
+) -> None:
+    assert "Training started" not in _card({**manifest, "models": [{"started_from": None}]}, scores)
+    start = {
+        "path": "my/model.pt",
+        "sha256": "ab12",
+        "run_id": "before",
+        "architecture": "unet_small",
+        "validation_images_seen": 2,
+    }
+    card = _card({**manifest, "models": [{"started_from": start}]}, scores)
+    assert (
+        "Training started from the weights of the model `my/model.pt`: architecture `unet_small`, run `before`, "
+        "SHA-256 `ab12`.\n"
+    ) in card
+    assert "- The model that training started from was trained on 2 of the 4 scored images" in card
+
+
 def test_the_card_of_folds_describes_their_split(manifest: dict[str, Any], scores: pd.DataFrame) -> None:
     card = _card({**manifest, "parameters": {**manifest["parameters"], "folds": 2}}, scores)
     assert "each by the model that was not trained on its car" in card

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -233,6 +234,75 @@ def test_an_interrupted_run_resumes_and_tensorboard_shows_no_duplicates(
     scalars = events.Scalars("data/train_loss")
     assert [scalar.step for scalar in scalars] == [1, 2, 3]
     assert [scalar.value for scalar in scalars] == pytest.approx(history["train_loss"].tolist())
+
+
+def test_a_run_that_starts_from_a_model_resumes_without_it_and_names_it(
+    indices: tuple[pd.DataFrame, pd.DataFrame],
+    training_images: ImageStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, _ = _train(indices, training_images, tmp_path / "first")
+    path = tmp_path / "model.pt"
+    ModelDataset(str(path)).save(first)
+    recipe = RECIPE.model_copy(update={"init_from": str(path), "ema_decay": 0.9})
+    expected, _ = _train(indices, training_images, tmp_path / "uninterrupted", recipe)
+    assert "their scores will be too high" not in caplog.text
+
+    stopped = recipe.model_copy(
+        update={"callbacks": ({"type": f"{__name__}.StopAt", "steps": 4},), "checkpoint_minutes": 0}
+    )
+    with pytest.raises(TrainingInterruptedError, match="in epoch 2, after step 1"):
+        _train(indices, training_images, tmp_path, stopped)
+    # Calling it would fail.
+    monkeypatch.setattr("carvana_kedro.segmentation.training.build.read_start", None)
+    monkeypatch.setattr("carvana_kedro.pipelines.model_training.nodes.read_start", None)
+    model, history = _train(indices, training_images, tmp_path, recipe)
+    (member,) = model.members
+    assert model.run_id == expected.run_id != first.run_id
+    assert all(
+        torch.equal(weights, member.weights[name]) for name, weights in expected.members[0].weights.items()
+    )
+
+    assert (
+        member.started_from
+        == expected.members[0].started_from
+        == {
+            "path": str(path),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "run_id": first.run_id,
+            "architecture": "unet_small",
+            "validation_images_seen": 0,
+        }
+    )
+    dataset = ModelDataset(str(tmp_path / "second.pt"))
+    dataset.save(model)
+    assert dataset.load().members[0].started_from == member.started_from
+    _, means, _ = evaluate_model(model, *indices, training_images, recipe)
+    manifest = describe_run(model, *indices, history, means, "small", {}, recipe)
+    assert manifest["models"][0]["started_from"] == member.started_from
+
+
+def test_folds_start_from_one_model_and_validation_images_that_it_knows_are_told(
+    indices: tuple[pd.DataFrame, pd.DataFrame],
+    training_images: ImageStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first, _ = _train(indices, training_images, tmp_path / "first")  # on 12 of the 16 images
+    path = tmp_path / "model.pt"
+    ModelDataset(str(path)).save(first)
+    recipe = RECIPE.model_copy(update={"init_from": str(path), "folds": 2, "epochs": 1})
+    model, _ = _train(indices, training_images, tmp_path, recipe)
+    started_from = [member.started_from for member in model.members]
+    assert [start["run_id"] for start in started_from] == [first.run_id] * 2
+    assert sum(start["validation_images_seen"] for start in started_from) == 12
+    for start in started_from:
+        assert (
+            f"was trained on {start['validation_images_seen']} of the 8 validation images: their scores will be"
+            in caplog.text
+        )
 
 
 def test_a_checkpoint_that_cannot_be_written_loses_nothing(
