@@ -5,12 +5,14 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,6 +107,47 @@ def test_predictions_of_an_earlier_model_are_not_presented_as_those_of_a_new_one
     run("reporting", again)
     score = json.loads((tmp_path / "data/08_reporting/sample/sample/submission_score.json").read_text())
     assert score["run_id"] == first
+
+
+def test_the_packaged_model_is_used_until_the_recipe_is_trained(
+    kedro: Kedro, training_images: ImageStore, tmp_path: Path
+) -> None:
+    photographs, data = tmp_path / "photographs", tmp_path / "data"
+    photographs.mkdir()
+    for image_id in training_images.ids()[:2]:
+        Image.fromarray(training_images.read_image(image_id)).save(photographs / f"{image_id}.png")
+    params = f"source=folder,folder.images={photographs}"
+
+    def predict(more: str = "") -> tuple[str, dict[str, Any]]:
+        printed = kedro("run", "--env", "test", "--pipelines", "inference", params=params + more).stdout
+        manifest = json.loads((data / "07_model_output/folder/sample/predictions.json").read_text())
+        assert len(list((data / "07_model_output/folder/sample/cutouts").glob("*.png"))) == 2
+        return printed, manifest
+
+    printed, cars = predict()
+    assert "The recipe sample has no trained model yet. This run uses cars: a network for photog" in printed
+    assert "\n  model       cars, since the recipe has none: a network for photographs of cars" in printed
+    assert cars["checkpoint"] == "cars"
+
+    kedro("run", "--env", "test", "--pipelines", "data_ingestion,model_training")
+    printed, own = predict()
+    assert "cars" not in printed.replace(str(tmp_path), "")
+    assert own["checkpoint"] == ""
+    assert not {own["run_id"], own["model"], *own["shards"]} & {
+        cars["run_id"],
+        cars["model"],
+        *cars["shards"],
+    }
+    printed, named = predict(",checkpoint=cars")
+    assert (named["shards"], named["rows_sha256"]) == (cars["shards"], cars["rows_sha256"])
+    assert "since the recipe has none" not in printed
+
+    model = data / "06_models/sample/model.pt"
+    model.write_bytes(model.read_bytes()[:-1000])
+    done = kedro("run", "--env", "test", "--pipelines", "inference", params=params, check=False)
+    assert "model.pt is truncated" in done.stderr
+    shutil.rmtree(model.parent)
+    assert predict()[1] == cars
 
 
 def test_an_interrupted_training_resumes(kedro: Kedro, tmp_path: Path) -> None:

@@ -30,7 +30,21 @@ def test_the_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
     (wheel,) = copy.glob("dist/*.whl")
     with ZipFile(wheel) as packed:
         assert files <= set(packed.namelist())
-    assert any(name.endswith(".j2") for name in files)
+        packed.extractall(tmp_path / "installed")
+    assert {".py", ".j2", ".pt"} <= {Path(name).suffix for name in files}
+    # The weights are used from the installed package.
+    code = (
+        "import numpy as np\n"
+        "from carvana_kedro import weights\n"
+        "from carvana_kedro.segmentation.prediction.predictor import Predictor\n"
+        "mask = Predictor.from_checkpoint('cars', device='cpu')(np.zeros((32, 48, 3), np.uint8))\n"
+        "print(mask.shape, weights.__file__)"
+    )
+    used = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+    )  # fmt: skip
+    assert used.stdout == f"(32, 48) {tmp_path}/installed/carvana_kedro/weights/__init__.py\n", used.stderr
 
 
 SECRET = "KGAT_0123456789"
@@ -82,7 +96,9 @@ def test_the_package_never_holds_credentials(project: Path) -> None:
     assert SECRET.encode() not in content
     (wheel,) = project.glob("dist/*.whl")
     with ZipFile(wheel) as zipped:
-        assert all(name.endswith((".py", ".j2")) or ".dist-info/" in name for name in zipped.namelist())
+        others = {name for name in zipped.namelist() if not name.endswith((".py", ".j2"))}
+        weights = {f"carvana_kedro/weights/cars{suffix}" for suffix in (".pt", ".md")}
+        assert weights == {name for name in others if ".dist-info/" not in name}
         assert all(SECRET.encode() not in zipped.read(name) for name in zipped.namelist())
     for name in CREDENTIALS:
         assert f"conf/{name}" in done.stdout

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.resolvers import about, here, home, pick, side
+from carvana_kedro.resolvers import about, here, home, model, pick, side
 
 
 def test_pick_returns_the_chosen_entry() -> None:
@@ -52,3 +52,10 @@ def test_paths_are_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.chdir(tmp_path)
     assert (home("~/data"), home("data"), home(None)) == (f"{tmp_path}/data", "data", None)
     assert (here("~/cars"), here("cars"), here(None)) == (f"{tmp_path}/cars", f"{tmp_path}/cars", None)
+
+
+def test_a_packaged_model_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cars").touch()
+    assert (model("cars"), model("./cars"), model(None)) == ("cars", f"{tmp_path}/cars", None)
+    assert model("trucks.pt") == f"{tmp_path}/trucks.pt"

@@ -1,5 +1,6 @@
 """Checks before a run, so that a mistake is reported before any node starts."""
 
+import logging
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -20,6 +21,9 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import check_configuration
 from carvana_kedro.pipeline_registry import pipelines_making
 from carvana_kedro.stores.locks import locked
+from carvana_kedro.weights import PACKAGED
+
+logger = logging.getLogger(__name__)
 
 
 class CheckParametersHook:
@@ -112,6 +116,11 @@ class CheckInputsHook:
                 f"This run needs datasets that do not exist yet:\n{lines}\n"
                 f"Create them first: kedro run --pipelines {makers}{run_options(run_params)}"
             )
+        if "model" in wanted and (name := getattr(catalog.get("model"), "stand_in", None)):
+            logger.info(
+                "The recipe %s has no trained model yet. This run uses %s: %s.",
+                catalog.load("params:recipe"), name, PACKAGED[name],
+            )  # fmt: skip
 
 
 class LockOutputsHook:

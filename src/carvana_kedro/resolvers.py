@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from carvana_kedro.errors import UserError, suggestion
+from carvana_kedro.weights import PACKAGED
 
 
 def pick(table: str, choice: str, *, _root_: Mapping[str, Any]) -> Any:
@@ -63,4 +64,9 @@ def here(path: str | None) -> str | None:
     return None if path is None else str(Path(path).expanduser().absolute())
 
 
-RESOLVERS = {"pick": pick, "side": side, "about": about, "home": home, "here": here}
+def model(choice: str | None) -> str | None:
+    """Resolve `${model:cars}` to the name of a packaged model as it is, and `${model:path}` like `here`."""
+    return choice if choice in PACKAGED else here(choice)
+
+
+RESOLVERS = {"pick": pick, "side": side, "about": about, "home": home, "here": here, "model": model}

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,38 @@ def test_a_model_knows_whether_a_checkpoint_was_named(tmp_path: Path) -> None:
         model = ModelDataset(own, checkpoint=checkpoint, optional=True).load()
         assert model is not None and model.checkpoint == expected
         assert model.run_id == (checkpoint or own)
+
+
+def test_a_packaged_model_stands_in_until_training_has_begun(tmp_path: Path) -> None:
+    own = tmp_path / "sample" / "model.pt"
+    dataset = ModelDataset(str(own), fallback="cars")
+    assert dataset.exists()
+    assert dataset.stand_in == "cars"
+    cars = dataset.load()
+    assert cars is not None and cars.checkpoint == "cars"
+    assert json.loads(dataset.preview())["run_id"] == cars.run_id
+    assert not ModelDataset(str(own)).exists()
+    chosen = ModelDataset(str(own), checkpoint="cars", fallback="cars")
+    assert (chosen.stand_in, chosen.load().checkpoint, chosen.load().digest()) == (
+        None,
+        "cars",
+        cars.digest(),
+    )
+
+    begun = own.parent / "checkpoints" / "a" / "last-1.pt"
+    begun.parent.mkdir(parents=True)
+    begun.touch()
+    assert not dataset.exists()
+    with pytest.raises(DatasetError, match=r"model\.pt does not exist\. Train it first"):
+        dataset.load()
+
+    dataset.save(replace(cars, members=(replace(cars.members[0], run_id="own"),)))
+    loaded = dataset.load()
+    assert (dataset.stand_in, loaded.run_id, loaded.checkpoint) == (None, "own", "")
+    own.write_bytes(own.read_bytes()[:-1000])
+    assert dataset.exists()
+    with pytest.raises(DatasetError, match=r"model\.pt is truncated"):
+        dataset.load()
 
 
 def test_a_table_that_another_run_has_replaced_is_not_read(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ PLACEHOLDERS = {
 def _files(*patterns: str) -> dict[str, str]:
     """Return the text of the committed files by name."""
     listed = subprocess.run(
-        ["git", "ls-files", *patterns], cwd=PROJECT, capture_output=True, text=True, check=True
+        ["git", "ls-files", *patterns, ":!*.pt"], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     return {
         name: (PROJECT / name).read_text() for name in listed.stdout.splitlines() if name not in ELSEWHERE
@@ -237,7 +237,7 @@ def test_the_advised_command_has_the_parameters_of_the_run(name: str, workplace:
     with pytest.raises(click.ClickException) as refused:
         run.main(
             [
-                "--conf-source", str(PROJECT / "conf"), "--env", "test", "--pipelines", "inference",
+                "--conf-source", str(PROJECT / "conf"), "--env", "test", "--pipelines", "model_training,inference",
                 "--params", "data_root='{}',submission.message='{}'".format(str(data).replace("'", "''"), "a''b"),
             ],
             standalone_mode=False,

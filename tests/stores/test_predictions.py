@@ -25,6 +25,19 @@ def test_shards_are_read_back_in_order(tmp_path: Path) -> None:
     assert list(shards.read(reversed(names))) == ROWS[::-1]
 
 
+def test_the_doubts_of_shards_are_joined(tmp_path: Path) -> None:
+    shards = PredictionShards(tmp_path)
+    names = [
+        shards.write("key", number, [row], doubts={row[0]: number + 0.5}).name
+        for number, row in enumerate(ROWS)
+    ]
+    assert shards.doubts(names) == {"0123456789ab_01": 0.5, "0123456789ab_02": 1.5}
+    assert shards.find("key")[1].doubts == {"0123456789ab_02": 1.5}
+    (tmp_path / names[0]).with_suffix(".json").write_text('{"images": {}, "problems": {}}')  # earlier version
+    assert shards.doubts(names) == {"0123456789ab_02": 1.5}
+    assert len(shards.find("key")) == 2
+
+
 def test_a_submission_has_the_format_of_kaggle(tmp_path: Path) -> None:
     path = tmp_path / "submit.csv.gz"
     assert write_submission(path, ROWS) == 2

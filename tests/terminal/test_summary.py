@@ -64,7 +64,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     catalog = _catalog(folder, None)
     for name in TABLES:
-        catalog.save(name, SCORES)
+        catalog.save(name, SCORES.assign(doubt=[2.0, 10.1, 30.0]))
     for name, record in RECORDS.items():
         catalog.save(name, record)
     for name in TEXTS:
@@ -97,6 +97,7 @@ def test_a_whole_run_tells_what_it_made_its_scores_and_what_comes_next(
         "Done in 1 min 13 s: a model, 64 masks, a submission, a report",
         f"  validation  Dice 0.9500 (3 images: standard deviation {deviation:.4f}, lowest 0.9000)",
         "  submission  Dice 0.9866 (64 images: standard deviation 0.0051, lowest 0.9677)",
+        "  doubtful    2 of 3 masks, most of all c (30.0), b (10.1)",
         f"  open        {data}/report.txt",
         f"              {data}/submission_preview.txt",
         f"              {data}/validation_gallery.txt",

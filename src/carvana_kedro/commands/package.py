@@ -9,9 +9,11 @@ from zipfile import ZipFile
 import yaml
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.weights import PACKAGED
 
 _PACKED = ("catalog", "globals", "logging", "parameters")
 _SUFFIXES = (".yml", ".yaml", ".json")
+_WEIGHTS = tuple(f"carvana_kedro/weights/{name}{suffix}" for name in PACKAGED for suffix in (".pt", ".md"))
 
 
 def pack_configuration(conf: Path, archive: Path) -> list[Path]:
@@ -43,7 +45,7 @@ def pack_configuration(conf: Path, archive: Path) -> list[Path]:
 
 
 def check_wheel(wheel: Path) -> None:
-    """Check that a wheel holds the code and its templates only.
+    """Check that a wheel holds the code, its templates and the packaged models only.
 
     Raises:
         UserError: there are other files; the wheel is deleted.
@@ -52,7 +54,9 @@ def check_wheel(wheel: Path) -> None:
         others = [
             name
             for name in packed.namelist()
-            if not name.endswith((".py", ".j2")) and ".dist-info/" not in name and not name.endswith("/")
+            if not name.endswith((".py", ".j2", *_WEIGHTS))
+            and ".dist-info/" not in name
+            and not name.endswith("/")
         ]
     if others:
         wheel.unlink()

@@ -76,7 +76,8 @@ class ImageFolderDataset(ImagesDataset[FolderStore | list[Any]]):
         elif self._masks is None:
             raise UserError(
                 f"Training on {images} needs masks: --params folder.masks=PATH. If the masks are in the same folder, "
-                "set folder.masks to it, and folder.mask_suffix to the end of their names, such as _mask."
+                "set folder.masks to it, and folder.mask_suffix to the end of their names, such as _mask. To predict "
+                "masks without training, add --pipelines inference."
             )
         else:
             store = FolderStore(

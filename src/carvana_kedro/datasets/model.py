@@ -12,6 +12,7 @@ from kedro_datasets._typing import JSONPreview
 
 from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.errors import UserError
+from carvana_kedro.weights import PACKAGED, path_of
 
 if TYPE_CHECKING:
     from carvana_kedro.segmentation.model import TrainedModel
@@ -23,7 +24,9 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
     Args:
         filepath: The file.
         checkpoint: What is loaded instead, as long as nothing is saved: a checkpoint of any run (`model.pt`,
-            `best-*.pt`, `last-*.pt`), or a folder of checkpoints, whose probabilities are averaged.
+            `best-*.pt`, `last-*.pt`), a folder of checkpoints, whose probabilities are averaged, or the name of a
+            packaged model.
+        fallback: Name of a packaged model that is loaded if there is no model and training has not begun.
         optional: Whether to load None if there is no model yet, instead of raising an error.
         metadata: For Kedro-Viz.
     """
@@ -32,13 +35,24 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
         self,
         filepath: str,
         checkpoint: str | None = None,
+        fallback: str | None = None,
         optional: bool = False,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._filepath = Path(filepath)
-        self._checkpoint = Path(checkpoint) if checkpoint else None
+        self._checkpoint = checkpoint or None
+        self._fallback = fallback
         self._optional = optional
         self.metadata = metadata
+
+    @property
+    def stand_in(self) -> str | None:
+        """The name of the packaged model that is loaded because there is no other; None if there is one.
+
+        A file that training has left is one: a damaged model, or an interrupted training, must not go unnoticed.
+        """
+        is_begun = self._filepath.exists() or any(self._filepath.parent.rglob("*.pt"))
+        return None if self._checkpoint or is_begun else self._fallback
 
     def load(self) -> "TrainedModel | None":
         """Return the model, or None if there is none and it is optional.
@@ -46,7 +60,8 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
         Raises:
             UserError: There is no model yet, or a file is damaged or not a carvana-kedro model.
         """
-        if self._checkpoint is None and not self._filepath.exists():
+        chosen = self._checkpoint or self.stand_in
+        if chosen is None and not self._filepath.exists():
             if self._optional:
                 return None
             raise UserError(
@@ -65,8 +80,9 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
         model = TrainedModel.join(
             [TrainedModel.from_dict(load_checkpoint(path), str(path)) for path in paths]
         )
-        is_chosen = self._checkpoint is not None and self._checkpoint.resolve() != self._filepath.resolve()
-        return replace(model, checkpoint=str(self._checkpoint) if is_chosen else "")
+        if chosen is None or path_of(chosen).resolve() == self._filepath.resolve():
+            return model
+        return replace(model, checkpoint=chosen)
 
     def save(self, data: "TrainedModel") -> None:
         """Write the model, whole or not at all."""
@@ -92,17 +108,20 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
 
     def _paths(self) -> list[Path]:
         """Return the files of the model."""
-        if self._checkpoint is None:
+        chosen = self._checkpoint or self.stand_in
+        if chosen is None:
             return [self._filepath]
-        return sorted(self._checkpoint.glob("*.pt")) if self._checkpoint.is_dir() else [self._checkpoint]
+        path = path_of(chosen)
+        return sorted(path.glob("*.pt")) if path.is_dir() else [path]
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath), "checkpoint": self._checkpoint and str(self._checkpoint)}
+        return {"filepath": str(self._filepath), "checkpoint": self._checkpoint}
 
     def _exists(self) -> bool:
-        if self._checkpoint is not None and not self._checkpoint.exists():
+        if self._checkpoint is not None and not path_of(self._checkpoint).exists():
             # Training, which is the advice where a model is missing, would not create it.
             raise UserError(
-                f"checkpoint={self._checkpoint}: there is no such file or folder. Correct the path."
+                f"checkpoint={self._checkpoint}: there is no such file or folder. Correct the path, or choose a "
+                f"packaged model: {', '.join(PACKAGED)}."
             )
-        return self._optional or (self._checkpoint or self._filepath).exists()
+        return self._optional or bool(self._checkpoint or self.stand_in) or self._filepath.exists()

@@ -107,6 +107,11 @@ class Member:
         known["input_size"] = (height, width)
         for name in _LISTS:
             known[name] = tuple(known.get(name, ()))
+        # A packaged model is stored in half precision.
+        known["weights"] = {
+            name: weight.float() if weight.dtype == torch.float16 else weight
+            for name, weight in known["weights"].items()
+        }
         require_finite(known["weights"], f"{where}: the model {known['run_id']}")
         return cls(**known)
 
@@ -162,7 +167,8 @@ class TrainedModel:
 
     Attributes:
         members: At least one.
-        checkpoint: The path that `checkpoint=` names, if the model was chosen in this way; otherwise empty.
+        checkpoint: The path or name that `checkpoint=` gives, or the name of the packaged model that stands in for the
+            recipe's own; otherwise empty.
     """
 
     members: tuple[Member, ...]

@@ -76,11 +76,13 @@ class Shard:
         name: of the file of rows, for the manifest.
         images: seals of the images that belong to the rows, by their names: see `PredictedImages.name`.
         problems: why masks are empty, by image id: images that could not be read. The next run tries them again.
+        doubts: how unsure the network is of its masks, by image id.
     """
 
     name: str
     images: Mapping[str, Seal] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
+    doubts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,15 @@ class PredictionShards:
         rows: Sequence[Row],
         images: Mapping[str, Seal] | None = None,
         problems: Mapping[str, str] | None = None,
+        doubts: Mapping[str, float] | None = None,
     ) -> Shard:
         """Write one shard atomically in place of an earlier one of this number. The arguments are those of `Shard`."""
         text = io.StringIO(newline="")
         _write_rows(text, rows)
         content = text.getvalue().encode()
-        shard = Shard(f"{key}/{number:05d}-{_digest(content)}.csv", images or {}, problems or {})
+        shard = Shard(
+            f"{key}/{number:05d}-{_digest(content)}.csv", images or {}, problems or {}, doubts or {}
+        )
         path = self.folder / shard.name
         # The rows come last: with them, the shard is there.
         with atomic_path(path.with_suffix(".json")) as part:
@@ -155,6 +160,11 @@ class PredictionShards:
             for name, seal in shard.images.items() if shard else ():
                 seals.setdefault(name, []).append(seal)
         return seals
+
+    def doubts(self, names: Sequence[str]) -> dict[str, float]:
+        """Return the doubts of all images of the named shards, by image id, as far as they are known."""
+        shards = (_read_shard(self.folder / name) for name in names)
+        return {image: doubt for shard in shards if shard for image, doubt in shard.doubts.items()}
 
     def read(self, names: Sequence[str]) -> "ShardRows":
         """Return the rows of the named shards. They are read one shard at a time, when iterated."""
@@ -384,6 +394,7 @@ def _read_shard(path: Path) -> Shard | None:
             f"{path.parent.name}/{path.name}",
             {name: Seal(*seal) for name, seal in content["images"].items()},
             dict(content["problems"]),
+            dict(content.get("doubts", {})),  # missing in files of earlier versions
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

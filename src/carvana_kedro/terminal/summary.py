@@ -9,7 +9,9 @@ from typing import Any
 from kedro.io import DataCatalog
 
 from carvana_kedro.commands.params import run_options
+from carvana_kedro.results.doubt import doubtful_masks
 from carvana_kedro.segmentation.training.recipe import flatten
+from carvana_kedro.weights import PACKAGED
 
 MADE = {
     "submission": "a submission",
@@ -52,9 +54,11 @@ def summarize(
         made["cutouts"] = str(catalog.load("predicted_images").folder / "cutouts")
     words = ", ".join(_words(catalog, made))
     sections = {
+        "model": _stand_in(catalog, made),
         "validation": _spread(catalog, "validation_scores", made),
         "evaluation": _spread(catalog, "evaluation_scores", made),
         "submission": _submission_score(catalog, made),
+        "doubtful": _doubtful(catalog, made),
         "open": [made[name] for name in WORTH_OPENING if name in made][:3],
         "next": [*islice(_next_commands(catalog, made, run_params), 2)],
     }
@@ -100,6 +104,14 @@ def _words(catalog: DataCatalog, made: Mapping[str, str]) -> Iterator[str]:
             yield words
 
 
+def _stand_in(catalog: DataCatalog, made: Mapping[str, str]) -> list[str]:
+    """Return a line on the packaged model, if a run has used it because the recipe has no model."""
+    name = getattr(catalog.get("model"), "stand_in", None)
+    if not name or not {"predictions", "evaluation_scores", "export_manifest", "report"} & made.keys():
+        return []
+    return [f"{name}, since the recipe has none: {PACKAGED[name]}"]
+
+
 def _spread(catalog: DataCatalog, name: str, made: Mapping[str, str]) -> list[str]:
     """Return a line on the scores in a table with one row per image, or no line without the table."""
     if name not in made:
@@ -118,6 +130,14 @@ def _submission_score(catalog: DataCatalog, made: Mapping[str, str]) -> list[str
     if "dice_std" not in score:  # the source has no solution, or an earlier version wrote the file
         return []
     return [_score_line(score["dice"], score["dice_std"], score["lowest_dice"], score["images"])]
+
+
+def _doubtful(catalog: DataCatalog, made: Mapping[str, str]) -> list[str]:
+    """Return a line on the masks to look at, if there are any."""
+    if "prediction_summary" not in made:
+        return []
+    text = doubtful_masks(catalog.load("prediction_summary"))
+    return [text] if text else []
 
 
 def _score_line(mean: float, deviation: float, lowest: float, images: int) -> str:

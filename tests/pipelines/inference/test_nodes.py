@@ -445,13 +445,16 @@ def test_the_summary_describes_the_mask_of_every_image(
             "image"
         )
     assert sorted(summary.index) == sorted([missing, *others])
+    predictor = Predictor.from_model(model)
     assert summary.loc[missing, ["covered", "runs", "problems"]].tolist() == [0, 0, "the image is missing"]
     for image_id in others:
         mask = np.array(Image.open(tmp_path / "masks" / f"{image_id}.png")) > 0
-        width, height, covered, runs, problems = summary.loc[image_id]
+        width, height, covered, runs, doubt, problems = summary.loc[image_id]
         assert (height, width) == mask.shape
         assert (covered, runs) == (pytest.approx(mask.mean()), run_lengths.find_edges(mask).size / 2)
         assert not problems
+        assert doubt == pytest.approx(predictor.predict_one(store.read_image(image_id)).doubt(), abs=0.1)
+    assert np.isnan(summary.loc[missing, "doubt"])
     shares = summary.loc[others, "covered"]
     assert (
         f"from {shares.min():.1%} ({shares.idxmin()}) to {shares.max():.1%} ({shares.idxmax()})"
@@ -463,6 +466,10 @@ def test_the_summary_describes_the_mask_of_every_image(
     )
     assert f"masks are in {tmp_path}" in caplog.text
     assert caplog.text.count("4 images") == 1
+    # A run that finds all shards summarizes the same.
+    again = predict_masks(model, index, store, shards, images, parameters, RECIPE, SOURCE)
+    kept = summarize_predictions(again, index, shards, images, parameters, SOURCE).set_index("image")
+    pd.testing.assert_frame_equal(kept, summary)
 
 
 def test_onnx_runtime_predicts_the_same_masks_into_other_shards(

@@ -414,7 +414,7 @@ def test_starting_a_batch_on_a_gpu_does_not_wait_for_the_gpu(monkeypatch: pytest
     assert "aten::nonzero_static" in names
     # These ask the GPU for a value or a size.
     assert not names & {"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::equal"}
-    assert [str(device) for device, _ in operations.copies] == ["cuda:0"] * 3 + ["cpu"] * 3
+    assert [str(device) for device, _ in operations.copies] == ["cuda:0"] * 3 + ["cpu"] * 4
     assert all(non_blocking for _, non_blocking in operations.copies)
     assert not any(operation.name() == "aten::copy_" for operation, _, _ in operations.calls)
 

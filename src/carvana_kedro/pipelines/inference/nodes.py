@@ -15,6 +15,7 @@ from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import check_source, first_few, index_images, usable_images
 from carvana_kedro.parameters import Inference, ModelTraining
+from carvana_kedro.results.doubt import doubtful_masks
 from carvana_kedro.segmentation.hardware import usable_workers
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.monitoring import visualization
@@ -144,8 +145,8 @@ def predict_masks(
         )
         if predictor:
             found = _predict_jobs(predictor, missing, test_images, predicted_images, parameters)
-            for number, (rows, images, problems) in found:
-                shards[number] = prediction_shards.write(key, number, rows, images, problems)
+            for number, written in found:
+                shards[number] = prediction_shards.write(key, number, *written)
             if test_images.fingerprint() != origin["source"]:
                 prediction_shards.remove(key)  # some may be of the earlier contents, some of the new
                 raise UserError(
@@ -234,11 +235,11 @@ def _predict_jobs(
     images: ImageSource,
     predicted_images: PredictedImages,
     parameters: Inference,
-) -> Iterator[tuple[int, tuple[list[Row], dict[str, Seal], dict[str, str]]]]:
+) -> Iterator[tuple[int, tuple[list[Row], dict[str, Seal], dict[str, str], dict[str, float]]]]:
     """Predict the images of shards, and write their image files in threads while the next images are predicted.
 
     Yields:
-        The number of a shard, and its rows, the seals of its image files and its problems.
+        The number of a shard, and its rows, the seals of its image files, its problems and its doubts.
     """
     readable = [image_id for job in jobs.values() for image_id in job.readable]
     predictions = predictor.predict(
@@ -263,13 +264,16 @@ def _predict_jobs(
         rows = dict.fromkeys(job.image_ids, "")
         written: dict[str, Seal] = {}
         problems: dict[str, str] = {}
+        doubts: dict[str, float] = {}
         for image_id in job.readable:
-            rows[image_id], seals, problem = next(progress)
+            rows[image_id], seals, problem, doubt = next(progress)
             if problem:
                 logger.warning("The mask of %s is empty: %s", image_id, problem)
                 problems[image_id] = problem
+            else:
+                doubts[image_id] = round(doubt, 2)
             written |= seals
-        yield number, (list(rows.items()), written, problems)
+        yield number, (list(rows.items()), written, problems, doubts)
 
 
 def _write(
@@ -278,18 +282,18 @@ def _write(
     images: ImageSource,
     predicted_images: PredictedImages,
     parameters: Inference,
-) -> tuple[str, dict[str, Seal], str]:
+) -> tuple[str, dict[str, Seal], str, float]:
     """Write the image files that the parameters request.
 
     Returns:
-        The run lengths of the mask, the seals of the files, and the problem of the prediction.
+        The run lengths of the mask, the seals of the files, and the problem and the doubt of the prediction.
     """
     image_id = prediction.image_id
     if prediction.problem:
-        return "", {}, prediction.problem
+        return "", {}, prediction.problem, 0.0
     try:
         if not _needs_masks(parameters):
-            return run_lengths.format_runs(prediction.edges(threshold)), {}, ""
+            return run_lengths.format_runs(prediction.edges(threshold)), {}, "", prediction.doubt()
         mask = prediction.mask(threshold)
         mask = postprocess(mask, largest=parameters.keep_largest, filled=parameters.fill_holes)
         photograph = cache(partial(images.read_image, image_id))
@@ -297,7 +301,7 @@ def _write(
         for kind in _kinds(parameters):
             picture = _picture(kind, photograph, mask, prediction, threshold, parameters)
             seals[predicted_images.name(kind, image_id)] = predicted_images.write(kind, image_id, picture)
-        return run_lengths.encode(mask), seals, ""
+        return run_lengths.encode(mask), seals, "", prediction.doubt()
     except Exception as error:
         error.add_note(f"This happened while the prediction for {image_id} was written.")
         raise
@@ -355,7 +359,8 @@ def summarize_predictions(
 
     Returns:
         One row per image: image, width, height, covered (share of the image that the mask covers, in [0, 1]), runs
-        (number of runs of pixels in the submission), problems (of the file: from the index, or from reading it).
+        (number of runs of pixels in the submission), doubt (how unsure the network is: see
+        `segmentation.prediction.doubt`), problems (of the file: from the index, or from reading it).
     """
     rows = []
     for image_id, runs in prediction_shards.read(predictions["shards"]):
@@ -363,6 +368,7 @@ def summarize_predictions(
         rows.append((image_id, int(lengths.sum()), len(lengths)))
     found = pd.DataFrame(rows, columns=["image", "covered", "runs"])
     summary = test_index[["image", "width", "height", "problems"]].merge(found, on="image", validate="1:1")
+    summary["doubt"] = summary["image"].map(prediction_shards.doubts(predictions["shards"])).astype(float)
     unreadable = predictions.get("problems", {})  # missing in manifests of earlier versions
     summary["problems"] = [
         unreadable.get(image_id, problems)
@@ -386,4 +392,9 @@ def summarize_predictions(
     constant = {0.0: "empty", 1.0: "full"}.get(summary["covered"].mean() if len(summary) else -1.0)
     if constant:
         logger.warning("All %d masks are %s: the model may not be trained enough.", len(summary), constant)
-    return summary[["image", "width", "height", "covered", "runs", "problems"]]
+    if doubtful := doubtful_masks(summary):
+        logger.warning(
+            "Doubtful: %s. Look at them: the images may be unlike those that the network was trained on.",
+            doubtful,
+        )
+    return summary[["image", "width", "height", "covered", "runs", "doubt", "problems"]]

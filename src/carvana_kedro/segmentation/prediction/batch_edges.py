@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
+from carvana_kedro.segmentation.prediction.doubt import doubts
 
 _MOST_BYTES = 64 * 2**20  # of the logits of such neighbors; a single image may need more
 _EDGES_PER_ROW = 8  # on average over the images of a part. The mask of a car has about two.
@@ -25,12 +26,14 @@ class Found(NamedTuple):
 
     Attributes:
         is_finite: Whether all logits of the image are finite.
+        doubt: See `doubts`.
         threshold: Threshold of the edges; None if none were requested.
         edges: What `run_lengths.find_edges` returns for the mask at this threshold; None if it has too many edges.
         stream: A stream of the GPU for later questions, which then need not wait for the next batch.
     """
 
     is_finite: bool
+    doubt: float
     threshold: float | None
     edges: NDArray[np.int64] | None
     stream: torch.cuda.Stream | None
@@ -63,6 +66,7 @@ class BatchEdges:
         self._threshold = threshold
         self._stream = stream
         self._finite = _copied(torch.isfinite(logits).flatten(1).all(1))
+        self._doubts = _copied(doubts(logits))
         self._parts: list[tuple[int, Size, Tensor]] = []
         if threshold is not None:
             for part, size in equal_neighbors(sizes):
@@ -84,8 +88,8 @@ class BatchEdges:
             found for part in self._parts for found in _split(*part)
         ] or [None] * len(finite)
         return [
-            Found(is_finite, self._threshold, found, self._stream)
-            for is_finite, found in zip(finite, edges, strict=True)
+            Found(is_finite, doubt, self._threshold, found, self._stream)
+            for is_finite, doubt, found in zip(finite, self._doubts.tolist(), edges, strict=True)
         ]
 
 

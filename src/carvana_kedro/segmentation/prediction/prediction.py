@@ -15,6 +15,7 @@ from torch import Tensor
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.prediction.batch_edges import Found
+from carvana_kedro.segmentation.prediction.doubt import doubts
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.processes import map_in_threads
 
@@ -87,6 +88,13 @@ class Prediction:
             pixels = torch.nn.functional.pad(mask.flatten(), (1, 1))
             edges: NDArray[np.int64] = (pixels[1:] != pixels[:-1]).nonzero()[:, 0].cpu().numpy()
         return edges
+
+    def doubt(self) -> float:
+        """Return how unsure the network is of the mask, in pixels of its output: see `doubts`."""
+        if self.found:
+            return self.found.doubt
+        with self.computing():
+            return doubts(self.logits[None]).item()
 
     def enlarged(self) -> Tensor:
         """Return the logits at the image's size, (H, W) float32, on the device. Use them within `computing`.

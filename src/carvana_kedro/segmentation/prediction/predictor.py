@@ -31,6 +31,7 @@ from carvana_kedro.segmentation.prediction.prediction import check_threshold
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
 from carvana_kedro.stores.checkpoints import load_checkpoint
 from carvana_kedro.stores.machine import usable_cores
+from carvana_kedro.weights import path_of
 
 logger = logging.getLogger(__name__)
 
@@ -134,19 +135,20 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(cls, *paths: str | Path, **options: Any) -> Self:
-        """Build a predictor from files that training has written: `model.pt`, `best-*.pt` or `last-*.pt`.
+        """Build a predictor from the packaged model `cars`, or from files that training has written.
 
-            predictor = Predictor.from_checkpoint("data/06_models/sample/model.pt")
+            predictor = Predictor.from_checkpoint("cars")
             mask = predictor(np.asarray(Image.open("car.jpg")))
 
         Args:
-            paths: One checkpoint, or several whose probabilities are averaged.
+            paths: A file (`model.pt`, `best-*.pt` or `last-*.pt`) or the name of a packaged model. The probabilities of
+                several are averaged.
             options: Arguments of `from_model`.
 
         Raises:
             UserError: A file is missing, damaged or not a carvana-kedro model.
         """
-        models = [TrainedModel.from_dict(load_checkpoint(Path(path)), str(path)) for path in paths]
+        models = [TrainedModel.from_dict(load_checkpoint(path_of(str(path))), str(path)) for path in paths]
         return cls.from_model(TrainedModel.join(models), **options)
 
     def __call__(self, image: np.ndarray, threshold: float | None = None) -> NDArray[np.bool_]:
