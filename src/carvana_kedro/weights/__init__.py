@@ -1,22 +1,25 @@
-"""Trained models that come with the package, each known by a name."""
+"""Trained models that are part of the package: `NAME.pt`, with its model card `NAME.md`."""
 
 from pathlib import Path
 
 from carvana_kedro.errors import UserError
 
-NAMES = ("cars",)
+PACKAGED = {"cars": "a network for photographs of cars, trained on rendered images alone"}
+"""What each of the models is, by its name."""
 
 
 def path_of(name_or_path: str) -> Path:
-    """Return the file of a model.
+    """Return the file of a packaged model by its name, or any other path as it is.
 
-    Args:
-        name_or_path: A name of `NAMES`, or the path of another model. A path that is spelled like a name needs `./`.
+    A name wins over a file of the working directory, which is still reached as `./cars`.
 
     Raises:
         UserError: The package has no file of this name.
+
+    >>> path_of("cars").name, str(path_of("./models/cars.pt"))
+    ('cars.pt', 'models/cars.pt')
     """
-    if name_or_path not in NAMES:
+    if name_or_path not in PACKAGED:
         return Path(name_or_path)
     path = Path(__file__).with_name(f"{name_or_path}.pt")
     if not path.is_file():
