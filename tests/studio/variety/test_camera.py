@@ -30,7 +30,7 @@ def test_above_zero_a_line_bends_outward_as_in_a_barrel(strength: float, sign: i
     image = np.zeros((200, 300), np.float32)
     image[:, 250] = 1
     bent = distort(strength, [cv2.GaussianBlur(image, (0, 0), 2)])[0]
-    assert sign * (int(bent[100].argmax()) - int(bent[2].argmax())) >= 3
+    assert sign * (int(bent[100].argmax()) - int(bent[2].argmax())) >= 2
 
 
 def test_cameras_look_at_the_car() -> None:
