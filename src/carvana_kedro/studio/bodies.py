@@ -41,6 +41,11 @@ class Style:
     windows_end: float
     rear_glass: float
 
+    @property
+    def is_tall(self) -> bool:
+        """Whether the body is high enough for the lamps and plates of a tall car."""
+        return self.name in ("suv", "pickup", "minivan")
+
 
 # fmt: off
 STYLES = (
@@ -104,6 +109,43 @@ PAINTS = (  # name, fraction of all cars, sRGB, metallic
 
 
 @dataclass(frozen=True)
+class Form:
+    """Constants of the body's solid. The defaults are those of the sample.
+
+    Attributes:
+        bend: Curvature of the nose, the windscreen and the tail, seen from above, per meter.
+        crown: Curvature of the roof across the car, per meter.
+        nose: Narrowing toward the nose, as a fraction of the width.
+        tail: The same toward the tail.
+        flare: Height of the wheel flares, meters.
+        crease: Height of the crease along the side, meters.
+        crease_level: Its height above the floor, as a fraction of the car's.
+        shoulder: Radius between side and top, meters.
+        front: Radius between nose and sides, meters.
+        back: Radius between tail and sides, meters.
+        face: Factor of the profile of the nose.
+        rump: The same of the tail.
+        corner: Rounding of the four corners seen from above, as a factor.
+        lift: Slope of the underside toward nose and tail.
+    """
+
+    bend: float = 0.17
+    crown: float = 0.07
+    nose: float = 0.10
+    tail: float = 0.07
+    flare: float = 0.022
+    crease: float = 0.013
+    crease_level: float = 0.545
+    shoulder: float = 0.14
+    front: float = 0.12
+    back: float = 0.10
+    face: float = 1.0
+    rump: float = 1.0
+    corner: float = 1.0
+    lift: float = 0.07
+
+
+@dataclass(frozen=True)
 class Car:
     """One car: a style with individual proportions and paint. All lengths are in meters.
 
@@ -114,6 +156,7 @@ class Car:
         axles: x of the front and rear wheels.
         stations: x of the points of the roofline.
         roofline: Height of the upper surface in the middle of the car, at each of `stations`.
+        form: Constants of the solid.
     """
 
     style: Style
@@ -131,6 +174,7 @@ class Car:
     spokes: int
     dark_glass: bool
     chrome: bool
+    form: Form = Form()
 
     def x(self, fraction: float) -> float:
         """Return the x of a position given as a fraction of the length from the nose."""
@@ -143,47 +187,61 @@ class Car:
 
     def top(self, x: Array | float, y: Array | float) -> Array:
         """Return the height of the upper surface (hood, glass, roof and tail), which curves to the sides."""
-        bent = x + 0.17 * y * y * np.tanh(4 * x / self.length)
-        return np.interp(bent, self.stations, self.roofline).astype(np.float32) - 0.07 * y * y
+        bent = x + self.form.bend * y * y * np.tanh(4 * x / self.length)
+        return np.interp(bent, self.stations, self.roofline).astype(np.float32) - self.form.crown * y * y
 
     def half_width(self, x: Array | float, z: Array | float) -> Array:
         """Return half the width of the side surface, with its slopes, wheel flares and creases."""
-        belt = 0.655 * self.height
-        low, high = self.clearance, self.height
-        heights = (low - 0.1, low + 0.06, 0.30 * high, 0.42 * high, belt, high)
+        form, low, high = self.form, self.clearance, self.height
+        heights = (low - 0.1, low + 0.06, 0.30 * high, 0.42 * high, 0.655 * high, high)
         section = np.interp(z, heights, (0.90, 0.955, 0.985, 1.0, 0.965, self.style.roof_width))
         nose = np.clip((x - self.axles[0]) / (self.length / 2 - self.axles[0]), 0, 1)
         tail = np.clip((self.axles[1] - x) / (self.length / 2 + self.axles[1]), 0, 1)
-        half = self.width / 2 * section * (1 - 0.10 * nose**2 - 0.07 * tail**2)
+        half = self.width / 2 * section * (1 - form.nose * nose**2 - form.tail * tail**2)
         for axle in self.axles:
             distance = np.hypot(x - axle, z - self.wheel_radius) / self.wheel_radius
-            half = half + 0.022 * np.clip((1.6 - distance) / 0.5, 0, 1) ** 2
-        crease = z - 0.545 * self.height + 0.02 * x
-        half = half + 0.013 * np.clip(1 - np.abs(crease) / 0.09, 0, 1) ** 2
-        rocker = z - 0.235 * self.height
+            half = half + form.flare * np.clip((1.6 - distance) / 0.5, 0, 1) ** 2
+        crease = z - form.crease_level * high + 0.02 * x
+        half = half + form.crease * np.clip(1 - np.abs(crease) / 0.09, 0, 1) ** 2
+        rocker = z - 0.235 * high
         return half - 0.014 * np.exp(-((rocker / 0.05) ** 2))
 
     def solid(self, x: Array, y: Array, z: Array) -> Array:
         """Return a smooth field: about the distance to the surface of the body, and negative inside the body."""
-        wide = np.abs(y)
+        form, wide, level = self.form, np.abs(y), z / self.height
         edge = (wide / (self.width / 2)) ** 2
-        shape = smooth_max(wide - self.half_width(x, z), z - self.top(x, y), 0.14)
-        level = z / self.height
-        face = np.interp(
+        shape = smooth_max(wide - self.half_width(x, z), z - self.top(x, y), form.shoulder)
+        face = form.face * np.interp(
             level, (0.1, 0.2, 0.30, 0.36, 0.48, 0.6, 0.8), (-0.10, -0.03, 0, 0, -0.03, -0.09, -0.3)
         )
-        shape = smooth_max(shape, x - self.length / 2 - face + 0.10 * edge + 0.13 * edge**3, 0.12)
-        back = np.interp(
+        ahead = x - self.length / 2 - face + form.corner * 0.10 * edge + form.corner * 0.13 * edge**3
+        shape = smooth_max(shape, ahead, form.front)
+        back = form.rump * np.interp(
             level, (0.1, 0.2, 0.31, 0.38, 0.42, 0.7, 0.9), (-0.10, -0.04, 0, 0, -0.035, -0.06, -0.2)
         )
-        shape = smooth_max(shape, -x - self.length / 2 - back + 0.07 * edge + 0.10 * edge**3, 0.10)
-        ends = np.clip(np.abs(x) - 0.36 * self.length, 0, None) * 0.07
+        behind = -x - self.length / 2 - back + form.corner * 0.07 * edge + form.corner * 0.10 * edge**3
+        shape = smooth_max(shape, behind, form.back)
+        ends = np.clip(np.abs(x) - 0.36 * self.length, 0, None) * form.lift
         return smooth_max(shape, self.clearance + ends - z, 0.06)
 
 
 def smooth_max(a: Array, b: Array, radius: float) -> Array:
     """Return the larger of two fields, rounded where they meet."""
     return np.maximum(a, b) + np.maximum(radius - np.abs(a - b), 0) ** 2 / (4 * radius)
+
+
+def smooth_roofline(knots: Array, length: float, height: float, sigma: float) -> tuple[Array, Array]:
+    """Return `stations` and `roofline` of a car.
+
+    Args:
+        knots: `(N, 2)`, a roofline as in `Style`. It is scaled so that its highest point has `height`.
+        length: Length of the car, meters.
+        height: Height of the car, meters.
+        sigma: Standard deviation of the rounding, centimeters.
+    """
+    stations = np.arange(-length / 2 - 0.5, length / 2 + 0.5, 0.01)
+    roofline = np.interp(0.5 - stations / length, knots[:, 0], knots[:, 1] / knots[:, 1].max()) * height
+    return stations, cv2.GaussianBlur(roofline[None].astype(np.float32), (0, 0), sigma)[0]
 
 
 def to_linear(srgb: Sequence[float]) -> Array:
@@ -202,11 +260,7 @@ def design_car(settings: StudioSettings, car: int) -> Car:
     length, width, height = np.array(style.size) * own.uniform((0.955, 0.97, 0.965), (1.045, 1.03, 1.035))
     knots = np.array(style.roofline)
     knots[1:-1] += own.normal(0, (0.005, 0.007), (len(knots) - 2, 2)) * (knots[1:-1, 1:] < 0.99)
-    stations = np.arange(-length / 2 - 0.5, length / 2 + 0.5, 0.01)
-    roofline = np.interp(0.5 - stations / length, knots[:, 0], knots[:, 1] / knots[:, 1].max()) * height
-    roofline = cv2.GaussianBlur(
-        roofline[None].astype(np.float32), (0, 0), 4.5 if style.name != "pickup" else 3
-    )[0]
+    stations, roofline = smooth_roofline(knots, length, height, 4.5 if style.name != "pickup" else 3)
     tint = own.uniform(0.85, 1.15) * own.uniform(0.96, 1.04, 3)
     return Car(
         style=style,

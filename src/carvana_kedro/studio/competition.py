@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -55,8 +56,12 @@ Encoded = tuple[bytes, bytes, str]
 
 def sample_folder(path: Path, settings: StudioSettings) -> Path:
     """Return the subfolder of `path` that belongs to these settings and this version of the studio."""
+    plain = asdict(settings)
+    del plain["variety"]  # so that settings without variety keep the key that they had before there was any
+    listed = ", ".join(f"{name}={value!r}" for name, value in plain.items())
     variety = f" {VARIETY_VERSION} {'+'.join(sorted(settings.kinds))}" if settings.kinds else ""
-    key = hashlib.sha256(f"{STUDIO_VERSION} {settings}{variety}".encode()).hexdigest()[:12]
+    text = f"{STUDIO_VERSION} StudioSettings({listed}){variety}"
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
     return path / f"rendered-{key}"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from .bodies import Car
 
 Array = np.ndarray
+SHADOW_SCALE = 50  # texels per meter of shadows on the floor
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def display(matt: Array, gloss: Array | float, albedo: Sequence[Array | float]) 
 
 
 def floor_shadow(car: Car) -> Array:
-    """Return the fraction of light on the floor, `(h, w)` float32 at 50 texels per meter, up to 1.2 m from the car."""
-    scale, margin = 50, 1.2
+    """Return the fraction of light on the floor, `(h, w)` float32 at `SHADOW_SCALE`, up to 1.2 m from the car."""
+    scale, margin = SHADOW_SCALE, 1.2
     shape = (round((car.width + 2 * margin) * scale), round((car.length + 2 * margin) * scale))
     rows, columns = np.indices(shape, np.float32)
     x, y = (columns + 0.5) / scale - car.length / 2 - margin, (rows + 0.5) / scale - car.width / 2 - margin

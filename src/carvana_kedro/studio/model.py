@@ -33,7 +33,11 @@ class Model:
 @functools.lru_cache(maxsize=2)
 def build_model(settings: StudioSettings, number: int) -> Model:
     """Build car `number`. The last two cars are cached."""
-    car = design_car(settings, number)
+    return assemble(settings, number, design_car(settings, number))
+
+
+def assemble(settings: StudioSettings, number: int, car: Car) -> Model:
+    """Build the parts of a car that has this number, and the look of this number's panels and camera."""
     return Model(
         car=car,
         camera=set_up_camera(settings, number),

@@ -5,7 +5,7 @@ import numpy as np
 
 from .bodies import Car
 from .canvas import BLACK, SCALE, Panel, grown, rounded
-from .surfaces import COLUMNS, windscreen_foot
+from .surfaces import COLUMNS, WHEEL_PROFILE, windscreen_foot
 
 Array = np.ndarray
 _RUBBER, _CHROME = (0.025, 0.025, 0.027), (0.62, 0.63, 0.64)
@@ -18,7 +18,7 @@ def draw_panels(car: Car, rng: np.random.Generator) -> tuple[Array, Array]:
         Two arrays, `(h, w, 4)` uint8: color and cover; glass, hole, metal and an empty channel. Color is the square
         root of linear RGB, so that eight bits suffice.
     """
-    tall = car.style.name in ("suv", "pickup", "minivan")
+    tall = car.style.is_tall
     side = Panel(-car.length / 2 - 0.1, car.length + 0.2)
     front, rear = Panel(-1.15, 2.3), Panel(-1.15, 2.3)
     lamp_top = 0.005 + (0.50 if tall else 0.505) * car.height
@@ -255,7 +255,7 @@ def draw_wheel(car: Car) -> tuple[Array, Array]:
     fine = 16
     row = np.arange(17 * fine, dtype=np.float32)[:, None] / fine
     angle = np.arange((COLUMNS + 1) * fine, dtype=np.float32)[None] / fine * (2 * np.pi / COLUMNS)
-    radius = np.interp(row, range(9), (0, 0.20, 0.21, 0.55, 0.64, 0.67, 0.69, 0.71, 0.80)).astype(np.float32)
+    radius = np.interp(row, range(9), WHEEL_PROFILE[:9, 0]).astype(np.float32)
     phase = np.abs(np.mod(angle * car.spokes / (2 * np.pi), 1) - 0.5) * (2 * np.pi / car.spokes) * radius
     spoke = np.clip((0.075 + 0.06 * radius - 0.02 * (car.spokes > 6) - phase) * 60, 0, 1)
     rim = np.clip(np.maximum(spoke, np.maximum((0.17 - radius) * 60, (radius - 0.605) * 60)), 0, 1) * (

@@ -1,7 +1,7 @@
 """The settings of a rendered competition. Its files depend on nothing else."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class StudioSettings:
     views: int = 16
     width: int = 1918
     height: int = 1280
-    variety: str = field(default="none", repr=False)  # not in cache keys: see `sample_folder`
+    variety: str = "none"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -56,6 +56,8 @@ class StudioSettings:
                 raise ValueError(f"{name} must be an integer, not {value!r}")
             if not least <= value <= most:
                 raise ValueError(f"{name} must be between {least} and {most}, not {value}")
+        if not isinstance(self.variety, str):
+            raise ValueError(f"variety must be a string, not {self.variety!r}")
         if unknown := sorted(self.kinds.difference(KINDS)):
             raise ValueError(
                 f"variety must be none, all, or some of {'+'.join(KINDS)}, not {'+'.join(unknown)}"

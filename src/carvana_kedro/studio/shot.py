@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from .canvas import CEILING, SCALE
-from .lighting import display, look_up, studio_light
+from .lighting import SHADOW_SCALE, display, look_up, studio_light
 from .model import Model
 from .rasterize import Fragments, rasterize
 from .scene import fall_off, render_background
@@ -120,7 +120,9 @@ class Shot:
     def _cast_shadow(self) -> None:
         shadow = self._shadow()
         height, width = shadow.shape
-        texels = np.array([[50, 0, width / 2 - 0.5], [0, 50, height / 2 - 0.5], [0, 0, 1]])
+        texels = np.array(
+            [[SHADOW_SCALE, 0, width / 2 - 0.5], [0, SHADOW_SCALE, height / 2 - 0.5], [0, 0, 1]]
+        )
         to_image = self.to_image[:, [0, 1, 3]] @ np.linalg.inv(texels)
         corners = np.array([(0, 0, 1), (width, 0, 1), (width, height, 1), (0, height, 1)]) @ to_image.T
         pixels = corners[:, :2] / corners[:, 2:]

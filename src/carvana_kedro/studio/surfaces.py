@@ -10,6 +10,12 @@ from .bodies import Car
 
 Array = np.ndarray
 COLUMNS = 96
+WHEEL_PROFILE = np.array([
+    (0, -.02), (.20, -.02), (.21, -.025), (.55, -.005), (.64, .0), (.67, .008), (.69, .004), (.71, .006),
+    (.80, .016), (.90, .010), (.955, -.012), (.99, -.045), (1, -.075), (1, -.19), (.97, -.22),
+    (.7, -.235), (0, -.235),
+])  # fmt: skip
+"""Rim, sidewall and tread, `(17, 2)`: radius as a fraction of the wheel's, and y in meters."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +120,7 @@ def turn(profile: Array) -> Surface:
 def wheels(car: Car, side: int) -> Surface:
     """Return the two wheels on the left (+1) or right (-1): rim, sidewall and tread."""
     radius = car.wheel_radius
-    profile = np.array([
-        (0, -.02), (.20, -.02), (.21, -.025), (.55, -.005), (.64, .0), (.67, .008), (.69, .004), (.71, .006),
-        (.80, .016), (.90, .010), (.955, -.012), (.99, -.045), (1, -.075), (1, -.19), (.97, -.22),
-        (.7, -.235), (0, -.235),
-    ])  # fmt: skip
-    wheel = turn(np.stack((profile[:, 0] * radius, profile[:, 1]), 1))
+    wheel = turn(WHEEL_PROFILE * (radius, 1))
     place = side * (car.width / 2 - 0.012)
     return stack([wheel.moved((axle, place, radius - 0.006), flip=side < 0) for axle in car.axles])
 

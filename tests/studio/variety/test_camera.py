@@ -1,4 +1,6 @@
+import cv2
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +22,15 @@ def test_a_bent_image_needs_no_point_outside(strength: float, width: int, height
 def test_without_strength_nothing_moves() -> None:
     image = np.random.default_rng(0).integers(0, 256, (31, 46, 3)).astype(np.uint8)
     np.testing.assert_array_equal(distort(0.0, [image])[0], image)
+
+
+@pytest.mark.parametrize(("strength", "sign"), [(0.08, 1), (-0.08, -1)])
+def test_above_zero_a_line_bends_outward_as_in_a_barrel(strength: float, sign: int) -> None:
+    """An upright line on the right is farther right in the middle than at the top, below zero less far."""
+    image = np.zeros((200, 300), np.float32)
+    image[:, 250] = 1
+    bent = distort(strength, [cv2.GaussianBlur(image, (0, 0), 2)])[0]
+    assert sign * (int(bent[100].argmax()) - int(bent[2].argmax())) >= 2
 
 
 def test_cameras_look_at_the_car() -> None:

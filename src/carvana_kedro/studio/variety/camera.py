@@ -33,7 +33,7 @@ def vary_camera(settings: StudioSettings, rng: np.random.Generator) -> Camera:
 
 
 def distort(strength: float, planes: list[Array]) -> list[Array]:
-    """Bend straight lines as a lens does: barrel below zero, pincushion above.
+    """Bend straight lines as a lens does: barrel above zero, pincushion below.
 
     Args:
         strength: Change of the radius at the corner of the image, as a fraction of the radius.

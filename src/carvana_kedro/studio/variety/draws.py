@@ -7,17 +7,22 @@ from carvana_kedro.studio.settings import KINDS, StudioSettings, generator
 _FIRST = 10  # of the streams in `generator`; lower numbers belong to the sample
 
 
-def stream(settings: StudioSettings, kind: str, car: int, view: int = 0) -> np.random.Generator:
-    """Return the random generator of one kind of variety. With view 0, it is that of the whole car.
+def stream(settings: StudioSettings, kind: str, car: int, part: int = 0) -> np.random.Generator:
+    """Return the random generator of one kind of variety. Switching another kind on or off does not change its numbers.
 
-    Switching another kind on or off does not change its numbers.
+    Args:
+        settings: Settings of the competition.
+        kind: One of `KINDS`.
+        car: Number of the car.
+        part: What it is for: the number of a view if the kind is drawn for each view, or else of a part of the car. 0
+            is the whole car.
     """
-    return generator(settings, car, view, _FIRST + KINDS.index(kind))
+    return generator(settings, car, part, _FIRST + KINDS.index(kind))
 
 
-def chance(rng: np.random.Generator, share: float) -> bool:
-    """Return True in a `share` of all cases."""
-    return bool(rng.random() < share)
+def chance(rng: np.random.Generator, probability: float) -> bool:
+    """Return True with this probability."""
+    return bool(rng.random() < probability)
 
 
 def color(rng: np.random.Generator, low: float, high: float, tint: float) -> tuple[float, float, float]:

@@ -5,17 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from carvana_kedro.studio.bodies import design_car
-from carvana_kedro.studio.lighting import floor_shadow
-from carvana_kedro.studio.model import Model
-from carvana_kedro.studio.panels import draw_panels, draw_wheel
-from carvana_kedro.studio.scene import set_up_camera
-from carvana_kedro.studio.settings import StudioSettings, generator
-from carvana_kedro.studio.surfaces import Surface, mirror, seats, wheels, wrap_body
+from carvana_kedro.studio.bodies import Car, design_car
+from carvana_kedro.studio.model import Model, assemble
+from carvana_kedro.studio.settings import StudioSettings
+from carvana_kedro.studio.surfaces import Surface
 
-from .cars.bodies import ShapedCar, shape_car
+from .cars.bodies import shape_car
 from .cars.faces import redraw_face
-from .cars.markings import mark
+from .cars.markings import add_markings
 from .cars.parts import Part, attach_parts, vary_mirror
 from .cars.sheet import Sheet
 from .cars.wheels import design_wheel, draw_gaps, draw_tire, mount_insides, mount_wheels
@@ -56,30 +53,20 @@ def build_varied_model(settings: StudioSettings, number: int) -> VariedModel:
     finish = mix_paint(stream(settings, "paint", number)) if "paint" in settings.kinds else None
     if finish:
         car = replace(car, paint=finish.paint, metallic=finish.metallic)
-    model = Model(
-        car=car,
-        camera=set_up_camera(settings, number),
-        body=wrap_body(car),
-        wheels=(wheels(car, 1), wheels(car, -1)),
-        mirrors=(mirror(car, 1), mirror(car, -1)),
-        seats=seats(car),
-        panels=draw_panels(car, generator(settings, number, 0, 3)),
-        tires=draw_wheel(car),
-        shadow=floor_shadow(car),
-    )
-    if isinstance(car, ShapedCar):
+    model = assemble(settings, number, car)
+    if "shape" in settings.kinds:
         return _equip(car, model, finish, settings, number)
     return VariedModel(model, (), finish)
 
 
 def _equip(
-    car: ShapedCar, plain: Model, finish: Finish | None, settings: StudioSettings, number: int
+    car: Car, plain: Model, finish: Finish | None, settings: StudioSettings, number: int
 ) -> VariedModel:
     """Give a car its own wheels, mirrors, face and markings, and what is attached to it."""
     rng = stream(settings, "shape", number, 1)
     wheel, sheet = design_wheel(car, rng), Sheet(plain.panels, car)
     redraw_face(sheet, car, rng)
-    mark(sheet, car, rng)
+    add_markings(sheet, car, rng)
     # Both mirrors are alike: the same numbers are drawn for each.
     left, right = (vary_mirror(car, side, stream(settings, "shape", number, 2)) for side in (1, -1))
     model = replace(

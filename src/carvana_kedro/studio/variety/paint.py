@@ -35,6 +35,7 @@ class Finish:
         region: Where it is: `roof`, `hood`, `lower`, `upper`, `stripes` or none.
         wheels: Color of the rims, and the fraction of them that is mirror-like metal.
         clear_glass: Fraction of the light that the glass lets through.
+        dark_glass: The same of dark glass.
         glass: Color of the glass.
         cabin: Display values of the cabin and of the seats: see `shot.Look`.
     """
@@ -94,7 +95,14 @@ def _color(rng: np.random.Generator) -> tuple[Array, float]:
 def second_tone(
     finish: Finish, car: Car, points: tuple[Array, ...], normals: tuple[Array, ...]
 ) -> Array | None:
-    """Tell where the body has its second color, `(1, n)` bool. None: nowhere."""
+    """Return where the body has its second color, `(1, n)` bool. None: nowhere.
+
+    Args:
+        finish: The colors of the car.
+        car: The car.
+        points: x, y and z in car coordinates, each `(1, n)`, meters.
+        normals: The same of unit normals.
+    """
     if finish.region is None:
         return None
     (x, y, z), up = points, normals[2]

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 
 from carvana_kedro.studio.bodies import Car
+from carvana_kedro.studio.lighting import SHADOW_SCALE
 
 from .draws import chance
 
 Array = np.ndarray
-_SCALE = 50  # texels per meter, as `Shot` expects
 _MARGIN = 1.5  # meters around the car
 
 
@@ -49,10 +49,13 @@ class Shadow:
     floor: float
 
     def below(self, car: Car) -> Array:
-        """Return the fraction of light on the floor, `(h, w)` float32 at 50 texels per meter."""
+        """Return the fraction of light on the floor, `(h, w)` float32 at `SHADOW_SCALE`."""
         half = car.length / 2, car.width / 2
-        shape = tuple(round(2 * (side + _MARGIN) * _SCALE) for side in half[::-1])
-        y, x = (((np.arange(size) + 0.5) / _SCALE - size / _SCALE / 2).astype(np.float32) for size in shape)
+        shape = tuple(round(2 * (side + _MARGIN) * SHADOW_SCALE) for side in half[::-1])
+        y, x = (
+            ((np.arange(size) + 0.5) / SHADOW_SCALE - size / SHADOW_SCALE / 2).astype(np.float32)
+            for size in shape
+        )
         y = y[:, None]
         light = np.ones(shape, np.float32)
         for shade in self.shades:
@@ -75,7 +78,7 @@ class Shadow:
 
 def _blurred(outline: Array, blur: float) -> Array:
     """Blur an outline. Wide blurs are computed at a quarter of the size."""
-    texels = blur * _SCALE
+    texels = blur * SHADOW_SCALE
     if texels < 6:
         return np.asarray(cv2.GaussianBlur(outline, (0, 0), texels))
     small = cv2.resize(outline, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)

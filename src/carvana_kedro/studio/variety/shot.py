@@ -14,7 +14,6 @@ from carvana_kedro.studio.shot import NOISE_ZERO, Body, Look, Shot
 from carvana_kedro.studio.surfaces import Surface
 
 from .camera import distort, vary_camera
-from .cars.bodies import ShapedCar
 from .cars.parts import STRIDE, Part
 from .cars.wheels import INSIDE_STRIDE, on_brake
 from .draws import chance, stream
@@ -70,9 +69,9 @@ class VariedShot(Shot):
         return look
 
     def _empty_room(self) -> Array:
-        if self.room is None:
-            return render_studio(self.settings, self.model.camera)
-        return self.room.image
+        if self.room:
+            return self.room.image.copy()
+        return render_studio(self.settings, self.model.camera) if self.lens else super()._empty_room()
 
     def _reflect_in_floor(self) -> None:
         if self.look.sheen:
@@ -99,12 +98,12 @@ class VariedShot(Shot):
     def _shade_body(self, seen: Fragments) -> Body:
         body = super()._shade_body(seen)
         at = np.flatnonzero(body.well)
-        if at.size and isinstance(self.model.car, ShapedCar):
+        if at.size and "shape" in self.settings.kinds:
             body.well[:, at[self._passes_under(seen.take(at))]] = 0
         return body
 
     def _passes_under(self, seen: Fragments) -> Array:
-        """Tell where the view through an opening of the body leads under the car, `(n,)` bool."""
+        """Return where the view through an opening of the body leads under the car, `(n,)` bool."""
         car, (x, y, z) = self.model.car, seen.points
         farther = _WELL / np.maximum(np.abs(self.eye[1] - y), 1e-3)
         inner_x, inner_z = x + farther * (x - self.eye[0]), z + farther * (z - self.eye[2])

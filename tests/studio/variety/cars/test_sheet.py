@@ -5,7 +5,7 @@ from carvana_kedro.studio.panels import draw_panels
 from carvana_kedro.studio.settings import generator
 from carvana_kedro.studio.variety.cars.bodies import shape_car
 from carvana_kedro.studio.variety.cars.faces import redraw_face
-from carvana_kedro.studio.variety.cars.markings import mark
+from carvana_kedro.studio.variety.cars.markings import add_markings
 from carvana_kedro.studio.variety.cars.sheet import Sheet, box
 
 SETTINGS = StudioSettings()
@@ -18,7 +18,7 @@ def test_faces_and_markings_keep_the_openings_of_the_wheels() -> None:
         panels = draw_panels(car, generator(SETTINGS, number))
         sheet = Sheet(panels, car)
         redraw_face(sheet, car, generator(SETTINGS, number, 1))
-        mark(sheet, car, generator(SETTINGS, number, 2))
+        add_markings(sheet, car, generator(SETTINGS, number, 2))
         np.testing.assert_array_equal(sheet.rest[..., 1], panels[1][..., 1])
         assert (sheet.color != panels[0]).any()
 

@@ -79,7 +79,8 @@ def test_the_floor_between_tire_and_body_is_not_in_the_mask_below_the_wall_of_th
         away, up = on_side(shot)
         free = (coverage < 0.5) & (whole == 1)
         assert free.sum() > 20
-        assert away[free].min() > 0.9 and away[free].max() < 1.25
+        # A tire has at least 0.93 of the radius for which the arch is made. A pixel is 0.06 of it.
+        assert away[free].min() > 0.86 and away[free].max() < 1.25
         assert up[free].max() < shot.model.car.clearance + 0.2
 
 

@@ -3,18 +3,17 @@
 import numpy as np
 
 from carvana_kedro.studio.bodies import Car
+from carvana_kedro.studio.variety.draws import chance
 
-from ..draws import chance
 from .sheet import Sheet, box, disc
 
 Array = np.ndarray
 _BLACK = (14, 14, 15)
-_TALL = ("suv", "pickup", "minivan")
 
 
 def redraw_face(sheet: Sheet, car: Car, rng: np.random.Generator) -> None:
     """Draw another grille, headlamps and tail lamps over those of the sample, each in more than half of all cars."""
-    tall = car.style.name in _TALL
+    tall = car.style.is_tall
     lamp_top = 0.005 + (0.50 if tall else 0.505) * car.height
     if chance(rng, 0.6):
         _draw_grille(sheet, car, lamp_top, rng)

@@ -3,17 +3,17 @@
 import numpy as np
 
 from carvana_kedro.studio.bodies import Car
+from carvana_kedro.studio.variety.draws import chance, color
+from carvana_kedro.studio.variety.lettering import letters
 
-from ..draws import chance, color
-from ..lettering import letters
 from .sheet import Sheet, box
 
 _PLATES = ((225, 228, 226), (235, 190, 30), (20, 22, 26), (70, 150, 215), (250, 250, 250), (40, 40, 42))
 
 
-def mark(sheet: Sheet, car: Car, rng: np.random.Generator) -> None:
+def add_markings(sheet: Sheet, car: Car, rng: np.random.Generator) -> None:
     """Mount other plates on a body, and perhaps stickers and lettering."""
-    tall = car.style.name in ("suv", "pickup", "minivan")
+    tall = car.style.is_tall
     style = int(rng.integers(6))
     for middle, level, share in (
         (sheet.front, (0.285 if tall else 0.315) * car.height, 0.85),

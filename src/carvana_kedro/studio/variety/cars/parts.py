@@ -4,15 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from carvana_kedro.studio.bodies import Car
 from carvana_kedro.studio.surfaces import COLUMNS, Surface, ellipsoid, stack, windscreen_foot
-
-from ..draws import chance
-from .bodies import ShapedCar
+from carvana_kedro.studio.variety.draws import chance
 
 Array = np.ndarray
 STRIDE = 4
 """Grid steps per face: parts are small."""
-_TALL = ("suv", "pickup", "minivan")
 
 
 @dataclass(frozen=True)
@@ -25,12 +23,12 @@ class Part:
     metal: float = 0.0
 
 
-def attach_parts(car: ShapedCar, rng: np.random.Generator) -> tuple[Part, ...]:
+def attach_parts(car: Car, rng: np.random.Generator) -> tuple[Part, ...]:
     """Return what is attached to a car, one part per material."""
     painted: list[Surface] = []
     bright: list[Surface] = []
     black = [_axle(car, x) for x in car.axles if chance(rng, 0.7)]
-    name, tall = car.style.name, car.style.name in _TALL
+    name, tall = car.style.name, car.style.is_tall
     trim = (bright, black, painted)[rng.choice(3, p=(0.35, 0.5, 0.15))]
     if name in ("suv", "wagon", "minivan", "hatchback"):
         if chance(rng, 0.4):
@@ -82,7 +80,7 @@ def _padded(surface: Surface) -> Surface:
     return Surface(points, normals, surface.seams)
 
 
-def vary_mirror(car: ShapedCar, side: int, rng: np.random.Generator) -> Surface:
+def vary_mirror(car: Car, side: int, rng: np.random.Generator) -> Surface:
     """Return an outside mirror of any size, near the body or on an arm."""
     x = car.x(windscreen_foot(car)) - rng.uniform(0.30, 0.55)
     z = float(car.belt(x)) + rng.uniform(0.05, 0.13)
@@ -124,17 +122,17 @@ def _box(size: tuple[float, float, float], place: tuple[float, float, float]) ->
     return ellipsoid(size, 0.2).moved(place)
 
 
-def _axle(car: ShapedCar, x: float) -> Surface:
+def _axle(car: Car, x: float) -> Surface:
     half = car.width / 2 - 0.2
     return tube(np.array(((x, -half, car.wheel_radius), (x, 0, car.wheel_radius - 0.03), (x, half, car.wheel_radius))),
                 0.055)  # fmt: skip
 
 
-def _roof_y(car: ShapedCar) -> float:
+def _roof_y(car: Car) -> float:
     return 0.80 * car.style.roof_width * car.width / 2
 
 
-def _rails(car: ShapedCar, rng: np.random.Generator) -> list[Surface]:
+def _rails(car: Car, rng: np.random.Generator) -> list[Surface]:
     """Return two rails along the roof, perhaps with bars across."""
     start, end = (
         car.x(windscreen_foot(car)) - 0.85,
@@ -153,19 +151,19 @@ def _rails(car: ShapedCar, rng: np.random.Generator) -> list[Surface]:
     return rails
 
 
-def _tail_x(car: ShapedCar, height: float) -> float:
+def _tail_x(car: Car, height: float) -> float:
     """Return the x of the tail at a fraction of the car's height."""
     behind = car.stations < -0.1 * car.length
     return float(np.interp(height * car.height, car.roofline[behind], car.stations[behind]))
 
 
-def _roof_spoiler(car: ShapedCar, rng: np.random.Generator) -> list[Surface]:
+def _roof_spoiler(car: Car, rng: np.random.Generator) -> list[Surface]:
     x, half = _tail_x(car, 0.90), 0.9 * car.style.roof_width * car.width / 2
     size = rng.uniform(0.06, 0.15), half, rng.uniform(0.012, 0.03)
     return [_box(size, (x + 0.2 * size[0], 0, float(car.top(x + size[0], 0.3)) - 0.01))]
 
 
-def _wing(car: ShapedCar, rng: np.random.Generator) -> list[Surface]:
+def _wing(car: Car, rng: np.random.Generator) -> list[Surface]:
     """Return a wing on two struts above the trunk, with a gap below it."""
     x, half = -car.length / 2 + rng.uniform(0.08, 0.3), rng.uniform(0.34, 0.46) * car.width
     deck, gap = float(car.top(x, 0.3)), rng.uniform(0.05, 0.28)
@@ -175,14 +173,14 @@ def _wing(car: ShapedCar, rng: np.random.Generator) -> list[Surface]:
     return [blade, *struts]
 
 
-def _roof_box(car: ShapedCar) -> list[Surface]:
+def _roof_box(car: Car) -> list[Surface]:
     x = car.x(windscreen_foot(car)) - 1.35
     return [ellipsoid((0.75, 0.4, 0.16), 0.5).moved((x, 0.1, car.height + 0.2)),
             _box((0.03, _roof_y(car), 0.03), (x + 0.4, 0, car.height + 0.03)),
             _box((0.03, _roof_y(car), 0.03), (x - 0.4, 0, car.height + 0.03))]  # fmt: skip
 
 
-def _antenna(car: ShapedCar, rng: np.random.Generator) -> list[Surface]:
+def _antenna(car: Car, rng: np.random.Generator) -> list[Surface]:
     if chance(rng, 0.6):  # a fin on the roof
         x = car.x(car.style.windows_end) + 0.35
         return [ellipsoid((0.09, 0.018, 0.05), 0.9).moved((x, 0, float(car.top(x, 0)) + 0.02))]
@@ -191,7 +189,7 @@ def _antenna(car: ShapedCar, rng: np.random.Generator) -> list[Surface]:
     return [tube(np.array(((x, y, z), (x - 0.15, y, z + rng.uniform(0.3, 0.7)))), 0.006)]
 
 
-def _steps(car: ShapedCar, rng: np.random.Generator) -> list[Surface]:
+def _steps(car: Car, rng: np.random.Generator) -> list[Surface]:
     """Return a step along each sill, perhaps with a gap above it."""
     front, back = (
         axle - side * 1.3 * car.wheel_radius for axle, side in zip(car.axles, (1, -1), strict=True)
@@ -203,7 +201,7 @@ def _steps(car: ShapedCar, rng: np.random.Generator) -> list[Surface]:
     return [tube(np.stack((x, side * (y - inward), z + 0.6 * inward), 1), radius) for side in (-1, 1)]
 
 
-def _bull_bar(car: ShapedCar, rng: np.random.Generator) -> list[Surface]:
+def _bull_bar(car: Car, rng: np.random.Generator) -> list[Surface]:
     x, half = car.length / 2 + rng.uniform(0.03, 0.1), rng.uniform(0.3, 0.42) * car.width
     low, high = _underside(car) + 0.05, rng.uniform(0.42, 0.56) * car.height
     hoop = np.array([(-half, low), (-half, high - 0.08), (-half + 0.1, high), (half - 0.1, high), (half, high - 0.08),
@@ -213,7 +211,7 @@ def _bull_bar(car: ShapedCar, rng: np.random.Generator) -> list[Surface]:
     return [*bars, tube(np.array(((x, -half, level), (x + 0.02, 0, level), (x, half, level))), 0.028)]
 
 
-def _roll_bar(car: ShapedCar) -> list[Surface]:
+def _roll_bar(car: Car) -> list[Surface]:
     """Return a bar over the bed behind the cab."""
     x, half, low = car.x(car.style.windows_end) - 0.45, 0.40 * car.width, 0.62 * car.height
     high = 0.95 * car.height
@@ -226,16 +224,16 @@ def _roll_bar(car: ShapedCar) -> list[Surface]:
     return [tube(np.c_[np.full(6, x), hoop], 0.035), *legs]
 
 
-def _underside(car: ShapedCar) -> float:
+def _underside(car: Car) -> float:
     """Return the height of the body's lower edge at nose and tail."""
     return car.clearance + 0.14 * car.length * car.form.lift
 
 
-def _rear_bumper(car: ShapedCar) -> list[Surface]:
+def _rear_bumper(car: Car) -> list[Surface]:
     return [_box((0.08, 0.46 * car.width, 0.08), (-car.length / 2 - 0.02, 0, _underside(car) + 0.12))]
 
 
-def _mud_flaps(car: ShapedCar) -> list[Surface]:
+def _mud_flaps(car: Car) -> list[Surface]:
     size = 0.012, 0.11, 0.3 * car.wheel_radius
     places = [
         (axle - 1.12 * car.wheel_radius, side * (car.width / 2 - 0.15))
@@ -245,7 +243,7 @@ def _mud_flaps(car: ShapedCar) -> list[Surface]:
     return [_box(size, (x, y, 0.12 + size[2])) for x, y in places]
 
 
-def _exhausts(car: ShapedCar, rng: np.random.Generator) -> list[Surface]:
+def _exhausts(car: Car, rng: np.random.Generator) -> list[Surface]:
     y, z, x = rng.uniform(0.2, 0.36) * car.width, _underside(car) + 0.03, -car.length / 2
     sides = (-1, 1) if chance(rng, 0.4) else (1,)
     return [

@@ -6,14 +6,13 @@ import cv2
 import numpy as np
 
 from carvana_kedro.studio.bodies import Car
-from carvana_kedro.studio.surfaces import COLUMNS, Surface, stack, turn
-
-from ..draws import chance
+from carvana_kedro.studio.surfaces import COLUMNS, WHEEL_PROFILE, Surface, stack, turn
+from carvana_kedro.studio.variety.draws import chance
 
 Array = np.ndarray
 _FINE = 16  # texels per grid step
 _RIM = 0.69  # radius of the rim in `surfaces.wheels`, as a fraction of the wheel's
-_RADII = (0, 0.20, 0.21, 0.55, 0.64, 0.67, 0.69, 0.71, 0.80)  # of the first rows of the profile
+_RADII = WHEEL_PROFILE[:9, 0]
 _PATTERNS = ("spokes", "twin", "mesh", "holes", "disc")
 _THIN = 0.022  # least half width of a spoke, as a fraction of the wheel's radius
 _BARREL = 0.65  # radius of the inside of the rim, in the units of `_RADII`
@@ -68,14 +67,9 @@ def design_wheel(car: Car, rng: np.random.Generator) -> Wheel:
 
 def mount_wheels(car: Car, design: Wheel, side: int) -> Surface:
     """Return the two wheels on the left (+1) or right (-1), with the rows of `surfaces.wheels`."""
-    profile = np.array([
-        (0, -.02), (.20, -.02), (.21, -.025), (.55, -.005), (.64, .0), (.67, .008), (.69, .004), (.71, .006),
-        (.80, .016), (.90, .010), (.955, -.012), (.99, -.045), (1, -.075), (1, -.19), (.97, -.22),
-        (.7, -.235), (0, -.235),
-    ])  # fmt: skip
     radius = car.wheel_radius * design.smaller
-    scaled = radius * np.interp(profile[:, 0], (0, _RIM, 1), (0, design.rim, 1))
-    return _mount(car, design, side, turn(np.stack((scaled, profile[:, 1]), 1)))
+    scaled = radius * np.interp(WHEEL_PROFILE[:, 0], (0, _RIM, 1), (0, design.rim, 1))
+    return _mount(car, design, side, turn(np.stack((scaled, WHEEL_PROFILE[:, 1]), 1)))
 
 
 def mount_insides(car: Car, design: Wheel, side: int) -> Surface | None:

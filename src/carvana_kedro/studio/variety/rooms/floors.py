@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ..draws import chance, color
+from carvana_kedro.studio.variety.draws import chance, color
+
 from .stage import Stage, Wall
 
 Array = np.ndarray
@@ -14,8 +15,8 @@ def decorate_floor(stage: Stage, wall: Wall, paint: Array, rng: np.random.Genera
     for share, draw in (
         (0.3, _tile),
         (0.6, _sink_turntable),
-        (0.2, _shine_in),
-        (0.35, _spill),
+        (0.2, _draw_daylight),
+        (0.35, _draw_stains),
         (0.2, _shade_wall_foot),
     ):
         if chance(rng, share):
@@ -68,7 +69,7 @@ def _sink_turntable(stage: Stage, wall: Wall, paint: Array, rng: np.random.Gener
             stage.fill([_strip(np.array((x, y)), rim, 0.015)], ink, opacity * 0.7)
 
 
-def _shine_in(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
+def _draw_daylight(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
     """Let daylight fall on the floor in patches."""
     slant, glow = rng.normal(0, 1, 2), np.clip(paint * rng.uniform(1.15, 1.6) + 10, 0, 255)
     corner, (wide, long) = rng.uniform((-4, -2.5), (2, 2)), rng.uniform(0.4, 2, 2)
@@ -84,7 +85,7 @@ def _shine_in(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) 
         stage.fill([shape], glow, rng.uniform(0.4, 0.9), rng.uniform(0.002, 0.015))
 
 
-def _spill(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
+def _draw_stains(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
     """Draw soft stains and marks of tires."""
     for _ in range(rng.integers(1, 6)):
         ink, (x, y) = paint * rng.uniform(0.4, 1.15), rng.uniform((-3.5, -3), (3.5, 3))

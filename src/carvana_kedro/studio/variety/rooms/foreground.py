@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..draws import chance, color
+from carvana_kedro.studio.variety.draws import chance, color
+
 from .stage import Stage
 
 Array = np.ndarray

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from carvana_kedro.studio.scene import Camera
+from carvana_kedro.studio.variety.draws import chance, color
 
-from ..draws import chance, color
 from .floors import decorate_floor
 from .foreground import draw_foreground
 from .stage import Stage, Wall

@@ -9,7 +9,7 @@ import numpy as np
 from carvana_kedro.studio.scene import Camera
 
 Array = np.ndarray
-Part = tuple[slice, slice]
+Region = tuple[slice, slice]
 """Rows and columns of an image."""
 _NEAR = 0.25  # meters before the camera, where everything ends
 _BITS = 4  # fractional bits of corners in OpenCV
@@ -26,7 +26,12 @@ class Wall:
     line: Array
 
     def at(self, across: Array | float, up: Array | float) -> Array:
-        """Return world points `(..., 3)`. `across` is the distance along the wall from its middle."""
+        """Return world points `(..., 3)`.
+
+        Args:
+            across: Distance along the wall from its middle, meters.
+            up: Height above the floor, meters.
+        """
         steps = np.hypot(*np.diff(self.line, axis=0).T)
         along = np.concatenate(((0.0,), np.cumsum(steps))) - steps.sum() / 2
         x, y = (np.interp(across, along, side) for side in self.line.T)
@@ -54,7 +59,7 @@ class Stage:
         # Where the image shows no floor: far away.
         return self.camera.position - ray * (self.camera.position[2] / min(ray[2], -1e-3))
 
-    def mask(self, outlines: Sequence[Array]) -> tuple[Part, Array]:
+    def mask(self, outlines: Sequence[Array]) -> tuple[Region, Array]:
         """Return the part of the image that holds these outlines of world points, and how far they cover its pixels."""
         corners = [pixels for outline in outlines if len(pixels := self.project(outline)) > 2]
         height, width = self.size
@@ -97,7 +102,7 @@ class Stage:
         else:
             self._blend(part, covered, ink, opacity)
 
-    def _blend(self, part: Part, covered: Array, color: Array, opacity: float) -> None:
+    def _blend(self, part: Region, covered: Array, color: Array, opacity: float) -> None:
         """Blend one color over part of the image: by a table where all of a pixel is covered, else one by one."""
         under, full = self.image[part], (covered == 255).view(np.uint8)
         steps = np.arange(256)[:, None] * (1 - opacity) + color * opacity
@@ -106,7 +111,7 @@ class Stage:
         over[:] = color
         self._lay_edge(part, covered, opacity, over)
 
-    def _lay_edge(self, part: Part, covered: Array, opacity: float, over: Array) -> None:
+    def _lay_edge(self, part: Region, covered: Array, opacity: float, over: Array) -> None:
         """Blend a texture, or a color `(1, 1, 3)`, over the pixels that are covered in part."""
         # Unsigned: zero less one is 255, so that one comparison finds the pixels between 0 and 255.
         edge = np.flatnonzero((covered - np.uint8(1)) < 254)
@@ -117,7 +122,7 @@ class Stage:
         above = over[index][None] if len(over) > 1 else np.broadcast_to(over, found.shape).copy()
         under[index] = cv2.blendLinear(above, found, share, 1 - share)[0]
 
-    def _blend_softly(self, part: Part, covered: Array, color: Array, opacity: float) -> None:
+    def _blend_softly(self, part: Region, covered: Array, color: Array, opacity: float) -> None:
         """Blend one color over part of the image whose pixels are mostly covered in part, in bands of rows."""
         for row in range(0, len(covered), 32):  # they stay in the processor's cache
             share = covered[row : row + 32].astype(np.float32) * np.float32(opacity / 255)
@@ -127,7 +132,7 @@ class Stage:
             under[:] = cv2.blendLinear(over, np.ascontiguousarray(under), share, 1 - share)
 
     def cover(self, outline: Array, texture: Array, soft: float) -> None:
-        """Lay an image of the same size over this one, below an outline of pixels `(N, 2)`, with a soft edge if any."""
+        """Lay an image of the same size over this one inside an outline of pixels `(N, 2)`. Its edge may be soft."""
         covered, whole = np.zeros(self.size, np.uint8), (slice(0, self.size[0]), slice(0, self.size[1]))
         cv2.fillPoly(covered, [_fixed(outline)], 255, cv2.LINE_AA, _BITS)
         if soft:
@@ -135,7 +140,7 @@ class Stage:
         cv2.copyTo(texture, (covered == 255).view(np.uint8), self.image)
         self._lay_edge(whole, covered, 1.0, texture)
 
-    def _softened(self, part: Part, covered: Array, sigma: float) -> tuple[Part, Array]:
+    def _softened(self, part: Region, covered: Array, sigma: float) -> tuple[Region, Array]:
         """Blur at a quarter of the size, with space around for the blur."""
         margin = int(2.5 * sigma) + 1
         rows, columns = (

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..draws import chance, color
-from ..lettering import letters
+from carvana_kedro.studio.variety.draws import chance, color
+from carvana_kedro.studio.variety.lettering import letters
+
 from .stage import Stage, Wall
 
 Array = np.ndarray
@@ -18,11 +19,11 @@ def decorate_wall(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generat
         if chance(rng, share):
             draw(stage, wall, paint, rng)
     things: tuple[Callable[..., None], ...] = (
-        _hang_picture,
-        _open_window,
-        _close_door,
-        _stand_pillar,
-        _hang_lamp,
+        _draw_picture,
+        _draw_window,
+        _draw_door,
+        _draw_pillar,
+        _draw_lamps,
     )
     if chance(rng, 0.55):
         for index in rng.choice(len(things), rng.integers(1, 6)):
@@ -31,7 +32,7 @@ def decorate_wall(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generat
         _write(stage, wall, paint, rng)
     if chance(rng, 0.2):
         for _ in range(rng.integers(1, 6)):
-            _stand_thing(stage, wall, paint, rng)
+            _draw_thing(stage, wall, paint, rng)
 
 
 def _rectangle(wall: Wall, left: float, right: float, low: float, high: float) -> Array:
@@ -86,7 +87,7 @@ def _draw_bands(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator
             low = high + rng.uniform(0.05, 0.3)
 
 
-def _hang_picture(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
+def _draw_picture(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
     """Hang a frame with shapes in it."""
     left, low = rng.uniform(-4, 3), rng.uniform(0.3, 2)
     wide, high = rng.uniform(0.4, 2.5), rng.uniform(0.4, 1.6)
@@ -106,7 +107,7 @@ def _hang_picture(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generat
         )
 
 
-def _open_window(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
+def _draw_window(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
     """Open a window with bars into daylight, with a glow around it."""
     left, low = rng.uniform(-5, 3.5), rng.uniform(0.2, 2)
     wide, high = rng.uniform(0.8, 3), rng.uniform(0.8, 2.5)
@@ -127,7 +128,7 @@ def _open_window(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generato
                    color(rng, 60, 200, 0.2), 0.8)  # fmt: skip
 
 
-def _close_door(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
+def _draw_door(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
     """Draw a door, or a wide gate with slats."""
     gate = chance(rng, 0.5)
     wide, high = (rng.uniform(2.4, 4.5), rng.uniform(2.2, 3.2)) if gate else (rng.uniform(0.8, 1.1), 2.05)
@@ -139,7 +140,7 @@ def _close_door(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator
         stage.fill([_rectangle(wall, left, left + wide, up, up + 0.012)], (0, 0, 0), 0.35)
 
 
-def _stand_pillar(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
+def _draw_pillar(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
     """Draw a pillar or a dark gap from the floor to the ceiling."""
     left, wide = rng.uniform(-6, 5), rng.uniform(0.05, 0.8)
     other = paint * rng.uniform(0.5, 1.1) if chance(rng, 0.6) else color(rng, 10, 230, 0.2)
@@ -147,7 +148,7 @@ def _stand_pillar(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generat
     stage.fill([_rectangle(wall, left + wide * 0.7, left + wide, 0, 6)], (0, 0, 0), 0.15, 0.004)
 
 
-def _hang_lamp(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
+def _draw_lamps(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
     """Hang one or more lamps with their glow, or tubes."""
     up, tube = rng.uniform(1.8, 3.5), chance(rng, 0.5)
     size = (rng.uniform(0.3, 1.2), 0.05) if tube else (rng.uniform(0.08, 0.3),) * 2
@@ -158,7 +159,7 @@ def _hang_lamp(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator)
         stage.fill([shape], warm)
 
 
-def _stand_thing(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
+def _draw_thing(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
     """Stand a box, a post, a cone or a plant on the floor before the wall, with its shadow."""
     across, wide, high = rng.uniform(-6, 6), rng.uniform(0.06, 0.6), rng.uniform(0.3, 1.9)
     front = wall.at(across, 0.0) * (0.93, 0.93, 1)
