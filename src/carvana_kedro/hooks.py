@@ -117,7 +117,7 @@ class CheckInputsHook:
                 f"Create them first: kedro run --pipelines {makers}{run_options(run_params)}"
             )
         if "model" in wanted and (name := getattr(catalog.get("model"), "stand_in", None)):
-            logger.info(
+            logger.warning(
                 "The recipe %s has no trained model yet. This run uses %s: %s.",
                 catalog.load("params:recipe"), name, PACKAGED[name],
             )  # fmt: skip

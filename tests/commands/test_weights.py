@@ -46,6 +46,7 @@ def test_half_precision_changes_a_probability_by_at_most_five_percent(
 
 def test_the_same_model_gives_the_same_file(content: dict[str, Any], tmp_path: Path) -> None:
     content["parameters"] = {**content["parameters"], "pretrained": "/home/me/imagenet.pth"}
+    content["started_from"] = {"path": "/home/me/first.pt", "run_id": "0"}
     save_checkpoint(tmp_path / "model.pt", content | {"machine": "a host's name"})
     for name in ("a.pt", "b.pt"):
         pack(tmp_path / "model.pt", tmp_path / name)
@@ -55,6 +56,7 @@ def test_the_same_model_gives_the_same_file(content: dict[str, Any], tmp_path: P
     assert packed["run_id"] == content["run_id"]
     assert packed["trained_on"] == content["trained_on"]
     assert packed["parameters"] == {**content["parameters"], "pretrained": "imagenet.pth"}
+    assert packed["started_from"] == {"path": "first.pt", "run_id": "0"}
     found = facts(tmp_path / "a.pt")
     assert f"{(tmp_path / 'a.pt').stat().st_size:,} bytes" == found["size"]
     card = update_card("| size | |\n| SHA-256 | `0` |\n| other | 1 |\n", found)

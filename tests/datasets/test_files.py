@@ -139,7 +139,7 @@ def test_a_packaged_model_stands_in_until_training_has_begun(tmp_path: Path) -> 
     assert dataset.exists()
     assert dataset.stand_in == "cars"
     cars = dataset.load()
-    assert cars is not None and cars.checkpoint == "cars"
+    assert cars is not None and cars.checkpoint == ""  # only what the user names is a choice
     assert json.loads(dataset.preview())["run_id"] == cars.run_id
     assert not ModelDataset(str(own)).exists()
     chosen = ModelDataset(str(own), checkpoint="cars", fallback="cars")
@@ -149,10 +149,16 @@ def test_a_packaged_model_stands_in_until_training_has_begun(tmp_path: Path) -> 
         cars.digest(),
     )
 
-    begun = own.parent / "checkpoints" / "a" / "last-1.pt"
-    begun.parent.mkdir(parents=True)
+    with pytest.raises(UserError, match="fallback=trucks: the packaged models are cars"):
+        ModelDataset(str(own), fallback="trucks")
+
+    for name in ("run.json", "last-1.pt"):
+        begun = own.parent / "checkpoints" / "a" / name
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        begun.touch()
+        assert not dataset.exists()
+        begun.unlink()
     begun.touch()
-    assert not dataset.exists()
     with pytest.raises(DatasetError, match=r"model\.pt does not exist\. Train it first"):
         dataset.load()
 

@@ -27,7 +27,7 @@ def test_a_name_wins_over_a_file_of_the_working_directory(
     Path("cars").touch()
     assert path_of("cars").name == "cars.pt"
     assert path_of("cars").is_absolute()
-    assert path_of("./cars") == Path("cars")
+    assert path_of("./cars") == path_of(Path("cars")) == Path("cars")
     assert path_of("models/cars.pt") == Path("models/cars.pt")
 
 

@@ -36,7 +36,7 @@ def pack(model: Path, packed: Path) -> None:
     members = TrainedModel.from_dict(load_checkpoint(model), str(model)).members
     if len(members) > 1:
         raise UserError(f"{model} is a mean of {len(members)} networks. Choose one of them.")
-    content = {**_without_paths(members[0]).to_dict(), "package": __version__}
+    content = {**_without_folders(members[0]).to_dict(), "package": __version__}
     content["weights"] = {
         name: weight.half() if weight.dtype == torch.float32 else weight
         for name, weight in members[0].weights.items()
@@ -78,13 +78,13 @@ def update_card(card: str, facts: Mapping[str, str]) -> str:
     return card
 
 
-def _without_paths(member: Member) -> Member:
-    """Return a network without the path of the weights that it started from: it is of no use elsewhere."""
-    parameters = dict(member.parameters or {})
-    for name in ("pretrained", "init_from"):
-        if Path(str(parameters.get(name, ""))).is_absolute():
-            parameters[name] = Path(parameters[name]).name
-    return replace(member, parameters=parameters)
+def _without_folders(member: Member) -> Member:
+    """Return a network that names the weights it started from by the name of their file, without its folder."""
+    parameters, started_from = dict(member.parameters or {}), dict(member.started_from or {})
+    for facts, name in ((parameters, "pretrained"), (parameters, "init_from"), (started_from, "path")):
+        if Path(str(facts.get(name, ""))).is_absolute():
+            facts[name] = Path(facts[name]).name
+    return replace(member, parameters=parameters, started_from=started_from or None)
 
 
 @click.command()

@@ -26,7 +26,7 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
         checkpoint: What is loaded instead, as long as nothing is saved: a checkpoint of any run (`model.pt`,
             `best-*.pt`, `last-*.pt`), a folder of checkpoints, whose probabilities are averaged, or the name of a
             packaged model.
-        fallback: Name of a packaged model that is loaded if there is no model and training has not begun.
+        fallback: Name of a packaged model that is loaded if there is no model and training has not begun; None: none.
         optional: Whether to load None if there is no model yet, instead of raising an error.
         metadata: For Kedro-Viz.
     """
@@ -39,6 +39,8 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
         optional: bool = False,
         metadata: dict[str, Any] | None = None,
     ) -> None:
+        if fallback is not None and fallback not in PACKAGED:
+            raise UserError(f"fallback={fallback}: the packaged models are {', '.join(PACKAGED)}.")
         self._filepath = Path(filepath)
         self._checkpoint = checkpoint or None
         self._fallback = fallback
@@ -49,9 +51,10 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
     def stand_in(self) -> str | None:
         """The name of the packaged model that is loaded because there is no other; None if there is one.
 
-        A file that training has left is one: a damaged model, or an interrupted training, must not go unnoticed.
+        It does not stand in for a model that is damaged, nor for one whose training was interrupted.
         """
-        is_begun = self._filepath.exists() or any(self._filepath.parent.rglob("*.pt"))
+        folder = self._filepath.parent
+        is_begun = self._filepath.exists() or any(folder.rglob("*.pt")) or any(folder.rglob("run.json"))
         return None if self._checkpoint or is_begun else self._fallback
 
     def load(self) -> "TrainedModel | None":
@@ -72,7 +75,7 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
         from carvana_kedro.segmentation.model import TrainedModel
         from carvana_kedro.stores.checkpoints import load_checkpoint
 
-        paths = self._paths()
+        paths = self._paths(chosen)
         if not paths:
             raise UserError(
                 f"checkpoint={self._checkpoint}: the folder contains no *.pt file. Set another one."
@@ -80,9 +83,9 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
         model = TrainedModel.join(
             [TrainedModel.from_dict(load_checkpoint(path), str(path)) for path in paths]
         )
-        if chosen is None or path_of(chosen).resolve() == self._filepath.resolve():
+        if self._checkpoint is None or path_of(self._checkpoint).resolve() == self._filepath.resolve():
             return model
-        return replace(model, checkpoint=chosen)
+        return replace(model, checkpoint=self._checkpoint)
 
     def save(self, data: "TrainedModel") -> None:
         """Write the model, whole or not at all."""
@@ -100,15 +103,14 @@ class ModelDataset(AbstractDataset["TrainedModel", "TrainedModel | None"]):
         """Return everything but the weights and the list of images."""
         from carvana_kedro.stores.checkpoints import load_values
 
-        paths = self._paths()
+        paths = self._paths(self._checkpoint or self.stand_in)
         content = load_values(paths[0]) if paths and paths[0].exists() else {}
         hidden = ("weights", "members", "trained_on")
         shown = {key: value for key, value in content.items() if key not in hidden}
         return JSONPreview(shown and json.dumps(shown, indent=2))
 
-    def _paths(self) -> list[Path]:
-        """Return the files of the model."""
-        chosen = self._checkpoint or self.stand_in
+    def _paths(self, chosen: str | None) -> list[Path]:
+        """Return the files of the model: those of `chosen`, or of the recipe's own if it is None."""
         if chosen is None:
             return [self._filepath]
         path = path_of(chosen)

@@ -167,8 +167,7 @@ class TrainedModel:
 
     Attributes:
         members: At least one.
-        checkpoint: The path or name that `checkpoint=` gives, or the name of the packaged model that stands in for the
-            recipe's own; otherwise empty.
+        checkpoint: The path or name that `checkpoint=` gives, if the model was chosen in this way; otherwise empty.
     """
 
     members: tuple[Member, ...]

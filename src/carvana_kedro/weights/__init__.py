@@ -8,10 +8,10 @@ PACKAGED = {"cars": "a network for photographs of cars, trained on rendered imag
 """What each of the models is, by its name."""
 
 
-def path_of(name_or_path: str) -> Path:
-    """Return the file of a packaged model by its name, or any other path as it is.
+def path_of(name_or_path: str | Path) -> Path:
+    """Return the file of a packaged model by its name, or the path of another model, with `~` expanded.
 
-    A name wins over a file of the working directory, which is still reached as `./cars`.
+    A name wins over a file of the working directory, which is still reached as `./cars`. A `Path` is never a name.
 
     Raises:
         UserError: The package has no file of this name.
@@ -20,7 +20,7 @@ def path_of(name_or_path: str) -> Path:
     ('cars.pt', 'models/cars.pt')
     """
     if name_or_path not in PACKAGED:
-        return Path(name_or_path)
+        return Path(name_or_path).expanduser()
     path = Path(__file__).with_name(f"{name_or_path}.pt")
     if not path.is_file():
         raise UserError(

@@ -236,7 +236,7 @@ def test_an_interrupted_run_resumes_and_tensorboard_shows_no_duplicates(
     assert [scalar.value for scalar in scalars] == pytest.approx(history["train_loss"].tolist())
 
 
-def test_a_run_that_starts_from_a_model_resumes_without_it_and_names_it(
+def test_a_run_that_starts_from_a_model_resumes_from_its_checkpoint_and_names_it(
     indices: tuple[pd.DataFrame, pd.DataFrame],
     training_images: ImageStore,
     tmp_path: Path,

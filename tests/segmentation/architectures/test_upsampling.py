@@ -111,6 +111,7 @@ def test_up_sampling_on_cuda_keeps_the_dtype_of_its_input(size: tuple[int, int])
         features = torch.empty(2, 16, 5, 7, device="cuda", dtype=torch.bfloat16, requires_grad=True)
         result = upsample(features, size)
         assert (result.dtype, result.shape) == (torch.bfloat16, (2, 16, *size))
+        assert result.grad_fn is not None and "Doubled" not in result.grad_fn.name()
         assert torch.is_autocast_enabled("cuda")
         assert upsample(features.detach(), size).shape == (2, 16, *size)
 

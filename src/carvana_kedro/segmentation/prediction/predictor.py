@@ -148,7 +148,7 @@ class Predictor:
         Raises:
             UserError: A file is missing, damaged or not a carvana-kedro model.
         """
-        models = [TrainedModel.from_dict(load_checkpoint(path_of(str(path))), str(path)) for path in paths]
+        models = [TrainedModel.from_dict(load_checkpoint(path_of(path)), str(path)) for path in paths]
         return cls.from_model(TrainedModel.join(models), **options)
 
     def __call__(self, image: np.ndarray, threshold: float | None = None) -> NDArray[np.bool_]:

@@ -28,7 +28,7 @@ def read_start(name_or_path: str) -> Member:
         UserError: The file is missing, damaged, not a carvana-kedro model, or holds several networks.
     """
     try:
-        path = path_of(name_or_path).expanduser()
+        path = path_of(name_or_path)
         members = TrainedModel.from_dict(load_checkpoint(path), str(path)).members
     except UserError as error:
         raise UserError(f"model_training.init_from: {error}") from error
