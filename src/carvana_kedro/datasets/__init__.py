@@ -4,6 +4,7 @@ from .competition import ArchivesDataset, SampleDataset
 from .figure import CurveDataset, FigureDataset
 from .handles import (
     CheckpointsDataset,
+    EditableMasksDataset,
     FolderDataset,
     PixelCacheDataset,
     PredictedImagesDataset,
@@ -25,6 +26,7 @@ __all__ = [
     "ArchivesDataset",
     "CheckpointsDataset",
     "CurveDataset",
+    "EditableMasksDataset",
     "FigureDataset",
     "FolderDataset",
     "HTMLDataset",

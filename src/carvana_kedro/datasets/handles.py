@@ -15,6 +15,7 @@ from kedro_datasets._typing import ImagePreview, TablePreview
 from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.datasets.previews.contact_sheet import PICTURES, sheet_of_files
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.editable_masks import EditableMasks
 from carvana_kedro.stores.pixel_cache import PixelCache
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 
@@ -92,6 +93,19 @@ class PredictedImagesDataset(HandleDataset[PredictedImages]):
         kinds = (("overlays", ".jpg"), ("cutouts", ".png"), ("masks", ".png"))
         found = (sorted((self._path / kind).rglob(f"*{suffix}")) for kind, suffix in kinds)
         return sheet_of_files(self._path, next(filter(None, found), [])[:PICTURES])
+
+
+class EditableMasksDataset(HandleDataset[EditableMasks]):
+    """Masks for a person to correct."""
+
+    def load(self) -> EditableMasks:
+        """Return the store."""
+        return EditableMasks(self._path)
+
+    @if_present
+    def preview(self) -> ImagePreview:
+        """Return a contact sheet of the first masks."""
+        return sheet_of_files(self._path, sorted(self._path.glob("[!.]*.png"))[:PICTURES])
 
 
 class PixelCacheDataset(HandleDataset[PixelCache]):

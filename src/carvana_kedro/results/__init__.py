@@ -1,1 +1,1 @@
-"""What a run has achieved, in numbers and sentences: for the model card and the report."""
+"""What a run has achieved, in numbers and sentences: for the model card and for web pages."""

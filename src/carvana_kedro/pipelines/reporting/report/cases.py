@@ -12,7 +12,7 @@ from carvana_kedro.segmentation.monitoring import visualization
 from carvana_kedro.stores.images.source import ImageSource
 
 from ..examples import Example, first_rows, predict_examples
-from .embedding import embedded
+from carvana_kedro.results.embedding import embedded
 
 _WORST = 6
 _CROP = 6  # a crop is one sixth as wide and as high as its image

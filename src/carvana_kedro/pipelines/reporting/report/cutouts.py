@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .embedding import embedded
+from carvana_kedro.results.embedding import embedded
 
 _SHOWN = 3
 _SIZE = (480, 320)  # width and height that a cut-out fits into, in pixels

@@ -1,17 +1,16 @@
 """The report as one web page."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from carvana_kedro.datasets.source_description import SourceDescription
-from carvana_kedro.errors import UserError, shown
+from carvana_kedro.errors import UserError
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.provenance import check_run
+from carvana_kedro.results.pages import templates
 from carvana_kedro.results.summary import RunSummary
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.images.source import ImageSource
@@ -80,7 +79,7 @@ def write_report(
     typical, *worst = cases.draw_cases(
         cases.choose(validation_scores), model, training_images, model_training
     )
-    return _templates().get_template("report.html.j2").render(
+    return templates(__package__).get_template("report.html.j2").render(
         summary=summary,
         run=run_manifest,
         source=source,
@@ -107,50 +106,3 @@ def write_report(
         typical=typical,
         worst=worst,
     )  # fmt: skip
-
-
-def _templates() -> Environment:
-    templates = Environment(
-        loader=PackageLoader(__package__, ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters.update(shown=_shown, fixed=_fixed, percent=_percent, duration=_duration)
-    return templates
-
-
-def _shown(value: object) -> str:
-    """Return a name from outside as it can be shown in one line."""
-    return shown(str(value))
-
-
-def _fixed(value: float | None, digits: int = 4) -> str:
-    """Return a number with a fixed number of digits, or n/a if there is none.
-
-    >>> _fixed(0.98838), _fixed(None), _fixed(float("nan"))
-    ('0.9884', 'n/a', 'n/a')
-    """
-    return f"{value:,.{digits}f}" if value is not None and math.isfinite(value) else "n/a"
-
-
-def _percent(share: float | None, digits: int = 0) -> str:
-    """Return a share in percent.
-
-    >>> _percent(0.2134), _percent(0.2134, 1), _percent(None)
-    ('21%', '21.3%', 'n/a')
-    """
-    number = _fixed(share if share is None else 100 * share, digits)
-    return number if number == "n/a" else f"{number}%"
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration in the unit in which it is easiest to read.
-
-    >>> _duration(47.8), _duration(1325), _duration(86400)
-    ('47.8 s', '22.1 min', '24.0 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
