@@ -31,10 +31,18 @@ class TableDataset(CSVDataset):
     DEFAULT_LOAD_ARGS = {  # noqa: RUF012 - Kedro defines this attribute
         "dtype": dict.fromkeys(("image", "car", "source", "problems", "digest", "run_id"), str),
         "keep_default_na": False,
-        # NaN is an empty cell: an area without a mask, or the mean over an epoch without a finite loss.
+        # NaN is an empty cell: an area or a doubt without a mask, the mean over an epoch without a finite loss.
         "na_values": {
             name: [""]
-            for name in ("mask_area", "dice", "train_loss", "val_loss", "train_dice_coeff", "val_dice_coeff")
+            for name in (
+                "mask_area",
+                "doubt",
+                "dice",
+                "train_loss",
+                "val_loss",
+                "train_dice_coeff",
+                "val_dice_coeff",
+            )
         },
     }
     DEFAULT_SAVE_ARGS = {"index": False}  # noqa: RUF012

@@ -36,7 +36,7 @@ class _Version(NamedTuple):
 _NO_FILE = _Version("", "")
 
 _Record = dict[str, list[_Version]]
-"""What may be in each file, if nobody has changed it. More than one version: a run is writing the file, or was killed."""
+"""What each file may hold if nobody has changed it. Several versions: a run is writing the file, or was killed."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ class EditableMasks:
             fates: dict[str, Fate] = {}
             for batch in _batches(masks):
                 contents = {name: _encoded(mask) for name, mask in batch}
-                new = {name: _Version(photographs[name], _digest(content)) for name, content in contents.items()}
+                new = {
+                    name: _Version(photographs[name], _digest(content)) for name, content in contents.items()
+                }
                 begun = {name: _with(record.get(name), version) for name, version in new.items()}
                 # Before the files: the next run must not take those of a killed one for a person's.
                 self._save(record | begun)
@@ -127,8 +129,8 @@ class EditableMasks:
             logger.info("Removed %d masks of other photographs from %s", len(ours), self.folder)
         if left := [path.name for path in paths if path not in ours]:
             logger.warning(
-                "%d files in %s are not of these photographs, such as %s. They were changed by hand, so they stay. Move "
-                "them to another folder before you train on the masks.",
+                "%d files in %s are not of these photographs, such as %s. They were changed by hand, so they stay. "
+                "Move them to another folder before you train on the masks.",
                 len(left), self.folder, left[0],
             )  # fmt: skip
 

@@ -20,11 +20,13 @@ MADE = {
     "submission_receipt": "a receipt",
     "cutouts": "cut-outs",
     "report": "a report",
+    "review_sheet": "a review sheet",
 }
 """What a person would call some datasets."""
 
 WORTH_OPENING = (
-    "report", "cutouts", "turntables", "submission_preview", "validation_gallery", "model_card", "prediction_summary",
+    "review_sheet", "report", "cutouts", "turntables", "submission_preview", "validation_gallery", "model_card",
+    "prediction_summary",
     "evaluation_scores", "export_check", "submission_receipt", "submission", "validation_scores", "model",
     "training_image_index",
 )  # fmt: skip
@@ -146,6 +148,24 @@ def _score_line(mean: float, deviation: float, lowest: float, images: int) -> st
     return f"Dice {mean:.4f} ({images} images: standard deviation {deviation:.4f}, lowest {lowest:.4f})"
 
 
+def _options_to_train(catalog: DataCatalog, run_params: Mapping[str, Any]) -> str:
+    """Return the options that train on the reviewed masks and their photographs, instead of those of a prediction."""
+    params = run_params.get("runtime_params") or {}
+    values = {key: params[key] for key in params if key not in ("checkpoint", "inference", "model_training")}
+    # The reviewed masks are white on black.
+    folder = {
+        key: value for key, value in params.get("folder", {}).items() if key in ("group", "mask_suffix")
+    }
+    folder |= {
+        "images": str(catalog.load("test_images").images),
+        "masks": str(_path(catalog, "editable_masks")),
+    }
+    values |= {"source": "folder", "folder": folder, "recipe": "few_shot"}
+    if (catalog.load("review_list")["mask"] == "removed").any():
+        values["data_ingestion"] = {**params.get("data_ingestion", {}), "on_problem": "skip"}
+    return run_options({**run_params, "runtime_params": values})
+
+
 def _next_commands(
     catalog: DataCatalog, made: Mapping[str, str], run_params: Mapping[str, Any]
 ) -> Iterator[str]:
@@ -157,6 +177,8 @@ def _next_commands(
         run_params: Kedro's record of the run, whose options are repeated.
     """
     options = run_options(run_params)
+    if "review_sheet" in made and catalog.load("source").name == "folder":
+        yield f"kedro run --pipelines data_ingestion,model_training{_options_to_train(catalog, run_params)}"
     if "train_index" in made and not {"model", "predictions"} & made.keys():
         yield f"kedro run --pipelines model_training{options}"
     if "model" in made and "submission" not in made:

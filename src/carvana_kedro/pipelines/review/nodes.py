@@ -53,7 +53,9 @@ def rank_masks(
             f"Files in {test_images.images} changed after their masks were predicted. {_PREDICT_AGAIN}"
         )
     if {*prediction_summary["image"]} != {*test_index["image"]}:
-        raise UserError(f"prediction_summary.csv does not have the images of test_index.csv. {_PREDICT_AGAIN}")
+        raise UserError(
+            f"prediction_summary.csv does not have the images of test_index.csv. {_PREDICT_AGAIN}"
+        )
     readable = prediction_summary[prediction_summary["problems"] == ""]
     table = readable.merge(test_index[["image", "digest"]], on="image", validate="1:1")
     table["doubt"] = table["doubt"].astype(float)
@@ -64,11 +66,13 @@ def rank_masks(
     table.loc[unsure, "reasons"] = "wide soft edge; " + table.loc[unsure, "reasons"]
     table["reasons"] = table["reasons"].str.removesuffix("; ")
     # A network that finds nothing is not in doubt.
-    ranks = pd.DataFrame({"has": table["reasons"] != "", "empty": table["runs"] == 0, "doubt": table["doubt"]})
-    order = ranks.sort_values(list(ranks), ascending=False, kind="stable").index
-    return table.loc[order, ["image", "width", "height", "covered", "doubt", "reasons", "digest"]].reset_index(
-        drop=True
+    ranks = pd.DataFrame(
+        {"has": table["reasons"] != "", "empty": table["runs"] == 0, "doubt": table["doubt"]}
     )
+    order = ranks.sort_values(["has", "empty", "doubt"], ascending=False, kind="stable").index
+    return table.loc[
+        order, ["image", "width", "height", "covered", "doubt", "reasons", "digest"]
+    ].reset_index(drop=True)
 
 
 def predicted_masks(

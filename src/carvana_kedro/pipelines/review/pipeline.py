@@ -12,7 +12,13 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         [
             Node(
                 rank_masks,
-                inputs=["prediction_summary", "predictions", "prediction_shards", "test_index", "test_images"],
+                inputs=[
+                    "prediction_summary",
+                    "predictions",
+                    "prediction_shards",
+                    "test_index",
+                    "test_images",
+                ],
                 outputs="ranked_masks",
                 name="rank_masks",
             ),

@@ -1,5 +1,6 @@
 """The review sheet: a web page of the masks that a person should look at, the most doubtful first."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -58,9 +59,9 @@ def write_sheet(
     pictures = dict(_pictures(shown, predictions, prediction_shards, test_images))
     template = templates(__package__).get_template("sheet.html.j2")
     return template.render(
-        cases=[_Case(row, pictures[row.image]) for row in shown.itertuples()],
+        cases=[_Case(row, pictures[str(row.image)]) for row in shown.itertuples()],
         masks=review_list,
-        counts=review_list["mask"].value_counts().to_dict(),
+        counts=Counter(review_list["mask"]),
         model=predictions.get("checkpoint") or predictions["run_id"],
         doubtful=DOUBTFUL,
         link=lambda file: f"{editable_masks.folder.name}/{quote(file)}",

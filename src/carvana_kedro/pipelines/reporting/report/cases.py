@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from carvana_kedro.parameters import ModelTraining
+from carvana_kedro.results.embedding import embedded
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.monitoring import visualization
 from carvana_kedro.stores.images.source import ImageSource
 
 from ..examples import Example, first_rows, predict_examples
-from carvana_kedro.results.embedding import embedded
 
 _WORST = 6
 _CROP = 6  # a crop is one sixth as wide and as high as its image
