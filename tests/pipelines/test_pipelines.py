@@ -25,7 +25,7 @@ def test_the_default_pipeline_is_the_sum_of_four_pipelines_in_order() -> None:
 
 
 def test_the_other_pipelines_run_only_by_name() -> None:
-    assert {"evaluation", "export", "submission"} == set(NAMES) - set(DEFAULT)
+    assert {"evaluation", "export", "review", "submission"} == set(NAMES) - set(DEFAULT)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,13 +47,14 @@ def test_the_inputs_of_a_pipeline_are_handles_or_outputs_of_earlier_pipelines() 
         "tensorboard",
         "prediction_shards",
         "predicted_images",
+        "editable_masks",
         "sample_submission",
         "competition",
         "source",
         "trained_model",
         "chosen_model",
     }
-    for name in (*DEFAULT, "submission"):
+    for name in (*DEFAULT, "submission", "review"):
         inputs = {entry for entry in registered[name].inputs() if not entry.startswith("params:")}
         assert inputs <= outputs | handles
         outputs |= registered[name].outputs() | registered[name].all_outputs()
