@@ -18,7 +18,9 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro_viz.launchers.cli.main import viz_cli
 from kedro_viz.launchers.cli.run import run as viz_run
 
+from carvana_kedro.commands.params import parse_params
 from carvana_kedro.datasets import (
+    EditableMasksDataset,
     FolderDataset,
     PredictedImagesDataset,
     RecordDataset,
@@ -27,7 +29,10 @@ from carvana_kedro.datasets import (
     TextDataset,
 )
 from carvana_kedro.datasets.kaggle import KaggleCompetitionDataset
+from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.pipeline_registry import register_pipelines
+from carvana_kedro.stores.editable_masks import EditableMasks
+from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.terminal.summary import MADE, WORTH_OPENING, summarize
 
 SCORES = pd.DataFrame({"image": ["a", "b", "c"], "dice": [0.9, 0.95, 1.0]})
@@ -123,6 +128,48 @@ def test_the_next_command_continues_the_run_with_its_options(
     lines = summarized(*made, competition="carvana", env="kaggle", runtime_params=params)
     (following,) = (line.removeprefix("  next        ") for line in lines if line.startswith("  next"))
     assert following == f"{expected} --env kaggle --params 'source=folder,folder.images=my cars'"
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_after_a_review_the_next_command_trains_on_its_masks(tmp_path: Path, removed: bool) -> None:
+    masks = tmp_path / "review" / "masks"
+    EditableMasks(masks).update({"a.png": "digest"}, [("a.png", np.ones((2, 2), bool))])
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.jpg").touch()
+    catalog = DataCatalog({
+        "review_sheet": TextDataset(filepath=str(tmp_path / "review.html")),
+        "review_list": MemoryDataset(pd.DataFrame({"mask": ["removed" if removed else "written"]})),
+        "editable_masks": EditableMasksDataset(str(masks)),
+        "source": MemoryDataset(SourceDescription(name="folder")),
+        "test_images": MemoryDataset(FolderStore(photos), copy_mode="assign"),
+    })  # fmt: skip
+    catalog.save("review_sheet", "text")
+    params = {
+        "source": "folder",
+        "folder": {"images": "others", "test": "photos", "group": "(.+)_", "mask_background": "white"},
+        "checkpoint": "cars",
+        "inference": {"flip": True},
+        "recipe": "laptop",
+    }
+    lines = summarize({"env": "test", "runtime_params": params}, ["review_sheet"], catalog, 3.0)
+    (command,) = (line.removeprefix("  next        ") for line in lines if "data_ingestion" in line)
+    words = shlex.split(command)
+    assert words[:-1] == [
+        "kedro",
+        "run",
+        "--pipelines",
+        "data_ingestion,model_training",
+        "--env",
+        "test",
+        "--params",
+    ]
+    assert parse_params(words[-1]) == {
+        "source": "folder",
+        "folder": {"images": str(photos), "masks": str(masks), "group": "(.+)_"},
+        "recipe": "few_shot",
+        **({"data_ingestion": {"on_problem": "skip"}} if removed else {}),
+    }
 
 
 @pytest.mark.parametrize("missing", ["trained_model", "train_index", "model_card"])
