@@ -31,8 +31,8 @@ from carvana_kedro.datasets import (
 from carvana_kedro.datasets.kaggle import KaggleCompetitionDataset
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.pipeline_registry import register_pipelines
-from carvana_kedro.stores.editable_masks import EditableMasks
 from carvana_kedro.stores.images.folder import FolderStore
+from carvana_kedro.stores.review.editable_masks import EditableMasks
 from carvana_kedro.terminal.summary import MADE, WORTH_OPENING, summarize
 
 SCORES = pd.DataFrame({"image": ["a", "b", "c"], "dice": [0.9, 0.95, 1.0]})

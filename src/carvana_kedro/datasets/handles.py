@@ -15,9 +15,9 @@ from kedro_datasets._typing import ImagePreview, TablePreview
 from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.datasets.previews.contact_sheet import PICTURES, sheet_of_files
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.editable_masks import EditableMasks
 from carvana_kedro.stores.pixel_cache import PixelCache
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
+from carvana_kedro.stores.review.editable_masks import EditableMasks
 
 if TYPE_CHECKING:
     from carvana_kedro.stores.checkpoints import CheckpointStore

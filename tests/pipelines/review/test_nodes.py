@@ -16,9 +16,9 @@ from carvana_kedro.image_index import index_images
 from carvana_kedro.pipelines.review.nodes import rank_masks, write_masks
 from carvana_kedro.pipelines.review.sheet import write_sheet
 from carvana_kedro.stores import run_lengths
-from carvana_kedro.stores.editable_masks import EditableMasks
 from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.predictions import PredictionShards
+from carvana_kedro.stores.review.editable_masks import EditableMasks
 
 SIZE = (40, 60)
 
@@ -163,7 +163,7 @@ def test_the_sheet_shows_what_nobody_has_looked_at_and_links_to_the_masks(
     cases = re.findall(r"<figcaption><strong>(.*?)</strong>", page)
     assert cases == ["empty", "two &amp; more", "tiny", "specks", "clear"]
     assert len(re.findall("data:image/webp;base64,", page)) == len(cases)
-    assert "5 are as predicted, 1 were changed by hand, 1 were removed by hand" in page
+    assert "As predicted: 5, changed by hand: 1, removed by hand: 1." in page
     assert {*re.findall('href="(.*?)"', page)} == {
         "masks/two%20%26%20more.png",
         *(f"masks/{name}.png" for name in ("empty", "unsure", "tiny", "specks", "clear")),

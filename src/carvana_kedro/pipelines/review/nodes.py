@@ -12,10 +12,10 @@ import pandas as pd
 from carvana_kedro.errors import UserError
 from carvana_kedro.results.doubt import DOUBTFUL
 from carvana_kedro.stores import run_lengths
-from carvana_kedro.stores.editable_masks import EditableMasks
 from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import PredictionShards
+from carvana_kedro.stores.review.editable_masks import EditableMasks
 
 logger = logging.getLogger(__name__)
 

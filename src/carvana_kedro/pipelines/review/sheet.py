@@ -13,9 +13,9 @@ from carvana_kedro.results.doubt import DOUBTFUL
 from carvana_kedro.results.embedding import embedded
 from carvana_kedro.results.pages import templates
 from carvana_kedro.segmentation.monitoring import visualization
-from carvana_kedro.stores.editable_masks import EditableMasks
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import PredictionShards
+from carvana_kedro.stores.review.editable_masks import EditableMasks
 
 from .nodes import predicted_masks
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores import editable_masks
-from carvana_kedro.stores.editable_masks import EditableMasks
+from carvana_kedro.stores.review import editable_masks
+from carvana_kedro.stores.review.editable_masks import EditableMasks
 
 SIZE = (16, 24)
 
