@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails
 
 from carvana_kedro.errors import UserError, suggestion
 from carvana_kedro.segmentation.training.recipe import Recipe
+from carvana_kedro.weights import path_of
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
@@ -48,12 +49,12 @@ def _local(path: str) -> str:
     return path
 
 
-def _digest_of_file(path: str) -> str:
+def _digest_of_file(key: str, path: Path) -> str:
     try:
-        with Path(path).expanduser().open("rb") as file:
+        with path.expanduser().open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"model_training.pretrained: {path} cannot be read: {error.strerror}") from error
+        raise UserError(f"model_training.{key}: {path} cannot be read: {error.strerror}") from error
 
 
 LocalPath = Annotated[str, AfterValidator(_local)]
@@ -230,6 +231,9 @@ class ModelTraining(_Frozen):
     """Scales the number of channels of every layer."""
     pretrained: Annotated[bool, Field(strict=True)] | LocalPath = False
     """Whether to start from ImageNet weights, which not every architecture has; a path: from those of this file."""
+    init_from: LocalPath | None = None
+    """Model whose weights training starts from, instead of ImageNet weights: `cars`, which comes with the package, or
+    the path of a model or checkpoint."""
     input_size: ImageSize
     batch_size: Count
     accumulation_steps: Count = 1
@@ -291,7 +295,7 @@ class ModelTraining(_Frozen):
     def decisive(self) -> dict[str, Any]:
         """Return the parameters that decide the resulting model, without those for speed, safety and display.
 
-        A file of pretrained weights is represented by its SHA-256.
+        A file of weights is represented by its SHA-256.
 
         Raises:
             UserError: The file cannot be read.
@@ -301,8 +305,11 @@ class ModelTraining(_Frozen):
             "logged_images", "callbacks",
         }  # fmt: skip
         content = self.model_dump(exclude=rest)
-        if isinstance(self.pretrained, str):
-            content["pretrained"] = _digest_of_file(self.pretrained)
+        if self.init_from:
+            content["init_from"] = _digest_of_file("init_from", path_of(self.init_from))
+            content["pretrained"] = False  # not loaded
+        elif isinstance(self.pretrained, str):
+            content["pretrained"] = _digest_of_file("pretrained", Path(self.pretrained))
         return content
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from carvana_kedro.segmentation.extensions import Spec, is_dotted_path, is_exten
 Size = tuple[int, int]
 
 _REQUIRED = ("architecture", "width_multiplier", "input_size", "threshold", "weights", "run_id")
-_OPTIONAL = ("source", "validation_cars", "best_threshold", "trained_on", "parameters")
+_OPTIONAL = ("source", "validation_cars", "best_threshold", "trained_on", "started_from", "parameters")
 _LISTS = ("validation_cars", "trained_on")
 
 
@@ -70,6 +70,9 @@ class Member:
         validation_cars: Cars that it was not trained on.
         best_threshold: The best threshold on the validation images; None if there was no validation.
         trained_on: Digests of the images that it was trained on; empty if unknown, as in files of earlier versions.
+        started_from: The model that its training started from, plain values: `path`, `run_id`, `architecture`, `sha256`
+            of the file, and `validation_images_seen`, the number of validation images that this model was trained on;
+            None: it started from no model.
         parameters: That it was trained with, plain values; None if unknown.
     """
 
@@ -83,6 +86,7 @@ class Member:
     validation_cars: tuple[str, ...] = ()
     best_threshold: float | None = None
     trained_on: tuple[str, ...] = field(default=(), repr=False)
+    started_from: Mapping[str, Any] | None = None
     parameters: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
@@ -110,8 +114,9 @@ class Member:
         """Return tensors and plain values, as they are stored in a file."""
         content = {name: getattr(self, name) for name in (*_REQUIRED, *_OPTIONAL)}
         lists = {name: list(content[name]) for name in ("input_size", *_LISTS)}
-        if self.parameters is None:
-            del content["parameters"]
+        for name in ("started_from", "parameters"):
+            if content[name] is None:
+                del content[name]
         return content | lists
 
     def name(self, trusted: Iterable[str] = ()) -> str:

@@ -1,6 +1,7 @@
 """One photograph: the car is shaded and laid over the empty studio."""
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -18,7 +19,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class _Body:
+class Body:
     """Shaded pixels of the body, rows `(1, n)`: `index` is `(n,)`, and `pixels` `(1, n, 3)` uint8.
 
     `coverage` is without the openings of the wheels, and `well` their part of the pixel.
@@ -166,19 +167,22 @@ class Shot:
 
     def _add_wheels(self, surface: Surface, visible: Array) -> None:
         color, rest = self.model.tires
-        for seen in rasterize(surface, self.to_image, self.size, wanted=visible):
+        for seen in self._see_wheels(surface, visible):
             place = seen.column * 16, np.mod(seen.row, 17) * 16
             albedo = _linear(cv2.remap(color, *place, cv2.INTER_LINEAR))
             metal = cv2.remap(rest, *place, cv2.INTER_LINEAR).astype(np.float32) / 255
             matt, gloss = self._light(seen, 0.0, metal, coat=0.25)
             self._lay(seen.index, display(matt, gloss, albedo), seen.coverage)
 
-    def _shade_body(self, seen: Fragments) -> _Body:
+    def _see_wheels(self, surface: Surface, visible: Array) -> Iterable[Fragments]:
+        return rasterize(surface, self.to_image, self.size, wanted=visible)
+
+    def _shade_body(self, seen: Fragments) -> Body:
         albedo, cover, glass, hole, metal = self._appearance(seen)
         flakes, coat = self.model.car.metallic * (1 - cover), 1 - 0.6 * cover * (1 - glass)
         matt, gloss = self._light(seen, flakes, metal, coat)
         pixels = display(matt * (1 - glass), gloss, albedo)
-        return _Body(seen.index, pixels, glass, seen.coverage * hole, seen.coverage * (1 - hole))
+        return Body(seen.index, pixels, glass, seen.coverage * hole, seen.coverage * (1 - hole))
 
     def _appearance(self, seen: Fragments) -> tuple[tuple[Array, ...], Array, Array, Array, Array]:
         """Return the material of the visible body, rows `(1, n)` float32.
@@ -202,7 +206,7 @@ class Shot:
         albedo = tuple(own + cover * (layer * layer - own) for own, layer in paint)
         return albedo, cover, glass, hole, metal
 
-    def _look_through(self, parts: list[_Body]) -> None:
+    def _look_through(self, parts: list[Body]) -> None:
         """Add the view through the glass: cabin, seats, and the studio behind the far windows."""
         body, seats = self.model.body, self.model.seats
         columns, middle = body.points.shape[1], body.points[:, body.points.shape[1] // 2, 0]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingI
 from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Record, divergence
+from carvana_kedro.segmentation.training.warm_start import read_start
 from carvana_kedro.stores.checkpoints import CheckpointStore, RunCheckpoints
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.pixel_cache import MappedRows, PixelCache
@@ -101,7 +103,8 @@ def _train_run(
     recipe = parameters.to_recipe()
     sides = [index["image"].tolist() for index in indices]
     source = training_images.fingerprint()
-    facts = provenance.run_facts(parameters.decisive(), sides, source, recipe.extensions())
+    decisive = parameters.decisive()
+    facts = provenance.run_facts(decisive, sides, source, recipe.extensions())
     run_id = provenance.run_id(facts)
     run_checkpoints = checkpoints.run(run_id, keep=recipe.keep_checkpoints)
     with run_checkpoints.locked():
@@ -116,17 +119,19 @@ def _train_run(
             if run_checkpoints.facts is None:
                 _log_differences(checkpoints, facts)
                 run_checkpoints.begin(facts)
+            start, started_from = _start(recipe, decisive, state, indices[1])
             keep_in_file = partial(_keep_in_file, pixel_cache, training_images, source)
             run = build_run(
-                recipe,
+                replace(recipe, pretrained=False, init_from=None) if state else recipe,
                 training_images,
                 sides,
-                origin={"source": source, "run_id": run_id, **_sides_of(indices)},
+                origin={"source": source, "run_id": run_id, **_sides_of(indices), **started_from},
                 about={
                     "parameters": parameters.model_dump(mode="json"),
                     "versions": provenance.versions(),
                 },
                 cache=caches.setdefault(source, Cache(recipe.cache, keep_in_file)),
+                start=start,
             )
             _restore(run, state, run_checkpoints)
             state = _train(run, recipe, run_checkpoints, tensorboard / run_id, _origin(source))
@@ -172,6 +177,38 @@ def _sides_of(indices: Sides) -> dict[str, list[str]]:
     return {
         "validation_cars": sorted(validation["car"].unique().tolist()),
         "trained_on": _digests(train),
+    }
+
+
+def _start(
+    recipe: Recipe,
+    decisive: Mapping[str, Any],
+    state: Mapping[str, Any] | None,
+    validation_index: pd.DataFrame,
+) -> tuple[Member | None, dict[str, Any]]:
+    """Return the model whose weights a run starts from, and what its own model records of it.
+
+    A run that resumes needs no such model: its weights are in the checkpoint. Warn if the model was trained on
+    validation images.
+    """
+    if state:
+        return None, {name: value for name, value in state["model"].items() if name == "started_from"}
+    if recipe.init_from is None:
+        return None, {}
+    start = read_start(recipe.init_from)
+    if seen := len({*start.trained_on}.intersection(_digests(validation_index))):
+        logger.warning(
+            "The model %s, which training starts from, was trained on %d of the %d validation images: their scores "
+            "will be too high.", start.run_id, seen, len(validation_index),
+        )  # fmt: skip
+    return start, {
+        "started_from": {
+            "path": recipe.init_from,
+            "sha256": decisive["init_from"],
+            "run_id": start.run_id,
+            "architecture": start.architecture,
+            "validation_images_seen": seen,
+        }
     }
 
 
@@ -308,7 +345,11 @@ def describe_run(
         **_describe_cars("train", trained),
         **_describe_cars("validation", index[validated]),
         "models": [
-            {"run_id": member.run_id, "validation_cars": list(member.validation_cars)}
+            {
+                "run_id": member.run_id,
+                "validation_cars": list(member.validation_cars),
+                "started_from": member.started_from,
+            }
             for member in model.members
         ],
         **_describe_sizes(index, parameters.to_recipe()),

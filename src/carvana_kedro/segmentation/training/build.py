@@ -23,12 +23,14 @@ from carvana_kedro.segmentation.hardware import (
     training_flop,
     usable_workers,
 )
+from carvana_kedro.segmentation.model import Member
 from carvana_kedro.segmentation.training.average import WeightAverage
 from carvana_kedro.segmentation.training.callbacks import load_callback
 from carvana_kedro.segmentation.training.losses import build_loss
 from carvana_kedro.segmentation.training.optimizers import build_optimizer, build_schedule
 from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Training
+from carvana_kedro.segmentation.training.warm_start import fitting_weights, load_start, read_start
 
 
 class Run(NamedTuple):
@@ -43,8 +45,8 @@ def check_recipe(recipe: Recipe) -> None:
     """Check that a recipe fits its network and this machine, without training.
 
     Raises:
-        UserError: The network does not take the input size or the batch, the device is missing, a file of pretrained
-            weights does not fit, or a network, loss, optimizer or callback cannot be built.
+        UserError: The network does not take the input size or the batch, the device is missing, a file of weights
+            does not fit, or a network, loss, optimizer or callback cannot be built.
     """
     choose_hardware(recipe)
     for callback in recipe.callbacks:
@@ -53,7 +55,9 @@ def check_recipe(recipe: Recipe) -> None:
     _check_loss(build_loss(recipe.loss), recipe.loss)
     network = _network_on_meta(recipe)
     output_size = _geometry(network, recipe).output_size
-    if isinstance(recipe.pretrained, str):
+    if recipe.init_from:
+        fitting_weights(network, recipe.architecture, read_start(recipe.init_from))
+    elif isinstance(recipe.pretrained, str):
         build_network(
             recipe.architecture, width_multiplier=recipe.width_multiplier, pretrained=recipe.pretrained
         )
@@ -102,6 +106,7 @@ def build_run(
     origin: Mapping[str, Any],
     about: Mapping[str, Any],
     cache: Cache | None = None,
+    start: Member | None = None,
 ) -> Run:
     """Build a run at its beginning.
 
@@ -113,14 +118,13 @@ def build_run(
         about: Plain values that every checkpoint holds.
         cache: Keeps decoded images, for this run and others with the same images; None: as the recipe says, for this
             run alone.
+        start: Model to start from; None: that of `recipe.init_from`, if there is one.
 
     Raises:
         UserError: The recipe does not fit the network or the machine, or an image cannot be read.
     """
     torch.manual_seed(recipe.seed)
-    network = build_network(
-        recipe.architecture, width_multiplier=recipe.width_multiplier, pretrained=recipe.pretrained
-    )
+    network = _first_network(recipe, start)
     geometry = _geometry(network, recipe)
     flop = _flop(network, geometry.input_size)
     hardware = choose_hardware(recipe)
@@ -192,6 +196,19 @@ def build_training(
         patience=recipe.early_stopping,
         max_skipped_steps=recipe.max_skipped_steps,
     )
+
+
+def _first_network(recipe: Recipe, start: Member | None) -> SegmentationNetwork:
+    """Return the network with its first weights."""
+    if start is None and recipe.init_from:
+        start = read_start(recipe.init_from)
+    pretrained = start is None and recipe.pretrained
+    network = build_network(
+        recipe.architecture, width_multiplier=recipe.width_multiplier, pretrained=pretrained
+    )
+    if start is not None:
+        load_start(network, recipe.architecture, start)
+    return network
 
 
 def _build_schedule(recipe: Recipe, optimizer: Optimizer, total_steps: int) -> LRScheduler:

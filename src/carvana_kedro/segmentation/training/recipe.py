@@ -26,6 +26,7 @@ class Recipe:
         optimizer: Arguments of `build_optimizer`: `name`, `learning_rate`, ...
         width_multiplier: Scales the channels of every layer.
         pretrained: Start from ImageNet weights; a path: from those of this file.
+        init_from: Start from the weights of this model, a name or a path, and ignore `pretrained`: see `read_start`.
         accumulation_steps: Parts that a batch is computed in, one after the other, to save memory.
         folds: Car folds: the number of models, each trained without a part of the cars; 0 for one model.
         seed: Of the weights, the order of the images and the augmentation.
@@ -54,6 +55,7 @@ class Recipe:
     optimizer: Mapping[str, Any]
     width_multiplier: float = 1.0
     pretrained: bool | str = False
+    init_from: str | None = None
     accumulation_steps: int = 1
     folds: int = 0
     seed: int = 2017

@@ -8,6 +8,7 @@ import numpy as np
 from carvana_kedro.studio.lighting import Light, ball_directions, convolve
 
 from .draws import chance
+from .shadow import Shadow, vary_shadow
 
 Array = np.ndarray
 
@@ -18,16 +19,14 @@ class Lighting:
 
     Attributes:
         light: What the car mirrors.
-        depth: Strength of the shadow on the floor: 1 is that of the sample, 0 none.
-        aside: Offset of a second, softer shadow, meters along x and y of the car. None: no such shadow.
+        shadow: The shadows below the car.
         tones: `(256, 3)` uint8, display values after exposure, white balance and contrast.
         sheen: Fraction of the light that the floor mirrors.
         fading: Fading of this reflection with height, per meter.
     """
 
     light: Light
-    depth: float
-    aside: tuple[float, float] | None
+    shadow: Shadow
     tones: Array
     sheen: float
     fading: float
@@ -38,8 +37,7 @@ def vary_light(rng: np.random.Generator, wall: float, floor: float) -> Lighting:
     radiance = _radiance(ball_directions(256), rng, wall, floor)
     return Lighting(
         light=convolve(radiance, coarse=24, brightest=rng.uniform(0.55, 1.05)),
-        depth=rng.uniform(0.3, 1.35) ** 2,
-        aside=tuple(rng.normal(0, 0.3, 2).clip(-0.6, 0.6).tolist()) if chance(rng, 0.4) else None,
+        shadow=vary_shadow(rng),
         tones=_tones(rng),
         sheen=rng.uniform(0.03, 0.3) if chance(rng, 0.65) else 0.0,
         fading=rng.uniform(0.8, 4),

@@ -3,33 +3,50 @@
 import functools
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from carvana_kedro.studio.bodies import design_car
 from carvana_kedro.studio.lighting import floor_shadow
 from carvana_kedro.studio.model import Model
 from carvana_kedro.studio.panels import draw_panels, draw_wheel
 from carvana_kedro.studio.scene import set_up_camera
 from carvana_kedro.studio.settings import StudioSettings, generator
-from carvana_kedro.studio.surfaces import mirror, seats, wheels, wrap_body
+from carvana_kedro.studio.surfaces import Surface, mirror, seats, wheels, wrap_body
 
 from .cars.bodies import ShapedCar, shape_car
 from .cars.faces import redraw_face
 from .cars.markings import mark
 from .cars.parts import Part, attach_parts, vary_mirror
 from .cars.sheet import Sheet
-from .cars.wheels import design_wheel, draw_tire, mount_wheels
+from .cars.wheels import design_wheel, draw_gaps, draw_tire, mount_insides, mount_wheels
 from .draws import stream
 from .paint import Finish, mix_paint
 
+Array = np.ndarray
 _SILVER = (0.42, 0.42, 0.42), 0.75  # color and metal of the rims of the sample
 
 
 @dataclass(frozen=True)
+class OpenWheels:
+    """Wheels that can be seen through.
+
+    Attributes:
+        insides: What is behind the spokes on the left and right.
+        solid: `(h, w)` uint8, the texture of the wheels that is 0 between the spokes.
+    """
+
+    insides: tuple[Surface, Surface]
+    solid: Array
+
+
+@dataclass(frozen=True)
 class VariedModel:
-    """A car ready to render, what is attached to it, and its colors. None: those of the sample."""
+    """A car ready to render, what is attached to it, its colors, and its open wheels. None: those of the sample."""
 
     model: Model
     parts: tuple[Part, ...]
     finish: Finish | None
+    gaps: OpenWheels | None = None
 
 
 @functools.lru_cache(maxsize=2)
@@ -72,4 +89,7 @@ def _equip(
         panels=(sheet.color, sheet.rest),
         tires=draw_tire(wheel, *(finish.wheels if finish else _SILVER)),
     )
-    return VariedModel(model, attach_parts(car, stream(settings, "shape", number, 3)), finish)
+    parts = attach_parts(car, stream(settings, "shape", number, 3))
+    left_inside, right_inside = (mount_insides(car, wheel, side) for side in (1, -1))
+    gaps = OpenWheels((left_inside, right_inside), draw_gaps(wheel)) if left_inside and right_inside else None
+    return VariedModel(model, parts, finish, gaps)

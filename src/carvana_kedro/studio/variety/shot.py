@@ -1,6 +1,7 @@
 """One photograph with variety."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -9,10 +10,13 @@ from carvana_kedro.studio.lighting import display
 from carvana_kedro.studio.rasterize import Fragments, rasterize
 from carvana_kedro.studio.scene import render_studio
 from carvana_kedro.studio.settings import StudioSettings
-from carvana_kedro.studio.shot import NOISE_ZERO, Look, Shot
+from carvana_kedro.studio.shot import NOISE_ZERO, Body, Look, Shot
+from carvana_kedro.studio.surfaces import Surface
 
 from .camera import distort, vary_camera
+from .cars.bodies import ShapedCar
 from .cars.parts import STRIDE, Part
+from .cars.wheels import INSIDE_STRIDE, on_brake
 from .draws import chance, stream
 from .light import vary_light
 from .model import VariedModel
@@ -21,6 +25,9 @@ from .rooms.room import build_room
 from .sensor import develop
 
 Array = np.ndarray
+_WELL = 0.30  # meters from the side of the body to the inner wall of a wheel well
+_UNDER = 0.06  # meters from the sill up to the lower edge of this wall
+_BRAKE, _BARREL = 0.07, 0.02  # linear gray
 
 
 class VariedShot(Shot):
@@ -74,16 +81,7 @@ class VariedShot(Shot):
     def _shadow(self) -> Array:
         if self.lighting is None:
             return self.model.shadow
-        shadow = self.model.shadow**self.lighting.depth
-        if self.lighting.aside is None:
-            return shadow
-        x, y = self.lighting.aside
-        wider = cv2.copyMakeBorder(self.model.shadow, 40, 40, 40, 40, cv2.BORDER_CONSTANT, value=1.0)
-        move = np.array([[1, 0, 50 * x], [0, 1, 50 * y]])
-        moved = cv2.warpAffine(wider, move, wider.shape[::-1], borderValue=1.0)
-        both = cv2.GaussianBlur(moved, (0, 0), 6) ** 0.6
-        both[40:-40, 40:-40] *= shadow
-        return both
+        return self.lighting.shadow.below(self.model.car)
 
     def _compose(self) -> None:
         super()._compose()
@@ -97,6 +95,44 @@ class VariedShot(Shot):
             matt, gloss = self._light(seen, part.metallic, part.metal)
             pixels = display(matt, gloss, part.color)[:, ahead]
             self._lay(seen.index[ahead], np.ascontiguousarray(pixels), seen.coverage[:, ahead])
+
+    def _shade_body(self, seen: Fragments) -> Body:
+        body = super()._shade_body(seen)
+        at = np.flatnonzero(body.well)
+        if at.size and isinstance(self.model.car, ShapedCar):
+            body.well[:, at[self._passes_under(seen.take(at))]] = 0
+        return body
+
+    def _passes_under(self, seen: Fragments) -> Array:
+        """Tell where the view through an opening of the body leads under the car, `(n,)` bool."""
+        car, (x, y, z) = self.model.car, seen.points
+        farther = _WELL / np.maximum(np.abs(self.eye[1] - y), 1e-3)
+        inner_x, inner_z = x + farther * (x - self.eye[0]), z + farther * (z - self.eye[2])
+        off_axle = np.minimum(*(np.abs(inner_x - axle) for axle in car.axles))
+        return ((inner_z < car.clearance + _UNDER) & (off_axle < 1.1 * car.wheel_radius))[0]
+
+    def _add_wheels(self, surface: Surface, visible: Array) -> None:
+        gaps = self.varied.gaps
+        side = 0 if surface is self.model.wheels[0] else 1
+        if gaps and (self.eye[1] > 0) == (side == 0):
+            for seen in rasterize(
+                gaps.insides[side], self.to_image, self.size, stride=INSIDE_STRIDE, wanted=visible
+            ):
+                gray = np.where(on_brake(seen.row), np.float32(_BRAKE), np.float32(_BARREL))
+                matt, gloss = self._light(seen, 0.0, 0.1, coat=0.0)
+                self._lay(seen.index, display(matt, gloss, (gray, gray, gray)), seen.coverage)
+        super()._add_wheels(surface, visible)
+
+    def _see_wheels(self, surface: Surface, visible: Array) -> Iterable[Fragments]:
+        """Yield the fragments of wheels without the gaps between their spokes."""
+        for seen in super()._see_wheels(surface, visible):
+            if self.varied.gaps is None:
+                yield seen
+                continue
+            place = seen.column * 16, np.mod(seen.row, 17) * 16
+            solid = cv2.remap(self.varied.gaps.solid, *place, cv2.INTER_LINEAR).astype(np.float32) / 255
+            kept = seen.take(np.flatnonzero(solid))
+            yield dataclasses.replace(kept, coverage=kept.coverage * solid[:, solid[0] > 0])
 
     def _appearance(self, seen: Fragments) -> tuple[tuple[Array, ...], Array, Array, Array, Array]:
         albedo, cover, glass, hole, metal = super()._appearance(seen)

@@ -61,6 +61,7 @@ def test_parts_touch_the_car() -> None:
             distance = car.solid(*np.moveaxis(part.surface.points.astype(float), -1, 0))
             assert distance.max() < 0.75
             assert part.surface.points[..., 2].min() > 0.02
+            assert not any(seam % STRIDE for seam in part.surface.seams)
     assert count > 20
 
 

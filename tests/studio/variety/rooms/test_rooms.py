@@ -5,7 +5,7 @@ from carvana_kedro.studio import StudioSettings
 from carvana_kedro.studio.scene import set_up_camera
 from carvana_kedro.studio.settings import generator
 from carvana_kedro.studio.variety.lettering import _outlines, letters
-from carvana_kedro.studio.variety.rooms.room import build_room
+from carvana_kedro.studio.variety.rooms.room import build_room, stand_wall
 from carvana_kedro.studio.variety.rooms.stage import Stage, Wall
 
 SETTINGS = StudioSettings(width=240, height=160)
@@ -19,6 +19,15 @@ def test_rooms_differ_and_tell_their_brightness() -> None:
     assert np.std(means, 0).min() > 20
     upper = [float((room.image[:30].mean() / 255) ** 2.2) for room in rooms]
     assert np.corrcoef(upper, [room.wall for room in rooms])[0, 1] > 0.8
+
+
+def test_cars_have_space_before_and_beside_walls() -> None:
+    """A corner of the longest car is up to 3.4 m from the center of the turntable."""
+    for number in range(300):
+        line = stand_wall(generator(SETTINGS, number)).line
+        share = np.linspace(0, 1, 500)[:, None]
+        steps = [start + share * (end - start) for start, end in zip(line, line[1:], strict=False)]
+        assert np.hypot(*np.concatenate(steps).T).min() > 3.5
 
 
 @pytest.mark.parametrize("opacity", [1.0, 0.5])

@@ -63,8 +63,23 @@ def attach_parts(car: ShapedCar, rng: np.random.Generator) -> tuple[Part, ...]:
         (bright, (0.6,) * 3, 0.0, 0.85),
     )
     return tuple(
-        Part(stack(found), color, flakes, metal) for found, color, flakes, metal in materials if found
+        Part(stack_parts(found), color, flakes, metal) for found, color, flakes, metal in materials if found
     )
+
+
+def stack_parts(surfaces: list[Surface]) -> Surface:
+    """Join surfaces so that each begins at a multiple of `STRIDE`.
+
+    `rasterize` leaves out one face at a seam. At another row, the face there would join two surfaces, and a face of one
+    of them would be left out. So the last row of each surface is repeated.
+    """
+    return stack([_padded(surface) for surface in surfaces])
+
+
+def _padded(surface: Surface) -> Surface:
+    missing = ((0, -len(surface.points) % STRIDE), (0, 0), (0, 0))
+    points, normals = (np.pad(grid, missing, "edge") for grid in (surface.points, surface.normals))
+    return Surface(points, normals, surface.seams)
 
 
 def vary_mirror(car: ShapedCar, side: int, rng: np.random.Generator) -> Surface:

@@ -10,14 +10,13 @@ _ROUND = np.linspace(0, 2 * np.pi, 73)[:-1]
 
 
 def decorate_floor(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
-    """Draw tiles or lines, a turntable, daylight, stains, and the edge of the floor before the camera."""
+    """Draw tiles or lines, a turntable, daylight, stains, and shade along the wall."""
     for share, draw in (
         (0.3, _tile),
         (0.6, _sink_turntable),
         (0.2, _shine_in),
         (0.35, _spill),
         (0.2, _shade_wall_foot),
-        (0.15, _draw_edge),
     ):
         if chance(rng, share):
             draw(stage, wall, paint, rng)
@@ -106,14 +105,3 @@ def _shade_wall_foot(stage: Stage, wall: Wall, paint: Array, rng: np.random.Gene
     near = foot * (0.85, 0.85, 1)
     ink = (paint * rng.uniform(0.5, 1.2)).clip(0, 255)
     stage.fill([np.concatenate((foot, near[::-1]))], ink, rng.uniform(0.3, 0.8), rng.uniform(0.005, 0.02))
-
-
-def _draw_edge(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
-    """Draw the edge of the platform, or a strip that crosses the picture before the car."""
-    y, width, slope = rng.uniform(-4.2, -2.9), rng.uniform(0.05, 0.5), rng.normal(0, 0.3)
-    start, end = np.array((-5.0, y - slope)), np.array((5.0, y + slope))
-    below = np.array(((-9.0, -60, 0), (9.0, -60, 0), (5, y + slope, 0), (-5, y - slope, 0)))
-    stage.fill([below], color(rng, 20, 220, 0.1))
-    stage.fill([_strip(start, end, width)], color(rng, 120, 255, 0.1))
-    if chance(rng, 0.5):
-        stage.fill([_strip(start, end, 0.04)], color(rng, 30, 120, 0.3))

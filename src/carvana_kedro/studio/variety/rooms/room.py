@@ -9,12 +9,14 @@ from carvana_kedro.studio.scene import Camera
 
 from ..draws import chance, color
 from .floors import decorate_floor
+from .foreground import draw_foreground
 from .stage import Stage, Wall
 from .walls import decorate_wall
 
 Array = np.ndarray
 _COARSE = 16  # the size of a pixel of smooth gradients, in pixels
 _TILE = 256  # texels of the floor's texture
+_FREE = 3.8  # meters around the turntable without a wall: a corner of a long car gets as far as 3.4 m from its center
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Room:
 
 def build_room(camera: Camera, size: tuple[int, int], rng: np.random.Generator) -> Room:
     """Return a random room. `size` is the height and width of the image."""
-    stage, wall = Stage(camera, size), _stand_wall(rng)
+    stage, wall = Stage(camera, size), stand_wall(rng)
     paint, floor = _colors(rng)
     stage.image = _gradient(size, paint, rng, rng.uniform(0, 0.25))
     stain = _stain(stage, rng) if chance(rng, 0.6) else None
@@ -44,21 +46,24 @@ def build_room(camera: Camera, size: tuple[int, int], rng: np.random.Generator) 
     stage.cover(below, ground, soft=rng.uniform(0.004, 0.05) if chance(rng, 0.3) else 0.0)
     decorate_wall(stage, wall, paint, rng)
     decorate_floor(stage, wall, floor, rng)
+    draw_foreground(stage, floor, rng)
     return Room(stage.image, *(float((np.mean(level) / 255) ** 2.2) for level in (paint, floor)))
 
 
-def _stand_wall(rng: np.random.Generator) -> Wall:
+def stand_wall(rng: np.random.Generator) -> Wall:
     """Return a straight wall, an arc around the car, or two walls that meet at a corner."""
-    kind, far = rng.choice(3, p=(0.4, 0.42, 0.18)), rng.uniform(3.2, 9)
+    kind, far = rng.choice(3, p=(0.4, 0.42, 0.18)), rng.uniform(_FREE, 9)
     if kind == 1:
-        radius = rng.uniform(4.5, 11)
+        radius = max(rng.uniform(4.5, 11), (far + _FREE) / 2)  # the far side of the arc is behind the camera
         angle = np.linspace(-2.2, 2.2, 89)
         return Wall(np.c_[radius * np.sin(angle), far - radius + radius * np.cos(angle)])
     turn = np.radians(rng.normal(0, 7))
+    corner = rng.uniform(_FREE, 6.5) * rng.choice((-1, 1))
+    if kind == 2:
+        turn = np.copysign(turn, corner)  # so that the wall at the side comes no nearer than the corner
     along = np.array((np.cos(turn), np.sin(turn)))
     if kind == 0:
         return Wall(np.array(((-60.0,), (60.0,))) * along + (0, far))
-    corner = rng.uniform(1.5, 5.5) * rng.choice((-1, 1))
     middle = corner * along + (0, far + 1)
     side = np.array((along[1], -along[0])) * 60
     ends = (middle - 60 * along, middle + side) if corner > 0 else (middle + side, middle + 60 * along)

@@ -48,6 +48,12 @@ class Stage:
             points = _cut(points, depth)
         return self.camera.project(points)[0]
 
+    def ground(self, place: Array) -> Array:
+        """Return the point of the floor at a place in the image, fractions of its width and height, `(3,)`."""
+        ray = self.camera.to_ray @ np.r_[place * self.size[::-1], 1.0]
+        # Where the image shows no floor: far away.
+        return self.camera.position - ray * (self.camera.position[2] / min(ray[2], -1e-3))
+
     def mask(self, outlines: Sequence[Array]) -> tuple[Part, Array]:
         """Return the part of the image that holds these outlines of world points, and how far they cover its pixels."""
         corners = [pixels for outline in outlines if len(pixels := self.project(outline)) > 2]
