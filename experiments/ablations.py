@@ -220,6 +220,15 @@ class Remembered(Samples):
         return self._read[position]
 
 
+def car_of(image_id: str) -> str:
+    """Return the car that an image shows.
+
+    >>> car_of("0cdf5b5d0ce1_04")
+    '0cdf5b5d0ce1'
+    """
+    return image_id.rpartition("_")[0]
+
+
 def run(
     recipe: Recipe,
     data: DataPath,
@@ -231,6 +240,14 @@ def run(
     threads: int = 1,
 ) -> Row:
     """Train once, on as many images as `samples` says, and score the weights of the last epoch."""
+    training, times = train(recipe, data, samples, store, train_ids, threads)
+    return {**times, **score(training, score_store, score_ids)}
+
+
+def train(
+    recipe: Recipe, data: DataPath, samples: int, store: ImageStore, image_ids: Sequence[str], threads: int
+) -> tuple[Training, Row]:
+    """Train once, on as many images as `samples` says, and return the number of steps and the times as well."""
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
     torch.manual_seed(recipe.seed)
@@ -241,7 +258,7 @@ def run(
     geometry = Fitting(
         sizes.input_size, sizes.output_size, data.image_filter, data.target_filter, data.fits_input
     )
-    remembered = Remembered(store, train_ids, geometry)
+    remembered = Remembered(store, image_ids, geometry)
     began = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(remembered.__getitem__, range(len(remembered))))
@@ -254,12 +271,8 @@ def run(
         training.augmentation = SeparateCoins(**recipe.augmentation)
     began = time.perf_counter()
     _train(training, batches, verbose=threads > 1)
-    return {
-        "steps": recipe.epochs * len(batches),
-        "reading, s": reading,
-        "training, s": time.perf_counter() - began,
-        **score(training, geometry, score_store, score_ids),
-    }
+    times = {"reading, s": reading, "training, s": time.perf_counter() - began}
+    return training, {"steps": recipe.epochs * len(batches), **times}
 
 
 def _train(training: Training, batches: Batches, verbose: bool) -> None:
@@ -274,10 +287,12 @@ def _train(training: Training, batches: Batches, verbose: bool) -> None:
 
 
 @torch.inference_mode()
-def score(training: Training, geometry: Fitting, store: ImageStore, image_ids: Sequence[str]) -> Row:
+def score(training: Training, store: ImageStore, image_ids: Sequence[str]) -> Row:
     """Score images at their own size, with and without averaging over the mirrored image."""
     training.model.eval()
+    geometry = training.geometry
     found: dict[str, list[float]] = {name: [] for name in ("dice", "flip", "accuracy", "boundary")}
+    cars: dict[str, list[float]] = {car_of(image_id): [] for image_id in image_ids}
     curve = ThresholdCurve()
     for image_id in image_ids:
         mask = store.read_mask(image_id)
@@ -289,6 +304,7 @@ def score(training: Training, geometry: Fitting, store: ImageStore, image_ids: S
         enlarged = geometry.restore(straight, mask.shape)
         predicted = (enlarged[0] > 0).cpu().numpy()
         found["dice"].append(mask_scores.dice(predicted, mask))
+        cars[car_of(image_id)].append(found["dice"][-1])
         found["flip"].append(
             mask_scores.dice((geometry.restore(both, mask.shape)[0] > 0).cpu().numpy(), mask)
         )
@@ -299,6 +315,7 @@ def score(training: Training, geometry: Fitting, store: ImageStore, image_ids: S
     return {
         **{name: statistics.fmean(values) for name, values in found.items()},
         "lowest": min(found["dice"]),
+        "lowest car": min(map(statistics.fmean, cars.values())),
         "best threshold": best,
         "dice there": float(curve.dice()[round(best * 100)]),
     }
@@ -322,9 +339,9 @@ class Results:
         """Return whether a run has a result."""
         return variant.key(seed, self._images) in self._results
 
-    def of(self, variant: Variant, seeds: int) -> list[dict[str, float]]:
-        """Return the results of a variant for the seeds 0 to `seeds` - 1, as far as they exist."""
-        keys = [variant.key(seed, self._images) for seed in range(seeds)]
+    def of(self, variant: Variant, seeds: Iterable[int]) -> list[dict[str, float]]:
+        """Return the results of a variant for these seeds, as far as they exist."""
+        keys = [variant.key(seed, self._images) for seed in seeds]
         return [self._results[key] for key in keys if key in self._results]
 
     def add(self, variant: Variant, seed: int, result: Row) -> None:
@@ -348,13 +365,11 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
         fill = partial(_fill, pool, results, store, sides)
         fill([(variants[0], seed) for seed in seeds] + [(variant, 0) for variant in variants[1:]])
-        ours = statistics.fmean(result["dice"] for result in results.of(variants[0], arguments.seeds))
-        close = [
-            v for v in variants if abs(results.of(v, arguments.seeds)[0]["dice"] - ours) < arguments.close
-        ]
+        ours = statistics.fmean(result["dice"] for result in results.of(variants[0], seeds))
+        close = [v for v in variants if abs(results.of(v, seeds)[0]["dice"] - ours) < arguments.close]
         fill([(variant, seed) for variant in close for seed in seeds])
     report = Report(arguments.json)
-    by_name = {variant.name: results.of(variant, arguments.seeds) for variant in variants}
+    by_name = {variant.name: results.of(variant, seeds) for variant in variants}
     rows = [_row(variant, by_name[variant.name], by_name[variant.against]) for variant in variants]
     report.add(f"Trained on {len(sides[0])} images, scored on {len(sides[1])} images at their own size", rows)
     report.end()
@@ -362,11 +377,10 @@ def main() -> None:
 
 def _sides(image_ids: Sequence[str], score_cars: int) -> list[list[str]]:
     """Return the ids of the images to train on, and of the images of the last cars, to score."""
-    cars = sorted({image_id.rpartition("_")[0] for image_id in image_ids})
+    cars = sorted({car_of(image_id) for image_id in image_ids})
     scored = {*cars[-score_cars:]}
     return [
-        [image_id for image_id in image_ids if (image_id.rpartition("_")[0] in scored) == side]
-        for side in (False, True)
+        [image_id for image_id in image_ids if (car_of(image_id) in scored) == side] for side in (False, True)
     ]
 
 

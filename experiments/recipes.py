@@ -23,11 +23,7 @@ import torch
 from benchmarks.measuring import Report, Row, device_name, read_recipes
 from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.stores.images.competition import ImageStore
-from experiments.ablations import OLD, DataPath, run
-
-
-def _car(image_id: str) -> str:
-    return image_id.rpartition("_")[0]
+from experiments.ablations import OLD, DataPath, car_of, run
 
 
 def in_old_style(recipe: Recipe) -> tuple[Recipe, DataPath]:
@@ -48,7 +44,7 @@ def main() -> None:
         ImageStore(arguments.score_images, arguments.score_masks),
     )
     train_ids, score_ids = train.ids(), score.ids()
-    if seen := {_car(name) for name in train_ids} & {_car(name) for name in score_ids}:
+    if seen := {car_of(name) for name in train_ids} & {car_of(name) for name in score_ids}:
         raise SystemExit(
             f"{len(seen)} cars, such as {min(seen)}, are in both --images and --score-images. The scores would be too "
             "high: remove them from one of the folders."
