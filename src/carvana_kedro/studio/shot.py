@@ -125,6 +125,7 @@ class Shot:
         )
         to_image = self.to_image[:, [0, 1, 3]] @ np.linalg.inv(texels)
         corners = np.array([(0, 0, 1), (width, 0, 1), (width, height, 1), (0, height, 1)]) @ to_image.T
+        corners = _ahead(corners)
         pixels = corners[:, :2] / corners[:, 2:]
         left, top = np.clip(np.floor(pixels.min(0)).astype(int), 0, self.size[::-1])
         right, bottom = np.clip(np.ceil(pixels.max(0)).astype(int), 0, self.size[::-1])
@@ -312,6 +313,17 @@ class Shot:
 
 
 NOISE_ZERO = 5
+
+
+def _ahead(corners: Array, near: float = 0.25) -> Array:
+    """Cut a polygon of homogeneous pixels `(N, 3)` at a plane `near` meters before the camera."""
+    kept = []
+    for start, end in zip(corners, np.roll(corners, -1, 0), strict=True):
+        if start[2] >= near:
+            kept.append(start)
+        if (start[2] >= near) != (end[2] >= near):
+            kept.append(start + (end - start) * (near - start[2]) / (end[2] - start[2]))
+    return np.array(kept)
 
 
 @functools.lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from carvana_kedro.studio import StudioSettings, render_view
+from carvana_kedro.studio.lighting import SHADOW_SCALE
 from carvana_kedro.studio.rasterize import rasterize
 from carvana_kedro.studio.render import set_up_shot
 from carvana_kedro.studio.settings import KINDS
@@ -109,6 +110,26 @@ def test_a_part_inside_the_body_is_hidden_and_one_beside_it_is_seen() -> None:
     (hidden, _), (seen, covered) = shots
     assert hidden < 60 < seen
     assert covered > 20
+
+
+@pytest.mark.parametrize("view", [1, 4, 9])
+def test_a_shadow_that_reaches_behind_the_camera_is_whole(view: int) -> None:
+    """Each pixel has the light of the point of the floor that it shows."""
+    shot = set_up_shot(settings("camera"), 0, view)
+    shadow = np.linspace(0.2, 0.9, 1300, dtype=np.float32)[:, None] * np.ones(1300, np.float32)
+    shot._shadow = lambda: shadow  # type: ignore[method-assign]
+    shot.image = np.full((*shot.size, 3), 255, np.uint8)
+    shot._cast_shadow()
+    x, y = np.meshgrid(np.arange(shot.size[1]), np.arange(shot.size[0]))
+    to_floor = np.linalg.inv(shot.to_image[:, [0, 1, 3]])
+    along, across, scale = np.moveaxis(np.dstack((x, y, np.ones_like(x))) @ to_floor.T, -1, 0)
+    u, v = (
+        (place / scale * SHADOW_SCALE + size / 2 - 0.5).astype(np.float32)
+        for place, size in ((along, shadow.shape[1]), (across, shadow.shape[0]))
+    )
+    light = cv2.remap(shadow, u, v, cv2.INTER_LINEAR, borderValue=1.0)
+    light[scale < 0] = 1  # above the horizon
+    assert np.abs(shot.image[..., 0] - 255 * light).max() < 6
 
 
 def test_the_lens_bends_image_and_mask_alike() -> None:
