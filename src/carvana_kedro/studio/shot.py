@@ -44,6 +44,7 @@ class Look:
         glass: Color of all glass, RGB in [0, 1].
         cabin: Display value of the cabin's walls, and what it gains where they face up.
         seats: The same of the seats.
+        coat: Strength of the clear coat of the paint: 1 is glossy, 0 matt.
     """
 
     sheen: float = 0.24
@@ -53,6 +54,7 @@ class Look:
     glass: tuple[float, float, float] = (0.93, 0.98, 0.95)
     cabin: tuple[int, int] = (26, 34)
     seats: tuple[int, int] = (20, 30)
+    coat: float = 1.0
 
 
 class Shot:
@@ -165,7 +167,7 @@ class Shot:
 
     def _add_mirror(self, surface: Surface, visible: Array | None = None) -> None:
         for seen in rasterize(surface, self.to_image, self.size, wanted=visible):
-            matt, gloss = self._light(seen, self.model.car.metallic)
+            matt, gloss = self._light(seen, self.model.car.metallic, coat=self.look.coat)
             self._lay(seen.index, display(matt, gloss, tuple(self.model.car.paint)), seen.coverage)
 
     def _add_wheels(self, surface: Surface, visible: Array) -> None:
@@ -183,6 +185,7 @@ class Shot:
     def _shade_body(self, seen: Fragments) -> Body:
         albedo, cover, glass, hole, metal = self._appearance(seen)
         flakes, coat = self.model.car.metallic * (1 - cover), 1 - 0.6 * cover * (1 - glass)
+        coat = coat * (1 + (self.look.coat - 1) * (1 - cover) * (1 - glass))
         matt, gloss = self._light(seen, flakes, metal, coat)
         pixels = display(matt * (1 - glass), gloss, albedo)
         return Body(seen.index, pixels, glass, seen.coverage * hole, seen.coverage * (1 - hole))

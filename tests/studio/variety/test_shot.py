@@ -1,5 +1,6 @@
 """Varied images have exact masks, and each kind of variety acts alone."""
 
+import dataclasses
 from itertools import pairwise
 
 import cv2
@@ -110,6 +111,18 @@ def test_a_part_inside_the_body_is_hidden_and_one_beside_it_is_seen() -> None:
     (hidden, _), (seen, covered) = shots
     assert hidden < 60 < seen
     assert covered > 20
+
+
+def test_matt_paint_leaves_glass_as_it_is() -> None:
+    shot, bodies = set_up_shot(settings("shape"), 2, 4), []
+    for coat in (1.0, 0.0):
+        shot.look = dataclasses.replace(shot.look, coat=coat)
+        seen = rasterize(shot.model.body, shot.to_image, shot.size, stride=2)
+        bodies.append([shot._shade_body(part) for part in seen])
+    for glossy, matt in zip(*bodies, strict=True):
+        same = (glossy.pixels == matt.pixels).all(-1)
+        assert same[glossy.glass == 1].all()
+    assert not all((glossy.pixels == matt.pixels).all() for glossy, matt in zip(*bodies, strict=True))
 
 
 @pytest.mark.parametrize("view", [1, 4, 9])

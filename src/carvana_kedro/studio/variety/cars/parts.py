@@ -21,6 +21,7 @@ class Part:
     color: tuple[float, ...]
     metallic: float = 0.0
     metal: float = 0.0
+    painted: bool = False
 
 
 def attach_parts(car: Car, rng: np.random.Generator) -> tuple[Part, ...]:
@@ -61,7 +62,9 @@ def attach_parts(car: Car, rng: np.random.Generator) -> tuple[Part, ...]:
         (bright, (0.6,) * 3, 0.0, 0.85),
     )
     return tuple(
-        Part(stack_parts(found), color, flakes, metal) for found, color, flakes, metal in materials if found
+        Part(stack_parts(found), color, flakes, metal, painted=found is painted)
+        for found, color, flakes, metal in materials
+        if found
     )
 
 
