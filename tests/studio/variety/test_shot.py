@@ -113,6 +113,18 @@ def test_a_part_inside_the_body_is_hidden_and_one_beside_it_is_seen() -> None:
     assert covered > 20
 
 
+def test_the_edge_of_the_body_shows_the_part_behind_it() -> None:
+    shot = set_up_shot(settings("shape"), 2, 4)
+    assert isinstance(shot, VariedShot)
+    place = (0, 0, 1.2) - 4 * shot.eye * (1, 1, 0) / np.hypot(*shot.eye[:2])
+    ball = Part(ellipsoid((1.5, 1.5, 1.5)).moved(tuple(place)), (0.9, 0.0, 0.0))
+    shot.varied = dataclasses.replace(shot.varied, parts=(ball,))
+    covered = shot.render()[1] > 0.99
+    within = cv2.erode(drawn(ball.surface, shot, STRIDE).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert within.sum() > 300
+    assert covered[within].all()
+
+
 def test_matt_paint_leaves_glass_as_it_is() -> None:
     shot, bodies = set_up_shot(settings("shape"), 2, 4), []
     for coat in (1.0, 0.0):

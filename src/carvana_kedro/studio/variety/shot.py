@@ -150,7 +150,10 @@ class VariedShot(Shot):
         self, seen: Fragments, flakes: Array | float, metal: Array | float = 0.0, coat: Array | float = 1.0
     ) -> tuple[Array, Array]:
         if self.varied.parts:
-            self.depth[seen.index] = np.minimum(self.depth[seen.index], self._distance(seen))
+            # What is behind a pixel that is covered in part is seen in it.
+            whole = np.flatnonzero(seen.coverage == 1)
+            index = seen.index[whole]
+            self.depth[index] = np.minimum(self.depth[index], self._distance(seen)[whole])
         return super()._light(seen, flakes, metal, coat)
 
     def _tones(self) -> Array:
