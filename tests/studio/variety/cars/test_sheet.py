@@ -27,10 +27,24 @@ def test_paint_is_laid_around_glass_and_paper_on_it() -> None:
     car = shape_car(SETTINGS, 1)
     panels = draw_panels(car, generator(SETTINGS, 1))
     glass = panels[1][..., 0] > 0
-    all_over = [box(sheet.side, 1.0, 3.0, 1.0) for sheet in [Sheet(panels, car)]]
+    all_over = [box(0.0, 1.0, 3.0, 1.0)]
     around, on = Sheet(panels, car), Sheet(panels, car)
-    around.fill(all_over, (255, 0, 0))
-    on.fill(all_over, (255, 0, 0), on_glass=True)
+    around.side.fill(all_over, (255, 0, 0))
+    on.side.fill(all_over, (255, 0, 0), on_glass=True)
     assert (around.color[glass] == panels[0][glass]).all()
     assert (on.color[~glass] == panels[0][~glass]).all()
     assert (on.rest[..., 0] > 0).sum() < glass.sum()
+
+
+def test_what_is_drawn_on_one_side_ends_at_its_border() -> None:
+    car = shape_car(SETTINGS, 1)
+    blank = np.zeros((525, round(250 * (car.length + 0.2)) + 2 * 575, 4), np.uint8)
+    for name, start, end in (("side", 0, -1150), ("front", -1150, -575), ("rear", -575, None)):
+        sheet = Sheet((blank, blank), car)
+        drawing = getattr(sheet, name)
+        for place in (-9.0, 0.0, 9.0):
+            drawing.fill([box(place, 1.0, 4.0, 0.5)], (255, 0, 0))
+        changed = sheet.color[..., 3].any(0)
+        assert changed[start:end].all()
+        changed[start:end] = False
+        assert not changed.any()
