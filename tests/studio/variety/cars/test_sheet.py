@@ -5,7 +5,7 @@ from carvana_kedro.studio.panels import draw_panels
 from carvana_kedro.studio.settings import generator
 from carvana_kedro.studio.variety.cars.bodies import shape_car
 from carvana_kedro.studio.variety.cars.faces import redraw_face
-from carvana_kedro.studio.variety.cars.markings import add_markings
+from carvana_kedro.studio.variety.cars.markings import _write, add_markings
 from carvana_kedro.studio.variety.cars.sheet import Sheet, box
 
 SETTINGS = StudioSettings()
@@ -34,6 +34,18 @@ def test_paint_is_laid_around_glass_and_paper_on_it() -> None:
     assert (around.color[glass] == panels[0][glass]).all()
     assert (on.color[~glass] == panels[0][~glass]).all()
     assert (on.rest[..., 0] > 0).sum() < glass.sum()
+
+
+def test_lettering_on_the_rear_is_mirrored_in_its_drawing() -> None:
+    car = shape_car(SETTINGS, 1)
+    blank = np.zeros((525, round(250 * (car.length + 0.2)) + 2 * 575, 4), np.uint8)
+    sheet = Sheet((blank, blank), car)
+    for drawing in (sheet.front, sheet.rear):
+        _write(drawing, 0.0, 1.0, 0.2, generator(SETTINGS, 3), (255, 255, 255))
+    front, rear = (drawing.color[..., 3] > 0 for drawing in (sheet.front, sheet.rear))
+    assert (front != rear).sum() > 0.3 * front.sum()
+    # The edges are up to a texel apart.
+    assert (front != rear[:, ::-1]).sum() < 0.2 * front.sum()
 
 
 def test_what_is_drawn_on_one_side_ends_at_its_border() -> None:

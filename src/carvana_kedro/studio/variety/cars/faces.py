@@ -96,11 +96,11 @@ def _draw_tail_lamps(sheet: Sheet, car: Car, tall: bool, rng: np.random.Generato
         sheet.rear.fill([box(outer, (high + low) / 2, 0.47 * half, (high - low) / 2 + 0.02)], None)
         if kind == 0:  # round, one or two
             for place in (0.74, 0.5)[: rng.integers(1, 3)]:
-                sheet.rear.fill(
-                    [disc(side * place * half, upper - 0.08, rng.uniform(0.06, 0.09))], red, 0.15
-                )
+                sheet.rear.fill([disc(side * place * half, upper - 0.08, rng.uniform(0.06, 0.09))], red, 0.15)
         elif kind == 1:  # upright
-            sheet.rear.fill([box(outer, (high + low) / 2, rng.uniform(0.1, 0.2), (high - low) / 2)], red, 0.15)
+            sheet.rear.fill(
+                [box(outer, (high + low) / 2, rng.uniform(0.1, 0.2), (high - low) / 2)], red, 0.15
+            )
         else:  # lying
             near = side * inner * half
             sheet.rear.fill(

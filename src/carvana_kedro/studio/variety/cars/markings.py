@@ -56,9 +56,9 @@ def _write(
     ink: tuple[float, ...] | None = None,
     widest: float = 1.6,
 ) -> None:
-    """Write a word whose capitals are `size` meters high, at most `widest` meters wide."""
+    """Write a word that reads from left to right, with capitals `size` meters high, at most `widest` meters wide."""
     word = [line for glyph in letters(rng) for line in glyph]
     wide = np.ptp(np.concatenate(word)[:, 0]) * size
     squeeze = min(1.0, widest / wide)
     ink = ink or color(rng, 5, 250, 0.4 if chance(rng, 0.4) else 0.03)
-    drawing.fill([(x, z) + line * (size * squeeze, size) for line in word], ink)
+    drawing.fill([(x, z) + line * (drawing.reading * size * squeeze, size) for line in word], ink)

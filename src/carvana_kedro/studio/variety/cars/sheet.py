@@ -16,9 +16,12 @@ _ROUND = np.linspace(0, 2 * np.pi, 41)[:-1]
 class Drawing:
     """One side of a body. Coordinates are meters from its middle, along the axis of the car, and z upward."""
 
-    def __init__(self, color: Array, rest: Array, middle: float) -> None:
-        """Draw on two arrays as `panels.draw_panels` returns them, with the middle at `middle` meters."""
-        self.color, self.rest, self.middle = color, rest, middle
+    def __init__(self, color: Array, rest: Array, middle: float, reading: int = 1) -> None:
+        """Draw on two arrays as `panels.draw_panels` returns them, with the middle at `middle` meters.
+
+        `reading` is -1 if the viewer sees the drawing mirrored. Lettering is then mirrored in it.
+        """
+        self.color, self.rest, self.middle, self.reading = color, rest, middle, reading
 
     def fill(
         self, outlines: list[Array], ink: Sequence[float] | None, metal: float = 0.0, on_glass: bool = False
@@ -55,7 +58,7 @@ class Sheet:
     Attributes:
         color: Color and cover, `(h, w, 4)` uint8.
         rest: Glass, hole, metal and an empty channel, `(h, w, 4)` uint8.
-        side: The drawing of both sides, along x.
+        side: The drawing of both sides, along x. Lettering is right on the right side, and mirrored on the left.
         front: The drawing of the front, along y.
         rear: The drawing of the rear, along y. Who looks at it sees y from right to left.
         nose: The front end of the side.
@@ -69,8 +72,8 @@ class Sheet:
         middles = end / 2, end + _WIDE / 2, end + 1.5 * _WIDE
         borders = [0, *(round(place * SCALE) for place in (end, end + _WIDE)), self.color.shape[1]]
         self.side, self.front, self.rear = (
-            Drawing(self.color[:, left:right], self.rest[:, left:right], middle - left / SCALE)
-            for left, right, middle in zip(borders, borders[1:], middles, strict=False)
+            Drawing(self.color[:, left:right], self.rest[:, left:right], middle - left / SCALE, reading)
+            for left, right, middle, reading in zip(borders, borders[1:], middles, (1, 1, -1), strict=False)
         )
         self.nose, self.tail = car.length / 2, -car.length / 2
 
