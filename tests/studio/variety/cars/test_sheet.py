@@ -1,10 +1,11 @@
+import cv2
 import numpy as np
 
 from carvana_kedro.studio import StudioSettings
 from carvana_kedro.studio.panels import draw_panels
 from carvana_kedro.studio.settings import generator
 from carvana_kedro.studio.variety.cars.bodies import shape_car
-from carvana_kedro.studio.variety.cars.faces import redraw_face
+from carvana_kedro.studio.variety.cars.faces import _draw_headlamps, _draw_tail_lamps, redraw_face
 from carvana_kedro.studio.variety.cars.markings import _write, add_markings
 from carvana_kedro.studio.variety.cars.sheet import Sheet, box
 
@@ -21,6 +22,20 @@ def test_faces_and_markings_keep_the_openings_of_the_wheels() -> None:
         add_markings(sheet, car, generator(SETTINGS, number, 2))
         np.testing.assert_array_equal(sheet.rest[..., 1], panels[1][..., 1])
         assert (sheet.color != panels[0]).any()
+
+
+def test_left_and_right_lamps_are_alike() -> None:
+    car = shape_car(SETTINGS, 1)
+    blank = np.zeros((525, round(250 * (car.length + 0.2)) + 2 * 575, 4), np.uint8)
+    for number in range(30):
+        sheet = Sheet((blank, blank), car)
+        _draw_headlamps(sheet, car, 0.8, generator(SETTINGS, number))
+        _draw_tail_lamps(sheet, car, False, generator(SETTINGS, number))
+        for drawing in (sheet.front, sheet.rear):
+            # The middle is half a texel beside the middle of the columns.
+            inked = cv2.erode(drawing.color[..., 3], np.ones((3, 3), np.uint8)) > 0
+            mirrored = cv2.dilate(drawing.color[:, ::-1, 3].copy(), np.ones((3, 3), np.uint8)) > 0
+            assert not (inked & ~mirrored).any()
 
 
 def test_paint_is_laid_around_glass_and_paper_on_it() -> None:

@@ -59,7 +59,7 @@ def _draw_headlamps(sheet: Sheet, car: Car, top: float, rng: np.random.Generator
         sheet.front.fill([box(side * 0.9 * half, top - 0.045, 0.40 * half, 0.115)], None)
     glass, bulb = (rng.uniform(60, 190),) * 3, (rng.uniform(180, 250),) * 3
     inner, thick, rise = rng.uniform(0.45, 0.62), rng.uniform(0.05, 0.17), rng.uniform(-0.01, 0.09)
-    radius, z = rng.uniform(0.065, 0.11), top - 0.07
+    radius, z, bulbs = rng.uniform(0.065, 0.11), top - 0.07, int(rng.integers(0, 3))
     for side in (-1, 1):
         x = side * 0.72 * half
         if kind == 0:  # round
@@ -73,7 +73,7 @@ def _draw_headlamps(sheet: Sheet, car: Car, top: float, rng: np.random.Generator
         middle = shapes[0].mean(0)
         sheet.front.fill([middle + (shapes[0] - middle) * (1.04, 1.12)], _BLACK)
         sheet.front.fill(shapes, glass, 0.4)
-        for place in (-0.1, 0.08)[: rng.integers(0, 3)]:
+        for place in (-0.1, 0.08)[:bulbs]:
             sheet.front.fill(
                 [disc(x + side * place * half, min(middle[1], z), 0.45 * min(thick, radius))], bulb, 0.6
             )
@@ -90,17 +90,20 @@ def _draw_tail_lamps(sheet: Sheet, car: Car, tall: bool, rng: np.random.Generato
     sheet.side.fill([box(sheet.tail, (high + low) / 2, 0.34, (high - low) / 2 + 0.02)], None)
     red = (rng.uniform(90, 205), rng.uniform(5, 40), rng.uniform(8, 40))
     thick, upper = rng.uniform(0.05, 0.12), rng.uniform(low + 0.1, high)
-    inner = rng.uniform(0.5, 0.85)
+    inner, number, radius, wide = (
+        rng.uniform(0.5, 0.85),
+        int(rng.integers(1, 3)),
+        rng.uniform(0.06, 0.09),
+        rng.uniform(0.1, 0.2),
+    )
     for side in (-1, 1):
         outer = side * 0.98 * half
         sheet.rear.fill([box(outer, (high + low) / 2, 0.47 * half, (high - low) / 2 + 0.02)], None)
         if kind == 0:  # round, one or two
-            for place in (0.74, 0.5)[: rng.integers(1, 3)]:
-                sheet.rear.fill([disc(side * place * half, upper - 0.08, rng.uniform(0.06, 0.09))], red, 0.15)
+            for place in (0.74, 0.5)[:number]:
+                sheet.rear.fill([disc(side * place * half, upper - 0.08, radius)], red, 0.15)
         elif kind == 1:  # upright
-            sheet.rear.fill(
-                [box(outer, (high + low) / 2, rng.uniform(0.1, 0.2), (high - low) / 2)], red, 0.15
-            )
+            sheet.rear.fill([box(outer, (high + low) / 2, wide, (high - low) / 2)], red, 0.15)
         else:  # lying
             near = side * inner * half
             sheet.rear.fill(
