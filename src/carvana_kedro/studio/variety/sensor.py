@@ -32,7 +32,7 @@ def _compressed(image: Array, quality: int) -> Array:
     """Return an RGB image as JPEG keeps it. OpenCV reads and writes BGR."""
     swapped = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, stored = cv2.imencode(".jpg", swapped, (cv2.IMWRITE_JPEG_QUALITY, quality))
-    return cv2.cvtColor(cv2.imdecode(stored, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(np.asarray(cv2.imdecode(stored, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
 
 
 def _vignetted(image: Array, depth: float) -> Array:
