@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 
 from carvana_kedro.studio import StudioSettings
+from carvana_kedro.studio.canvas import CEILING, SCALE
 from carvana_kedro.studio.panels import draw_panels
 from carvana_kedro.studio.settings import generator
 from carvana_kedro.studio.variety.cars.bodies import shape_car
@@ -75,3 +76,16 @@ def test_what_is_drawn_on_one_side_ends_at_its_border() -> None:
         assert changed[start:end].all()
         changed[start:end] = False
         assert not changed.any()
+
+
+def test_the_rear_door_of_a_crew_cab_ends_upright() -> None:
+    for number in range(40):
+        car = shape_car(SETTINGS, number)
+        if car.style.name != "pickup" or len(car.style.pillars) < 2:
+            continue
+        end = max(car.x(car.style.pillars[1]), car.axles[1] + 0.55 * car.wheel_radius)
+        column = round((end + car.length / 2 + 0.1) * SCALE)
+        rows = slice(*(round((CEILING - z) * SCALE) for z in (float(car.belt(end)), car.clearance + 0.3)))
+        color, _ = draw_panels(car, generator(SETTINGS, number))
+        near = color[rows, column - 2 : column + 3, 3].max(1)
+        assert (near > 128).mean() > 0.95
