@@ -113,6 +113,15 @@ def test_a_part_inside_the_body_is_hidden_and_one_beside_it_is_seen() -> None:
     assert covered > 20
 
 
+@pytest.mark.parametrize("car", range(6))
+def test_the_tail_has_no_hole_in_the_middle(car: int) -> None:
+    shot = set_up_shot(StudioSettings(width=480, height=320, variety="shape"), car, 9)
+    coverage = shot.render()[1]
+    x, y, depth = shot.to_image @ (*shot.model.body.points[-1, 0], 1)
+    column, row = round(x / depth), round(y / depth)
+    assert (coverage[row - 3 : row + 4, column - 3 : column + 4] == 1).all()
+
+
 def test_the_edge_of_the_body_shows_the_part_behind_it() -> None:
     shot = set_up_shot(settings("shape"), 2, 4)
     assert isinstance(shot, VariedShot)
