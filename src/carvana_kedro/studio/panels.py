@@ -74,8 +74,10 @@ def _draw_side(panel: Panel, car: Car, tall: bool, lamp_top: float, rng: np.rand
     if len(doors) > 1:
         back = max(doors[1], car.axles[1] + 0.55 * car.wheel_radius)
         arch = car.axles[1] + 1.22 * car.wheel_radius
-        lines.append([(arch, sill), (arch - 0.02, car.wheel_radius * 1.3), (back, belt_at(back) - 0.18),
-                      (back, belt_at(back)), (back - 0.06, 0.9 * height)])  # fmt: skip
+        # The doors of a long cab end before the wheel.
+        lower = [(arch, sill), (arch - 0.02, car.wheel_radius * 1.3), (back, belt_at(back) - 0.18)]
+        lower = lower if back - arch < 0.4 else [(back, sill)]
+        lines.append([*lower, (back, belt_at(back)), (back - 0.06, 0.9 * height)])
     lines.append(
         [(car.axles[0] + 1.1 * car.wheel_radius, 0.36 * height), (length / 2 - 0.12, lamp_top - 0.16)]
     )

@@ -8,7 +8,7 @@ import numpy as np
 STUDIO_VERSION = 1
 """Increased whenever the same settings give other images. It is part of cache keys."""
 
-VARIETY_VERSION = 3
+VARIETY_VERSION = 4
 """The same for settings with variety."""
 
 KINDS = ("walls", "paint", "light", "camera", "shape")

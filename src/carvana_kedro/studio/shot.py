@@ -44,6 +44,7 @@ class Look:
         glass: Color of all glass, RGB in [0, 1].
         cabin: Display value of the cabin's walls, and what it gains where they face up.
         seats: The same of the seats.
+        coat: Strength of the clear coat of the paint: 1 is glossy, 0 matt.
     """
 
     sheen: float = 0.24
@@ -53,6 +54,7 @@ class Look:
     glass: tuple[float, float, float] = (0.93, 0.98, 0.95)
     cabin: tuple[int, int] = (26, 34)
     seats: tuple[int, int] = (20, 30)
+    coat: float = 1.0
 
 
 class Shot:
@@ -125,6 +127,7 @@ class Shot:
         )
         to_image = self.to_image[:, [0, 1, 3]] @ np.linalg.inv(texels)
         corners = np.array([(0, 0, 1), (width, 0, 1), (width, height, 1), (0, height, 1)]) @ to_image.T
+        corners = _ahead(corners)
         pixels = corners[:, :2] / corners[:, 2:]
         left, top = np.clip(np.floor(pixels.min(0)).astype(int), 0, self.size[::-1])
         right, bottom = np.clip(np.ceil(pixels.max(0)).astype(int), 0, self.size[::-1])
@@ -164,7 +167,7 @@ class Shot:
 
     def _add_mirror(self, surface: Surface, visible: Array | None = None) -> None:
         for seen in rasterize(surface, self.to_image, self.size, wanted=visible):
-            matt, gloss = self._light(seen, self.model.car.metallic)
+            matt, gloss = self._light(seen, self.model.car.metallic, coat=self.look.coat)
             self._lay(seen.index, display(matt, gloss, tuple(self.model.car.paint)), seen.coverage)
 
     def _add_wheels(self, surface: Surface, visible: Array) -> None:
@@ -182,6 +185,7 @@ class Shot:
     def _shade_body(self, seen: Fragments) -> Body:
         albedo, cover, glass, hole, metal = self._appearance(seen)
         flakes, coat = self.model.car.metallic * (1 - cover), 1 - 0.6 * cover * (1 - glass)
+        coat = coat * (1 + (self.look.coat - 1) * (1 - cover) * (1 - glass))
         matt, gloss = self._light(seen, flakes, metal, coat)
         pixels = display(matt * (1 - glass), gloss, albedo)
         return Body(seen.index, pixels, glass, seen.coverage * hole, seen.coverage * (1 - hole))
@@ -312,6 +316,17 @@ class Shot:
 
 
 NOISE_ZERO = 5
+
+
+def _ahead(corners: Array, near: float = 0.25) -> Array:
+    """Cut a polygon of homogeneous pixels `(N, 3)` at a plane `near` meters before the camera."""
+    kept = []
+    for start, end in zip(corners, np.roll(corners, -1, 0), strict=True):
+        if start[2] >= near:
+            kept.append(start)
+        if (start[2] >= near) != (end[2] >= near):
+            kept.append(start + (end - start) * (near - start[2]) / (end[2] - start[2]))
+    return np.array(kept)
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carvana_kedro.studio import StudioSettings
@@ -9,6 +9,7 @@ from carvana_kedro.studio.settings import generator
 from carvana_kedro.studio.variety.camera import distort, vary_camera
 
 
+@settings(deadline=None)
 @given(strength=st.floats(-0.08, 0.08), width=st.integers(20, 90), height=st.integers(20, 90))
 def test_a_bent_image_needs_no_point_outside(strength: float, width: int, height: int) -> None:
     """Bent coordinates grow everywhere: points outside would repeat the border."""
@@ -34,9 +35,9 @@ def test_above_zero_a_line_bends_outward_as_in_a_barrel(strength: float, sign: i
 
 
 def test_cameras_look_at_the_car() -> None:
-    settings = StudioSettings(width=480, height=320)
+    studio = StudioSettings(width=480, height=320)
     for number in range(40):
-        camera = vary_camera(settings, generator(settings, number))
+        camera = vary_camera(studio, generator(studio, number))
         pixel, depth = camera.project(np.array([0, 0, 0.8]))
         assert depth > 4
         assert abs(pixel[0] - 240) < 120 and abs(pixel[1] - 160) < 90

@@ -3,7 +3,7 @@ import numpy as np
 from carvana_kedro.studio import StudioSettings
 from carvana_kedro.studio.settings import generator
 from carvana_kedro.studio.variety.light import vary_light
-from carvana_kedro.studio.variety.sensor import develop
+from carvana_kedro.studio.variety.sensor import _compressed, develop
 
 SETTINGS = StudioSettings()
 
@@ -37,3 +37,13 @@ def test_a_developed_image_shows_the_same_picture() -> None:
         assert np.abs(result.astype(int) - image).mean() < 12
         assert (result[40:88, 56:136].mean((0, 1)) > (140, 80, 30)).all()
     assert any((result != results[0]).any() for result in results[1:])
+
+
+def test_compression_keeps_red_better_than_blue() -> None:
+    """Red has a larger part of the luma, which JPEG stores in full resolution."""
+    noise, errors = np.random.default_rng(0).integers(0, 256, (64, 64)), []
+    for channel in (0, 2):
+        image = np.full((64, 64, 3), 128, np.uint8)
+        image[..., channel] = noise
+        errors.append(np.abs(_compressed(image, 80).astype(int) - image)[..., channel].mean())
+    assert errors[0] < 0.9 * errors[1]

@@ -1,5 +1,6 @@
 """Varied images have exact masks, and each kind of variety acts alone."""
 
+import dataclasses
 from itertools import pairwise
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from carvana_kedro.studio import StudioSettings, render_view
+from carvana_kedro.studio.lighting import SHADOW_SCALE
 from carvana_kedro.studio.rasterize import rasterize
 from carvana_kedro.studio.render import set_up_shot
 from carvana_kedro.studio.settings import KINDS
@@ -109,6 +111,59 @@ def test_a_part_inside_the_body_is_hidden_and_one_beside_it_is_seen() -> None:
     (hidden, _), (seen, covered) = shots
     assert hidden < 60 < seen
     assert covered > 20
+
+
+@pytest.mark.parametrize("car", range(6))
+def test_the_tail_has_no_hole_in_the_middle(car: int) -> None:
+    shot = set_up_shot(StudioSettings(width=480, height=320, variety="shape"), car, 9)
+    coverage = shot.render()[1]
+    x, y, depth = shot.to_image @ (*shot.model.body.points[-1, 0], 1)
+    column, row = round(x / depth), round(y / depth)
+    assert (coverage[row - 3 : row + 4, column - 3 : column + 4] == 1).all()
+
+
+def test_the_edge_of_the_body_shows_the_part_behind_it() -> None:
+    shot = set_up_shot(settings("shape"), 2, 4)
+    assert isinstance(shot, VariedShot)
+    place = (0, 0, 1.2) - 4 * shot.eye * (1, 1, 0) / np.hypot(*shot.eye[:2])
+    ball = Part(ellipsoid((1.5, 1.5, 1.5)).moved(tuple(place)), (0.9, 0.0, 0.0))
+    shot.varied = dataclasses.replace(shot.varied, parts=(ball,))
+    covered = shot.render()[1] > 0.99
+    within = cv2.erode(drawn(ball.surface, shot, STRIDE).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert within.sum() > 300
+    assert covered[within].all()
+
+
+def test_matt_paint_leaves_glass_as_it_is() -> None:
+    shot, bodies = set_up_shot(settings("shape"), 2, 4), []
+    for coat in (1.0, 0.0):
+        shot.look = dataclasses.replace(shot.look, coat=coat)
+        seen = rasterize(shot.model.body, shot.to_image, shot.size, stride=2)
+        bodies.append([shot._shade_body(part) for part in seen])
+    for glossy, matt in zip(*bodies, strict=True):
+        same = (glossy.pixels == matt.pixels).all(-1)
+        assert same[glossy.glass == 1].all()
+    assert not all((glossy.pixels == matt.pixels).all() for glossy, matt in zip(*bodies, strict=True))
+
+
+@pytest.mark.parametrize("view", [1, 4, 9])
+def test_a_shadow_that_reaches_behind_the_camera_is_whole(view: int) -> None:
+    """Each pixel has the light of the point of the floor that it shows."""
+    shot = set_up_shot(settings("camera"), 0, view)
+    shadow = np.linspace(0.2, 0.9, 1300, dtype=np.float32)[:, None] * np.ones(1300, np.float32)
+    shot._shadow = lambda: shadow  # type: ignore[method-assign]
+    shot.image = np.full((*shot.size, 3), 255, np.uint8)
+    shot._cast_shadow()
+    x, y = np.meshgrid(np.arange(shot.size[1]), np.arange(shot.size[0]))
+    to_floor = np.linalg.inv(shot.to_image[:, [0, 1, 3]])
+    along, across, scale = np.moveaxis(np.dstack((x, y, np.ones_like(x))) @ to_floor.T, -1, 0)
+    u, v = (
+        (place / scale * SHADOW_SCALE + size / 2 - 0.5).astype(np.float32)
+        for place, size in ((along, shadow.shape[1]), (across, shadow.shape[0]))
+    )
+    light = cv2.remap(shadow, u, v, cv2.INTER_LINEAR, borderValue=1.0)
+    light[scale < 0] = 1  # above the horizon
+    assert np.abs(shot.image[..., 0] - 255 * light).max() < 6
 
 
 def test_the_lens_bends_image_and_mask_alike() -> None:

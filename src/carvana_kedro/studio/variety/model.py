@@ -71,6 +71,7 @@ def _equip(
     left, right = (vary_mirror(car, side, stream(settings, "shape", number, 2)) for side in (1, -1))
     model = replace(
         plain,
+        body=_closed(plain.body),
         wheels=(mount_wheels(car, wheel, 1), mount_wheels(car, wheel, -1)),
         mirrors=(left, right),
         panels=(sheet.color, sheet.rest),
@@ -80,3 +81,14 @@ def _equip(
     left_inside, right_inside = (mount_insides(car, wheel, side) for side in (1, -1))
     gaps = OpenWheels((left_inside, right_inside), draw_gaps(wheel)) if left_inside and right_inside else None
     return VariedModel(model, parts, finish, gaps)
+
+
+def _closed(body: Surface) -> Surface:
+    """Repeat the last row, at the tail, if the number of rows is even.
+
+    A body is drawn with faces of two grid steps. They would end a row before, and leave a hole there.
+    """
+    if len(body.points) % 2:
+        return body
+    points, normals = (np.concatenate((grid, grid[-1:])) for grid in (body.points, body.normals))
+    return Surface(points, normals)

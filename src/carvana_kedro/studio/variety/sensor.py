@@ -24,9 +24,15 @@ def develop(image: Array, rng: np.random.Generator) -> Array:
     if noise > 0.3:
         image = cv2.add(image, _noise(image.shape, rng, noise), dtype=cv2.CV_8U)
     if chance(rng, 0.4):
-        _, stored = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 90))))
-        image = np.asarray(cv2.imdecode(stored, cv2.IMREAD_COLOR))
+        image = _compressed(image, int(rng.integers(40, 90)))
     return image
+
+
+def _compressed(image: Array, quality: int) -> Array:
+    """Return an RGB image as JPEG keeps it. OpenCV reads and writes BGR."""
+    swapped = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, stored = cv2.imencode(".jpg", swapped, (cv2.IMWRITE_JPEG_QUALITY, quality))
+    return cv2.cvtColor(np.asarray(cv2.imdecode(stored, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
 
 
 def _vignetted(image: Array, depth: float) -> Array:

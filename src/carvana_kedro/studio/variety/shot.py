@@ -63,6 +63,7 @@ class VariedShot(Shot):
                 glass=finish.glass,
                 cabin=cabin,
                 seats=seats,
+                coat=finish.coat,
             )
         if self.lighting:
             look = dataclasses.replace(look, sheen=self.lighting.sheen, fading=self.lighting.fading)
@@ -91,7 +92,8 @@ class VariedShot(Shot):
         """Add a part of the car where nothing nearer is."""
         for seen in rasterize(part.surface, self.to_image, self.size, stride=STRIDE):
             ahead = np.flatnonzero(self._distance(seen) < self.depth.take(seen.index) + 0.02)
-            matt, gloss = self._light(seen, part.metallic, part.metal)
+            coat = self.look.coat if part.painted else 1.0
+            matt, gloss = self._light(seen, part.metallic, part.metal, coat)
             pixels = display(matt, gloss, part.color)[:, ahead]
             self._lay(seen.index[ahead], np.ascontiguousarray(pixels), seen.coverage[:, ahead])
 
@@ -148,9 +150,10 @@ class VariedShot(Shot):
         self, seen: Fragments, flakes: Array | float, metal: Array | float = 0.0, coat: Array | float = 1.0
     ) -> tuple[Array, Array]:
         if self.varied.parts:
-            self.depth[seen.index] = np.minimum(self.depth[seen.index], self._distance(seen))
-        if self.varied.finish:
-            coat = coat * self.varied.finish.coat
+            # What is behind a pixel that is covered in part is seen in it.
+            whole = np.flatnonzero(seen.coverage == 1)
+            index = seen.index[whole]
+            self.depth[index] = np.minimum(self.depth[index], self._distance(seen)[whole])
         return super()._light(seen, flakes, metal, coat)
 
     def _tones(self) -> Array:

@@ -9,6 +9,7 @@ from carvana_kedro.studio.settings import generator
 from carvana_kedro.studio.variety.lettering import _outlines, letters
 from carvana_kedro.studio.variety.rooms.room import build_room, stand_wall
 from carvana_kedro.studio.variety.rooms.stage import Stage, Wall
+from carvana_kedro.studio.variety.rooms.walls import _rectangle
 
 SETTINGS = StudioSettings(width=240, height=160)
 CAMERA = set_up_camera(SETTINGS, 0)
@@ -73,6 +74,14 @@ def test_a_wall_is_as_long_as_its_line() -> None:
     wall = Wall(np.c_[5 * np.sin(angle), 5 * np.cos(angle)])
     expected = (0, 5, 1), (5 * np.sin(1), 5 * np.cos(1), 1)
     np.testing.assert_allclose(wall.at(np.array((0.0, 5.0)), 1.0), expected, atol=1e-2)
+
+
+def test_a_band_follows_the_wall_around_a_corner() -> None:
+    wall = Wall(np.array(((-5.0, 0.0), (1.3, 6.0), (7.0, -2.0))))
+    outline = _rectangle(wall, -12, 12, 0.0, 0.2)
+    for corner in wall.line:
+        for up in (0.0, 0.2):
+            assert np.abs(outline - (*corner, up)).sum(-1).min() < 1e-9
 
 
 @pytest.mark.parametrize("font", [-1, 0, 2, 3, 4, 5, 6, 7])

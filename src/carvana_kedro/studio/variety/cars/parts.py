@@ -21,6 +21,7 @@ class Part:
     color: tuple[float, ...]
     metallic: float = 0.0
     metal: float = 0.0
+    painted: bool = False
 
 
 def attach_parts(car: Car, rng: np.random.Generator) -> tuple[Part, ...]:
@@ -61,7 +62,9 @@ def attach_parts(car: Car, rng: np.random.Generator) -> tuple[Part, ...]:
         (bright, (0.6,) * 3, 0.0, 0.85),
     )
     return tuple(
-        Part(stack_parts(found), color, flakes, metal) for found, color, flakes, metal in materials if found
+        Part(stack_parts(found), color, flakes, metal, painted=found is painted)
+        for found, color, flakes, metal in materials
+        if found
     )
 
 
@@ -245,8 +248,5 @@ def _mud_flaps(car: Car) -> list[Surface]:
 
 def _exhausts(car: Car, rng: np.random.Generator) -> list[Surface]:
     y, z, x = rng.uniform(0.2, 0.36) * car.width, _underside(car) + 0.03, -car.length / 2
-    sides = (-1, 1) if chance(rng, 0.4) else (1,)
-    return [
-        tube(np.array(((x + 0.25, side * y, z), (x + 0.02, side * y, z))), rng.uniform(0.025, 0.045))
-        for side in sides
-    ]
+    sides, radius = (-1, 1) if chance(rng, 0.4) else (1,), rng.uniform(0.025, 0.045)
+    return [tube(np.array(((x + 0.25, side * y, z), (x + 0.02, side * y, z))), radius) for side in sides]

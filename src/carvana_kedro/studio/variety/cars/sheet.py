@@ -13,28 +13,20 @@ _WIDE = 2.3  # meters of the drawing of the front, and of the rear
 _ROUND = np.linspace(0, 2 * np.pi, 41)[:-1]
 
 
-class Sheet:
-    """Side, front and rear next to each other. Coordinates are meters from the left edge, and z upward.
+class Drawing:
+    """One side of a body. Coordinates are meters from its middle, along the axis of the car, and z upward."""
 
-    Attributes:
-        side: The middle of the side.
-        front: The middle of the front.
-        rear: The middle of the rear.
-        nose: The front end of the side.
-        tail: The rear end of the side.
-    """
+    def __init__(self, color: Array, rest: Array, middle: float, reading: int = 1) -> None:
+        """Draw on two arrays as `panels.draw_panels` returns them, with the middle at `middle` meters.
 
-    def __init__(self, panels: tuple[Array, Array], car: Car) -> None:
-        """Copy the drawings that `panels.draw_panels` returns."""
-        self.color, self.rest = (panel.copy() for panel in panels)
-        end = car.length + 0.2
-        self.side, self.front, self.rear = end / 2, end + _WIDE / 2, end + 1.5 * _WIDE
-        self.nose, self.tail = car.length + 0.1, 0.1
+        `reading` is -1 if the viewer sees the drawing mirrored. Lettering is then mirrored in it.
+        """
+        self.color, self.rest, self.middle, self.reading = color, rest, middle, reading
 
     def fill(
         self, outlines: list[Array], ink: Sequence[float] | None, metal: float = 0.0, on_glass: bool = False
     ) -> None:
-        """Fill outlines, each `(n, 2)`.
+        """Fill outlines, each `(n, 2)`, up to the borders of the drawing.
 
         Args:
             outlines: Polygons. Holes are outlines too.
@@ -42,11 +34,11 @@ class Sheet:
             metal: Fraction of the light that is mirrored.
             on_glass: Fill only glass. Else it stays as it is.
         """
-        pixels = [((0, CEILING) + line * (1, -1)) * SCALE for line in outlines]
+        pixels = [((self.middle, CEILING) + line * (1, -1)) * SCALE for line in outlines]
         corners = np.concatenate(pixels)
         low, high = (
             np.maximum(np.floor(corners.min(0)), 0).astype(int),
-            np.ceil(corners.max(0)).astype(int) + 1,
+            np.maximum(np.ceil(corners.max(0)) + 1, 0).astype(int),
         )
         part = slice(low[1], high[1]), slice(low[0], high[0])
         covered = np.zeros(self.color[part].shape[:2], np.uint8)
@@ -58,6 +50,32 @@ class Sheet:
         hole = self.rest[part][hit, 1]
         self.rest[part][hit] = (0, 0, round(255 * metal), 0)
         self.rest[part][hit, 1] = hole
+
+
+class Sheet:
+    """Side, front and rear next to each other in two arrays, each with a drawing of its own.
+
+    Attributes:
+        color: Color and cover, `(h, w, 4)` uint8.
+        rest: Glass, hole, metal and an empty channel, `(h, w, 4)` uint8.
+        side: The drawing of both sides, along x. Lettering is right on the right side, and mirrored on the left.
+        front: The drawing of the front, along y.
+        rear: The drawing of the rear, along y. Who looks at it sees y from right to left.
+        nose: The front end of the side.
+        tail: The rear end of the side.
+    """
+
+    def __init__(self, panels: tuple[Array, Array], car: Car) -> None:
+        """Copy the drawings that `panels.draw_panels` returns."""
+        self.color, self.rest = (panel.copy() for panel in panels)
+        end = car.length + 0.2
+        middles = end / 2, end + _WIDE / 2, end + 1.5 * _WIDE
+        borders = [0, *(round(place * SCALE) for place in (end, end + _WIDE)), self.color.shape[1]]
+        self.side, self.front, self.rear = (
+            Drawing(self.color[:, left:right], self.rest[:, left:right], middle - left / SCALE, reading)
+            for left, right, middle, reading in zip(borders, borders[1:], middles, (1, 1, -1), strict=False)
+        )
+        self.nose, self.tail = car.length / 2, -car.length / 2
 
 
 def box(x: float, z: float, half_width: float, half_height: float) -> Array:

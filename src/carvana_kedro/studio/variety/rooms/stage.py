@@ -1,5 +1,6 @@
 """Drawing on the walls and the floor of a room, as a camera sees them."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,12 @@ class Wall:
 
     line: Array
 
+    @functools.cached_property
+    def places(self) -> Array:
+        """Distances of the points of the line along the wall from its middle, `(N,)` meters."""
+        steps = np.hypot(*np.diff(self.line, axis=0).T)
+        return np.concatenate(((0.0,), np.cumsum(steps))) - steps.sum() / 2
+
     def at(self, across: Array | float, up: Array | float) -> Array:
         """Return world points `(..., 3)`.
 
@@ -32,9 +39,7 @@ class Wall:
             across: Distance along the wall from its middle, meters.
             up: Height above the floor, meters.
         """
-        steps = np.hypot(*np.diff(self.line, axis=0).T)
-        along = np.concatenate(((0.0,), np.cumsum(steps))) - steps.sum() / 2
-        x, y = (np.interp(across, along, side) for side in self.line.T)
+        x, y = (np.interp(across, self.places, side) for side in self.line.T)
         return np.stack(np.broadcast_arrays(x, y, up), -1)
 
 

@@ -36,8 +36,10 @@ def decorate_wall(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generat
 
 
 def _rectangle(wall: Wall, left: float, right: float, low: float, high: float) -> Array:
-    across = np.concatenate((np.linspace(left, right, 12), np.linspace(right, left, 12)))
-    return wall.at(across, np.repeat((low, high), 12))
+    """Return an outline that follows the wall around its corners."""
+    bends = wall.places[(wall.places > left) & (wall.places < right)]
+    across = np.union1d(np.linspace(left, right, 12), bends)
+    return wall.at(np.concatenate((across, across[::-1])), np.repeat((low, high), len(across)))
 
 
 def _write(stage: Stage, wall: Wall, paint: Array, rng: np.random.Generator) -> None:
