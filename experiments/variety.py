@@ -7,8 +7,8 @@ size, trains on it, and scores the weights of the last epoch on the photographs,
 `walls+paint+light+camera`, for example. Everything else is the same in all trainings: the architecture and the loss are
 those of the recipe; learning rate, schedule and augmentation, colors included, are this program's own.
 
-Every result is a line of `--results`. A run that has a line is not repeated, so an interrupted program resumes. With
-`--save`, each model is kept as `<recipe>-<variety>.pt`, for `kedro run --params checkpoint=PATH`.
+Every result is a line of `--results`. A run that has a line is not repeated, unless `--save` lacks its model, so an
+interrupted program resumes. With `--save`, each model is kept as `<recipe>-<variety>.pt`, for `kedro run --params checkpoint=PATH`.
 """
 
 import argparse
@@ -38,8 +38,13 @@ SCORES = {
     "dice there": "Dice there",
 }
 AUGMENTATION = {
-    **{"shift": 0.1, "scale": 0.2, "rotation": 0.0},
-    **{"hue": 15.0, "saturation": 0.3, "value": 0.2, "contrast": 0.2},
+    "shift": 0.1,
+    "scale": 0.2,
+    "rotation": 0.0,
+    "hue": 15.0,
+    "saturation": 0.3,
+    "value": 0.2,
+    "contrast": 0.2,
 }
 
 

@@ -94,7 +94,7 @@ def test_masks_with_something_unusual_come_first_and_then_those_with_more_doubt(
     assert dict(zip(ranked["image"], ranked["reasons"], strict=True)) == {
         "empty": "nothing found",
         "unsure": "wide soft edge",
-        "two & more": "2 pieces, 50% of the mask outside the largest",
+        "two & more": "several pieces: 50% of the mask outside the largest",
         "tiny": "small: 1.0% of the image",
         "full": "large: 100% of the image",
         "specks": "",

@@ -93,7 +93,7 @@ def test_other_photographs_and_back(tmp_path: Path, caplog: pytest.LogCaptureFix
     edited = _edit(tmp_path / "b.png")
     (tmp_path / "c.png").unlink()
     _update(tmp_path, "xy")
-    assert "1 files in" in caplog.text
+    assert "has 1 files that are no masks of these photographs" in caplog.text
     assert "such as b.png" in caplog.text
     assert {path.name for path in tmp_path.glob("*.png")} == {"b.png", "x.png", "y.png"}
     assert _update(tmp_path, "abc") == {"a.png": "written", "b.png": "kept", "c.png": "removed"}

@@ -43,10 +43,10 @@ def rank_masks(
     Returns:
         One row per image with a mask: image, width and height (pixels), covered (share of the image that the mask
         covers), doubt (see `segmentation.prediction.doubt`), reasons (what is unusual, separated by `; `) and digest
-        (of the photograph). Masks with reasons come before those without, and those with more doubt come first.
+        (of the photograph). Empty masks come first, then those with other reasons; within each group, those with more doubt.
 
     Raises:
-        UserError: The images have changed since they were predicted, or the summary is of other predictions.
+        UserError: The images have changed since they were predicted, or the summary has other images.
     """
     if predictions["source"] != test_images.fingerprint():
         raise UserError(
@@ -100,7 +100,7 @@ def _reasons(mask: np.ndarray) -> Iterator[str]:
     _, _, statistics, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     areas = statistics[1:, cv2.CC_STAT_AREA] / mask.sum()
     if (outside := 1 - areas.max()) > _SPECKS:
-        yield f"{max(2, (areas > _SPECKS).sum())} pieces, {outside:.0%} of the mask outside the largest"
+        yield f"several pieces: {outside:.0%} of the mask outside the largest"
     if covered < _SMALL:
         yield f"small: {covered:.1%} of the image"
     if covered > _LARGE:

@@ -1,4 +1,4 @@
-"""The review sheet: a web page of the masks that a person should look at, the most doubtful first."""
+"""The review sheet: a web page of the masks that a person should look at, the unusual and doubtful ones first."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -62,7 +62,8 @@ def write_sheet(
         cases=[_Case(row, pictures[str(row.image)]) for row in shown.itertuples()],
         masks=review_list,
         counts=Counter(review_list["mask"]),
-        model=predictions.get("checkpoint") or predictions["run_id"],
+        checkpoint=predictions.get("checkpoint"),
+        run_id=predictions["run_id"],
         doubtful=DOUBTFUL,
         link=lambda file: f"{editable_masks.folder.name}/{quote(file)}",
     )

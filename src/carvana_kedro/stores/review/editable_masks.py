@@ -127,11 +127,11 @@ class EditableMasks:
             del record[path.name]
         if ours:
             logger.info("Removed %d masks of other photographs from %s", len(ours), self.folder)
-        if left := [path.name for path in paths if path not in ours]:
+        if left := [path.name for path in paths if path.exists()]:
             logger.warning(
-                "%d files in %s are not of these photographs, such as %s. They were changed by hand, so they stay. "
-                "Move them to another folder before you train on the masks.",
-                len(left), self.folder, left[0],
+                "%s has %d files that are no masks of these photographs as this project wrote them, such as %s. They "
+                "stay. Move them to another folder before you train on the masks.",
+                self.folder, len(left), left[0],
             )  # fmt: skip
 
     def _read(self) -> _Record:
