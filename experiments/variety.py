@@ -8,7 +8,8 @@ size, trains on it, and scores the weights of the last epoch on the photographs,
 those of the recipe; learning rate, schedule and augmentation, colors included, are this program's own.
 
 Every result is a line of `--results`. A run that has a line is not repeated, unless `--save` lacks its model, so an
-interrupted program resumes. With `--save`, each model is kept as `<recipe>-<variety>.pt`, for `kedro run --params checkpoint=PATH`.
+interrupted program resumes. With `--save`, each model is kept as `<recipe>-<variety>.pt`, for `kedro run --params
+checkpoint=PATH`.
 """
 
 import argparse

@@ -43,7 +43,8 @@ def rank_masks(
     Returns:
         One row per image with a mask: image, width and height (pixels), covered (share of the image that the mask
         covers), doubt (see `segmentation.prediction.doubt`), reasons (what is unusual, separated by `; `) and digest
-        (of the photograph). Empty masks come first, then those with other reasons; within each group, those with more doubt.
+        (of the photograph). Empty masks come first, then those with other reasons; within each group, those with
+        more doubt.
 
     Raises:
         UserError: The images have changed since they were predicted, or the summary has other images.
