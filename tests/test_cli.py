@@ -38,7 +38,7 @@ def _refused(done: subprocess.CompletedProcess[str]) -> str:
         ("model_training.architecture=unet", "model_training.architecture = 'unet'"),
         ("inference.threshold=-0.5", "inference.threshold = -0.5: should be greater than 0"),
         ("modeltraining.epochs=3", "Did you mean model_training?"),
-        ("recipe=nope", "Unknown recipe 'nope'. Available: best, laptop, sample,"),
+        ("recipe=nope", "Unknown recipe 'nope'. Available: best, few_shot, laptop, sample,"),
         ("source=nope", "Unknown source 'nope'. Available: archives, folder, kaggle, sample"),
         ("kaggle.quality=best", "kaggle.quality = 'best': should be 'standard' or 'hq'"),
         ("kaggle.qualty=hq", "kaggle.qualty = 'hq': unknown parameter. Did you mean quality?"),
