@@ -258,6 +258,8 @@ def test_every_recipe_trains(kedro: Kedro, tmp_path: Path) -> None:
         folds = recipes[name].get("folds", 0)
         if folds:
             values["folds"] = 2
+        if "init_from" in recipes[name]:
+            values["width_multiplier"] = 1  # that of the model that it starts from
         params = ",".join(
             [f"recipe={name}", *(f"model_training.{key}={value}" for key, value in values.items())]
         )

@@ -187,7 +187,9 @@ def test_commands_of_the_test_environment_run(
 
 def test_the_group_of_the_guide_arrives_as_it_is_typed(workplace: Path, kedro: Callable[..., object]) -> None:
     (command,) = [
-        command for command in RUNS if "folder.group='(.+)_[0-9]+'" in command and "photos" in command
+        command
+        for command in RUNS
+        if command.endswith("photos,folder.masks=masks,folder.group='(.+)_[0-9]+'")
     ]
     params = (
         shlex.split(command)[-1]
