@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import statistics
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -281,7 +282,7 @@ def _train(training: Training, batches: Batches, verbose: bool) -> None:
         train_one_epoch(training, batches)
         if verbose:
             dice = training.progress.means()["dice_coeff"]
-            print(f"epoch {epoch} of {training.epochs}: Dice {dice:.4f}", flush=True)
+            print(f"epoch {epoch} of {training.epochs}: Dice {dice:.4f}", file=sys.stderr, flush=True)
         training.history.append({"epoch": epoch, "val_dice_coeff": 0.0})
         training.progress = Progress()
 
