@@ -30,12 +30,12 @@ pytestmark = needs_chromium
 
 
 def free_port() -> int:
-    """Return a free port that Kedro-Viz accepts. It refuses ports above 49151, which the system would choose."""
-    for port in range(41410, 41510):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
-    raise RuntimeError("all ports from 41410 to 41509 are taken")
+    """Return a free port that no outgoing connection takes meanwhile: Linux gives them 32768 and above."""
+    for port in range(21410, 21510):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("all ports from 21410 to 21509 are taken")
 
 
 def _kedro(project: Path, *arguments: str) -> subprocess.Popen[bytes]:
