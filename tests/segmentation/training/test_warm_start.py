@@ -93,7 +93,7 @@ def test_what_does_not_fit_keeps_its_random_weights_and_is_told(caplog: pytest.L
     for name, value in network.state_dict().items():
         origin = before if name.startswith("head.") else start.weights
         assert torch.equal(value, origin[name])
-    assert "2 have no weights of their name and shape and are initialized anew: head.weight, head.bias" in (
+    assert "2 have none of their name and shape and start as without init_from: head.weight, head.bias" in (
         caplog.text
     )
 

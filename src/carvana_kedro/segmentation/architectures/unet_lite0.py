@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from importlib import resources
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu6
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures.base import SegmentationNetwork, convolution_blocks, scaled
+from carvana_kedro.segmentation.architectures.decoder import decode
 from carvana_kedro.segmentation.architectures.depthwise import SameConv2d
 from carvana_kedro.segmentation.architectures.imagenet import read_weights
-from carvana_kedro.segmentation.architectures.upsampling import upsample
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +66,8 @@ class UNetLite0(SegmentationNetwork):
     def forward(self, images: Tensor) -> Tensor:
         """Predict logits: (N, 3, H, W) to (N, H, W)."""
         standardized = ((images - _MEAN) / _STD).to(self.head.weight.dtype)
-        *skips, features = self.encoder(standardized)  # (N, 320, H/32, W/32)
-        for stage, skip in zip(self.decoder, reversed(skips), strict=False):
-            features = upsample(features, skip.shape[2:])  # (N, 320, H/16, W/16), ...
-            features = torch.cat([features, skip], dim=1)  # (N, 432, H/16, W/16), ...
-            features = stage(features)  # (N, 128, H/16, W/16), ..., (N, 16, H/2, W/2)
-        features = upsample(features, (images.shape[2], images.shape[3]))  # (N, 16, H, W)
-        features = self.decoder[-1](features)  # (N, 16, H, W)
-        logits: Tensor = self.head(features)  # (N, 1, H, W)
+        features = decode(self.decoder, self.encoder(standardized), (images.shape[2], images.shape[3]))
+        logits: Tensor = self.head(features)  # (N, 16, H, W) to (N, 1, H, W)
         return logits.squeeze(1)
 
     def check_pretrained(self) -> None:

@@ -17,7 +17,7 @@ from carvana_kedro.segmentation.architectures.base import (
     convolution_blocks,
     scaled,
 )
-from carvana_kedro.segmentation.architectures.upsampling import upsample
+from carvana_kedro.segmentation.architectures.decoder import decode
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +53,8 @@ class UNetResNet34(SegmentationNetwork):
     def forward(self, images: Tensor) -> Tensor:
         """Predict logits: (N, 3, H, W) to (N, H, W)."""
         standardized = ((images - self.mean) / self.std).to(self.head.weight.dtype)
-        *skips, features = self.encoder(standardized)  # (N, 512, H/32, W/32)
-        for stage, skip in zip(self.decoder, reversed(skips), strict=False):
-            features = upsample(features, skip.shape[2:])  # (N, 512, H/16, W/16), ...
-            features = torch.cat([features, skip], dim=1)  # (N, 768, H/16, W/16), ...
-            features = stage(features)  # (N, 256, H/16, W/16), ..., (N, 32, H/2, W/2)
-        features = upsample(features, (images.shape[2], images.shape[3]))  # (N, 32, H, W)
-        features = self.decoder[-1](features)  # (N, 16, H, W)
-        logits: Tensor = self.head(features)  # (N, 1, H, W)
+        features = decode(self.decoder, self.encoder(standardized), (images.shape[2], images.shape[3]))
+        logits: Tensor = self.head(features)  # (N, 16, H, W) to (N, 1, H, W)
         return logits.squeeze(1)
 
     def check_pretrained(self) -> None:

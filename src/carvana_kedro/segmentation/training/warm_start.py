@@ -81,5 +81,5 @@ def load_start(network: SegmentationNetwork, architecture: Spec, start: Member) 
     logger.info(
         "Training starts from the weights of the model %s (%s): %d of the network's %d tensors are taken%s",
         start.run_id, start.architecture, len(fitting), len(fitting) + len(others),
-        f", {len(others)} have no weights of their name and shape and are initialized anew: {shown}" if others else "",
+        f", {len(others)} have none of their name and shape and start as without init_from: {shown}" if others else "",
     )  # fmt: skip
