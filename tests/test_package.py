@@ -31,7 +31,7 @@ def test_the_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
     with ZipFile(wheel) as packed:
         assert files <= set(packed.namelist())
         packed.extractall(tmp_path / "installed")
-    assert {".py", ".j2", ".pt"} <= {Path(name).suffix for name in files}
+    assert {*CODE, ".pt"} <= {Path(name).suffix for name in files}
     # The weights are used from the installed package.
     code = (
         "import numpy as np\n"
@@ -47,6 +47,7 @@ def test_the_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
     assert used.stdout == f"(32, 48) {tmp_path}/installed/carvana_kedro/weights/__init__.py\n", used.stderr
 
 
+CODE = (".py", ".j2", ".html", ".css", ".js")
 SECRET = "KGAT_0123456789"
 CREDENTIALS = (
     "kaggle/credentials.yml", "kaggle/Credentials.yaml", "kaggle/.credentials.yml", "kaggle/credentials.yml~",
@@ -96,9 +97,9 @@ def test_the_package_never_holds_credentials(project: Path) -> None:
     assert SECRET.encode() not in content
     (wheel,) = project.glob("dist/*.whl")
     with ZipFile(wheel) as zipped:
-        others = {name for name in zipped.namelist() if not name.endswith((".py", ".j2"))}
+        others = {name for name in zipped.namelist() if not name.endswith(CODE)}
         weights = {f"carvana_kedro/weights/cars{suffix}" for suffix in (".pt", ".md")}
-        assert weights == {name for name in others if ".dist-info/" not in name}
+        assert {*weights, "carvana_kedro/py.typed"} == {name for name in others if ".dist-info/" not in name}
         assert all(SECRET.encode() not in zipped.read(name) for name in zipped.namelist())
     for name in CREDENTIALS:
         assert f"conf/{name}" in done.stdout

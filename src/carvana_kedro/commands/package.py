@@ -13,6 +13,7 @@ from carvana_kedro.weights import PACKAGED
 
 _PACKED = ("catalog", "globals", "logging", "parameters")
 _SUFFIXES = (".yml", ".yaml", ".json")
+_CODE = (".py", ".j2", ".html", ".css", ".js", "/py.typed")
 _WEIGHTS = tuple(f"carvana_kedro/weights/{name}{suffix}" for name in PACKAGED for suffix in (".pt", ".md"))
 
 
@@ -45,7 +46,7 @@ def pack_configuration(conf: Path, archive: Path) -> list[Path]:
 
 
 def check_wheel(wheel: Path) -> None:
-    """Check that a wheel holds the code, its templates and the packaged models only.
+    """Check that a wheel holds the code, its templates, the marker of its types and the packaged models only.
 
     Raises:
         UserError: there are other files; the wheel is deleted.
@@ -54,9 +55,7 @@ def check_wheel(wheel: Path) -> None:
         others = [
             name
             for name in packed.namelist()
-            if not name.endswith((".py", ".j2", *_WEIGHTS))
-            and ".dist-info/" not in name
-            and not name.endswith("/")
+            if not name.endswith((*_CODE, *_WEIGHTS)) and ".dist-info/" not in name and not name.endswith("/")
         ]
     if others:
         wheel.unlink()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from carvana_kedro.errors import UserError
 
-_OTHER_DISK = "or keep the data on another disk: --params data_root=PATH"
+_OTHER_DISK = "or use another disk (for the data of a run: --params data_root=PATH)"
 _UNSUPPORTED = f"The file system does not support this. Use another one, {_OTHER_DISK}"
 _NO_ACCESS = f"Change the permissions or the owner, {_OTHER_DISK}"
 _OPEN_FILES = "Close other programs, or raise the limit: ulimit -n 4096"

@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
 from carvana_kedro.stores.digests import state_of
 from carvana_kedro.stores.faults import explain, reading
+from carvana_kedro.stores.images.encoding import encode
 from carvana_kedro.stores.locks import locked
 from carvana_kedro.stores.processes import map_in_threads
 from carvana_kedro.stores.tables import COLUMNS, Row, read_masks
@@ -228,12 +228,7 @@ class PredictedImages:
     def write(self, kind: Kind, image_id: str, image: np.ndarray) -> Seal:
         """Write an image atomically: (H, W) bool, (H, W, 3) uint8 RGB or (H, W, 4) uint8 RGBA. Return its seal."""
         path = self.folder / self.name(kind, image_id)
-        order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
-        levels = (
-            cv2.cvtColor(image, order[image.shape[2]]) if image.ndim == 3 else image.astype(np.uint8) * 255
-        )
-        _, encoded = cv2.imencode(path.suffix, levels)
-        content = encoded.tobytes()
+        content = encode(image, path.suffix)
         with atomic_path(path) as part:
             part.write_bytes(content)
         return Seal.of(path, content)

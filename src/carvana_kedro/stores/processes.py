@@ -38,8 +38,9 @@ def map_in_threads(
     size: Callable[[S], int],
     limit: int,
     prepare: Callable[[], object] | None = None,
+    threads: int | None = None,
 ) -> Iterator[T]:
-    """Yield the result of a function for every item, in order. There is one thread per usable core.
+    """Yield the result of a function for every item, in order.
 
     Items are taken ahead of their results: up to two per thread, as long as their sizes fit into the limit. If the next
     item cannot be taken, the results of the earlier ones are yielded before the error is raised. If the function fails
@@ -51,8 +52,9 @@ def map_in_threads(
         size: Returns the size of an item.
         limit: Largest sum of sizes in progress. An item that is larger is processed alone.
         prepare: Called once in each thread.
+        threads: Their number; None: one per usable core.
     """
-    threads = usable_cores()
+    threads = threads or usable_cores()
     pool = ThreadPoolExecutor(threads, initializer=prepare)
     waiting: deque[tuple[Future[T], int]] = deque()
     try:

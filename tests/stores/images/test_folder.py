@@ -1,9 +1,6 @@
-import io
 import os
 import pickle
-import struct
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,162 +9,32 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageOps
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.images.decoding import _ROTATIONS
 from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.images.mask_values import MaskValues
-
-HEIGHT, WIDTH = 40, 64
-ORIENTATION = 0x0112
-LIMITS = "the limits are 32768 per side and 100 million in total"
-
-# Smooth, so that jpg preserves it. The corners differ, so that every rotation changes it.
-_ROWS, _COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH]
-COLORS = np.stack([3 * _COLUMNS + 40, 4 * _ROWS + 50, 120 + _COLUMNS - _ROWS], axis=2).astype(np.uint8)
-IMAGE = Image.fromarray(COLORS)
-GRAY = np.array(IMAGE.convert("L"))
-SHAPE = np.zeros((HEIGHT, WIDTH), np.uint8)
-SHAPE[10:22, 8:40] = 1
-
-
-def _encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def _opencv(ending: str, pixels: np.ndarray, *options: int) -> bytes:
-    return cv2.imencode(ending, pixels, options)[1].tobytes()
-
-
-def _exif(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    return exif
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def _png_header(width: int, height: int) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = _chunk(b"IDAT", zlib.compress(bytes(1000)))
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + pixels + _chunk(b"IEND", b"")
-
-
-def _jpeg_header(width: int, height: int) -> bytes:
-    jpeg = bytearray(_encode(IMAGE, "JPEG"))
-    frame = jpeg.index(b"\xff\xc0")
-    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
-    return bytes(jpeg)
-
-
-def _webp_header(width: int, height: int) -> bytes:
-    size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    chunk = b"VP8X" + struct.pack("<I", 10) + bytes(4) + size
-    return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
-
-
-def _png_with_late_tags(orientation: int) -> bytes:
-    png = _encode(IMAGE, "PNG")
-    tags = _chunk(b"eXIf", _exif(orientation).tobytes().removeprefix(b"Exif\0\0"))
-    return png[:-12] + tags + png[-12:]
-
-
-def _cmyk(adobe: bool) -> bytes:
-    """Return a CMYK jpg as Adobe stores it, inverted and marked, or as the standard defines it."""
-    inks = IMAGE.convert("CMYK")
-    if adobe:
-        return _encode(inks, "JPEG", quality=95)
-    jpeg = _encode(ImageChops.invert(inks), "JPEG", quality=95)
-    start = jpeg.index(b"\xff\xee")
-    return jpeg[:start] + jpeg[start + 2 + struct.unpack(">H", jpeg[start + 2 : start + 4])[0] :]
-
-
-def _damaged_tags() -> bytes:
-    return _encode(IMAGE, "JPEG", quality=95, exif=b"Exif\0\0nonsense")
-
-
-JPEG = _encode(IMAGE, "JPEG", quality=95)
-PNG = _encode(IMAGE, "PNG")
-INDEXED = IMAGE.quantize(64)
-TINY = Image.new("RGB", (1, 1), (200, 100, 50))
-FRAMES = [Image.new("RGB", IMAGE.size, (20 * number, 0, 0)) for number in range(11)]
-ALL_GRAY = np.repeat(GRAY[..., None], 3, axis=2)
-
-# File name, content, the result of read_image.
-READABLE = [
-    ("plain.jpg", JPEG, COLORS),
-    ("UPPER.JPG", JPEG, COLORS),
-    ("progressive.jpeg", _encode(IMAGE, "JPEG", quality=95, progressive=True), COLORS),
-    ("gray.jpg", _encode(IMAGE.convert("L"), "JPEG", quality=95), ALL_GRAY),
-    ("cmyk.jpg", _cmyk(adobe=False), COLORS),
-    ("cmyk_adobe.jpg", _cmyk(adobe=True), COLORS),
-    ("preview_behind.jpg", _encode(IMAGE, "MPO", quality=95, save_all=True, append_images=[TINY]), COLORS),
-    ("junk_behind.jpg", JPEG + b"junk" * 99, COLORS),
-    ("damaged_tags.jpg", _damaged_tags(), COLORS),
-    ("really_a_png.jpg", PNG, COLORS),
-    ("a name with spaces, Ünïcode 車.png", PNG, COLORS),
-    ("gray16.png", _opencv(".png", GRAY.astype(np.uint16) * 257), ALL_GRAY),
-    ("rgb16.png", _opencv(".png", COLORS[..., ::-1].astype(np.uint16) * 257), COLORS),
-    ("palette.png", _encode(INDEXED, "PNG"), np.array(INDEXED.convert("RGB"))),
-    (
-        "palette_alpha.png",
-        _encode(INDEXED, "PNG", transparency=bytes(range(64))),
-        np.array(INDEXED.convert("RGB")),
-    ),
-    ("rgba.png", _encode(IMAGE.convert("RGBA"), "PNG"), COLORS),
-    ("gray_alpha.png", _encode(IMAGE.convert("LA"), "PNG"), ALL_GRAY),
-    ("one_bit.png", _encode(Image.fromarray(SHAPE * 255).convert("1"), "PNG"), np.dstack([SHAPE * 255] * 3)),
-    ("gray16.tif", _opencv(".tif", GRAY.astype(np.uint16) * 257), ALL_GRAY),
-    ("rgb16.tiff", _opencv(".tif", COLORS[..., ::-1].astype(np.uint16) * 257), COLORS),
-    ("lzw.tif", _encode(IMAGE, "TIFF", compression="tiff_lzw"), COLORS),
-    ("deflate.TIFF", _encode(IMAGE, "TIFF", compression="tiff_deflate"), COLORS),
-    ("cmyk.tif", _encode(IMAGE.convert("CMYK"), "TIFF"), COLORS),
-    ("plain.bmp", _encode(IMAGE, "BMP"), COLORS),
-    ("plain.avif", _encode(IMAGE, "AVIF", quality=95), COLORS),
-    ("lossless.webp", _encode(IMAGE, "WEBP", lossless=True), COLORS),
-    ("lossy.webp", _encode(IMAGE, "WEBP", quality=95), COLORS),
-    ("alpha.webp", _encode(IMAGE.convert("RGBA"), "WEBP", lossless=True), COLORS),
-]
-
-# File name, content, the reported problem.
-UNREADABLE = [
-    ("cut.jpg", JPEG[: len(JPEG) // 2], "cannot be decoded: "),
-    ("cut.png", PNG[: len(PNG) // 2], "cannot be decoded: "),
-    ("cut.webp", _encode(IMAGE, "WEBP")[:-50], "cannot be decoded: "),
-    ("cut.avif", _encode(IMAGE, "AVIF")[:-50], "cannot be decoded: "),
-    ("cut.bmp", _encode(IMAGE, "BMP")[:-500], "cannot be decoded: "),
-    ("cut.tif", _encode(IMAGE, "TIFF", compression="tiff_lzw")[:-50], "cannot be decoded: "),
-    ("only_magic.tif", b"II*\0", "cannot be decoded: "),
-    ("flipped.png", PNG[:60] + bytes([PNG[60] ^ 255]) + PNG[61:], "cannot be decoded: "),
-    ("text.jpg", b"not an image at all", "is not an image, despite its name"),
-    ("zero.jpg", b"", "is empty"),
-    (
-        "animated.webp",
-        _encode(IMAGE, "WEBP", save_all=True, append_images=FRAMES),
-        "has 12 frames instead of one",
-    ),
-    (
-        "animated.png",
-        _encode(IMAGE, "PNG", save_all=True, append_images=[TINY.resize((64, 40))]),
-        "has 2 frames",
-    ),
-    (
-        "pages.tif",
-        _encode(IMAGE, "TIFF", save_all=True, append_images=[IMAGE]),
-        "has 2 frames instead of one",
-    ),
-    ("wide.png", _png_header(60_000, 100), f"is 60000x100 pixels: {LIMITS}"),
-    ("wide.jpg", _jpeg_header(60_000, 100), f"is 60000x100 pixels: {LIMITS}"),
-    ("bomb.png", _png_header(30_000, 30_000), f"is 30000x30000 pixels: {LIMITS}"),
-    ("bomb.jpg", _jpeg_header(11_000, 11_000), f"is 11000x11000 pixels: {LIMITS}"),
-    ("bomb.webp", _webp_header(1 << 24, 200), f"has too many pixels: {LIMITS}"),
-    ("float.tif", _opencv(".tif", GRAY.astype(np.float32) / 255), "has 32 bits per pixel"),
-]
+from odd_images import (
+    COLORS,
+    GRAY,
+    HEIGHT,
+    IMAGE,
+    JPEG,
+    LIMITS,
+    ORIENTATION,
+    PNG,
+    READABLE,
+    SHAPE,
+    TINY,
+    UNREADABLE,
+    WIDTH,
+    encode,
+    exif,
+    opencv,
+    png_header,
+    png_with_late_tags,
+)
 
 
 def _problems(store: FolderStore) -> dict[str, str]:
@@ -259,13 +126,13 @@ def test_a_large_image_is_read_without_a_warning(tmp_path: Path, recwarn: pytest
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_and_masks_are_upright(pair: tuple[Path, Path], orientation: int, kind: str) -> None:
     images, masks = pair
-    exif = _exif(orientation)
+    tags = exif(orientation)
     if kind == "late":
-        content = _png_with_late_tags(orientation)
+        content = png_with_late_tags(orientation)
     else:
-        content = _encode(IMAGE, kind, exif=_exif(orientation), **({} if kind == "TIFF" else {"quality": 95}))
+        content = encode(IMAGE, kind, exif=exif(orientation), **({} if kind == "TIFF" else {"quality": 95}))
     (images / f"car.{'png' if kind == 'late' else kind.lower()}").write_bytes(content)
-    Image.fromarray(SHAPE * 255).save(masks / "car.png", exif=exif)
+    Image.fromarray(SHAPE * 255).save(masks / "car.png", exif=tags)
     store = FolderStore(images, masks)
 
     tagged = IMAGE.copy()
@@ -283,7 +150,7 @@ def test_images_and_masks_are_upright(pair: tuple[Path, Path], orientation: int,
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_only_a_jpg_is_reduced_and_it_is_upright(tmp_path: Path, orientation: int, kind: str) -> None:
-    (tmp_path / f"car.{kind.lower()}").write_bytes(_encode(IMAGE, kind, exif=_exif(orientation)))
+    (tmp_path / f"car.{kind.lower()}").write_bytes(encode(IMAGE, kind, exif=exif(orientation)))
     store = FolderStore(tmp_path)
     whole = store.read_image("car")
     height, width, _ = whole.shape
@@ -303,7 +170,7 @@ def test_only_a_jpg_is_reduced_and_it_is_upright(tmp_path: Path, orientation: in
 def test_a_mask_of_the_stored_orientation_has_its_own_message(pair: tuple[Path, Path], ending: str) -> None:
     images, masks = pair
     for name in ("a", "b"):
-        IMAGE.rotate(90 * (name == "b")).save(images / f"{name}.{ending}", exif=_exif(6))
+        IMAGE.rotate(90 * (name == "b")).save(images / f"{name}.{ending}", exif=exif(6))
     Image.fromarray(SHAPE * 255).save(masks / "a.png")
     Image.new("L", (20, 20)).save(masks / "b.png")
     assert _problems(FolderStore(images, masks)) == {
@@ -338,36 +205,36 @@ SMOOTH = cv2.GaussianBlur(
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 MASKS = [
-    ("one_bit.png", _encode(Image.fromarray(SHAPE * 255).convert("1"), "PNG"), SHAPE),
-    ("zero_one.png", _encode(Image.fromarray(SHAPE), "PNG"), SHAPE),
-    ("black_white.png", _encode(Image.fromarray(SHAPE * 255), "PNG"), SHAPE),
-    ("black_white.bmp", _encode(Image.fromarray(SHAPE * 255), "BMP"), SHAPE),
-    ("black_white.gif", _encode(Image.fromarray(SHAPE * 255), "GIF"), SHAPE),
-    ("black_white.tif", _encode(Image.fromarray(SHAPE * 255), "TIFF", compression="tiff_lzw"), SHAPE),
-    ("fax.tif", _encode(Image.fromarray(SHAPE * 255).convert("1"), "TIFF", compression="group4"), SHAPE),
-    ("black_white.webp", _encode(Image.fromarray(SHAPE * 255), "WEBP", lossless=True), SHAPE),
-    ("16_bit.png", _opencv(".png", SHAPE.astype(np.uint16) * 65535), SHAPE),
-    ("16_bit_255.tif", _opencv(".tif", SHAPE.astype(np.uint16) * 255), SHAPE),
-    ("float.tif", _opencv(".tif", SHAPE.astype(np.float32)), SHAPE),
-    ("indices_0_1.png", _encode(_colored(SHAPE, [(90, 0, 0), (0, 10, 0)]), "PNG"), SHAPE),
-    ("indices_0_255.png", _encode(_colored(SHAPE, [(9, 9, i) for i in range(256)], 255), "PNG"), SHAPE),
-    ("voc.png", _encode(_colored(SHAPE, [BLACK, (128, 0, 0)]), "PNG"), SHAPE),
-    ("white_first.gif", _encode(_colored(1 - SHAPE, [WHITE, BLACK]), "GIF", optimize=False), SHAPE),
-    ("indices_3_7.png", _encode(_colored(SHAPE * 4 + 3, [BLACK] * 7 + [WHITE]), "PNG"), SHAPE),
-    ("red_on_black.png", _encode(Image.fromarray(RED * 255), "PNG"), SHAPE),
-    ("ones_in_rgb.png", _encode(Image.fromarray(RED), "PNG"), SHAPE),
-    ("cutout.png", _encode(_cutout(), "PNG"), SHAPE),
-    ("cutout.webp", _encode(_cutout(), "WEBP", lossless=True), SHAPE),
-    ("solid_rgba.png", _encode(Image.fromarray(RED * 255).convert("RGBA"), "PNG"), SHAPE),
-    ("gray.png", _encode(Image.fromarray(SHAPE * 128), "PNG"), SHAPE),
-    ("half_alpha.png", _encode(_cutout(128), "PNG"), SHAPE),
-    ("soft.png", _encode(Image.fromarray(_soft()), "PNG"), SHAPE),
-    ("soft16.png", _opencv(".png", _soft().astype(np.uint16) * 257), SHAPE),
-    ("smooth.png", _encode(Image.fromarray(SMOOTH), "PNG"), (SMOOTH >= 128).astype(np.uint8)),
-    ("smooth.jpg", _encode(Image.fromarray(SMOOTH), "JPEG", quality=95), (SMOOTH >= 128).astype(np.uint8)),
-    ("all_0.png", _encode(Image.fromarray(SHAPE * 0), "PNG"), SHAPE * 0),
-    ("all_1.png", _encode(Image.fromarray(SHAPE * 0 + 1), "PNG"), SHAPE * 0 + 1),
-    ("all_255.png", _encode(Image.fromarray(SHAPE * 0 + 255), "PNG"), SHAPE * 0 + 1),
+    ("one_bit.png", encode(Image.fromarray(SHAPE * 255).convert("1"), "PNG"), SHAPE),
+    ("zero_one.png", encode(Image.fromarray(SHAPE), "PNG"), SHAPE),
+    ("black_white.png", encode(Image.fromarray(SHAPE * 255), "PNG"), SHAPE),
+    ("black_white.bmp", encode(Image.fromarray(SHAPE * 255), "BMP"), SHAPE),
+    ("black_white.gif", encode(Image.fromarray(SHAPE * 255), "GIF"), SHAPE),
+    ("black_white.tif", encode(Image.fromarray(SHAPE * 255), "TIFF", compression="tiff_lzw"), SHAPE),
+    ("fax.tif", encode(Image.fromarray(SHAPE * 255).convert("1"), "TIFF", compression="group4"), SHAPE),
+    ("black_white.webp", encode(Image.fromarray(SHAPE * 255), "WEBP", lossless=True), SHAPE),
+    ("16_bit.png", opencv(".png", SHAPE.astype(np.uint16) * 65535), SHAPE),
+    ("16_bit_255.tif", opencv(".tif", SHAPE.astype(np.uint16) * 255), SHAPE),
+    ("float.tif", opencv(".tif", SHAPE.astype(np.float32)), SHAPE),
+    ("indices_0_1.png", encode(_colored(SHAPE, [(90, 0, 0), (0, 10, 0)]), "PNG"), SHAPE),
+    ("indices_0_255.png", encode(_colored(SHAPE, [(9, 9, i) for i in range(256)], 255), "PNG"), SHAPE),
+    ("voc.png", encode(_colored(SHAPE, [BLACK, (128, 0, 0)]), "PNG"), SHAPE),
+    ("white_first.gif", encode(_colored(1 - SHAPE, [WHITE, BLACK]), "GIF", optimize=False), SHAPE),
+    ("indices_3_7.png", encode(_colored(SHAPE * 4 + 3, [BLACK] * 7 + [WHITE]), "PNG"), SHAPE),
+    ("red_on_black.png", encode(Image.fromarray(RED * 255), "PNG"), SHAPE),
+    ("ones_in_rgb.png", encode(Image.fromarray(RED), "PNG"), SHAPE),
+    ("cutout.png", encode(_cutout(), "PNG"), SHAPE),
+    ("cutout.webp", encode(_cutout(), "WEBP", lossless=True), SHAPE),
+    ("solid_rgba.png", encode(Image.fromarray(RED * 255).convert("RGBA"), "PNG"), SHAPE),
+    ("gray.png", encode(Image.fromarray(SHAPE * 128), "PNG"), SHAPE),
+    ("half_alpha.png", encode(_cutout(128), "PNG"), SHAPE),
+    ("soft.png", encode(Image.fromarray(_soft()), "PNG"), SHAPE),
+    ("soft16.png", opencv(".png", _soft().astype(np.uint16) * 257), SHAPE),
+    ("smooth.png", encode(Image.fromarray(SMOOTH), "PNG"), (SMOOTH >= 128).astype(np.uint8)),
+    ("smooth.jpg", encode(Image.fromarray(SMOOTH), "JPEG", quality=95), (SMOOTH >= 128).astype(np.uint8)),
+    ("all_0.png", encode(Image.fromarray(SHAPE * 0), "PNG"), SHAPE * 0),
+    ("all_1.png", encode(Image.fromarray(SHAPE * 0 + 1), "PNG"), SHAPE * 0 + 1),
+    ("all_255.png", encode(Image.fromarray(SHAPE * 0 + 255), "PNG"), SHAPE * 0 + 1),
 ]
 
 LABELS = SHAPE.copy()
@@ -380,41 +247,41 @@ NO_MASKS = [
     ("gradient.png", PNG, "is not a mask: it has "),
     (
         "all_gray.png",
-        _encode(Image.new("L", (64, 40), 128), "PNG"),
+        encode(Image.new("L", (64, 40), 128), "PNG"),
         "is not clear: all pixels are 128, which may be the object or the background",
     ),
     (
         "labels.png",
-        _encode(Image.fromarray(LABELS), "PNG"),
+        encode(Image.fromarray(LABELS), "PNG"),
         "is not a mask: it has 4 values, 0 (84.88%), 1 (15.04%), 2 (0.04%), 3 (0.04%). If this is a label map, "
         "set the values of the object, for example folder.mask_values=1",
     ),
     (
         "few_labels.png",
-        _encode(Image.fromarray(LABELS * (LABELS > 1)), "PNG"),
+        encode(Image.fromarray(LABELS * (LABELS > 1)), "PNG"),
         "it has 3 values, 0 (99.92%), 2 (0.04%), 3 (0.04%)",
     ),
     (
         "labels16.png",
-        _opencv(".png", (LABELS * (LABELS > 1)).astype(np.uint16)),
+        opencv(".png", (LABELS * (LABELS > 1)).astype(np.uint16)),
         "it has 3 values, 0 (99.92%), 2 (0.04%), 3 (0.04%)",
     ),
     (
         "bordered_label.png",
-        _encode(Image.fromarray(BORDERED), "PNG"),
+        encode(Image.fromarray(BORDERED), "PNG"),
         "it has 3 values, 0 (98.59%), 255 (0.78%), 15 (0.62%)",
     ),
     ("photograph.jpg", JPEG, "is not a mask: it has "),
     (
         "animated.gif",
-        _encode(IMAGE, "GIF", save_all=True, append_images=[TINY.resize((64, 40))]),
+        encode(IMAGE, "GIF", save_all=True, append_images=[TINY.resize((64, 40))]),
         "has 2 frames",
     ),
-    ("cut.gif", _encode(Image.fromarray(GRAY), "GIF")[:-400], "cannot be decoded"),
+    ("cut.gif", encode(Image.fromarray(GRAY), "GIF")[:-400], "cannot be decoded"),
     ("text.png", b"nothing", "is not an image, despite its name"),
     ("zero.bmp", b"", "is empty"),
-    ("bomb.png", _png_header(60_000, 60_000), f"is 60000x60000 pixels: {LIMITS}"),
-    ("float.tif", _opencv(".tif", GRAY.astype(np.float32) / 255), "is not a mask: it has "),
+    ("bomb.png", png_header(60_000, 60_000), f"is 60000x60000 pixels: {LIMITS}"),
+    ("float.tif", opencv(".tif", GRAY.astype(np.float32) / 255), "is not a mask: it has "),
 ]
 
 
@@ -638,7 +505,7 @@ def test_names_are_compared_in_normal_form(pair: tuple[Path, Path]) -> None:
     images, masks = pair
     (images / "Bu\N{COMBINING DIAERESIS}s.jpg").write_bytes(JPEG)
     (masks / "B\N{LATIN SMALL LETTER U WITH DIAERESIS}s.png").write_bytes(
-        _encode(Image.fromarray(SHAPE), "PNG")
+        encode(Image.fromarray(SHAPE), "PNG")
     )
     store = FolderStore(images, masks)
     assert store.ids() == ["B\N{LATIN SMALL LETTER U WITH DIAERESIS}s"]
@@ -685,8 +552,8 @@ def test_stores_can_be_pickled_before_and_after_listing(
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_examined_images_without_problems_can_be_read(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    tiff = _encode(IMAGE, "TIFF", exif=_exif(6))
-    kinds = {"jpg": JPEG, "png": PNG, "webp": _encode(IMAGE, "WEBP"), "tif": tiff}
+    tiff = encode(IMAGE, "TIFF", exif=exif(6))
+    kinds = {"jpg": JPEG, "png": PNG, "webp": encode(IMAGE, "WEBP"), "tif": tiff}
     for number in range(200):
         ending, content = list(kinds.items())[number % 4]
         damaged = bytearray(content)
@@ -729,7 +596,7 @@ def test_the_fingerprint_depends_on_the_groups_and_on_what_is_a_mask(tmp_path: P
 def test_ids_have_no_control_characters(tmp_path: Path) -> None:
     names = ["a\nERROR fake", "b\x1b[31m", "c\u202egpj"]
     for name in names:
-        (tmp_path / f"{name}.png").write_bytes(_encode(IMAGE, "PNG"))
+        (tmp_path / f"{name}.png").write_bytes(encode(IMAGE, "PNG"))
         (tmp_path / f"{name}.txt").touch()
     store = FolderStore(tmp_path)
     assert store.ids() == [r"a\nERROR fake", r"b\x1b[31m", r"c\u202egpj"]
@@ -741,7 +608,7 @@ def test_heic_images_are_read_upright(tmp_path: Path) -> None:
     heif = pytest.importorskip("pillow_heif")
     for orientation, name in ((1, "a.heic"), (6, "b.HEIC"), (3, "c.heif")):
         image = heif.from_bytes("RGB", IMAGE.size, COLORS.tobytes())
-        image.save(tmp_path / name, quality=95, exif=_exif(orientation).tobytes())
+        image.save(tmp_path / name, quality=95, exif=exif(orientation).tobytes())
     (tmp_path / "c.heif").rename(tmp_path / "c.jpg")  # as some phones name it
     (tmp_path / "cut.heic").write_bytes((tmp_path / "a.heic").read_bytes()[:-200])
     store = FolderStore(tmp_path)

@@ -100,10 +100,19 @@ def cut_out(
     unclear = (alpha > 0) & (cv2.erode(opaque, _BESIDE) == 0)  # the pixels whose color is estimated
     result = np.empty((*alpha.shape, 4 if background is None else 3), np.uint8)
     for window, inner in _tiles(alpha.shape, 2 + int(4 * sigma)):
-        colors = image[window].astype(np.float32)
+        opacity, tile = alpha[window][inner], result[window][inner]
         if unclear[window][inner].any():
-            colors = _colors_of_the_car(colors, alpha[window], sigma)
-        result[window][inner] = _over(colors[inner], alpha[window][inner], background)
+            colors = _colors_of_the_car(image[window].astype(np.float32), alpha[window], sigma)[inner]
+        elif not opacity.any():  # most tiles are plain, and need no floats
+            tile[:] = 0 if background is None else background
+            continue
+        elif (opacity == 1).all():
+            tile[..., 3:] = 255
+            tile[..., :3] = image[window][inner]
+            continue
+        else:
+            colors = image[window][inner].astype(np.float32)
+        tile[:] = _over(colors, opacity, background)
     return result
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.prediction.batch_edges import Found
+from carvana_kedro.segmentation.prediction.cutouts import alpha_of
 from carvana_kedro.segmentation.prediction.doubt import doubts
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.processes import map_in_threads
@@ -68,6 +69,15 @@ class Prediction:
         with self.computing():
             mask: NDArray[np.bool_] = self._exceeding(threshold).cpu().numpy()
         return mask
+
+    def alpha(self, threshold: float) -> NDArray[np.float32]:
+        """Return the alpha channel of the cut-out, (H, W) float32 in [0, 1]: see `alpha_of`.
+
+        Raises:
+            UserError: The threshold is not in (0, 1), or the logits are not finite.
+        """
+        check_threshold(threshold)
+        return alpha_of(self.probabilities(), self.mask(threshold), threshold)
 
     def edges(self, threshold: float) -> NDArray[np.int64]:
         """Return the edges of the mask's runs: see `run_lengths.find_edges`.

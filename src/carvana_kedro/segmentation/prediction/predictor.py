@@ -4,14 +4,15 @@ import logging
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from functools import partial
+from functools import lru_cache, partial
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from carvana_kedro.errors import UserError
@@ -25,11 +26,13 @@ from carvana_kedro.segmentation.hardware import Hardware, is_out_of_memory
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction import onnx
 from carvana_kedro.segmentation.prediction.batch_edges import BatchEdges, equal_neighbors
+from carvana_kedro.segmentation.prediction.composition import Composition, compose
 from carvana_kedro.segmentation.prediction.fitted_images import FittedImages, ImageBatch
 from carvana_kedro.segmentation.prediction.prediction import Prediction as Prediction
 from carvana_kedro.segmentation.prediction.prediction import check_threshold
 from carvana_kedro.segmentation.prediction.segmenter import Segmenter
 from carvana_kedro.stores.checkpoints import load_checkpoint
+from carvana_kedro.stores.images.reading import ImageLike, read_image
 from carvana_kedro.stores.machine import usable_cores
 from carvana_kedro.weights import path_of
 
@@ -151,21 +154,84 @@ class Predictor:
         models = [TrainedModel.from_dict(load_checkpoint(path_of(path)), str(path)) for path in paths]
         return cls.from_model(TrainedModel.join(models), **options)
 
-    def __call__(self, image: np.ndarray, threshold: float | None = None) -> NDArray[np.bool_]:
-        """Predict the mask of an image.
+    @classmethod
+    def load(cls, model: str | Path = "cars", **options: Any) -> Self:
+        """Load the packaged model `cars`, or one that training has written.
 
         Args:
-            image: (H, W, 3) uint8 RGB of any size.
+            model: The name of a packaged model, or the path of a file. To average several: `from_checkpoint`.
+            options: Such as `device="cpu"` or `threshold=0.4`: arguments of `from_model`.
+
+        Raises:
+            UserError: The file is missing, damaged or not a carvana-kedro model.
+
+        >>> Predictor.load("cars", device="cpu").mask(np.zeros((100, 150, 3), np.uint8)).shape
+        (100, 150)
+        """
+        return cls.from_checkpoint(model, **options)
+
+    def __call__(self, image: ImageLike, threshold: float | None = None) -> NDArray[np.bool_]:
+        """Predict the mask of an image: see `mask`."""
+        return self.mask(image, threshold)
+
+    def mask(self, image: ImageLike, threshold: float | None = None) -> NDArray[np.bool_]:
+        """Predict which pixels belong to the car.
+
+        Args:
+            image: A path, the content of an image file, an image of Pillow, or (H, W, 3) uint8 RGB; of any size.
             threshold: On the probability; None: the predictor's.
 
         Returns:
-            (H, W) bool.
+            (H, W) bool, at the size of the upright image.
 
         Raises:
+            UserError: The image cannot be read, the threshold is not in (0, 1), or the logits are not finite.
             TypeError, ValueError: It is not an image: see `check_image`.
-            UserError: The threshold is not in (0, 1), or the logits are not finite.
         """
-        return self.predict_one(image).mask(self.threshold if threshold is None else threshold)
+        threshold = self.threshold if threshold is None else threshold
+        return self.predict_one(read_image(image)).mask(threshold)
+
+    def probabilities(self, image: ImageLike) -> NDArray[np.float32]:
+        """Predict the probability that a pixel belongs to the car.
+
+        Args:
+            image: See `mask`.
+
+        Returns:
+            (H, W) float32 in [0, 1], at the size of the upright image.
+
+        Raises:
+            UserError, TypeError, ValueError: See `mask`.
+
+        >>> Predictor.load("cars", device="cpu").probabilities(np.zeros((100, 150, 3), np.uint8)).dtype
+        dtype('float32')
+        """
+        return self.predict_one(read_image(image)).probabilities()
+
+    def cut_out(
+        self, image: ImageLike, *, threshold: float | None = None, **composition: Unpack[Composition]
+    ) -> Image.Image:
+        """Cut the car out of an image.
+
+            Predictor.load("cars").cut_out("car.jpg").save("car.png")
+
+        Args:
+            image: See `mask`.
+            threshold: On the probability; None: the predictor's.
+            composition: `background`, `crop`, `margin` and `canvas`: see `compose`.
+
+        Returns:
+            An image of Pillow: RGBA if the background is transparent, as it is by default; otherwise RGB.
+
+        Raises:
+            UserError, TypeError, ValueError: See `mask` and `compose`.
+
+        >>> Predictor.load("cars", device="cpu").cut_out(np.zeros((100, 150, 3), np.uint8), background="white").mode
+        'RGB'
+        """
+        pixels = read_image(image)
+        alpha = self.predict_one(pixels).alpha(self.threshold if threshold is None else threshold)
+        return Image.fromarray(compose(pixels, alpha, **composition))
 
     def predict_one(self, image: np.ndarray) -> Prediction:
         """Predict one image, (H, W, 3) uint8 RGB of any size.
@@ -334,6 +400,38 @@ class Predictor:
             Prediction(image_id, (height, width), row, self.geometry, problem, known)
             for image_id, (height, width), row, problem, known in facts
         ]
+
+
+def cut_out(
+    image: ImageLike, *, model: str | Path = "cars", device: str = "auto", **options: Any
+) -> Image.Image:
+    """Cut the car out of an image, in one call. The model stays loaded for the next one.
+
+        from carvana_kedro import cut_out
+
+        cut_out("car.jpg").save("car.png")
+
+    Args:
+        image: A path, the content of an image file, an image of Pillow, or (H, W, 3) uint8 RGB; of any size.
+        model: The name of a packaged model, or the path of a file.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        options: `threshold`, `background`, `crop`, `margin` and `canvas`: see `Predictor.cut_out`.
+
+    Returns:
+        An image of Pillow: RGBA if the background is transparent, as it is by default; otherwise RGB.
+
+    Raises:
+        UserError, TypeError, ValueError: See `Predictor.load` and `Predictor.cut_out`.
+
+    >>> cut_out(np.zeros((100, 150, 3), np.uint8), device="cpu", canvas=(80, 60)).size
+    (80, 60)
+    """
+    return _loaded(str(model), device).cut_out(image, **options)
+
+
+@lru_cache(maxsize=2)
+def _loaded(model: str, device: Any) -> Predictor:
+    return Predictor.load(model, device=device)
 
 
 def _one_later(items: Iterable[T]) -> Iterator[T]:

@@ -14,7 +14,7 @@ _NOT_VISIBLE = 2
 """Levels of 255. A profile that changes no color by more than this is taken as sRGB."""
 
 
-def to_srgb(image: Image.Image, profile: bytes | None, path: Path) -> Image.Image | None:
+def to_srgb(image: Image.Image, profile: bytes | None, name: Path | str) -> Image.Image | None:
     """Convert an image from its color profile to sRGB.
 
     The intent is relative colorimetric with black point compensation: white stays white, and black stays black.
@@ -22,7 +22,7 @@ def to_srgb(image: Image.Image, profile: bytes | None, path: Path) -> Image.Imag
     Args:
         image: of mode L, RGB or CMYK.
         profile: ICC profile of the file. None: the file has a profile, but it cannot be extracted.
-        path: the file, for the warning about a profile that cannot be used.
+        name: of the image, for the warning about a profile that cannot be used.
 
     Returns:
         The image of mode RGB. None if the colors are used as they are: the profile is sRGB, or cannot be used.
@@ -30,7 +30,7 @@ def to_srgb(image: Image.Image, profile: bytes | None, path: Path) -> Image.Imag
     try:
         mode, transform = _find_transform(profile or b"", image.mode)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError, ImportError) as error:
-        _warn_once(path, str(error) if profile else "it is damaged")
+        _warn_once(name, str(error) if profile else "it is damaged")
         return None
     return ImageCms.applyTransform(image.convert(mode), transform) if transform else None
 
@@ -65,7 +65,7 @@ def _is_identity(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _warn_once(path: Path, reason: str) -> None:
+def _warn_once(name: Path | str, reason: str) -> None:
     logger.warning(
-        "%s: the color profile cannot be used (%s). The colors are taken as sRGB.", path, reason.strip()
+        "%s: the color profile cannot be used (%s). The colors are taken as sRGB.", name, reason.strip()
     )

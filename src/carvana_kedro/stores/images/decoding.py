@@ -4,6 +4,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,14 +77,17 @@ class Header(NamedTuple):
     orientation: int
 
 
-def read_header(path: Path) -> Header:
+def read_header(file: Path | bytes) -> Header:
     """Return size and orientation, without decoding the image.
+
+    Args:
+        file: the path of an image file, or its content. The functions below take either too.
 
     Raises:
         UnusableImageError: the file is not an image, has several frames or too many pixels. The functions below raise
             it too.
     """
-    with open_image(path) as image:
+    with open_image(file) as image:
         return header_of(image)
 
 
@@ -96,16 +100,29 @@ def check_pixels(path: Path) -> None:
         image.load()
 
 
-def read_rgb(path: Path, at_least: tuple[int, int] | None = None) -> np.ndarray:
+def read_rgb(file: Path | bytes, at_least: tuple[int, int] | None = None) -> np.ndarray:
     """Return the upright image, (H, W, 3) uint8 RGB, without alpha.
 
     A jpg may be decoded at a reduced size that suffices for `at_least`, a (height, width).
     """
-    with open_image(path) as image:
+    with open_image(file) as image:
         header = header_of(image)
         if at_least and header.upright != header.stored:
             at_least = at_least[::-1]
-        return rotate(_read_pixels(path, image, at_least), header.orientation)
+        return rotate(_read_pixels(file, image, at_least), header.orientation)
+
+
+def rgb_of(image: Image.Image) -> np.ndarray:
+    """Return the upright sRGB pixels of an image that Pillow has opened or made, (H, W, 3) uint8, without alpha.
+
+    Raises:
+        UnusableImageError: it has too many pixels or no defined white, or its file cannot be decoded.
+    """
+    with _decoding():
+        _check_side_and_pixels(image)
+        _check_kind(image)
+        orientation = header_of(image).orientation
+        return rotate(_to_srgb(image, _colors(image), "An image"), orientation)
 
 
 def decode(
@@ -128,17 +145,23 @@ def decode(
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[ImageFile]:
+def open_image(file: Path | bytes) -> Iterator[ImageFile]:
     """Open an image with an allowed size and a single frame, without decoding it.
 
     Raises:
         UnusableImageError: the file is not such an image, or the block raises any exception.
     """
-    reader = _find_reader(path)
+    reader = _find_reader(file)
+    with _decoding(), reader(BytesIO(file) if isinstance(file, bytes) else file) as image:
+        _check_size(image)
+        yield image
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    """Turn any exception of the block, in which an image is decoded, into an `UnusableImageError`."""
     try:
-        with reader(path) as image:
-            _check_size(image)
-            yield image
+        yield
     except UnusableImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -150,21 +173,10 @@ def open_image(path: Path) -> Iterator[ImageFile]:
         ) from error
 
 
-def _find_reader(path: Path) -> type[ImageFile]:
-    try:
-        status = path.stat()
-        # Opening a pipe would block.
-        if not stat.S_ISREG(status.st_mode):
-            raise UnusableImageError("is not a regular file")
-        if not status.st_size:
-            raise UnusableImageError("is empty")
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        broken_link = path.is_symlink() and isinstance(error, FileNotFoundError)
-        raise UnusableImageError(
-            "is a broken link" if broken_link else f"cannot be opened: {error.strerror}"
-        ) from error
+def _find_reader(file: Path | bytes) -> type[ImageFile]:
+    start = file[:64] if isinstance(file, bytes) else _start_of(file)
+    if not start:
+        raise UnusableImageError("is empty")
     for magic, reader in _READERS:
         if magic.match(start):
             if reader is AvifImageFile and not features.check("avif"):
@@ -173,6 +185,22 @@ def _find_reader(path: Path) -> type[ImageFile]:
                 )
             return reader or _heif_reader()
     raise UnusableImageError("is not an image, despite its name")
+
+
+def _start_of(path: Path) -> bytes:
+    """Return the first bytes of a regular file."""
+    try:
+        status = path.stat()
+        # Opening a pipe would block.
+        if not stat.S_ISREG(status.st_mode):
+            raise UnusableImageError("is not a regular file")
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError as error:
+        broken_link = path.is_symlink() and isinstance(error, FileNotFoundError)
+        raise UnusableImageError(
+            "is a broken link" if broken_link else f"cannot be opened: {error.strerror}"
+        ) from error
 
 
 def _heif_reader() -> type[ImageFile]:
@@ -186,23 +214,27 @@ def _heif_reader() -> type[ImageFile]:
     return reader
 
 
-def _check_size(image: ImageFile) -> None:
+def _check_side_and_pixels(image: Image.Image) -> None:
     width, height = image.size
     if max(width, height) > _LARGEST_SIDE or width * height > _MOST_PIXELS:
         raise UnusableImageError(f"is {width}x{height} pixels: {_LIMITS}")
+
+
+def _check_size(image: ImageFile) -> None:
+    _check_side_and_pixels(image)
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise UnusableImageError(f"has {frames} frames instead of one")
 
 
-def _check_kind(image: ImageFile) -> None:
+def _check_kind(image: Image.Image) -> None:
     if image.mode in ("I", "F"):
         raise UnusableImageError(
             "has 32 bits per pixel, for which white is not defined: save it with 8 or 16 bits per pixel"
         )
 
 
-def header_of(image: ImageFile) -> Header:
+def header_of(image: Image.Image) -> Header:
     """Return size and orientation of an open image."""
     width, height = image.size
     if isinstance(image, PngImageFile):
@@ -241,29 +273,41 @@ def _reduction(size: tuple[int, int], at_least: tuple[int, int]) -> int:
     return 0
 
 
-def _read_pixels(path: Path, image: ImageFile, at_least: tuple[int, int] | None) -> np.ndarray:
+def _read_pixels(file: Path | bytes, image: ImageFile, at_least: tuple[int, int] | None) -> np.ndarray:
     """Return the stored pixels in sRGB, (H, W, 3) uint8. `at_least` refers to the stored orientation too."""
     _check_kind(image)
-    pixels = _read_stored(path, image, at_least)
+    return _to_srgb(
+        image, _read_stored(file, image, at_least), file if isinstance(file, Path) else "An image"
+    )
+
+
+def _to_srgb(image: Image.Image, pixels: np.ndarray, name: Path | str) -> np.ndarray:
+    """Convert the pixels of an image from its color profile, if it has one, to sRGB. `name` is for warnings."""
     if "icc_profile" not in image.info:
         return pixels
     if image.mode == "CMYK":
         colors: Image.Image = _inks_of(image)
     else:
         colors = Image.fromarray(pixels[..., 0] if _is_gray(image) else pixels)
-    converted = color_profiles.to_srgb(colors, image.info["icc_profile"], path)
+    converted = color_profiles.to_srgb(colors, image.info["icc_profile"], name)
     return pixels if converted is None else np.array(converted)
 
 
-def _read_stored(path: Path, image: ImageFile, at_least: tuple[int, int] | None) -> np.ndarray:
+def _read_stored(file: Path | bytes, image: ImageFile, at_least: tuple[int, int] | None) -> np.ndarray:
     """Return the stored pixels in the file's own colors, (H, W, 3) uint8 RGB."""
     if isinstance(image, JpegImageFile | WebPImageFile) and image.mode != "CMYK":
         # OpenCV takes half the time of Pillow. For png and tiff it gains less, and prints warnings about valid files.
         reducible = isinstance(image, JpegImageFile)
-        pixels = decode(path.read_bytes(), image.size[::-1], at_least if reducible else None)
+        content = file if isinstance(file, bytes) else file.read_bytes()
+        pixels = decode(content, image.size[::-1], at_least if reducible else None)
         if pixels is None:
             raise UnusableImageError("cannot be decoded: it is damaged, or its format is not supported")
         return pixels
+    return _colors(image)
+
+
+def _colors(image: Image.Image) -> np.ndarray:
+    """Return the stored pixels in the image's own colors, (H, W, 3) uint8 RGB, from Pillow."""
     if image.mode.startswith("I;16"):
         gray = np.array(image) // 257
         return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)

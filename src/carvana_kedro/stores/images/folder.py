@@ -21,10 +21,10 @@ from carvana_kedro.stores.images.source import ImageRecord, examine_all
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_TYPES = frozenset(
+IMAGE_TYPES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif", ".hif"}
 )
-_MASK_TYPES = _IMAGE_TYPES | {".gif"}
+_MASK_TYPES = IMAGE_TYPES | {".gif"}
 _FORMATS = "jpg, png, webp, tiff, bmp, avif or heic"
 _SMALLEST_SIDE = 16
 _BLACK_IS_OUTSIDE = MaskValues()
@@ -228,7 +228,7 @@ class FolderStore:
             )
         with_suffix: dict[str, list[Path]] = {}
         others = _collect(with_suffix, files, _MASK_TYPES, self.mask_suffix) if self.mask_suffix else files
-        others = _collect(found.images, others, _IMAGE_TYPES)
+        others = _collect(found.images, others, IMAGE_TYPES)
         _warn(f"%s: %d files are not {_FORMATS} and are ignored: %s", self.images, others)
         if shared:
             found.masks.update(with_suffix)
