@@ -1,1 +1,1 @@
-"""What the commands of `cli.py` do: read `--params`, check the selection of nodes, and package the project."""
+"""Commands: `cut`, `serve`, and what those of `cli.py` do: read `--params`, check the selection of nodes, package."""

@@ -1,0 +1,169 @@
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carvana_kedro.commands.photographs import Found, Photograph, find_photographs
+from carvana_kedro.errors import UserError
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a folder of photographs. Their content is not read."""
+    names = (
+        "a.jpg",
+        "b.JPEG",
+        "n.m.png",
+        "notes.txt",
+        ".hidden.jpg",
+        "sub/a.webp",
+        "sub/deep/c.heic",
+        ".git/d.jpg",
+    )
+    for name in names:
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _find(*inputs: str, out: str, suffix: str | None = None, masks: bool = False) -> Found:
+    return find_photographs(inputs, out, suffix=suffix, masks=masks)
+
+
+def _pictures(found: Found) -> dict[str, str]:
+    return {str(each.source): str(each.picture) for each in found.photographs}
+
+
+ALL = {
+    "photos/a.jpg": "out/a.png",
+    "photos/b.JPEG": "out/b.png",
+    "photos/n.m.png": "out/n.m.png",
+    "photos/sub/a.webp": "out/sub/a.png",
+    "photos/sub/deep/c.heic": "out/sub/deep/c.png",
+}
+
+
+@pytest.mark.parametrize("given", ["photos", "photos/", "photos/**/*"])
+@pytest.mark.parametrize("out", ["out", "out/"])
+def test_subfolders_are_kept_and_other_and_hidden_files_left_out(here: Path, given: str, out: str) -> None:
+    found = _find(given, out=out)
+    assert _pictures(found) == ALL
+    assert found.ignored == 1
+    assert not found.problems
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (["photos/*.jpg"], {"photos/a.jpg": "out/a.png"}),
+        (["photos/*/*"], {"photos/sub/a.webp": "out/sub/a.png"}),
+        (["photos/a.jpg", "photos/notes.txt"], {"photos/a.jpg": "out/a.png", "photos/notes.txt": "out/notes.png"}),
+        (["photos/sub", "photos/b.JPEG"], {"photos/sub/a.webp": "out/a.png", "photos/sub/deep/c.heic": "out/deep/c.png",
+                                           "photos/b.JPEG": "out/b.png"}),
+    ],
+)  # fmt: skip
+def test_files_folders_and_patterns_can_be_named(
+    here: Path, inputs: list[str], expected: dict[str, str]
+) -> None:
+    assert _pictures(_find(*inputs, out="out")) == expected
+
+
+def test_a_file_with_brackets_is_not_a_pattern(here: Path) -> None:
+    (here / "car[1].jpg").touch()
+    assert _pictures(_find("car[1].jpg", out="out")) == {"car[1].jpg": "out/car[1].png"}
+
+
+@pytest.mark.parametrize("given", ["photos", "photos/**/*"])
+def test_the_output_below_the_photographs_is_not_taken_for_photographs(here: Path, given: str) -> None:
+    (here / "photos/out/sub").mkdir(parents=True)
+    (here / "photos/out/sub/a.png").touch()
+    assert len(_find(given, out="photos/out").photographs) == len(ALL)
+
+
+def test_one_photograph_can_be_written_to_a_file(here: Path) -> None:
+    for out, suffix in (("x.png", None), ("x.WEBP", ".webp"), ("new/x.webp", None)):
+        (photograph,) = _find("photos/a.jpg", out=out, suffix=suffix, masks=True).photographs
+        assert photograph.picture == Path(out)
+        assert photograph.mask == Path(out).with_name("x_mask.png")
+    (here / "folder.png").mkdir()
+    assert _pictures(_find("photos/a.jpg", out="folder.png")) == {"photos/a.jpg": "folder.png/a.png"}
+
+
+def test_the_format_decides_the_names(here: Path) -> None:
+    (photograph,) = _find("photos/n.m.png", out="out", suffix=".webp", masks=True).photographs
+    assert photograph == Photograph(Path("photos/n.m.png"), Path("out/n.m.webp"), Path("out/n.m_mask.png"))
+
+
+def test_streams_have_no_paths(here: Path) -> None:
+    assert _find("-", out="-").photographs == [Photograph(None, None)]
+    assert _find("photos/a.jpg", out="-").photographs == [Photograph(Path("photos/a.jpg"), None)]
+    (photograph,) = _find("-", out="x.png", masks=True).photographs
+    assert photograph == Photograph(None, Path("x.png"), Path("x_mask.png"))
+    assert not photograph.is_done()
+    assert photograph.name == "standard input"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "out", "problem"),
+    [
+        (["missing"], "out", "missing does not exist"),
+        (["photos/*.gif"], "out", "holds no image"),
+        (["empty"], "out", "empty holds no image"),
+        (["photos"], "x.png", r"x\.png is one file, but there are 5 photographs"),
+        (["photos"], "-", "- is one file, but there are 5 photographs"),
+        (["photos/a.jpg"], "photos/b.jpg", "cannot be the output: .* Photographs are never written over"),
+        (["photos"], "photos/", "is the folder of the photographs"),
+        (["photos"], "link", "is the folder of the photographs"),
+        (["photos/n.m.png"], "photos", r"The photograph photos/n\.m\.png would be replaced"),
+        (["photos/n.m.png"], "photos/n.m.png", r"The photograph photos/n\.m\.png would be replaced"),
+        (["photos"], "photos/notes.txt", "is a file. Name a folder"),
+        (["-"], "out", "For standard input, OUT is - or a file"),
+        (["photos/\x1b31m"], "out", r"\\x1b31m does not exist"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_is_refused(here: Path, inputs: list[str], out: str, problem: str) -> None:
+    (here / "empty").mkdir()
+    (here / "link").symlink_to("photos")
+    with pytest.raises(UserError, match=problem):
+        _find(*inputs, out=out)
+
+
+def test_options_that_contradict_the_output_are_refused(here: Path) -> None:
+    with pytest.raises(UserError, match=r"x\.png does not suit --format webp"):
+        _find("photos/a.jpg", out="x.png", suffix=".webp")
+    with pytest.raises(UserError, match="--mask writes a second file"):
+        _find("photos/a.jpg", out="-", masks=True)
+
+
+def test_photographs_with_the_same_output_are_named_and_the_first_is_kept(here: Path) -> None:
+    for name in ("a.heic", "A.png", "b_mask.png"):
+        (here / "photos" / name).touch()
+    found = _find("photos", out="out", masks=True)
+    assert "photos/b.JPEG" in _pictures(found)
+    assert found.problems == [
+        "photos/a.heic is left out: out/a.png belongs to photos/A.png. Rename one of them.",
+        "photos/a.jpg is left out: out/a.png belongs to photos/A.png. Rename one of them.",
+        "photos/b_mask.png is left out: out/b_mask.png belongs to photos/b.JPEG. Rename one of them.",
+    ]
+
+
+@given(
+    photograph=st.integers(0, 9), picture=st.integers(0, 9) | st.none(), mask=st.integers(0, 9) | st.none()
+)
+def test_a_photograph_is_done_if_its_files_exist_and_are_not_older(
+    photograph: int, picture: int | None, mask: int | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("times")
+    times = {"car.jpg": photograph, "car.png": picture, "car_mask.png": mask}
+    for name, time in times.items():
+        if time is not None:
+            (folder / name).touch()
+            os.utime(folder / name, (time, time))
+    with_mask = Photograph(folder / "car.jpg", folder / "car.png", folder / "car_mask.png")
+    done = picture is not None and picture >= photograph
+    assert Photograph(folder / "car.jpg", folder / "car.png").is_done() == done
+    assert with_mask.is_done() == (done and mask is not None and mask >= photograph)
