@@ -6,6 +6,8 @@
 - `--params ...` alone, as an advice: like `kedro run --params ...`.
 - `python -m benchmarks.X` and `experiments.X`: the module starts and takes the options; it does not measure.
 - `make X`: the target exists.
+- `carvana-kedro cut`: by a shell, with real photographs, to the end; without arguments, its help.
+- `carvana-kedro serve`: the options are read. (tests/serve starts the command.)
 - `kedro viz`, `kedro package` and `tensorboard`: the command starts. (tests/test_kedro_viz.py opens the page, and
   tests/test_package.py packages.)
 
@@ -26,6 +28,7 @@ import pytest
 from kedro.framework.project import configure_project
 
 from carvana_kedro.cli import run
+from carvana_kedro.commands.serve import serve
 from my_runners import StopBeforeNodes
 
 PROJECT = Path(__file__).parents[2]
@@ -42,6 +45,7 @@ PLACEHOLDERS = {
     "recipe=NAME": "recipe=sample",
     "source=NAME": "source=sample",
     "--env ENV": "--env test",
+    "cut IN OUT": "cut photos out",
 }
 
 
@@ -114,6 +118,9 @@ MODULES = sorted(command for command in COMMANDS if re.match(r"python (-m|\S+\.p
 TARGETS = sorted(command for command in COMMANDS if command.startswith("make "))
 PROGRAMS = sorted(command for command in COMMANDS if re.match(r"kedro (viz|package)|tensorboard", command))
 
+SERVES = sorted(command for command in COMMANDS if command.startswith("carvana-kedro serve"))
+CUTS = sorted(command for command in COMMANDS if command.startswith("carvana-kedro cut"))
+
 
 def _filled(command: str) -> str:
     for placeholder, value in PLACEHOLDERS.items():
@@ -168,7 +175,9 @@ def test_the_commands_are_found() -> None:
     assert MODULES
     assert PROGRAMS
     assert TARGETS
-    executed = {*RUNS, *MODULES, *TARGETS, *PROGRAMS}
+    assert len(CUTS) > 5
+    assert SERVES
+    executed = {*SERVES, *RUNS, *MODULES, *TARGETS, *PROGRAMS, *CUTS}
     assert [command for command in COMMANDS if command not in executed] == []
 
 
@@ -231,6 +240,20 @@ def test_programs_start(command: str) -> None:
     ] == []
 
 
+@pytest.mark.parametrize("command", CUTS)
+def test_cut_writes_pictures(command: str, workplace: Path) -> None:
+    first, *_ = photographs = sorted((workplace / "photos").iterdir())
+    shutil.copy(first, workplace / "car.jpg")
+    for path in photographs[3:]:
+        path.unlink()
+    arguments = _filled(command).removeprefix("carvana-kedro cut")
+    shell = f"{shlex.quote(sys.executable)} -m carvana_kedro cut {arguments or '--help'}"
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pictures = [*workplace.glob("out/*"), *workplace.glob("car.png")]
+    assert not arguments or (pictures and all(path.stat().st_size for path in pictures))
+
+
 @pytest.mark.parametrize(
     "name", ["#1, 01", "it's", "a,b=c", "a,recipe=b", '"$HOME" `x`', "no", " a ", "[^_]+", "a: b"]
 )
@@ -249,3 +272,8 @@ def test_the_advised_command_has_the_parameters_of_the_run(name: str, workplace:
     dataset = StopBeforeNodes.last["catalog"].get("train_index")
     assert str(dataset._describe()["filepath"]) == f"{data}/05_model_input/sample/train_index.csv"
     assert StopBeforeNodes.last["catalog"].load("params:submission.message") == "a'b"
+
+
+@pytest.mark.parametrize("command", SERVES)
+def test_the_options_of_serve_are_read(command: str) -> None:
+    serve.make_context("serve", shlex.split(_filled(command))[2:])

@@ -1,0 +1,1 @@
+"""The server: a page and an HTTP interface that cut cars out of photographs."""
