@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from carvana_kedro import __version__
+
 PROJECT = Path(__file__).parents[1]
 
 
@@ -40,6 +42,11 @@ def test_options_without_a_command_are_those_of_run(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "carvana_kedro run [OPTIONS]" in done.stderr
     assert "No such option" in done.stderr
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    done = _command("--version", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"carvana-kedro, version {__version__}\n")
 
 
 def test_an_unknown_command_is_an_error(tmp_path: Path) -> None:

@@ -10,12 +10,17 @@ from typing import Any
 
 import click
 
+from carvana_kedro import __version__
+
 _COMMANDS = {
     "cut": "Cut cars out of photographs.",
     "run": "Run the pipelines: kedro run, without a project.",
     "serve": "Serve a page that cuts cars out of photographs.",
 }
 """What each command does. All but `run` are in the module and the variable of their name in `commands/`."""
+
+_OWN_OPTIONS = ("-h", "--help", "--version")
+"""Options without a command that are not those of `run`."""
 
 
 class _Commands(click.Group):
@@ -41,7 +46,7 @@ class _Commands(click.Group):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Insert `run` before options."""
-        if not args or (args[0].startswith("-") and args[0] not in context.help_option_names):
+        if not args or (args[0].startswith("-") and args[0] not in _OWN_OPTIONS):
             args = ["run", *args]
         return super().parse_args(context, args)
 
@@ -56,6 +61,7 @@ def _run_command() -> click.Command:
 
 
 @click.group("carvana-kedro", cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="carvana-kedro")
 def _commands() -> None:
     """Cut cars out of photographs, or run the pipelines of this package.
 

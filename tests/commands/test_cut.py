@@ -1,7 +1,6 @@
 """`carvana-kedro cut`, mostly as a process of its own."""
 
 import io
-import os
 import shutil
 import signal
 import subprocess
@@ -45,7 +44,12 @@ def _process(*arguments: str, content: bytes = b"") -> subprocess.CompletedProce
 
 
 def _files(folder: Path | str) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+    """Return the files below a folder, without the record of the options."""
+    return sorted(
+        str(path.relative_to(folder))
+        for path in Path(folder).rglob("*")
+        if path.is_file() and path.name != ".carvana-kedro.json"
+    )
 
 
 def _open(path: str | Path) -> Image.Image:
@@ -150,19 +154,37 @@ def test_a_photograph_without_a_car_is_told(photos: Path) -> None:
     assert _open("out/white.png").getbbox() is None
 
 
-def test_what_was_cut_out_before_is_skipped_unless_it_is_older(photos: Path) -> None:
+def test_what_was_cut_out_before_is_skipped_unless_the_photograph_is_newer(photos: Path) -> None:
     _cut("photos", "out")
-    for path in photos.rglob("*.jpg"):
-        os.utime(path, (1, 1))
-    os.utime("out/a.png", (100, 100))
     assert "Cut out before, and skipped: 3." in _cut("photos", "out").stderr
-    os.utime("photos/a.jpg", (200, 200))
+    before = {name: Path("out", name).stat().st_mtime_ns for name in ("a.png", "b.png")}
+    (photos / "a.jpg").touch()
     result = _cut("photos", "out")
     assert result.stderr.startswith("Cut out 1 of 3")
-    assert Path("out/a.png").stat().st_mtime > 200
-    before = Path("out/b.png").stat().st_mtime_ns
+    assert Path("out/a.png").stat().st_mtime_ns > before["a.png"]
+    assert Path("out/b.png").stat().st_mtime_ns == before["b.png"]
     assert _cut("photos", "out", "--overwrite").stderr.startswith("Cut out 3 of 3")
-    assert Path("out/b.png").stat().st_mtime_ns > before
+    assert Path("out/b.png").stat().st_mtime_ns > before["b.png"]
+
+
+def test_other_options_cut_out_everything_again(photos: Path) -> None:
+    first = ["photos", "out", "--background", "photos/a.jpg"]
+    _cut(*first)
+    content = Path("out/b.png").read_bytes()
+    _cut("photos/b.jpg", "out", "--crop")  # as if killed: a.png has the old options still
+    for options in (["--crop"], ["--threshold", "0.9"], []):
+        result = _cut("photos", "out", *options)
+        assert result.stderr.startswith(f"Cut out {2 if options == ['--crop'] else 3} of 3"), options
+    assert "Cut out before, and skipped: 3." in _cut("photos", "out").stderr
+    shutil.copy(photos / "b.jpg", photos / "a.jpg")  # the same name of a background, another picture
+    assert _cut(*first).stderr.startswith("Cut out 3 of 3")
+    assert Path("out/b.png").read_bytes() != content
+
+
+def test_one_file_is_always_written(photos: Path) -> None:
+    _cut("photos/a.jpg", "car.png")
+    assert _cut("photos/b.jpg", "car.png").stderr.startswith("Cut out 1 of 1")
+    assert _cut("photos/b.jpg", "car.png").stderr.startswith("Cut out 1 of 1")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 import os
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carvana_kedro.commands.photographs import Found, Photograph, find_photographs
+from carvana_kedro.commands.photographs import Found, Photograph, find_photographs, record_options
 from carvana_kedro.errors import UserError
 
 
@@ -103,7 +104,7 @@ def test_streams_have_no_paths(here: Path) -> None:
     assert _find("photos/a.jpg", out="-").photographs == [Photograph(Path("photos/a.jpg"), None)]
     (photograph,) = _find("-", out="x.png", masks=True).photographs
     assert photograph == Photograph(None, Path("x.png"), Path("x_mask.png"))
-    assert not photograph.is_done()
+    assert not photograph.is_done(0)
     assert photograph.name == "standard input"
 
 
@@ -159,11 +160,34 @@ def test_a_photograph_is_done_if_its_files_exist_and_are_not_older(
 ) -> None:
     folder = tmp_path_factory.mktemp("times")
     times = {"car.jpg": photograph, "car.png": picture, "car_mask.png": mask}
-    for name, time in times.items():
-        if time is not None:
+    for name, at in times.items():
+        if at is not None:
             (folder / name).touch()
-            os.utime(folder / name, (time, time))
+            os.utime(folder / name, (at, at))
     with_mask = Photograph(folder / "car.jpg", folder / "car.png", folder / "car_mask.png")
     done = picture is not None and picture >= photograph
-    assert Photograph(folder / "car.jpg", folder / "car.png").is_done() == done
-    assert with_mask.is_done() == (done and mask is not None and mask >= photograph)
+    assert Photograph(folder / "car.jpg", folder / "car.png").is_done(0) == done
+    assert with_mask.is_done(0) == (done and mask is not None and mask >= photograph)
+
+
+def test_the_time_of_the_options_changes_with_them_only(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    first = record_options(folder, "one")
+    time.sleep(0.02)  # more than a tick of the file system's clock
+    assert record_options(folder, "one") == first
+    second = record_options(folder, "two")
+    assert second > first
+    time.sleep(0.02)
+    assert record_options(folder, "one") > second
+    (record,) = folder.iterdir()
+    record.write_bytes(b"\xff")  # damaged
+    assert record_options(folder, "one") > second
+
+
+def test_cut_outs_that_are_older_than_the_options_are_not_done(tmp_path: Path) -> None:
+    photograph = Photograph(tmp_path / "car.jpg", tmp_path / "car.png")
+    for time_ns, path in ((1, tmp_path / "car.jpg"), (10, tmp_path / "car.png")):
+        path.touch()
+        os.utime(path, ns=(time_ns, time_ns))
+    assert photograph.is_done(10)
+    assert not photograph.is_done(11)

@@ -175,3 +175,18 @@ def test_photographs_are_chosen_with_the_keyboard(
             page.keyboard.press("Space")
         chooser.value.set_files([photographs[0]])
         expect(page.locator("#status")).to_have_text("1 of 1 photographs are cut out", timeout=60_000)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_interface_is_shown_as_tables(browser: Browser, server: Served, width: int) -> None:
+    with sound_page(browser, viewport={"width": width, "height": 800}) as page:
+        page.goto(_address(server))
+        page.get_by_role("link", name="the HTTP interface").click()
+        operations = page.locator("section")
+        expect(operations).to_have_count(3)
+        expect(operations.first.locator("h2")).to_have_text("POST /cut")
+        row = operations.first.locator("tr").filter(has=page.get_by_text("format", exact=True))
+        expect(row.locator("td")).to_have_text(["Format of the file.", "png, webp", "png"])
+        expect(operations.last).to_contain_text("The state of the server.")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert serious_findings(page) == []

@@ -1,18 +1,21 @@
 """`carvana-kedro cut`: cut the cars out of photographs. It needs no project and does not import Kedro."""
 
+import json
 import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+import numpy as np
 from tqdm import tqdm
 
-from carvana_kedro.commands.photographs import STREAM, Found, Photograph, find_photographs
+from carvana_kedro.commands.photographs import STREAM, Found, Photograph, find_photographs, record_options
 from carvana_kedro.errors import UserError, shown
 from carvana_kedro.segmentation.prediction.composition import (
     Composition,
@@ -21,6 +24,7 @@ from carvana_kedro.segmentation.prediction.composition import (
     read_background,
 )
 from carvana_kedro.stores.atomic import atomic_path
+from carvana_kedro.stores.digests import Digests
 from carvana_kedro.stores.images.decoding import UnusableImageError, open_image
 from carvana_kedro.stores.images.encoding import encode
 from carvana_kedro.stores.images.reading import read_image
@@ -51,9 +55,9 @@ class _Summary:
     """What a command has done, for its last lines."""
 
     total: int
-    existing: int
     ignored: int
     problems: list[str]
+    existing: int = 0
     written: int = 0
     empty: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
@@ -199,8 +203,8 @@ def cut(inputs: Sequence[str], out: str, **options: Any) -> None:
     """Cut the cars out of photographs.
 
     IN is a file, a folder with its subfolders, a pattern in quotes, several of these, or - for standard input. OUT is a
-    folder, a file that ends in .png or .webp, or - for standard output. A photograph is skipped if its cut-out exists
-    and is not older, so the same command continues after an interruption.
+    folder, a file that ends in .png or .webp, or - for standard output. In a folder, cut-outs with the same options are
+    kept unless the photograph is newer, so the same command continues after an interruption.
 
     Exit status: 0 if every photograph is cut out, 1 if not, 2 if the command is wrong, 130 after Ctrl-C.
     """
@@ -208,10 +212,10 @@ def cut(inputs: Sequence[str], out: str, **options: Any) -> None:
         found, composition = _check(inputs, out, options)
     except UserError as error:
         raise click.UsageError(str(error)) from error
-    todo = [each for each in found.photographs if options["overwrite"] or not each.is_done()]
-    existing = len(found.photographs) - len(todo)
-    summary = _Summary(len(found.photographs) + len(found.problems), existing, found.ignored, found.problems)
+    summary = _Summary(len(found.photographs) + len(found.problems), found.ignored, found.problems)
     try:
+        todo = _choose(found, composition, options)
+        summary.existing = len(found.photographs) - len(todo)
         if todo:
             cutter = _load(composition, options, reads=todo[0].source is None)
             for result in _cut_all(cutter, todo, options["workers"]):
@@ -250,6 +254,27 @@ def _check(inputs: Sequence[str], out: str, options: Mapping[str, Any]) -> tuple
         "margin": margin,
         "canvas": canvas,
     }
+
+
+def _choose(found: Found, composition: Composition, options: Mapping[str, Any]) -> list[Photograph]:
+    """Return the photographs that are not cut out yet with these options.
+
+    Raises:
+        UserError: The model cannot be read, or the options cannot be recorded.
+    """
+    if not found.folder:
+        return found.photographs
+    background = composition["background"]
+    decisive = {
+        "model": Digests().of([path_of(options["model"])])[0],
+        "threshold": options["threshold"],
+        **composition,
+        "background": sha256(background.tobytes()).hexdigest()
+        if isinstance(background, np.ndarray)
+        else background,
+    }
+    since = record_options(found.folder, json.dumps(decisive))
+    return [each for each in found.photographs if options["overwrite"] or not each.is_done(since)]
 
 
 def _load(composition: Composition, options: Mapping[str, Any], *, reads: bool) -> _Cutter:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from carvana_kedro.errors import UserError, shown
+from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.images.folder import IMAGE_TYPES
 
 STREAM = "-"
 """Standard input or output."""
 
 _WRITTEN_TYPES = (".png", ".webp")
+_RECORD = ".carvana-kedro.json"
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,17 @@ class Photograph:
         """The files that are written."""
         return [path for path in (self.picture, self.mask) if path]
 
-    def is_done(self) -> bool:
-        """Return whether its files exist and are not older than itself. They appear whole: see `atomic_path`."""
-        if not self.source or not self.picture or not all(path.is_file() for path in self.files):
+    def is_done(self, since: int) -> bool:
+        """Return whether its files are there, whole (see `atomic_path`) and as a new run would write them.
+
+        Args:
+            since: Time (ns) of the last change of the options: see `record_options`.
+        """
+        if not self.source or not self.picture:
             return False
         try:
             oldest = min(path.stat().st_mtime_ns for path in self.files)
-            return oldest >= self.source.stat().st_mtime_ns
+            return oldest >= max(since, self.source.stat().st_mtime_ns)
         except OSError:
             return False
 
@@ -59,11 +65,13 @@ class Found(NamedTuple):
         photographs: Those to cut out, in order.
         problems: Why others are left out.
         ignored: The number of files in the folders that are no images.
+        folder: Of the cut-outs; None: the output is one file.
     """
 
     photographs: list[Photograph]
     problems: list[str]
     ignored: int
+    folder: Path | None
 
 
 class _File(NamedTuple):
@@ -98,7 +106,27 @@ def find_photographs(inputs: Sequence[str], out: str, *, suffix: str | None, mas
     else:
         _check_folder(out, inputs)
         photographs = [_into_folder(path, name, out, suffix or ".png", masks) for path, name in images]
-    return Found(*_without_conflicts(photographs), ignored=len(files) - len(images))
+    kept, problems = _without_conflicts(photographs)
+    return Found(kept, problems, len(files) - len(images), None if is_file else Path(out))
+
+
+def record_options(folder: Path, options: str) -> int:
+    """Record the options of the cut-outs in a folder. Return the time (ns) from which on cut-outs have them.
+
+    The record is written only if it changes, so its own time separates the cut-outs with these options from older ones.
+
+    Raises:
+        UserError: The record cannot be written.
+    """
+    record = folder / _RECORD
+    try:
+        is_same = record.read_text(encoding="utf-8") == options
+    except (OSError, ValueError):
+        is_same = False
+    if not is_same:
+        with atomic_path(record) as part:
+            part.write_text(options, encoding="utf-8")
+    return record.stat().st_mtime_ns
 
 
 def _is_file(out: str, suffix: str | None) -> bool:

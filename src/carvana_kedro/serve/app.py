@@ -20,6 +20,8 @@ from carvana_kedro.serve.turns import Turns
 _PAGE = Path(__file__).with_name("page")
 _FILES = {
     "/": ("page.html", "text/html"),
+    "/api": ("api.html", "text/html"),
+    "/api.js": ("api.js", "text/javascript"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
     "/pixels.js": ("pixels.js", "text/javascript"),
