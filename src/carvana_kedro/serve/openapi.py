@@ -53,21 +53,20 @@ def describe(limits: Limits) -> dict[str, Any]:
             ),
             _parameter(
                 "background",
-                {"default": "transparent"},
-                "transparent, blur (the photograph), or a color such as white or ffffff.",
+                {"default": "transparent", "examples": ["blur", "white", "ffffff"]},
+                "Nothing, the blurred photograph, or a color.",
             ),
             _parameter("crop", {"type": "boolean", "default": False}, "Show only the car and a margin."),
             _parameter(
                 "canvas",
-                {"pattern": "^[0-9]+x[0-9]+$"},
-                "Width and height of the cut-out, such as 800x600, with the car in its center; by default as the "
-                "photograph.",
+                {"pattern": "^[0-9]+x[0-9]+$", "examples": ["800x600"]},
+                "Width and height of the cut-out, with the car in its center; by default as the photograph.",
             ),
         ],
         "requestBody": body,
         "responses": {
             "200": {
-                "description": "The file, at the size of the photograph.",
+                "description": "The file.",
                 "headers": {
                     "x-car-share": {
                         "description": "Share of the pixels that belong to the car; 0: no car was found.",

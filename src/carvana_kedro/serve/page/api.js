@@ -18,9 +18,9 @@ function table(caption, head, rows) {
   return element("table", "", element("caption", caption), element("thead", "", header), element("tbody", "", ...lines));
 }
 
-function valuesOf({enum: names, type, pattern, exclusiveMinimum, exclusiveMaximum}) {
+function valuesOf({enum: names, type, examples, exclusiveMinimum, exclusiveMaximum}) {
   if (names) return names.join(", ");
-  if (pattern) return pattern;
+  if (examples) return `such as ${examples.join(", ")}`;
   return exclusiveMinimum === undefined ? type : `${type} above ${exclusiveMinimum} and below ${exclusiveMaximum}`;
 }
 
