@@ -115,9 +115,10 @@ class _Cutter:
         except UserError as error:
             return _Result(photograph.name, str(error))
         prediction = self.predictor.predict_one(pixels)
-        alpha = prediction.alpha(self.predictor.threshold)
+        mask = prediction.mask(self.predictor.threshold)
+        alpha = prediction.alpha(mask, self.predictor.threshold)
         if photograph.mask:  # first: a photograph with a picture is done
-            _write(photograph.mask, encode(prediction.mask(self.predictor.threshold), ".png"))
+            _write(photograph.mask, encode(mask, ".png"))
         suffix = photograph.picture.suffix.lower() if photograph.picture else self.suffix
         picture = compose(pixels, alpha, **self.composition)
         try:

@@ -14,7 +14,7 @@ from carvana_kedro.serve.bodies import read_upload
 from carvana_kedro.serve.guard import Guard
 from carvana_kedro.serve.limits import Limits, RefusedError
 from carvana_kedro.serve.openapi import describe
-from carvana_kedro.serve.pictures import Wish, cut, preview
+from carvana_kedro.serve.pictures import CutOptions, cut, preview
 from carvana_kedro.serve.turns import Turns
 
 _PAGE = Path(__file__).with_name("page")
@@ -58,12 +58,12 @@ def build_app(
         )
 
     async def cut_out(request: Request) -> Response:
-        wish = Wish.from_query(_single(request))
+        options = CutOptions.from_query(_single(request))
         with turns.place():
-            work = partial(cut, await read_upload(request, limits), wish, predictor, limits)
+            work = partial(cut, await read_upload(request, limits), options, predictor, limits)
             picture = await turns.work(work, request.is_disconnected)
             headers = {"x-car-share": f"{picture.share:.4f}"}
-            return Response(picture.content, headers=headers, media_type=f"image/{wish.format}")
+            return Response(picture.content, headers=headers, media_type=f"image/{options.format}")
 
     async def show(request: Request) -> Response:
         with turns.place():

@@ -1,7 +1,6 @@
 """From the bytes of a photograph to what the server answers."""
 
 import base64
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -9,11 +8,9 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageColor
 
 from carvana_kedro.errors import UserError, shown
-from carvana_kedro.segmentation.prediction.composition import check_layout, compose
-from carvana_kedro.segmentation.prediction.cutouts import alpha_of
+from carvana_kedro.segmentation.prediction.composition import Color, canvas_of, color_of, compose
 from carvana_kedro.segmentation.prediction.prediction import check_threshold
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.serve.bodies import Upload
@@ -29,8 +26,8 @@ _MOST_CANVAS = 50_000_000  # pixels
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a request asks for: see `from_query`.
+class CutOptions:
+    """The options of a request: see `from_query`.
 
     Attributes:
         output: What to return.
@@ -44,18 +41,18 @@ class Wish:
     output: Output = "cutout"
     format: Format = "png"
     threshold: float | None = None
-    background: str = "transparent"
+    background: str | Color = "transparent"
     crop: bool = False
     canvas: tuple[int, int] | None = None
 
     @classmethod
-    def from_query(cls, query: Mapping[str, str]) -> "Wish":
+    def from_query(cls, query: Mapping[str, str]) -> "CutOptions":
         """Read the query of a request.
 
         Raises:
             RefusedError: A name or a value is unknown.
 
-        >>> Wish.from_query({"threshold": "0.4", "canvas": "800x600"}).canvas
+        >>> CutOptions.from_query({"threshold": "0.4", "canvas": "800x600"}).canvas
         (800, 600)
         """
         if unknown := [name for name in query if name not in _READERS]:
@@ -82,20 +79,17 @@ def _threshold(text: str) -> float:
     return threshold
 
 
-def _background(text: str) -> str:
+def _background(text: str) -> str | Color:
     """Return a background that is no path: a request must not read files of the server."""
     if text in ("transparent", "blur"):
         return text
-    if re.fullmatch("[0-9a-fA-F]{3}|[0-9a-fA-F]{6}", text):
-        return f"#{text}"
-    if text.lower() not in ImageColor.colormap and not re.fullmatch("#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})", text):
-        raise ValueError
-    return text
+    if color := color_of(text):
+        return color
+    raise ValueError
 
 
 def _canvas(text: str) -> tuple[int, int]:
-    width, height = (int(side) for side in text.split("x"))
-    check_layout(0, (width, height))
+    width, height = canvas_of(text)
     if width * height > _MOST_CANVAS:
         raise ValueError
     return width, height
@@ -123,7 +117,7 @@ class Picture(NamedTuple):
     share: float
 
 
-def cut(upload: Upload, wish: Wish, predictor: Predictor, limits: Limits) -> Picture:
+def cut(upload: Upload, options: CutOptions, predictor: Predictor, limits: Limits) -> Picture:
     """Return what a request asks for, at the size of the photograph.
 
     Raises:
@@ -131,17 +125,21 @@ def cut(upload: Upload, wish: Wish, predictor: Predictor, limits: Limits) -> Pic
     """
     image = _read(upload, limits)
     prediction = predictor.predict_one(image)
-    threshold = predictor.threshold if wish.threshold is None else wish.threshold
+    threshold = predictor.threshold if options.threshold is None else options.threshold
     mask = prediction.mask(threshold)
     share = float(mask.mean())
-    if wish.output == "mask":
-        return Picture(_encode(mask, wish.format), share)
-    probabilities = prediction.probabilities()
-    if wish.output == "probabilities":
-        return Picture(_encode(_levels(probabilities), wish.format), share)
-    alpha = alpha_of(probabilities, mask, threshold)
-    picture = compose(image, alpha, background=wish.background, crop=wish.crop, canvas=wish.canvas)
-    return Picture(_encode(picture, wish.format), share)
+    if options.output == "mask":
+        return Picture(_encode(mask, options.format), share)
+    if options.output == "probabilities":
+        return Picture(_encode(_levels(prediction.probabilities()), options.format), share)
+    picture = compose(
+        image,
+        prediction.alpha(mask, threshold),
+        background=options.background,
+        crop=options.crop,
+        canvas=options.canvas,
+    )
+    return Picture(_encode(picture, options.format), share)
 
 
 def preview(upload: Upload, predictor: Predictor, limits: Limits) -> dict[str, Any]:

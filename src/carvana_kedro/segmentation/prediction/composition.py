@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps
 
-from carvana_kedro.errors import UserError
+from carvana_kedro.errors import UserError, shown
 from carvana_kedro.segmentation.prediction.cutouts import cut_out
 from carvana_kedro.stores.images.reading import ImageLike, read_image
 
@@ -110,18 +110,43 @@ def read_background(background: "str | Color | ImageLike") -> NDArray[np.uint8] 
         return None
     if background == "blur":
         return background
-    if (
-        re.fullmatch(r"#([0-9a-fA-F]{3}|[0-9a-fA-F]{6})", background)
-        or background.lower() in ImageColor.colormap
-    ):
-        red, green, blue, *_ = ImageColor.getrgb(background)
-        return red, green, blue
+    if color := color_of(background):
+        return color
     if not Path(background).exists():
         raise UserError(
             f"The background {background} is neither a file nor a color. Choose transparent, blur, the name of a "
             "color, six digits such as #ffffff, or the path of a picture."
         )
     return read_image(background)
+
+
+def color_of(text: str) -> Color | None:
+    """Return the color with a name or with hexadecimal digits. None: it is no color.
+
+    >>> color_of("white"), color_of("#fff"), color_of("ffffff"), color_of("white.png")
+    ((255, 255, 255), (255, 255, 255), (255, 255, 255), None)
+    """
+    digits = re.fullmatch(r"#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6})", text)
+    if not digits and text.lower() not in ImageColor.colormap:
+        return None
+    red, green, blue, *_ = ImageColor.getrgb(f"#{text.removeprefix('#')}" if digits else text)
+    return red, green, blue
+
+
+def canvas_of(text: str) -> tuple[int, int]:
+    """Return the (width, height) of a canvas.
+
+    Raises:
+        UserError: It is not written like 800x600, or a side is out of range.
+
+    >>> canvas_of("800x600")
+    (800, 600)
+    """
+    if not re.fullmatch(r"[0-9]{1,9}x[0-9]{1,9}", text):
+        raise UserError(f"The canvas is written like 800x600, width x height, not {shown(text)}.")
+    width, height = (int(side) for side in text.split("x"))
+    check_layout(0, (width, height))
+    return width, height
 
 
 def check_layout(margin: float, canvas: tuple[int, int] | None) -> None:

@@ -70,14 +70,20 @@ class Prediction:
             mask: NDArray[np.bool_] = self._exceeding(threshold).cpu().numpy()
         return mask
 
-    def alpha(self, threshold: float) -> NDArray[np.float32]:
-        """Return the alpha channel of the cut-out, (H, W) float32 in [0, 1]: see `alpha_of`.
+    def alpha(self, mask: NDArray[np.bool_], threshold: float) -> NDArray[np.float32]:
+        """Return the alpha channel of the cut-out: see `alpha_of`.
+
+        Args:
+            mask: (H, W) bool, of this threshold; postprocessing may have changed it.
+            threshold: On the probability.
+
+        Returns:
+            (H, W) float32 in [0, 1].
 
         Raises:
-            UserError: The threshold is not in (0, 1), or the logits are not finite.
+            UserError: The logits are not finite.
         """
-        check_threshold(threshold)
-        return alpha_of(self.probabilities(), self.mask(threshold), threshold)
+        return alpha_of(self.probabilities(), mask, threshold)
 
     def edges(self, threshold: float) -> NDArray[np.int64]:
         """Return the edges of the mask's runs: see `run_lengths.find_edges`.

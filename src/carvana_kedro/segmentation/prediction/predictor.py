@@ -22,7 +22,7 @@ from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.data.reader import Reader
 from carvana_kedro.segmentation.data.samples import ImageReader
 from carvana_kedro.segmentation.data.transfer import Upload
-from carvana_kedro.segmentation.hardware import Hardware, is_out_of_memory
+from carvana_kedro.segmentation.hardware import DeviceName, Hardware, is_out_of_memory
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction import onnx
 from carvana_kedro.segmentation.prediction.batch_edges import BatchEdges, equal_neighbors
@@ -59,7 +59,7 @@ class Predictor:
         *,
         threshold: float = 0.5,
         flip: bool = False,
-        device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+        device: DeviceName = "auto",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         compile: bool = False,
         engine: Literal["torch", "onnxruntime"] = "torch",
@@ -230,7 +230,9 @@ class Predictor:
         'RGB'
         """
         pixels = read_image(image)
-        alpha = self.predict_one(pixels).alpha(self.threshold if threshold is None else threshold)
+        threshold = self.threshold if threshold is None else threshold
+        prediction = self.predict_one(pixels)
+        alpha = prediction.alpha(prediction.mask(threshold), threshold)
         return Image.fromarray(compose(pixels, alpha, **composition))
 
     def predict_one(self, image: np.ndarray) -> Prediction:
@@ -266,7 +268,7 @@ class Predictor:
                 raise UserError(
                     f"The memory of {self.hardware.device} is too small for a single image of "
                     f"{self.geometry.input_size[0]} x {self.geometry.input_size[1]} (height x width). Free "
-                    "memory, or predict on another device: --params inference.device=cpu"
+                    "memory, or predict on the CPU: device=cpu"
                 ) from error
             traceback.clear_frames(error.__traceback__)  # they hold the tensors that did not fit
             self._fitting = count // 2
@@ -403,7 +405,12 @@ class Predictor:
 
 
 def cut_out(
-    image: ImageLike, *, model: str | Path = "cars", device: str = "auto", **options: Any
+    image: ImageLike,
+    *,
+    model: str | Path = "cars",
+    device: DeviceName = "auto",
+    threshold: float | None = None,
+    **composition: Unpack[Composition],
 ) -> Image.Image:
     """Cut the car out of an image, in one call. The model stays loaded for the next one.
 
@@ -413,9 +420,10 @@ def cut_out(
 
     Args:
         image: A path, the content of an image file, an image of Pillow, or (H, W, 3) uint8 RGB; of any size.
-        model: The name of a packaged model, or the path of a file.
+        model: The name of a packaged model, or the path of a file. A file that has changed is loaded again.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        options: `threshold`, `background`, `crop`, `margin` and `canvas`: see `Predictor.cut_out`.
+        threshold: On the probability; None: the model's.
+        composition: `background`, `crop`, `margin` and `canvas`: see `Predictor.cut_out`.
 
     Returns:
         An image of Pillow: RGBA if the background is transparent, as it is by default; otherwise RGB.
@@ -426,12 +434,16 @@ def cut_out(
     >>> cut_out(np.zeros((100, 150, 3), np.uint8), device="cpu", canvas=(80, 60)).size
     (80, 60)
     """
-    return _loaded(str(model), device).cut_out(image, **options)
+    path = path_of(model).resolve()
+    changed = path.stat().st_mtime_ns if path.is_file() else 0
+    predictor = _loaded(path, changed, device)
+    return predictor.cut_out(image, threshold=threshold, **composition)
 
 
 @lru_cache(maxsize=2)
-def _loaded(model: str, device: Any) -> Predictor:
-    return Predictor.load(model, device=device)
+def _loaded(path: Path, changed: int, device: DeviceName) -> Predictor:
+    """Return a predictor. `changed`: the time of the file, so that a new model under the same path is loaded."""
+    return Predictor.load(path, device=device)
 
 
 def _one_later(items: Iterable[T]) -> Iterator[T]:

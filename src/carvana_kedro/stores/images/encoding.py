@@ -31,5 +31,7 @@ def encode(image: NDArray[np.bool_] | NDArray[np.uint8], suffix: str) -> bytes:
         if image.ndim == 3
         else image.astype(np.uint8) * (255 if image.dtype == np.bool_ else 1)
     )
-    _, encoded = cv2.imencode(suffix, levels, _SETTINGS.get(suffix, []))
+    done, encoded = cv2.imencode(suffix, levels, _SETTINGS.get(suffix, []))
+    if not done:
+        raise RuntimeError(f"OpenCV does not encode {image.shape} {image.dtype} as {suffix}")
     return encoded.tobytes()
