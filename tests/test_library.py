@@ -1,5 +1,6 @@
 """The library: `from carvana_kedro import Predictor, cut_out`."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import carvana_kedro
 from carvana_kedro import Predictor, cut_out
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.prediction import predictor as module
+from carvana_kedro.stores.checkpoints import load_checkpoint, save_checkpoint
+from carvana_kedro.weights import path_of
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
@@ -52,11 +55,12 @@ def test_an_image_may_be_a_path_its_content_an_image_of_pillow_or_an_array(
     path = tmp_path / "car.png"
     Image.fromarray(PIXELS).save(path)
     expected = predictor.predict_one(PIXELS)
+    alpha = expected.alpha(expected.mask(0.5), 0.5)
     for image in (path, str(path), path.read_bytes(), Image.open(path), PIXELS):
         assert (predictor.mask(image) == expected.mask(0.5)).all()
         assert (predictor(image) == expected.mask(0.5)).all()
         assert (predictor.probabilities(image) == expected.probabilities()).all()
-        assert (np.asarray(predictor.cut_out(image))[..., 3] == (255 * expected.alpha(0.5)).round()).all()
+        assert (np.asarray(predictor.cut_out(image))[..., 3] == (255 * alpha).round()).all()
 
 
 def test_the_threshold_can_be_chosen_for_each_image(predictor: Predictor) -> None:
@@ -86,3 +90,19 @@ def test_an_unknown_model_or_option_is_an_error(tmp_path: Path) -> None:
         Predictor.load(tmp_path / "none.pt")
     with pytest.raises(TypeError, match="colour"):
         cut_out(PIXELS, device="cpu", colour="red")
+
+
+def test_a_model_that_has_changed_is_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("cars")  # a path, which is not the packaged model
+    with pytest.raises(UserError, match="cars"):
+        cut_out(PIXELS, model=path, device="cpu")
+    shutil.copy(path_of("cars"), path)
+    first = cut_out(PIXELS, model=path, device="cpu", threshold=0.5)
+    assert first == cut_out(PIXELS, device="cpu", threshold=0.5)
+    content = load_checkpoint(path)
+    bias = next(name for name in reversed(content["weights"]) if name.endswith("bias"))
+    content["weights"][bias] += 100  # everything is a car
+    save_checkpoint(path, content)
+    changed = cut_out(PIXELS, model=path, device="cpu", threshold=0.5)
+    assert (np.asarray(changed)[..., 3] == 255).all()

@@ -44,12 +44,7 @@ def _process(*arguments: str, content: bytes = b"") -> subprocess.CompletedProce
 
 
 def _files(folder: Path | str) -> list[str]:
-    """Return the files below a folder, without the record of the options."""
-    return sorted(
-        str(path.relative_to(folder))
-        for path in Path(folder).rglob("*")
-        if path.is_file() and path.name != ".carvana-kedro.json"
-    )
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
 
 
 def _open(path: str | Path) -> Image.Image:
@@ -120,7 +115,7 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_cut_out(photos: Pat
     lines = result.stderr.splitlines()
     assert lines[0].startswith("Cut out 3 of 8 photographs in ")
     assert lines[1] == "Not images, and ignored: 1."
-    assert [line.partition(":")[0] for line in lines[2:]] == [
+    assert [line.partition(":")[0] for line in lines[-5:]] == [
         "photos/cut.jpg cannot be decoded",
         "photos/empty.jpg is empty.",
         r"photos/line\nbreak.jpg is not an image, despite its name.",
@@ -167,32 +162,77 @@ def test_what_was_cut_out_before_is_skipped_unless_the_photograph_is_newer(photo
     assert Path("out/b.png").stat().st_mtime_ns > before["b.png"]
 
 
-def test_other_options_cut_out_everything_again(photos: Path) -> None:
-    first = ["photos", "out", "--background", "photos/a.jpg"]
-    _cut(*first)
+def test_other_options_replace_what_was_cut_out_before(photos: Path) -> None:
+    _cut("photos", "out", "--background", "photos/a.jpg")
     content = Path("out/b.png").read_bytes()
-    _cut("photos/b.jpg", "out", "--crop")  # as if killed: a.png has the old options still
-    for options in (["--crop"], ["--threshold", "0.9"], []):
+    _cut("photos/b.jpg", "out", "--crop")  # as if killed: the others have the old options still
+    for options, count in ((["--crop"], 2), (["--threshold", "0.9"], 3), (["--crop"], 3), ([], 3)):
         result = _cut("photos", "out", *options)
-        assert result.stderr.startswith(f"Cut out {2 if options == ['--crop'] else 3} of 3"), options
-    assert "Cut out before, and skipped: 3." in _cut("photos", "out").stderr
+        assert result.stderr.startswith(f"Cut out {count} of 3"), options
+        assert f"Cut out before from other photographs or with other options: {count}." in result.stderr
+    assert "Cut out before, and skipped: 3." in _cut("photos", "out", "--margin", "7").stderr  # has no effect
+    _cut("photos/a.jpg", "out/a.png", "--background", "red")
+    assert _cut("photos", "out").stderr.startswith("Cut out 1 of 3")
     shutil.copy(photos / "b.jpg", photos / "a.jpg")  # the same name of a background, another picture
-    assert _cut(*first).stderr.startswith("Cut out 3 of 3")
+    _cut("photos", "out", "--background", "photos/a.jpg")
     assert Path("out/b.png").read_bytes() != content
 
 
-def test_one_file_is_always_written(photos: Path) -> None:
+def test_one_file_holds_what_was_asked_for_last(photos: Path) -> None:
     _cut("photos/a.jpg", "car.png")
+    content = Path("car.png").read_bytes()
+    assert "Cut out before, and skipped: 1." in _cut("photos/a.jpg", "car.png").stderr
     assert _cut("photos/b.jpg", "car.png").stderr.startswith("Cut out 1 of 1")
-    assert _cut("photos/b.jpg", "car.png").stderr.startswith("Cut out 1 of 1")
+    assert _cut("photos/a.jpg", "car.png").stderr.startswith("Cut out 1 of 1")
+    assert Path("car.png").read_bytes() == content
+
+
+def test_files_of_other_programs_are_not_replaced(photos: Path) -> None:
+    image = _open("photos/a.jpg")
+    Path("out").mkdir()
+    image.save("out/a.png")
+    content = Path("out/a.png").read_bytes()
+    result = _cut("photos", "out", status=1)
+    assert "Cut out 2 of 3" in result.stderr
+    assert "photos/a.jpg is left out: out/a.png exists, and this command did not write it." in result.stderr
+    assert Path("out/a.png").read_bytes() == content
+    _cut("photos/a.jpg", "out/a.png", status=1)
+    assert Path("out/a.png").read_bytes() == content
+    _cut("photos", "out", "--overwrite")
+    assert Path("out/a.png").read_bytes() != content
+    _open("out/b.png").save("out/b.png")  # changed by a person
+    assert "out/b.png exists, and this command did not write it" in _cut("photos", "out", status=1).stderr
+
+
+def test_a_heic_photograph_is_cut_out(photos: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(_open("photos/a.jpg")).save("photos/phone.HEIC", quality=90)
+    _cut("photos/phone.HEIC", "out")
+    jpg, heic = _cut("photos/a.jpg", "out"), _open("out/phone.png")
+    assert jpg.stderr.startswith("Cut out 1 of 1")
+    difference = np.asarray(heic).astype(int)[..., 3] - np.asarray(_open("out/a.png")).astype(int)[..., 3]
+    assert (np.abs(difference) > 128).mean() < 0.01
+
+
+def test_a_photograph_that_is_unlike_those_of_the_training_is_named(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carvana_kedro.commands.cut.DOUBTFUL", 0.0)
+    result = _cut("photos/a.jpg", "out")
+    assert "photos/a.jpg is unlike the photographs of the training: look at its cut-out." in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["photos"], "Missing argument 'IN...'"),
+        (["photos"], "For example: carvana-kedro cut photos out"),
+        (["photos", "out", "--threshold", "nan"], "The threshold is above 0 and below 1, not nan."),
+        (["photos", "out", "--format", "webp", "--canvas", "16384x20"], "at most 16383 pixels per side"),
+        (["photos", "x" * 300], "cannot be used: File name too long"),
+        (["photos", "out", "--background", "x" * 300], "cannot be used: File name too long"),
+        (["photos", "out", "--model", "x" * 300], "cannot be used: File name too long"),
         (["missing", "out"], "missing does not exist."),
-        (["photos", "out", "--canvas", "80"], "80 is not like 800x600"),
+        (["photos", "out", "--canvas", "80"], "The canvas is written like 800x600, width x height, not 80."),
         (["photos", "out", "--canvas", "8x8"], "The canvas has 16 to 16384 pixels per side, not 8x8."),
         (["photos", "out", "--background", "purpel"], "purpel is neither a file nor a color"),
         (
@@ -215,12 +255,12 @@ def test_a_wrong_command_has_status_2_and_writes_nothing(
 
 
 def test_a_file_that_cannot_be_written_stops_the_command(photos: Path) -> None:
-    Path("out/sub").mkdir(parents=True)
-    Path("out/sub/c.png").mkdir()
+    Path("out").mkdir()
+    Path("out/sub").touch()
     result = _cut("photos", "out", status=1)
-    assert "Error: out/sub/c.png cannot be written: Is a directory" in result.stderr
+    assert "Error: out/sub/c.png cannot be written: " in result.stderr
     assert "Cut out 2 of 3" in result.stderr
-    assert _files("out") == ["a.png", "b.png"]
+    assert _files("out") == ["a.png", "b.png", "sub"]
 
 
 def test_a_model_that_is_no_model_stops_the_command(photos: Path) -> None:
@@ -244,7 +284,7 @@ def test_standard_input_and_output_can_be_used(photos: Path) -> None:
 def test_standard_input_that_is_no_image_has_status_1(photos: Path) -> None:
     done = _process("-", "car.png")
     assert done.returncode == 1
-    assert done.stderr.endswith(b"The image is empty.\n")
+    assert done.stderr.endswith(b"standard input is empty.\n")
     assert not Path("car.png").exists()
 
 
@@ -278,6 +318,16 @@ def test_neither_the_command_nor_its_help_imports_kedro(photos: Path) -> None:
 def _many(photos: Path, count: int) -> None:
     for number in range(count):
         shutil.copy(photos / "a.jpg", photos / f"{number:03d}.jpg")
+
+
+def test_ctrl_c_while_photographs_are_searched_has_status_130(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("carvana_kedro.commands.cut.find_photographs", interrupt)
+    assert "Interrupted. The same command continues." in _cut("photos", "out", status=130).stderr
 
 
 def _start(arguments: Sequence[str], written: int) -> subprocess.Popen[bytes]:

@@ -1,13 +1,14 @@
+import errno
 import os
-import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from carvana_kedro.commands.photographs import Found, Photograph, find_photographs, record_options
+from carvana_kedro.commands.photographs import Found, Photograph, find_photographs
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.images.encoding import encode
 
 
 @pytest.fixture
@@ -85,6 +86,29 @@ def test_the_output_below_the_photographs_is_not_taken_for_photographs(here: Pat
     assert len(_find(given, out="photos/out").photographs) == len(ALL)
 
 
+@pytest.mark.parametrize("out", [".", "..", "./", "link"])
+@pytest.mark.parametrize("given", ["photos", "photos/**/*"])
+def test_the_output_may_contain_the_photographs(here: Path, given: str, out: str) -> None:
+    (here / "link").symlink_to(".")
+    assert len(_find(given, out=out).photographs) == len(ALL)
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_listed(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:  # permissions do not stop the superuser
+        if path.endswith("deep"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = _find("photos", out="out")
+    assert len(found.photographs) == len(ALL) - 1
+    assert found.problems == ["photos/sub/deep cannot be read: Permission denied."]
+
+
 def test_one_photograph_can_be_written_to_a_file(here: Path) -> None:
     for out, suffix in (("x.png", None), ("x.WEBP", ".webp"), ("new/x.webp", None)):
         (photograph,) = _find("photos/a.jpg", out=out, suffix=suffix, masks=True).photographs
@@ -104,7 +128,7 @@ def test_streams_have_no_paths(here: Path) -> None:
     assert _find("photos/a.jpg", out="-").photographs == [Photograph(Path("photos/a.jpg"), None)]
     (photograph,) = _find("-", out="x.png", masks=True).photographs
     assert photograph == Photograph(None, Path("x.png"), Path("x_mask.png"))
-    assert not photograph.is_done(0)
+    assert photograph.state("") == "new"
     assert photograph.name == "standard input"
 
 
@@ -122,6 +146,8 @@ def test_streams_have_no_paths(here: Path) -> None:
         (["photos/n.m.png"], "photos", r"The photograph photos/n\.m\.png would be replaced"),
         (["photos/n.m.png"], "photos/n.m.png", r"The photograph photos/n\.m\.png would be replaced"),
         (["photos"], "photos/notes.txt", "is a file. Name a folder"),
+        (["photos/*.jpg"], "photos", "is the folder of the photographs"),
+        (["photos/a.jpg"], "car.gif", "cannot be the output"),
         (["-"], "out", "For standard input, OUT is - or a file"),
         (["photos/\x1b31m"], "out", r"\\x1b31m does not exist"),
     ],
@@ -152,42 +178,30 @@ def test_photographs_with_the_same_output_are_named_and_the_first_is_kept(here: 
     ]
 
 
-@given(
-    photograph=st.integers(0, 9), picture=st.integers(0, 9) | st.none(), mask=st.integers(0, 9) | st.none()
-)
-def test_a_photograph_is_done_if_its_files_exist_and_are_not_older(
-    photograph: int, picture: int | None, mask: int | None, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("times")
-    times = {"car.jpg": photograph, "car.png": picture, "car_mask.png": mask}
-    for name, at in times.items():
-        if at is not None:
-            (folder / name).touch()
-            os.utime(folder / name, (at, at))
-    with_mask = Photograph(folder / "car.jpg", folder / "car.png", folder / "car_mask.png")
-    done = picture is not None and picture >= photograph
-    assert Photograph(folder / "car.jpg", folder / "car.png").is_done(0) == done
-    assert with_mask.is_done(0) == (done and mask is not None and mask >= photograph)
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_the_state_of_the_files_says_whether_to_write_them(here: Path, suffix: str) -> None:
+    (photograph,) = _find("photos/a.jpg", out="out", suffix=suffix, masks=True).photographs
+    picture, mask = photograph.files
+    picture.parent.mkdir()
+    assert photograph.state("one") == "new"
 
+    def write(path: Path, software: str) -> None:
+        path.write_bytes(encode(np.zeros((4, 4), bool), path.suffix, software=software))
 
-def test_the_time_of_the_options_changes_with_them_only(tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    first = record_options(folder, "one")
-    time.sleep(0.02)  # more than a tick of the file system's clock
-    assert record_options(folder, "one") == first
-    second = record_options(folder, "two")
-    assert second > first
-    time.sleep(0.02)
-    assert record_options(folder, "one") > second
-    (record,) = folder.iterdir()
-    record.write_bytes(b"\xff")  # damaged
-    assert record_options(folder, "one") > second
-
-
-def test_cut_outs_that_are_older_than_the_options_are_not_done(tmp_path: Path) -> None:
-    photograph = Photograph(tmp_path / "car.jpg", tmp_path / "car.png")
-    for time_ns, path in ((1, tmp_path / "car.jpg"), (10, tmp_path / "car.png")):
-        path.touch()
-        os.utime(path, ns=(time_ns, time_ns))
-    assert photograph.is_done(10)
-    assert not photograph.is_done(11)
+    write(mask, photograph.mark("one"))
+    assert photograph.state("one") == "changed"  # one of two
+    write(picture, photograph.mark("one"))
+    assert photograph.state("one") == "done"
+    assert photograph.state("two") == "changed"
+    (here / "photos/a.jpg").write_text("another photograph")
+    assert photograph.state("one") == "changed"
+    write(picture, photograph.mark("one"))
+    assert photograph.state("one") == "changed"  # the mask is of the photograph before
+    write(picture, "GIMP")
+    assert photograph.state("one") == "foreign"
+    for content in (b"", b"text", picture.read_bytes()[:20]):
+        picture.write_bytes(content)
+        assert photograph.state("one") == "foreign"
+    picture.unlink()
+    picture.mkdir()
+    assert photograph.state("one") == "foreign"

@@ -4,7 +4,8 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carvana_kedro.results.doubt import DOUBTFUL, doubtful_masks
+from carvana_kedro.results.doubt import doubtful_masks
+from carvana_kedro.segmentation.prediction.doubt import DOUBTFUL
 
 
 @given(st.lists(st.one_of(st.floats(0, 100), st.just(float("nan"))), max_size=12))

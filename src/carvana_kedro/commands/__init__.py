@@ -1,1 +1,1 @@
-"""Commands: `cut`, `serve`, and what those of `cli.py` do: read `--params`, check the selection of nodes, package."""
+"""Commands: `cut` and `serve`; and parts of `kedro run`: reading `--params`, checking the selection, packaging."""

@@ -1,7 +1,5 @@
 """`carvana-kedro cut`: cut the cars out of photographs. It needs no project and does not import Kedro."""
 
-import json
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,18 +13,20 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from carvana_kedro.commands.photographs import STREAM, Found, Photograph, find_photographs, record_options
+from carvana_kedro.commands.photographs import STREAM, Found, Photograph, find_photographs
 from carvana_kedro.errors import UserError, shown
 from carvana_kedro.segmentation.prediction.composition import (
     Composition,
+    canvas_of,
     check_layout,
     compose,
     read_background,
 )
+from carvana_kedro.segmentation.prediction.doubt import DOUBTFUL
 from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.digests import Digests
 from carvana_kedro.stores.images.decoding import UnusableImageError, open_image
-from carvana_kedro.stores.images.encoding import encode
+from carvana_kedro.stores.images.encoding import LARGEST_WEBP, encode
 from carvana_kedro.stores.images.reading import read_image
 from carvana_kedro.stores.machine import usable_cores
 from carvana_kedro.stores.processes import map_in_threads
@@ -43,11 +43,15 @@ _LARGEST_STREAM = 1 << 30  # bytes
 
 
 class _Result(NamedTuple):
-    """What became of a photograph. `problem`: why it was not cut out; `is_empty`: no car was found."""
+    """What became of a photograph.
 
-    name: str
+    Attributes:
+        problem: Why it was not cut out.
+        remark: Why to look at the cut-out.
+    """
+
     problem: str = ""
-    is_empty: bool = False
+    remark: str = ""
 
 
 @dataclass
@@ -58,8 +62,9 @@ class _Summary:
     ignored: int
     problems: list[str]
     existing: int = 0
+    replaced: int = 0
     written: int = 0
-    empty: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     def add(self, result: _Result) -> None:
@@ -68,8 +73,8 @@ class _Summary:
             self.problems.append(result.problem)
             return
         self.written += 1
-        if result.is_empty:
-            self.empty.append(result.name)
+        if result.remark:
+            self.remarks.append(result.remark)
 
     def lines(self) -> list[str]:
         """Return the lines to print."""
@@ -79,13 +84,11 @@ class _Summary:
         lines = [f"Cut out {self.written} of {self.total} {photographs} in {seconds:.1f} s{rate}."]
         if self.existing:
             lines.append(f"Cut out before, and skipped: {self.existing}. To cut them out again: --overwrite")
+        if self.replaced:
+            lines.append(f"Cut out before from other photographs or with other options: {self.replaced}.")
         if self.ignored:
             lines.append(f"Not images, and ignored: {self.ignored}.")
-        return [
-            *lines,
-            *(f"{name} shows no car: its cut-out is empty." for name in self.empty),
-            *self.problems,
-        ]
+        return [*lines, *self.remarks, *self.problems]
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,14 @@ class _Cutter:
     Attributes:
         predictor: Predicts the masks.
         composition: The options of `compose`.
+        options: What decides how the files look: see `Photograph.mark`.
         suffix: Of a picture that is written to standard output.
         stream: The photograph that was read from standard input.
     """
 
     predictor: "Predictor"
     composition: Composition
+    options: str
     suffix: str
     stream: bytes
 
@@ -110,23 +115,30 @@ class _Cutter:
         Raises:
             UserError: A file cannot be written, or the network computes no finite numbers.
         """
+        mark = photograph.mark(self.options)
         try:
-            pixels = read_image(photograph.source or self.stream)
+            pixels = read_image(photograph.source or self.stream, name=photograph.name)
         except UserError as error:
-            return _Result(photograph.name, str(error))
+            return _Result(problem=str(error))
         prediction = self.predictor.predict_one(pixels)
         mask = prediction.mask(self.predictor.threshold)
         alpha = prediction.alpha(mask, self.predictor.threshold)
-        if photograph.mask:  # first: a photograph with a picture is done
-            _write(photograph.mask, encode(mask, ".png"))
         suffix = photograph.picture.suffix.lower() if photograph.picture else self.suffix
         picture = compose(pixels, alpha, **self.composition)
         try:
-            content = encode(picture, suffix)
+            content = encode(picture, suffix, software=mark)
         except UserError as error:
-            return _Result(photograph.name, f"{photograph.name} cannot be written: {error}")
+            return _Result(problem=f"{photograph.name} cannot be written: {error}")
+        if photograph.mask:
+            _write(photograph.mask, encode(mask, ".png", software=mark))
         _write(photograph.picture, content)
-        return _Result(photograph.name, is_empty=not alpha.any())
+        if not mask.any():
+            return _Result(remark=f"{photograph.name} shows no car: its cut-out is empty.")
+        if prediction.doubt() > DOUBTFUL:
+            return _Result(
+                remark=f"{photograph.name} is unlike the photographs of the training: look at its cut-out."
+            )
+        return _Result()
 
 
 def _write(path: Path | None, content: bytes) -> None:
@@ -139,17 +151,15 @@ def _write(path: Path | None, content: bytes) -> None:
         part.write_bytes(content)
 
 
-def _size(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """Return the (width, height) of `--canvas`."""
-    if value is None:
-        return None
-    if not (found := re.fullmatch(r"(\d+)x(\d+)", value)):
-        raise click.BadParameter(f"{value} is not like 800x600, width x height.")
-    return int(found[1]), int(found[2])
+def _canvas(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    try:
+        return None if value is None else canvas_of(value)
+    except UserError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("inputs", metavar="IN...", nargs=-1, required=True)
+@click.argument("inputs", metavar="IN...", nargs=-1)
 @click.argument("out", metavar="OUT")
 @click.option(
     "--model",
@@ -171,7 +181,7 @@ def _size(context: click.Context, option: click.Parameter, value: str | None) ->
     help="What is behind the car: '#fff', white, a picture, or the blurred photograph.",
 )
 @click.option("--crop", is_flag=True, help="Show only the car and a margin.")
-@click.option("--canvas", callback=_size, metavar="WxH", help="Center the car on a picture of this size.")
+@click.option("--canvas", callback=_canvas, metavar="WxH", help="Center the car on a picture of this size.")
 @click.option(
     "--margin",
     type=click.FloatRange(0, 50, max_open=True),
@@ -204,28 +214,33 @@ def cut(inputs: Sequence[str], out: str, **options: Any) -> None:
     """Cut the cars out of photographs.
 
     IN is a file, a folder with its subfolders, a pattern in quotes, several of these, or - for standard input. OUT is a
-    folder, a file that ends in .png or .webp, or - for standard output. In a folder, cut-outs with the same options are
-    kept unless the photograph is newer, so the same command continues after an interruption.
+    folder, a file that ends in .png or .webp, or - for standard output. Cut-outs of the same photograph with the same
+    options are kept, so the same command continues after an interruption. Files of other programs are not replaced.
 
     Exit status: 0 if every photograph is cut out, 1 if not, 2 if the command is wrong, 130 after Ctrl-C.
     """
+    try:
+        _cut(inputs, out, options)
+    except KeyboardInterrupt:
+        click.echo("Interrupted. The same command continues.", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def _cut(inputs: Sequence[str], out: str, options: Mapping[str, Any]) -> None:
     try:
         found, composition = _check(inputs, out, options)
     except UserError as error:
         raise click.UsageError(str(error)) from error
     summary = _Summary(len(found.photographs) + len(found.problems), found.ignored, found.problems)
     try:
-        todo = _choose(found, composition, options)
-        summary.existing = len(found.photographs) - len(todo)
+        decisive = _decisive(composition, options)
+        todo = _choose(found.photographs, decisive, options["overwrite"], summary)
         if todo:
-            cutter = _load(composition, options, reads=todo[0].source is None)
+            cutter = _load(composition, decisive, options, reads=todo[0].source is None)
             for result in _cut_all(cutter, todo, options["workers"]):
                 summary.add(result)
     except UserError as error:
         raise click.ClickException(str(error)) from error
-    except KeyboardInterrupt:
-        click.echo("Interrupted. The same command continues.", err=True)
-        raise click.exceptions.Exit(INTERRUPTED) from None
     finally:
         click.echo("\n".join(summary.lines()), err=True)
     if summary.problems:
@@ -238,17 +253,28 @@ def _check(inputs: Sequence[str], out: str, options: Mapping[str, Any]) -> tuple
     Raises:
         UserError: The command is wrong.
     """
+    if not inputs:
+        raise UserError(
+            f"Two arguments are needed: IN and OUT. For example: carvana-kedro cut {shown(out)} out"
+        )
     if out == STREAM and sys.stdout.isatty():
         raise UserError("A picture cannot be shown in a terminal. Redirect the output: > car.png")
-    margin, canvas = options["margin"] / 100, options["canvas"]
+    margin, canvas, threshold = options["margin"] / 100, options["canvas"], options["threshold"]
     check_layout(margin, canvas)
-    background = read_background(options["background"])
-    if not path_of(options["model"]).is_file():
-        raise UserError(
-            f"The model {shown(options['model'])} is not a file. The packaged model is called cars."
-        )
+    if threshold is not None and not 0 < threshold < 1:  # NaN
+        raise UserError(f"The threshold is above 0 and below 1, not {threshold}.")
     suffix = f".{options['kind']}" if options["kind"] else None
-    found = find_photographs(inputs, out, suffix=suffix, masks=options["masks"])
+    if canvas and max(canvas) > LARGEST_WEBP and ".webp" in (suffix, Path(out).suffix.lower()):
+        raise UserError(f"A webp image has at most {LARGEST_WEBP} pixels per side. Choose --format png.")
+    try:
+        background = read_background(options["background"])
+        if not path_of(options["model"]).is_file():
+            raise UserError(
+                f"The model {shown(options['model'])} is not a file. The packaged model is called cars."
+            )
+        found = find_photographs(inputs, out, suffix=suffix, masks=options["masks"])
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"{shown(str(error.filename))} cannot be used: {error.strerror}.") from error
     return found, {
         "background": "transparent" if background is None else background,
         "crop": options["crop"],
@@ -257,28 +283,47 @@ def _check(inputs: Sequence[str], out: str, options: Mapping[str, Any]) -> tuple
     }
 
 
-def _choose(found: Found, composition: Composition, options: Mapping[str, Any]) -> list[Photograph]:
-    """Return the photographs that are not cut out yet with these options.
-
-    Raises:
-        UserError: The model cannot be read, or the options cannot be recorded.
-    """
-    if not found.folder:
-        return found.photographs
+def _decisive(composition: Composition, options: Mapping[str, Any]) -> str:
+    """Return what decides how the files look, besides the photograph."""
     background = composition["background"]
-    decisive = {
-        "model": Digests().of([path_of(options["model"])])[0],
-        "threshold": options["threshold"],
-        **composition,
-        "background": sha256(background.tobytes()).hexdigest()
-        if isinstance(background, np.ndarray)
-        else background,
-    }
-    since = record_options(found.folder, json.dumps(decisive))
-    return [each for each in found.photographs if options["overwrite"] or not each.is_done(since)]
+    if isinstance(background, np.ndarray):
+        background = sha256(background.tobytes()).hexdigest()
+    return repr(
+        (
+            Digests().of([path_of(options["model"])])[0],
+            options["threshold"],
+            background,
+            composition["crop"],
+            composition["canvas"],
+            composition["margin"] if composition["crop"] or composition["canvas"] else None,
+        )
+    )
 
 
-def _load(composition: Composition, options: Mapping[str, Any], *, reads: bool) -> _Cutter:
+def _choose(
+    photographs: Sequence[Photograph], decisive: str, overwrite: bool, summary: _Summary
+) -> list[Photograph]:
+    """Return the photographs to cut out, and count the others in the summary."""
+    todo = []
+    for photograph in photographs:
+        state = photograph.state(decisive)
+        if overwrite or state == "new":
+            todo.append(photograph)
+        elif state == "changed":
+            todo.append(photograph)
+            summary.replaced += 1
+        elif state == "done":
+            summary.existing += 1
+        else:
+            files = " or ".join(shown(str(path)) for path in photograph.files)
+            summary.problems.append(
+                f"{photograph.name} is left out: {files} exists, and this command did not write it. Choose another "
+                "OUT, or replace it: --overwrite"
+            )
+    return todo
+
+
+def _load(composition: Composition, decisive: str, options: Mapping[str, Any], *, reads: bool) -> _Cutter:
     """Read standard input if it is a photograph, and load the model.
 
     Raises:
@@ -290,7 +335,7 @@ def _load(composition: Composition, options: Mapping[str, Any], *, reads: bool) 
     from carvana_kedro.segmentation.prediction.predictor import Predictor  # takes a second
 
     predictor = Predictor.load(options["model"], threshold=options["threshold"], device=options["device"])
-    return _Cutter(predictor, composition, f".{options['kind'] or 'png'}", stream)
+    return _Cutter(predictor, composition, decisive, f".{options['kind'] or 'png'}", stream)
 
 
 def _cut_all(cutter: _Cutter, photographs: Sequence[Photograph], workers: int | None) -> Iterator[_Result]:
@@ -301,7 +346,7 @@ def _cut_all(cutter: _Cutter, photographs: Sequence[Photograph], workers: int | 
     results = map_in_threads(
         cutter,
         photographs,
-        size=_pixels,
+        size=partial(_pixels, canvas=cutter.composition["canvas"]),
         limit=_MOST_PIXELS,
         # More threads for one photograph would wait for each other on a busy machine.
         prepare=partial(torch.set_num_threads, 1),
@@ -310,12 +355,13 @@ def _cut_all(cutter: _Cutter, photographs: Sequence[Photograph], workers: int | 
     yield from tqdm(results, "Cutting out", len(photographs), unit=" photographs", leave=False, disable=None)
 
 
-def _pixels(photograph: Photograph) -> int:
-    """Return the number of pixels of a photograph; 0 if it cannot be read, which is reported later."""
+def _pixels(photograph: Photograph, canvas: tuple[int, int] | None) -> int:
+    """Return the number of pixels of a photograph or of its cut-out, whichever is larger."""
+    pixels = canvas[0] * canvas[1] if canvas else 0
     try:
         if photograph.source:
             with open_image(photograph.source) as image:
-                return image.width * image.height
-    except UnusableImageError:
+                return max(pixels, image.width * image.height)
+    except UnusableImageError:  # reading it will say why
         pass
-    return 0
+    return pixels

@@ -4,19 +4,20 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from carvana_kedro.errors import UserError, shown
-from carvana_kedro.stores.atomic import atomic_path
+from carvana_kedro.stores.images.encoding import software_of
 from carvana_kedro.stores.images.folder import IMAGE_TYPES
 
 STREAM = "-"
 """Standard input or output."""
 
 _WRITTEN_TYPES = (".png", ".webp")
-_RECORD = ".carvana-kedro.json"
+_PROGRAM = "carvana-kedro cut"
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,33 @@ class Photograph:
         """The files that are written."""
         return [path for path in (self.picture, self.mask) if path]
 
-    def is_done(self, since: int) -> bool:
-        """Return whether its files are there, whole (see `atomic_path`) and as a new run would write them.
+    def mark(self, options: str) -> str:
+        """Return the text that is written into its files: of what they are made, as a digest.
 
         Args:
-            since: Time (ns) of the last change of the options: see `record_options`.
+            options: What decides how the files look.
         """
-        if not self.source or not self.picture:
-            return False
         try:
-            oldest = min(path.stat().st_mtime_ns for path in self.files)
-            return oldest >= max(since, self.source.stat().st_mtime_ns)
-        except OSError:
-            return False
+            state = self.source.stat() if self.source else None
+        except OSError:  # reading it will say why
+            state = None
+        made_of = (options, self.source and self.source.name, state and (state.st_size, state.st_mtime_ns))
+        return f"{_PROGRAM} {sha256(repr(made_of).encode('utf-8', 'surrogateescape')).hexdigest()[:32]}"
+
+    def state(self, options: str) -> Literal["new", "done", "changed", "foreign"]:
+        """Return the state of its files.
+
+        Returns:
+            `new`: they do not exist. `done`: they are what a new run would write, and whole (see `atomic_path`).
+            `changed`: they are of other options, or the photograph has changed. `foreign`: something else wrote them.
+        """
+        marks = [software_of(path) if os.path.lexists(path) else None for path in self.files]
+        found = [mark for mark in marks if mark is not None]
+        if any(not mark.startswith(_PROGRAM) for mark in found):
+            return "foreign"
+        if self.source and marks and set(marks) == {self.mark(options)}:
+            return "done"
+        return "changed" if found else "new"
 
 
 class Found(NamedTuple):
@@ -65,17 +80,20 @@ class Found(NamedTuple):
         photographs: Those to cut out, in order.
         problems: Why others are left out.
         ignored: The number of files in the folders that are no images.
-        folder: Of the cut-outs; None: the output is one file.
     """
 
     photographs: list[Photograph]
     problems: list[str]
     ignored: int
-    folder: Path | None
 
 
 class _File(NamedTuple):
-    """A file that an argument names. `name`: its path below the folder that is named; None: it is no image."""
+    """A file that an argument names.
+
+    Attributes:
+        path: Of the file; None: standard input.
+        name: Its path below the folder that is named; None: it is no image.
+    """
 
     path: Path | None
     name: Path | None
@@ -94,8 +112,8 @@ def find_photographs(inputs: Sequence[str], out: str, *, suffix: str | None, mas
         UserError: There are no photographs, or the output does not suit them.
     """
     is_file = _is_file(out, suffix)
-    within = None if is_file else out
-    files = [file for given in inputs for file in _files(given, within)]
+    problems: list[str] = []
+    files = [file for given in inputs for file in _files(given, None if is_file else out, problems)]
     images = [(file.path, file.name) for file in files if file.name]
     if not images:
         raise UserError(
@@ -106,27 +124,8 @@ def find_photographs(inputs: Sequence[str], out: str, *, suffix: str | None, mas
     else:
         _check_folder(out, inputs)
         photographs = [_into_folder(path, name, out, suffix or ".png", masks) for path, name in images]
-    kept, problems = _without_conflicts(photographs)
-    return Found(kept, problems, len(files) - len(images), None if is_file else Path(out))
-
-
-def record_options(folder: Path, options: str) -> int:
-    """Record the options of the cut-outs in a folder. Return the time (ns) from which on cut-outs have them.
-
-    The record is written only if it changes, so its own time separates the cut-outs with these options from older ones.
-
-    Raises:
-        UserError: The record cannot be written.
-    """
-    record = folder / _RECORD
-    try:
-        is_same = record.read_text(encoding="utf-8") == options
-    except (OSError, ValueError):
-        is_same = False
-    if not is_same:
-        with atomic_path(record) as part:
-            part.write_text(options, encoding="utf-8")
-    return record.stat().st_mtime_ns
+    kept, conflicts = _without_conflicts(photographs)
+    return Found(kept, problems + conflicts, ignored=len(files) - len(images))
 
 
 def _is_file(out: str, suffix: str | None) -> bool:
@@ -134,7 +133,7 @@ def _is_file(out: str, suffix: str | None) -> bool:
     if out == STREAM:
         return True
     path = Path(out)
-    if out.endswith(("/", os.sep)) or path.is_dir() or path.suffix.lower() not in IMAGE_TYPES:
+    if out.endswith(("/", os.sep)) or path.is_dir() or path.suffix.lower() not in {*IMAGE_TYPES, ".gif"}:
         return False
     if path.suffix.lower() not in _WRITTEN_TYPES:
         raise UserError(
@@ -153,39 +152,64 @@ def _check_folder(out: str, inputs: Iterable[str]) -> None:
         )
     if Path(out).exists() and not Path(out).is_dir():
         raise UserError(f"{shown(out)} is a file. Name a folder, or a file that ends in .png or .webp.")
-    if any(os.path.realpath(given) == os.path.realpath(out) for given in inputs):
+    if any(_is_same(given if Path(given).is_dir() else _fixed_part(given), out) for given in inputs):
         raise UserError(
             f"{shown(out)} is the folder of the photographs. Choose another one for the cut-outs: the next run would "
             "take them for photographs."
         )
 
 
-def _files(given: str, out: str | None) -> Iterator[_File]:
-    """Yield the files that an argument names, in order, without those below the folder of the output."""
+def _files(given: str, out: str | None, problems: list[str]) -> Iterator[_File]:
+    """Yield the files that an argument names, in order, without the cut-outs of earlier runs.
+
+    Args:
+        given: The argument.
+        out: The folder of the cut-outs.
+        problems: Takes what cannot be read.
+    """
     path = Path(given)
     if given == STREAM:
         yield _File(None, Path(STREAM))
     elif path.is_dir():
-        yield from _below(path, out)
-    elif path.exists() or path.is_symlink():
+        yield from _below(path, _inside(out, path), problems)
+    elif os.path.lexists(path):
         yield _File(path, Path(path.name))
     elif not glob.has_magic(given):
         raise UserError(f"{shown(given)} does not exist.")
     else:
-        fixed = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+        fixed = _fixed_part(given)
+        inside = _inside(out, fixed)
         matches = glob.glob(given, recursive=True)  # noqa: PTH207 (Path.glob does not leave out hidden files)
         for found in map(Path, sorted(matches)):
-            if found.is_file() and not _is_below(found, out):
+            if not found.is_dir() and not _is_below(found, inside):
                 yield _named(found, fixed)
 
 
-def _below(folder: Path, out: str | None) -> Iterator[_File]:
-    """Yield the files of a folder and its subfolders, without hidden ones."""
+def _fixed_part(pattern: str) -> Path:
+    """Return the folder that a pattern starts from; of a file without a pattern, the file.
 
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{shown(str(error.filename))} cannot be read: {error.strerror}.") from error
+    >>> _fixed_part("photos/**/*.jpg").as_posix()
+    'photos'
+    """
+    return Path(*takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
 
-    for parent, subfolders, names in os.walk(folder, onerror=refuse):
+
+def _inside(out: str | None, folder: Path) -> str | None:
+    """Return the folder of the cut-outs if it is inside a folder of photographs."""
+    return out if out and _is_below(Path(out), str(folder)) and not _is_same(out, folder) else None
+
+
+def _is_same(one: str | Path, other: str | Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _below(folder: Path, out: str | None, problems: list[str]) -> Iterator[_File]:
+    """Yield the files of a folder and its subfolders, without hidden ones. Links to folders are not followed."""
+
+    def note(error: OSError) -> None:
+        problems.append(f"{shown(str(error.filename))} cannot be read: {error.strerror}.")
+
+    for parent, subfolders, names in os.walk(folder, onerror=note):
         here = Path(parent)
         subfolders[:] = sorted(
             name for name in subfolders if name[0] != "." and not _is_below(here / name, out)

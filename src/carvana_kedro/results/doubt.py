@@ -2,8 +2,7 @@
 
 import pandas as pd
 
-DOUBTFUL = 10.0
-"""Above this doubt, in pixels of the network, a mask is doubtful: see `segmentation.prediction.doubt`."""
+from carvana_kedro.segmentation.prediction.doubt import DOUBTFUL
 
 _NAMED = 3
 

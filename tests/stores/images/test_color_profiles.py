@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageChops, ImageCms
 
 from carvana_kedro.stores.images.decoding import read_rgb
+from carvana_kedro.stores.images.reading import read_image
 
 # Primaries (x, y) of red, green and blue, white point (x, y), gamma. None: the curve of sRGB.
 SPACES = {
@@ -242,3 +243,11 @@ def test_a_profile_that_cannot_be_unpacked_is_a_warning(
     (tmp_path / "a.jpg").write_bytes(content)
     assert read_rgb(tmp_path / "a.jpg").shape == SRGB.shape
     assert "a.jpg: the color profile cannot be used (it is damaged)" in caplog.text
+
+
+def test_the_color_profile_of_an_image_of_pillow_is_applied(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(SRGB).save(path, icc_profile=_rgb_profile("Adobe RGB"))
+    found = read_image(Image.open(path))
+    assert (found == read_rgb(path)).all()
+    assert (found != SRGB).mean() > 0.1

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.images.reading import read_image
@@ -53,10 +53,10 @@ def test_an_image_of_pillow_of_any_mode_becomes_rgb(mode: str, size: tuple[int, 
     assert (found == 255).all()
 
 
-def test_the_color_profile_of_an_image_of_pillow_is_applied() -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()  # not usable for RGB
-    content = _content(Image.fromarray(PIXELS), "PNG", profile=profile)
-    assert (read_image(Image.open(io.BytesIO(content))) == read_image(content)).all()
+def test_errors_can_call_an_image_by_another_name(tmp_path: Path) -> None:
+    for image in (b"", tmp_path / "missing.jpg"):
+        with pytest.raises(UserError, match=r"^standard input "):
+            read_image(image, name="standard input")
 
 
 def test_an_array_is_itself() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.results.doubt import DOUBTFUL
+from carvana_kedro.segmentation.prediction.doubt import DOUBTFUL
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.images.source import ImageSource

@@ -9,10 +9,10 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from carvana_kedro.results.doubt import DOUBTFUL
 from carvana_kedro.results.embedding import embedded
 from carvana_kedro.results.pages import templates
 from carvana_kedro.segmentation.monitoring import visualization
+from carvana_kedro.segmentation.prediction.doubt import DOUBTFUL
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import PredictionShards
 from carvana_kedro.stores.review.editable_masks import EditableMasks

@@ -1,13 +1,18 @@
 """How unsure a network is of its masks, which tells images that are unlike those it was trained on."""
 
 import math
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # the limit is also needed where loading PyTorch would take too long
+    from torch import Tensor
+
+DOUBTFUL = 10.0
+"""Above this doubt, in pixels of the network, a mask is doubtful."""
 
 _UNCERTAIN = math.log(9)  # logits of the probabilities 0.1 and 0.9
 
 
-def doubts(logits: Tensor) -> Tensor:
+def doubts(logits: "Tensor") -> "Tensor":
     """Return how wide the uncertain band along the outline of each mask is, on average.
 
     Uncertain are the pixels with a probability between 0.1 and 0.9. Their number is divided by the length of the

@@ -16,12 +16,13 @@ ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[np
 """The path of an image file, its content, an image of Pillow, or (H, W, 3) uint8 RGB."""
 
 
-def read_image(image: ImageLike) -> NDArray[np.uint8]:
+def read_image(image: ImageLike, *, name: str = "") -> NDArray[np.uint8]:
     """Return an image as an array: upright, as its EXIF orientation says, in sRGB and without alpha.
 
     Args:
         image: The path of a jpg, png, webp, tiff, bmp, avif or heic file; its content; an image of Pillow; or an array,
             which is only checked.
+        name: What errors call it; by default its path, if it has one.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -33,16 +34,15 @@ def read_image(image: ImageLike) -> NDArray[np.uint8]:
     >>> read_image(Image.new("L", (30, 20), 255)).shape
     (20, 30, 3)
     """
-    name = "The image"
     try:
         if isinstance(image, str | os.PathLike):
-            name = shown(os.fspath(image))
+            name = name or shown(os.fspath(image))
             return decoding.read_rgb(Path(image))
         if isinstance(image, bytes):
             return decoding.read_rgb(image)
         if isinstance(image, Image.Image):
             return decoding.rgb_of(image)
     except decoding.UnusableImageError as error:
-        raise UserError(f"{name} {error}.") from error
+        raise UserError(f"{name or 'The image'} {error}.") from error
     check_image(image)
     return image
