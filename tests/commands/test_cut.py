@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -39,8 +40,10 @@ def _cut(*arguments: str, status: int = 0) -> Result:
     return result
 
 
-def _process(*arguments: str, content: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*COMMAND, *arguments], input=content, capture_output=True)
+def _process(
+    *arguments: str, content: bytes = b"", stdout: int | IO[bytes] = subprocess.PIPE
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*COMMAND, *arguments], input=content, stdout=stdout, stderr=subprocess.PIPE)
 
 
 def _files(folder: Path | str) -> list[str]:
@@ -232,6 +235,8 @@ def test_a_photograph_that_is_unlike_those_of_the_training_is_named(
         (["photos", "out", "--background", "x" * 300], "cannot be used: File name too long"),
         (["photos", "out", "--model", "x" * 300], "cannot be used: File name too long"),
         (["missing", "out"], "missing does not exist."),
+        (["", "out"], "An argument is empty."),
+        (["photos", "out", "--background", ""], "An argument is empty."),
         (["photos", "out", "--canvas", "80"], "The canvas is written like 800x600, width x height, not 80."),
         (["photos", "out", "--canvas", "8x8"], "The canvas has 16 to 16384 pixels per side, not 8x8."),
         (["photos", "out", "--background", "purpel"], "purpel is neither a file nor a color"),
@@ -255,12 +260,23 @@ def test_a_wrong_command_has_status_2_and_writes_nothing(
 
 
 def test_a_file_that_cannot_be_written_stops_the_command(photos: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = _process("photos/a.jpg", "-", stdout=full)
+    assert done.returncode == 1
+    assert b"Error: Standard output cannot be written: No space left on device." in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_name_that_cannot_be_written_is_listed_and_the_others_are_cut_out(photos: Path) -> None:
+    name = f"{250 * 'x'}.jpg"
+    shutil.copy(photos / "a.jpg", photos / name)  # NAME_mask.png is too long
     Path("out").mkdir()
     Path("out/sub").touch()
-    result = _cut("photos", "out", status=1)
-    assert "Error: out/sub/c.png cannot be written: " in result.stderr
-    assert "Cut out 2 of 3" in result.stderr
-    assert _files("out") == ["a.png", "b.png", "sub"]
+    result = _cut("photos", "out", "--mask", status=1)
+    assert "Cut out 2 of 4" in result.stderr
+    assert "out/sub/c_mask.png cannot be written: " in result.stderr
+    assert f"{250 * 'x'}_mask.png cannot be written: File name too long" in result.stderr
+    assert _files("out") == ["a.png", "a_mask.png", "b.png", "b_mask.png", "sub"]
 
 
 def test_a_model_that_is_no_model_stops_the_command(photos: Path) -> None:

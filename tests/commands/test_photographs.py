@@ -74,6 +74,12 @@ def test_files_folders_and_patterns_can_be_named(
     assert _pictures(_find(*inputs, out="out")) == expected
 
 
+def test_a_photograph_that_is_named_twice_counts_once(here: Path) -> None:
+    (here / "link.jpg").symlink_to("photos/a.jpg")
+    inputs = ["photos/a.jpg", "./photos/../photos/a.jpg", "link.jpg", "photos/*.jpg"]
+    assert _pictures(_find(*inputs, out="out")) == {"photos/a.jpg": "out/a.png"}
+
+
 def test_a_file_with_brackets_is_not_a_pattern(here: Path) -> None:
     (here / "car[1].jpg").touch()
     assert _pictures(_find("car[1].jpg", out="out")) == {"car[1].jpg": "out/car[1].png"}
@@ -147,6 +153,7 @@ def test_streams_have_no_paths(here: Path) -> None:
         (["photos/n.m.png"], "photos/n.m.png", r"The photograph photos/n\.m\.png would be replaced"),
         (["photos"], "photos/notes.txt", "is a file. Name a folder"),
         (["photos/*.jpg"], "photos", "is the folder of the photographs"),
+        (["*/../photos/*.jpg"], "out", "goes up after its first placeholder"),
         (["photos/a.jpg"], "car.gif", "cannot be the output"),
         (["-"], "out", "For standard input, OUT is - or a file"),
         (["photos/\x1b31m"], "out", r"\\x1b31m does not exist"),

@@ -250,7 +250,7 @@ def test_cut_writes_pictures(command: str, workplace: Path) -> None:
     shell = f"{shlex.quote(sys.executable)} -m carvana_kedro cut {arguments or '--help'}"
     done = subprocess.run(shell, shell=True, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    pictures = [*workplace.glob("out/*"), *workplace.glob("car.png")]
+    pictures = [path for path in workplace.rglob("*.*") if path.suffix in (".png", ".webp")]
     assert not arguments or (pictures and all(path.stat().st_size for path in pictures))
 
 

@@ -1,5 +1,6 @@
 """`carvana-kedro cut`: cut the cars out of photographs. It needs no project and does not import Kedro."""
 
+import errno
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as of a shell: 128 + SIGINT."""
+
+_OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+"""Errors that concern a single file: the next one can be written."""
 
 _MOST_PIXELS = 100_000_000  # in progress at once: a photograph takes about 25 bytes per pixel
 _LARGEST_STREAM = 1 << 30  # bytes
@@ -129,9 +133,14 @@ class _Cutter:
             content = encode(picture, suffix, software=mark)
         except UserError as error:
             return _Result(problem=f"{photograph.name} cannot be written: {error}")
-        if photograph.mask:
-            _write(photograph.mask, encode(mask, ".png", software=mark))
-        _write(photograph.picture, content)
+        try:
+            if photograph.mask:
+                _write(photograph.mask, encode(mask, ".png", software=mark))
+            _write(photograph.picture, content)
+        except UserError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_ONE_NAME:
+                return _Result(problem=str(error))
+            raise
         if not mask.any():
             return _Result(remark=f"{photograph.name} shows no car: its cut-out is empty.")
         if prediction.doubt() > DOUBTFUL:
@@ -142,10 +151,19 @@ class _Cutter:
 
 
 def _write(path: Path | None, content: bytes) -> None:
-    """Write a file atomically. None: standard output."""
+    """Write a file atomically. None: standard output.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     if path is None:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # the reader wants no more
+            raise
+        except OSError as error:
+            raise UserError(f"Standard output cannot be written: {error.strerror}.") from error
         return
     with atomic_path(path) as part:
         part.write_bytes(content)
@@ -257,6 +275,8 @@ def _check(inputs: Sequence[str], out: str, options: Mapping[str, Any]) -> tuple
         raise UserError(
             f"Two arguments are needed: IN and OUT. For example: carvana-kedro cut {shown(out)} out"
         )
+    if "" in (out, options["background"], options["model"], *inputs):
+        raise UserError("An argument is empty. Is a variable of the shell not set?")
     if out == STREAM and sys.stdout.isatty():
         raise UserError("A picture cannot be shown in a terminal. Redirect the output: > car.png")
     margin, canvas, threshold = options["margin"] / 100, options["canvas"], options["threshold"]

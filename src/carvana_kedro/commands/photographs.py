@@ -113,7 +113,8 @@ def find_photographs(inputs: Sequence[str], out: str, *, suffix: str | None, mas
     """
     is_file = _is_file(out, suffix)
     problems: list[str] = []
-    files = [file for given in inputs for file in _files(given, None if is_file else out, problems)]
+    named = [file for given in inputs for file in _files(given, None if is_file else out, problems)]
+    files = list({file.path and os.path.realpath(file.path): file for file in reversed(named)}.values())[::-1]
     images = [(file.path, file.name) for file in files if file.name]
     if not images:
         raise UserError(
@@ -178,6 +179,8 @@ def _files(given: str, out: str | None, problems: list[str]) -> Iterator[_File]:
         raise UserError(f"{shown(given)} does not exist.")
     else:
         fixed = _fixed_part(given)
+        if ".." in path.parts[len(fixed.parts) :]:
+            raise UserError(f"{shown(given)} goes up after its first placeholder. Name the folder instead.")
         inside = _inside(out, fixed)
         matches = glob.glob(given, recursive=True)  # noqa: PTH207 (Path.glob does not leave out hidden files)
         for found in map(Path, sorted(matches)):

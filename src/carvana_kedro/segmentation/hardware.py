@@ -138,7 +138,7 @@ def choose_device(name: DeviceName = "auto") -> torch.device:
     is_available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device in ("cuda", "mps", "cpu") if is_available[device])
-    if not is_available[name]:
+    if not is_available.get(name):
         available = ", ".join(device for device in is_available if is_available[device])
         raise UserError(
             f"device={name}: PyTorch finds no such device on this machine. Available: {available}."
