@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from carvana_kedro.commands.photographs import STREAM, Found, Photograph, find_photographs
@@ -117,7 +118,7 @@ class _Cutter:
         """Cut out a photograph, and write its files.
 
         Raises:
-            UserError: A file cannot be written, or the network computes no finite numbers.
+            UserError: A file cannot be written, or the output of the network is not finite.
         """
         mark = photograph.mark(self.options)
         try:
@@ -127,20 +128,9 @@ class _Cutter:
         prediction = self.predictor.predict_one(pixels)
         mask = prediction.mask(self.predictor.threshold)
         alpha = prediction.alpha(mask, self.predictor.threshold)
-        suffix = photograph.picture.suffix.lower() if photograph.picture else self.suffix
         picture = compose(pixels, alpha, **self.composition)
-        try:
-            content = encode(picture, suffix, software=mark)
-        except UserError as error:
-            return _Result(problem=f"{photograph.name} cannot be written: {error}")
-        try:
-            if photograph.mask:
-                _write(photograph.mask, encode(mask, ".png", software=mark))
-            _write(photograph.picture, content)
-        except UserError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_ONE_NAME:
-                return _Result(problem=str(error))
-            raise
+        if problem := self._save(photograph, mask, picture, mark):
+            return _Result(problem=problem)
         if not mask.any():
             return _Result(remark=f"{photograph.name} shows no car: its cut-out is empty.")
         if prediction.doubt() > DOUBTFUL:
@@ -148,6 +138,25 @@ class _Cutter:
                 remark=f"{photograph.name} is unlike the photographs of the training: look at its cut-out."
             )
         return _Result()
+
+    def _save(
+        self, photograph: Photograph, mask: NDArray[np.bool_], picture: NDArray[np.uint8], mark: str
+    ) -> str:
+        """Write the files of a photograph. Return the problem that concerns only them; empty: there is none."""
+        suffix = photograph.picture.suffix.lower() if photograph.picture else self.suffix
+        try:
+            content = encode(picture, suffix, software=mark)
+        except UserError as error:
+            return f"{photograph.name} cannot be written: {error}"
+        try:
+            if photograph.mask:
+                _write(photograph.mask, encode(mask, ".png", software=mark))
+            _write(photograph.picture, content)
+        except UserError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_ONE_NAME:
+                return str(error)
+            raise
+        return ""
 
 
 def _write(path: Path | None, content: bytes) -> None:
