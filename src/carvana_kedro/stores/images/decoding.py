@@ -189,7 +189,9 @@ def _find_reader(file: Path | bytes) -> type[ImageFile]:
                     "is an AVIF image, which this build of Pillow cannot read: pip install --upgrade pillow"
                 )
             return reader or _heif_reader()
-    raise UnusableImageError("is not an image" if isinstance(file, bytes) else "is not an image, despite its name")
+    raise UnusableImageError(
+        "is not an image" if isinstance(file, bytes) else "is not an image, despite its name"
+    )
 
 
 def _start_of(path: Path) -> bytes:
