@@ -110,13 +110,21 @@ def test_photographs_are_dropped_compared_and_downloaded(
         assert download.value.suggested_filename == "front.png"
         answer = server.ask("POST", "/cut?threshold=0.9&background=white", first)
         assert download.value.path().read_bytes() == answer.content
+        # The slider moves between the two photographs of one download.
         with page.expect_download() as download:
-            page.get_by_role("button", name="Download all").click()
+            with page.expect_request("**/cut?*"):
+                page.get_by_role("button", name="Download all").click()
+            page.locator("#threshold").fill("0.3")
+            expect(page.get_by_role("button", name="Download all")).to_be_disabled()
         download.value.save_as(tmp_path / "all.zip")
         with ZipFile(tmp_path / "all.zip") as zipped:
             assert zipped.testzip() is None
             assert zipped.namelist() == ["front.png", "Über <b>.png"]
             assert zipped.read("front.png") == answer.content
+            other = server.ask("POST", "/cut?threshold=0.9&background=white", second)
+            assert zipped.read("Über <b>.png") == other.content
+            assert zipped.getinfo("front.png").date_time[0] >= 2024
+        expect(page.get_by_role("button", name="Download all")).to_be_enabled()
 
         page.get_by_role("button", name="Remove front.jpg").click()
         expect(page.locator("#photographs li")).to_have_count(1)
