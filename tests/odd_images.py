@@ -80,6 +80,25 @@ def damaged_tags() -> bytes:
     return encode(IMAGE, "JPEG", quality=95, exif=b"Exif\0\0nonsense")
 
 
+def many_pages() -> bytes:
+    """Return a tiff of 20 000 pages: counting them takes a time that grows with the square of their number."""
+    tiff = encode(IMAGE, "TIFF")
+    (first,) = struct.unpack_from("<I", tiff, 4)
+    (entries,) = struct.unpack_from("<H", tiff, first)
+    page = tiff[first : first + 2 + 12 * entries]
+    ends = [len(tiff) + (len(page) + 4) * (number + 1) for number in range(20_000)]
+    pages = b"".join(page + struct.pack("<I", end) for end in ends)
+    header = tiff[:4] + struct.pack("<I", len(tiff))
+    return header + tiff[8:] + pages[:-4] + bytes(4)
+
+
+def many_scans() -> bytes:
+    """Return a small progressive jpg in which the last scan is repeated 300 times."""
+    jpeg = encode(IMAGE, "JPEG", progressive=True)
+    last = jpeg[jpeg.rindex(b"\xff\xda\0") : -2]
+    return jpeg[:-2] + 300 * last + jpeg[-2:]
+
+
 JPEG = encode(IMAGE, "JPEG", quality=95)
 PNG = encode(IMAGE, "PNG")
 INDEXED = IMAGE.quantize(64)
@@ -138,18 +157,20 @@ UNREADABLE = [
     (
         "animated.webp",
         encode(IMAGE, "WEBP", save_all=True, append_images=FRAMES),
-        "has 12 frames instead of one",
+        "has several frames instead of one",
     ),
     (
         "animated.png",
         encode(IMAGE, "PNG", save_all=True, append_images=[TINY.resize((64, 40))]),
-        "has 2 frames",
+        "has several frames",
     ),
     (
         "pages.tif",
         encode(IMAGE, "TIFF", save_all=True, append_images=[IMAGE]),
-        "has 2 frames instead of one",
+        "has several frames instead of one",
     ),
+    ("many_pages.tif", many_pages(), "has several frames instead of one"),
+    ("many_scans.jpg", many_scans(), "has 310 scans: the limit is 200"),
     ("wide.png", png_header(60_000, 100), f"is 60000x100 pixels: {LIMITS}"),
     ("wide.jpg", jpeg_header(60_000, 100), f"is 60000x100 pixels: {LIMITS}"),
     ("bomb.png", png_header(30_000, 30_000), f"is 30000x30000 pixels: {LIMITS}"),

@@ -81,6 +81,14 @@ def test_images_of_all_formats_are_cut_out(served: Served, name: str, content: b
     assert (preview.status, preview.json["width"], preview.json["height"]) == (200, 64, 40)
 
 
+def test_a_gif_is_cut_out(served: Served) -> None:
+    assert _pixels(served.ask("POST", "/cut", encode(IMAGE, "GIF"))).shape == (40, 64, 4)
+
+
+def test_health_does_not_show_the_path_of_the_model(served: Served, tiny_model: Path) -> None:
+    assert served.ask("GET", "/health").json["model"] == tiny_model.stem
+
+
 @pytest.mark.parametrize(
     ("name", "content"), [case[:2] for case in UNREADABLE], ids=[c[0] for c in UNREADABLE]
 )
@@ -91,6 +99,7 @@ def test_hostile_images_are_answered_by_an_error(
     answer = served.ask("POST", path, content)
     assert answer.status == (422 if content else 400)
     assert answer.json["error"].startswith(("The photograph ", "The request has no photograph"))
+    assert served.ask("POST", path, JPEG).status == 200
 
 
 NO_FORM = "multipart/form-data; boundary="
@@ -133,6 +142,18 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
         {"body": _form(*[("a", None, b"")] * 50), "content_type": NO_FORM + BOUNDARY},
         400,
         "has too many parts",
+    ),
+    (
+        "POST /cut",
+        {"body": _form(("a", 4_000_000 * "a", PNG)), "content_type": NO_FORM + BOUNDARY},
+        400,
+        "The header of a part of the form is larger than 8192 bytes.",
+    ),
+    (
+        "POST /cut",
+        {"body": _form(("a", 300 * "a", b"x")), "content_type": NO_FORM + BOUNDARY},
+        422,
+        f"{100 * 'a'} is not an image.",
     ),
     (
         "POST /cut",
@@ -249,7 +270,7 @@ def test_more_photographs_than_may_wait_are_refused_with_a_time(start: Start, ti
         answer = served.ask("POST", "/cut", JPEG)
     assert (answer.status, answer.json["error"]) == (
         503,
-        "1 photographs are waiting already. Try again later.",
+        "1 photograph is waiting already. Try again later.",
     )
     assert int(answer.headers["retry-after"]) >= 1
     served.wait_for(photographs=0)
@@ -286,11 +307,24 @@ def test_a_client_that_reads_no_answer_is_disconnected(served: Served, large: by
     assert received < size
 
 
+def test_an_answer_holds_its_place_until_it_is_read(start: Start, tiny_model: Path, large: bytes) -> None:
+    served = start("--model", str(tiny_model), "--max-waiting", "1")
+    with served.connect() as client:
+        client.sendall(b"POST /cut HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n")
+        client.sendall(f"Content-Length: {len(large)}\r\n\r\n".encode() + large)
+        answer = client.recv(1000)
+        assert served.ask("POST", "/cut", JPEG).status == 503
+        size = int(answer.partition(b"content-length: ")[2].split()[0])
+        assert len(answer.partition(b"\r\n\r\n")[2] + _until_closed(client)) == size
+    served.wait_for(photographs=0)
+    assert served.ask("POST", "/cut", JPEG).status == 200
+
+
 def test_a_request_that_takes_too_long_is_given_up(start: Start, tiny_model: Path, large: bytes) -> None:
     served = start("--model", str(tiny_model), "--timeout", "0.2")
     answer = served.ask("POST", "/cut", large)
     assert (answer.status, answer.json["error"]) == (503, "The server did not answer within 0.2 seconds.")
-    served.wait_for(photographs=0, in_work=False)
+    served.wait_for(photographs=0, in_progress=False)
     # Small ones still are in time; not each of them on a busy machine.
     assert any(served.ask("POST", "/cut", JPEG).status == 200 for _ in range(50))
 
@@ -309,7 +343,7 @@ def test_a_stop_finishes_the_work_and_refuses_what_waits(
     served = start("--model", str(tiny_model))
     with ThreadPoolExecutor(3) as clients:
         asked = [clients.submit(served.ask, "POST", "/cut", large) for _ in range(3)]
-        served.wait_for(photographs=3, in_work=True)
+        served.wait_for(photographs=3, in_progress=True)
         served.process.send_signal(number)
         answers = [each.result() for each in asked]
     assert sorted(answer.status for answer in answers) == [200, 503, 503]
@@ -324,7 +358,10 @@ def test_a_photograph_larger_than_the_limits_of_the_command_is_refused(
     start: Start, tiny_model: Path
 ) -> None:
     served = start("--model", str(tiny_model), "--max-pixels", "0.002", "--max-upload", "0.004")
-    assert "2560 pixels" not in served.ask("POST", "/cut", JPEG).json["error"]
+    answer = served.ask("POST", "/cut", JPEG)
+    assert (answer.status, answer.json["error"]) == (
+        413, "The photograph is 64x40 pixels: the limit of this server is 0.002 million.",
+    )  # fmt: skip
     answer = served.ask("POST", "/cut", encode(IMAGE.resize((50, 50)), "JPEG"))
     assert (answer.status, answer.json["error"]) == (
         413, "The photograph is 50x50 pixels: the limit of this server is 0.002 million.",
@@ -375,10 +412,15 @@ def test_mistakes_are_told_in_one_line(served: Served) -> None:
             f"Error: Port {served.port} of 127.0.0.1 is in use. Choose another one: --port",
         ),
         (["--port", "0", "--host", "192.0.2.1"], "Error: Cannot listen on port 0 of 192.0.2.1"),
-        (["--port", "0", "--model", "vans"], "vans"),
+        (["--port", "0", "--host", "a..b"], "Error: a..b is not the name of a host."),
+        (["--port", "0", "--host", 70 * "a"], "is not the name of a host."),
+        (["--port", "0", "--model", "vans"], "Error: The model vans is not a file."),
+        (["--max-pixels", "inf"], "inf is not in the range"),
+        (["--max-pixels", "101"], "101.0 is not in the range"),
+        (["--max-upload", "nan"], "nan is not a number."),
     ]:
         done = _command(*options)
-        assert done.returncode == 1
+        assert done.returncode == (1 if "--host" in options or options == ["--port", str(served.port)] else 2)
         assert message in done.stderr
         assert "Traceback" not in done.stderr
 
@@ -397,6 +439,16 @@ def test_other_machines_are_served_only_with_a_warning(start: Start, tiny_model:
     served = start("--model", str(tiny_model), "--host", "0.0.0.0", "--allow-host", "cars.example")
     assert served.ask("GET", "/health", host="cars.example").status == 200
     assert served.ask("GET", "/health", host="vans.example").status == 421
+    # A proxy passes its own host on, or the address of the server.
+    for host in ("cars.example", f"127.0.0.1:{served.port}"):
+        for origin, status in [
+            ("https://cars.example", 200),
+            ("https://cars.example:8443", 200),
+            ("https://vans.example", 403),
+            ("https://vans.cars.example", 403),
+            ("file://cars.example", 403),
+        ]:
+            assert served.ask("POST", "/cut", JPEG, host=host, origin=origin).status == status
     served.process.terminate()
     _, err = served.process.communicate(timeout=60)
     assert err.startswith("Warning: everyone who reaches this machine over the network can use the server.")

@@ -1,18 +1,35 @@
 """The command `carvana-kedro serve`."""
 
 import ipaddress
+import math
+import os
 import socket
-from typing import TYPE_CHECKING, Literal
+import sys
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from carvana_kedro.errors import UserError, shown_lines
+from carvana_kedro.errors import UserError, shown, shown_lines
 from carvana_kedro.serve.limits import Limits
+from carvana_kedro.weights import path_of
 
 if TYPE_CHECKING:
     from carvana_kedro.segmentation.prediction.predictor import Predictor
 
 _DEFAULTS = Limits()
+
+
+class _UpTo(click.FloatRange):
+    """A number above 0 and up to a bound. `FloatRange` itself takes `nan`."""
+
+    def __init__(self, most: float) -> None:
+        super().__init__(0, most, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
 
 
 @click.command(context_settings={"show_default": True})
@@ -22,24 +39,24 @@ _DEFAULTS = Limits()
 @click.option("--allow-host", multiple=True, metavar="NAME", help="Name under which the server is reached.")
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda", "mps"]))
 @click.option(
-    "--max-upload", default=_DEFAULTS.upload_bytes / 1e6, type=click.FloatRange(0, min_open=True),
+    "--max-upload", default=_DEFAULTS.upload_bytes / 1e6, type=_UpTo(10_000),
     help="Megabytes of an upload.",
 )  # fmt: skip
 @click.option(
-    "--max-pixels", default=_DEFAULTS.pixels / 1e6, type=click.FloatRange(0, min_open=True),
+    "--max-pixels", default=_DEFAULTS.pixels / 1e6, type=_UpTo(100),
     help="Million pixels of a photograph.",
 )  # fmt: skip
 @click.option(
     "--max-waiting", default=_DEFAULTS.requests, type=click.IntRange(1),
-    help="Photographs that are received, waiting or in work at a time; each may hold an upload in memory.",
+    help="Photographs that are received, waiting, in progress or sent at a time; each may hold an upload in memory.",
 )  # fmt: skip
 @click.option(
-    "--upload-timeout", default=_DEFAULTS.upload_seconds, type=click.FloatRange(0, min_open=True),
-    help="Seconds that an upload may take.",
+    "--upload-timeout", default=_DEFAULTS.upload_seconds, type=_UpTo(86_400),
+    help="Seconds that an upload, or a pause of a client that reads its answer, may take.",
 )  # fmt: skip
 @click.option(
-    "--timeout", default=_DEFAULTS.seconds, type=click.FloatRange(0, min_open=True),
-    help="Seconds until a request is answered.",
+    "--timeout", default=_DEFAULTS.seconds, type=_UpTo(86_400),
+    help="Seconds until the answer to a request is sent.",
 )  # fmt: skip
 def serve(
     model: str,
@@ -64,6 +81,8 @@ def serve(
         raise click.ClickException(shown_lines(str(error))) from error
     except KeyboardInterrupt:
         click.echo("Stopped", err=True)
+        sys.stdout.flush()
+        os._exit(0)  # Python would wait for a photograph in progress, which the server has given up
 
 
 def _serve(
@@ -82,10 +101,13 @@ def _serve(
         raise UserError(
             f'serve needs {error.name}, which is not installed: pip install "carvana-kedro[serve]"'
         ) from error
+    path = path_of(model)
+    if not path.is_file():
+        raise click.UsageError(f"The model {shown(model)} is not a file. The packaged model is called cars.")
     with server.listen(host, port) as listener:
         predictor = _load(model, device)
         turns = Turns(limits.requests)
-        app = build_app(predictor, model, turns, limits, [host, *names])
+        app = build_app(predictor, path.stem, turns, limits, [host, *names])
         _announce(server.address_of(listener), model, predictor, listener)
         server.serve(app, turns, limits, listener)
 

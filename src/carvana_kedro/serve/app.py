@@ -4,9 +4,11 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from carvana_kedro import __version__
 from carvana_kedro.segmentation.prediction.predictor import Predictor
@@ -36,7 +38,7 @@ def build_app(
 
     Args:
         predictor: Predicts the masks.
-        model: What to call its model.
+        model: Name of its model.
         turns: The queue.
         limits: What one request may take.
         hosts: Names of this server, besides its addresses and `localhost`.
@@ -51,7 +53,7 @@ def build_app(
                 "device": str(predictor.hardware.device),
                 "threshold": predictor.threshold,
                 "photographs": turns.present,
-                "in_work": turns.working,
+                "in_progress": turns.working,
                 "upload_bytes": limits.upload_bytes,
                 "pixels": limits.pixels,
             }
@@ -59,28 +61,39 @@ def build_app(
 
     async def cut_out(request: Request) -> Response:
         options = CutOptions.from_query(_single(request))
-        with turns.place():
-            work = partial(cut, await read_upload(request, limits), options, predictor, limits)
-            picture = await turns.work(work, request.is_disconnected)
-            headers = {"x-car-share": f"{picture.share:.4f}"}
-            return Response(picture.content, headers=headers, media_type=f"image/{options.format}")
+        work = partial(cut, await read_upload(request, limits), options, predictor, limits)
+        picture = await turns.work(work, request.is_disconnected)
+        headers = {"x-car-share": f"{picture.share:.4f}"}
+        return Response(picture.content, headers=headers, media_type=f"image/{options.format}")
 
     async def show(request: Request) -> Response:
-        with turns.place():
-            work = partial(preview, await read_upload(request, limits), predictor, limits)
-            return JSONResponse(await turns.work(work, request.is_disconnected))
+        work = partial(preview, await read_upload(request, limits), predictor, limits)
+        return JSONResponse(await turns.work(work, request.is_disconnected))
 
     async def openapi(request: Request) -> Response:
         return JSONResponse(describe(limits))
 
+    placed = [Middleware(_Placed, turns)]
     routes = [
         *(Route(path, _file(*file)) for path, file in _FILES.items()),
         Route("/health", health),
-        Route("/cut", cut_out, methods=["POST"]),
-        Route("/preview", show, methods=["POST"]),
+        Route("/cut", cut_out, methods=["POST"], middleware=placed),
+        Route("/preview", show, methods=["POST"], middleware=placed),
         Route("/openapi.json", openapi),
     ]
     return Guard(Router(routes, redirect_slashes=False), limits, hosts)
+
+
+class _Placed:
+    """An ASGI application around another: requests hold a place until their answers are sent."""
+
+    def __init__(self, app: ASGIApp, turns: Turns) -> None:
+        self._app = app
+        self._turns = turns
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._turns.place():
+            await self._app(scope, receive, send)
 
 
 def _file(name: str, kind: str) -> Response:

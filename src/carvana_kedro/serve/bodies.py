@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 from typing import Any, NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
@@ -9,6 +10,10 @@ from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
 
 from carvana_kedro.serve.limits import Limits, RefusedError
+
+_MOST_PARTS = 10
+_MOST_HEADER = 8192  # bytes of the header of a part: reading longer ones takes seconds
+_HEADER_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 class Upload(NamedTuple):
@@ -66,8 +71,13 @@ def _in_memory(*_: Any, **__: Any) -> io.BytesIO:
 
 def _only_file(body: bytes, options: dict[str, str]) -> Upload:
     try:
-        parser = MultiPartParser(stream_factory=_in_memory, max_form_parts=10)
-        _, files = parser.parse(io.BytesIO(body), options["boundary"].encode(), len(body))
+        boundary = options["boundary"].encode()
+        _check_headers(body, boundary)
+        # In a single step: the time of the parser grows with the square of the number of steps.
+        parser = MultiPartParser(_in_memory, buffer_size=len(body) + 1, max_form_parts=_MOST_PARTS)
+        _, files = parser.parse(io.BytesIO(body), boundary, len(body))
+    except RefusedError:
+        raise
     except Exception as error:  # the parser raises several kinds for damaged forms
         raise RefusedError(400, "The form cannot be read: it is damaged, or has too many parts.") from error
     found = [file for _, file in files.items(multi=True)]
@@ -76,3 +86,9 @@ def _only_file(body: bytes, options: dict[str, str]) -> Upload:
             400, f"The form has {len(found)} files instead of one: send a request per photograph."
         )
     return Upload(found[0].filename or "", found[0].stream.read())
+
+
+def _check_headers(body: bytes, boundary: bytes) -> None:
+    for part in body.split(b"--" + boundary, _MOST_PARTS + 1)[1:]:
+        if len(part) > _MOST_HEADER and not _HEADER_END.search(part, 0, _MOST_HEADER):
+            raise RefusedError(400, f"The header of a part of the form is larger than {_MOST_HEADER} bytes.")

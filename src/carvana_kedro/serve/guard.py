@@ -3,7 +3,7 @@
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,6 +16,7 @@ from carvana_kedro.serve.limits import Limits, RefusedError
 
 logger = logging.getLogger(__name__)
 
+_CHUNK = 1 << 16  # bytes of an answer
 _DRAIN_SECONDS = 3.0  # for which the rest of a body is read and dropped after a refusal
 _MESSAGES = {404: "There is no such page.", 405: "This page does not take this method."}
 _HEADERS = {
@@ -39,12 +40,12 @@ class Guard:
 
         Args:
             app: The application.
-            limits: For `seconds`.
+            limits: For `seconds`, and `upload_seconds` for each chunk of an answer.
             hosts: Names of this server, besides its addresses and `localhost`.
         """
         self._app = app
         self._limits = limits
-        self._hosts = {"localhost", *(host.lower() for host in hosts)}
+        self._names = {host.lower() for host in hosts if not _is_local(host)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -64,7 +65,9 @@ class Guard:
             if message["type"] == "http.response.start":
                 started = True
                 MutableHeaders(scope=message).update(_HEADERS)
-            await send(message)
+            for part in _chunks(message):
+                async with asyncio.timeout(self._limits.upload_seconds):
+                    await send(part)  # this waits until the client has read most of the parts before
 
         try:
             async with asyncio.timeout(self._limits.seconds):
@@ -91,24 +94,38 @@ class Guard:
 
     def _check_names(self, headers: Headers) -> None:
         """Refuse requests that a page of another site makes, also if the name of that site leads here (rebinding)."""
-        host = headers.get("host", "")
-        if not self._is_known(_without_port(host)):
+        host = headers.get("host", "").lower()
+        name = _without_port(host)
+        if not (name in self._names or _is_local(name)):
             raise RefusedError(
                 421,
                 f"This server does not answer for {shown(host)}. Start it with --allow-host to change that.",
             )
         origin = headers.get("origin")
-        if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
+        if origin is None:
+            return
+        scheme, _, site = origin.lower().partition("://")
+        # A proxy in front of the server may replace the host.
+        if scheme not in ("http", "https") or not (site == host or _without_port(site) in self._names):
             raise RefusedError(403, f"Pages of {shown(origin)} may not use this server.")
 
-    def _is_known(self, name: str) -> bool:
-        if name.lower() in self._hosts:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True  # a page that was loaded from this address is this server's own
+
+def _chunks(message: Message) -> Iterator[Message]:
+    """Split a message with more than one chunk of the body of an answer."""
+    body = message.get("body", b"")
+    while len(body) > _CHUNK:
+        yield {**message, "body": body[:_CHUNK], "more_body": True}
+        body = body[_CHUNK:]
+    yield {**message, "body": body}
+
+
+def _is_local(name: str) -> bool:
+    """Tell whether a host is an address or `localhost`: a page that was loaded from it is this server's own."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name.lower() == "localhost"
+    return True
 
 
 def _without_port(host: str) -> str:

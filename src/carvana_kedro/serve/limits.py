@@ -10,10 +10,10 @@ class Limits:
     Attributes:
         upload_bytes: Of the body of a request.
         pixels: Of a photograph.
-        requests: Photographs that are received or waiting at a time, with the one in work.
+        requests: Photographs that are received, waiting, in progress or sent at a time.
         upload_seconds: Until the header of a request is complete, again until its body is, and that a client may pause
             while it reads the answer.
-        seconds: Until a request is answered.
+        seconds: Until the answer to a request is sent.
     """
 
     upload_bytes: int = 40_000_000

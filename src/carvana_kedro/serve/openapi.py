@@ -96,7 +96,7 @@ def describe(limits: Limits) -> dict[str, Any]:
             "200": _json(
                 "The state of the server.",
                 status="string", version="string", model="string", device="string", threshold="number",
-                photographs="integer", in_work="boolean", upload_bytes="integer", pixels="integer",
+                photographs="integer", in_progress="boolean", upload_bytes="integer", pixels="integer",
             )
         },
     }  # fmt: skip

@@ -23,6 +23,7 @@ Output = Literal["cutout", "mask", "probabilities"]
 
 PREVIEW_SIDE = 1024  # pixels of the longer side of a preview, at most
 _MOST_CANVAS = 50_000_000  # pixels
+_MOST_NAME = 100  # letters of the name of a file in a message
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def preview(upload: Upload, predictor: Predictor, limits: Limits) -> dict[str, A
 
 
 def _read(upload: Upload, limits: Limits, at_least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    name = shown(upload.name) or "The photograph"
+    name = shown(upload.name[:_MOST_NAME]) or "The photograph"
     try:
         with open_image(upload.content) as image:
             width, height = image.size

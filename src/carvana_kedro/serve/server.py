@@ -2,16 +2,16 @@
 
 import asyncio
 import errno
-import math
 import socket
 from functools import partial
 from types import FrameType
 from typing import Any, cast
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from carvana_kedro.errors import UserError
+from carvana_kedro.errors import UserError, shown
 from carvana_kedro.serve.guard import Guard
 from carvana_kedro.serve.limits import Limits
 from carvana_kedro.serve.turns import Turns
@@ -33,6 +33,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
+    except UnicodeError as error:
+        raise UserError(f"{shown(host)} is not the name of a host.") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UserError(
@@ -42,7 +44,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(app: Guard, turns: Turns, limits: Limits, listener: socket.socket) -> None:
-    """Serve until SIGTERM or Ctrl-C. The work in progress is then finished; what waits is refused."""
+    """Serve until SIGTERM or Ctrl-C. The work in progress is then finished; waiting requests are refused."""
     config = uvicorn.Config(
         app,
         http=cast(Any, partial(_Protocol, limits.upload_seconds)),
@@ -70,13 +72,13 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """A connection that is closed if the client neither completes the header of a request nor reads the answer."""
+    """A connection that is closed if the client does not complete the header of a request, or the answer fails."""
 
     def __init__(self, seconds: float, **options: Any) -> None:
         super().__init__(**options)
         self._seconds = seconds
         self._timer: asyncio.TimerHandle | None = None
-        self._unsent: float = math.inf  # bytes of the answer, when it was checked last
+        self.app = partial(self._answer, self.app)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -88,12 +90,18 @@ class _Protocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._unsent = math.inf
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_timer()
+
+    async def _answer(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except Exception:
+            self.transport.abort()  # uvicorn would wait until the client has read what is sent
+            raise
 
     def _watch(self) -> None:
         if self._is_busy():
@@ -111,13 +119,7 @@ class _Protocol(H11Protocol):
 
     def _close_if_idle(self) -> None:
         self._timer = None
-        if self._is_busy():
-            return
-        unsent = self.transport.get_write_buffer_size()
-        if 0 < unsent < self._unsent:  # the client reads
-            self._unsent = unsent
-            self._watch()
-        else:
+        if not self._is_busy():
             self.transport.abort()
 
 

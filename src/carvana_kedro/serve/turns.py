@@ -1,4 +1,4 @@
-"""One photograph is in work at a time; a bounded number waits."""
+"""One photograph is in progress at a time; a bounded number waits."""
 
 import asyncio
 import math
@@ -18,7 +18,7 @@ class Turns:
 
     Attributes:
         present: Requests that have a place.
-        working: Whether a photograph is in work.
+        working: Whether a photograph is in progress.
         stopping: Whether the server stops: the work in progress is finished, and no other begins.
     """
 
@@ -34,7 +34,7 @@ class Turns:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place in the queue, from before the body of a request is read until it is answered.
+        """Hold a place in the queue, from before the body of a request is read until its answer is sent.
 
         Raises:
             RefusedError: There is none, or the server stops.
@@ -42,7 +42,8 @@ class Turns:
         self._check_stopping()
         if self.present >= self._most:
             wait = math.ceil(self.present * self._seconds)
-            raise RefusedError(503, f"{self.present} photographs are waiting already. Try again later.", wait)
+            waiting = "1 photograph is" if self.present == 1 else f"{self.present} photographs are"
+            raise RefusedError(503, f"{waiting} waiting already. Try again later.", wait)
         self.present += 1
         try:
             yield
@@ -59,12 +60,18 @@ class Turns:
         Raises:
             RefusedError: The server stops, or the client is gone.
         """
-        async with self._turn:
+        await self._turn.acquire()
+        try:
             self._check_stopping()
             if await is_gone():
                 raise RefusedError(400, "The client closed the connection.")
-            # The thread takes one piece of work at a time even if a request is given up and the lock is released.
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, function)
+            result = asyncio.get_running_loop().run_in_executor(self._thread, self._timed, function)
+        except BaseException:
+            self._turn.release()
+            raise
+        # Also if the request is given up, the next one waits until the thread is free.
+        result.add_done_callback(lambda _: self._turn.release())
+        return await asyncio.shield(result)
 
     def _timed(self, function: Callable[[], T]) -> T:
         start = time.monotonic()

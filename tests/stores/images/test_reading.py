@@ -67,7 +67,7 @@ def test_an_array_is_itself() -> None:
     ("content", "problem"),
     [
         (b"", "The image is empty."),
-        (b"no image", "The image is not an image, despite its name."),
+        (b"no image", "The image is not an image."),
         (_content(Image.fromarray(PIXELS), "PNG")[:-40], "The image cannot be decoded"),
         (_content(Image.new("L", (40_000, 2)), "PNG"), "The image is 40000x2 pixels: the limits are"),
     ],

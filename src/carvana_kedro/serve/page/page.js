@@ -6,19 +6,25 @@ const threshold = find("threshold");
 const cards = new Map(); // from the element of the list to the photograph
 const waiting = [];
 let isSending = false;
+let isPacking = false;
 let limits = {upload_bytes: Infinity};
 
 const ready = fetch("health").then(answer => answer.json()).then(health => {
   limits = health;
   threshold.value = health.threshold;
   const isHere = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
-  const place = isHere ? "on this machine" : `on ${location.hostname}, to which photographs are sent`;
-  find("about").textContent = `The model ${health.model} works ${place}.`;
+  const place = isHere ? "this machine: photographs stay here" : `${location.hostname}, to which photographs are sent`;
+  find("about").textContent = `The model ${health.model} runs on ${place}.`;
   showSettings();
 }).catch(() => say("The server does not answer. Start it again, then reload this page."));
 
 function say(text) {
   find("status").textContent = text;
+}
+
+// Return "1 of 1 photograph is" or "2 of 3 photographs are".
+function share(part, all, noun) {
+  return `${part} of ${all} ${noun}${all === 1 ? " is" : "s are"}`;
 }
 
 // Photographs
@@ -67,7 +73,7 @@ async function sendWaiting() {
   for (let card = waiting.shift(); card; card = waiting.shift()) {
     if (card.state !== "waiting") continue;
     try {
-      tell(card, "In work");
+      tell(card, "In progress");
       await receive(card, await (await post("preview", card.file)).json());
     } catch (error) {
       card.element.classList.add("failed");
@@ -78,7 +84,7 @@ async function sendWaiting() {
     const all = [...cards.values()];
     const failed = all.filter(each => each.state === "failed").length;
     const finished = all.filter(each => each.state === "done").length;
-    say(`${finished} of ${all.length} photographs are cut out${failed ? `, ${failed} failed` : ""}`);
+    say(`${share(finished, all.length, "photograph")} cut out${failed ? `, ${failed} failed` : ""}`);
   }
   isSending = false;
 }
@@ -153,18 +159,19 @@ function show(card) {
   const pixels = new ImageData(new Uint8ClampedArray(data), width, height);
   for (let at = 0; at < alpha.length; at++) pixels.data[4 * at + 3] = alpha[at];
   card.part("canvas").getContext("2d").putImageData(pixels, 0, 0);
-  const share = alpha.reduce((sum, value) => sum + value, 0) / 255 / alpha.length;
-  tell(card, share === 0 ? "No car is found at this threshold" : `The car covers ${Math.max(1, Math.round(100 * share))} %`);
+  const covered = alpha.reduce((sum, value) => sum + value, 0) / 255 / alpha.length;
+  const percent = Math.max(1, Math.round(100 * covered));
+  tell(card, covered === 0 ? "No car is found at this threshold" : `The car covers ${percent} % of the photograph`);
 }
 
 function background() {
   const {value} = document.querySelector("[name=background]:checked");
-  return value === "own" ? find("own").value : value;
+  return value === "custom" ? find("custom").value : value;
 }
 
 function showSettings() {
   find("settings").hidden = cards.size === 0;
-  find("all").disabled = ![...cards.values()].some(card => card.state === "done");
+  find("all").disabled = isPacking || ![...cards.values()].some(card => card.state === "done");
   find("level").textContent = Number(threshold.value).toFixed(2);
   const color = background();
   document.documentElement.style.setProperty("--background", color === "transparent" ? "var(--clear)" : color);
@@ -180,8 +187,8 @@ threshold.addEventListener("input", () => {
 });
 find("settings").addEventListener("change", showSettings);
 find("settings").addEventListener("submit", event => event.preventDefault());
-find("own").addEventListener("input", () => {
-  document.querySelector("[name=background][value=own]").checked = true;
+find("custom").addEventListener("input", () => {
+  document.querySelector("[name=background][value=custom]").checked = true;
   showSettings();
 });
 find("clear").addEventListener("click", () => {
@@ -192,8 +199,11 @@ find("clear").addEventListener("click", () => {
 
 // Downloads: the server computes them at full size, with clean edges.
 
-async function cutOut(card) {
-  const query = new URLSearchParams({threshold: threshold.value, background: background()});
+function settings() {
+  return new URLSearchParams({threshold: threshold.value, background: background()});
+}
+
+async function cutOut(card, query) {
   return (await post(`cut?${query}`, card.file)).blob();
 }
 
@@ -217,7 +227,7 @@ async function downloadOne(card) {
   const button = card.part(".download");
   button.disabled = true;
   try {
-    save(await cutOut(card), fileName(card.file.name));
+    save(await cutOut(card, settings()), fileName(card.file.name));
     say(`${card.file.name} is downloaded`);
   } catch (error) {
     say(`${card.file.name}: ${error.message}`);
@@ -226,7 +236,9 @@ async function downloadOne(card) {
 }
 
 find("all").addEventListener("click", async () => {
-  find("all").disabled = true;
+  isPacking = true;
+  showSettings();
+  const query = settings(); // the same for all, also if they change meanwhile
   const files = [];
   const problems = [];
   const taken = new Set();
@@ -234,13 +246,14 @@ find("all").addEventListener("click", async () => {
   for (const card of chosen) {
     say(`Cutting out ${files.length + problems.length + 1} of ${chosen.length}`);
     try {
-      files.push({name: fileName(card.file.name, taken), blob: await cutOut(card)});
+      files.push({name: fileName(card.file.name, taken), blob: await cutOut(card, query)});
     } catch (error) {
       problems.push(`${card.file.name}: ${error.message}`);
     }
   }
   if (files.length) save(await zip(files), "cutouts.zip");
-  say([`${files.length} of ${chosen.length} cut-outs are downloaded`, ...problems].join(". "));
+  say([`${share(files.length, chosen.length, "cut-out")} downloaded`, ...problems].join(". "));
+  isPacking = false;
   showSettings();
 });
 

@@ -29,11 +29,14 @@ export async function zip(files) {
   const parts = [];
   const directory = [];
   let offset = 0;
+  const now = new Date();
+  const time = now.getHours() << 11 | now.getMinutes() << 5 | now.getSeconds() >> 1;
+  const date = now.getFullYear() - 1980 << 9 | now.getMonth() + 1 << 5 | now.getDate();
   for (const {name, blob} of files) {
     const text = new TextEncoder().encode(name);
     const crc = crc32(new Uint8Array(await blob.arrayBuffer()));
-    // Version, UTF-8 names, stored, time and date (1980-01-01), checksum, sizes, lengths of the name and of extra fields.
-    const facts = [[2, 20], [2, 0x800], [2, 0], [2, 0], [2, 0x21], [4, crc], [4, blob.size], [4, blob.size],
+    // Version, UTF-8 names, stored, time and date, checksum, sizes, lengths of the name and of extra fields.
+    const facts = [[2, 20], [2, 0x800], [2, 0], [2, time], [2, date], [4, crc], [4, blob.size], [4, blob.size],
       [2, text.length], [2, 0]];
     parts.push(numbers([4, 0x04034b50], ...facts), text, blob);
     directory.push(numbers([4, 0x02014b50], [2, 20], ...facts, [2, 0], [2, 0], [2, 0], [4, 0], [4, offset]), text);

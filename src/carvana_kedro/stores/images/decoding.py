@@ -26,6 +26,11 @@ _LARGEST_SIDE = 32_768
 _MOST_PIXELS = 100_000_000
 _LIMITS = f"the limits are {_LARGEST_SIDE} per side and {_MOST_PIXELS // 10**6} million in total"
 
+# The start of a scan of a jpg: its marker, its length and its number of components, which determines the length. Each
+# scan of a progressive jpg changes all pixels; encoders write about ten.
+_SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+_MOST_SCANS = 200
+
 # `Image.open` raises an error for large sizes before it reports them, and counts the previews that phones append to a
 # photograph (MPO) as frames. The readers themselves do neither. None: the reader of HEIC, which is not in Pillow.
 _READERS: tuple[tuple[re.Pattern[bytes], type[ImageFile] | None], ...] = (
@@ -184,7 +189,9 @@ def _find_reader(file: Path | bytes) -> type[ImageFile]:
                     "is an AVIF image, which this build of Pillow cannot read: pip install --upgrade pillow"
                 )
             return reader or _heif_reader()
-    raise UnusableImageError("is not an image, despite its name")
+    raise UnusableImageError(
+        "is not an image" if isinstance(file, bytes) else "is not an image, despite its name"
+    )
 
 
 def _start_of(path: Path) -> bytes:
@@ -222,12 +229,18 @@ def _check_side_and_pixels(image: Image.Image) -> None:
 
 def _check_size(image: ImageFile) -> None:
     _check_side_and_pixels(image)
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise UnusableImageError(f"has {frames} frames instead of one")
+    # `n_frames` would read all frames, for a tiff in a time that grows with the square of their number.
+    if getattr(image, "is_animated", False):
+        raise UnusableImageError("has several frames instead of one")
 
 
 def _check_kind(image: Image.Image) -> None:
+    """Refuse an image whose white is not defined, or whose decoding would take a time out of proportion."""
+    if isinstance(image, JpegImageFile) and image.fp:
+        image.fp.seek(0)  # before decoding, Pillow itself seeks the pixels
+        scans = sum(1 for _ in _SCAN.finditer(image.fp.read()))
+        if scans > _MOST_SCANS:
+            raise UnusableImageError(f"has {scans} scans: the limit is {_MOST_SCANS}")
     if image.mode in ("I", "F"):
         raise UnusableImageError(
             "has 32 bits per pixel, for which white is not defined: save it with 8 or 16 bits per pixel"
