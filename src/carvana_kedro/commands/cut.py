@@ -234,9 +234,7 @@ def _canvas(context: click.Context, option: click.Parameter, value: str | None) 
     show_default=True,
     help="Where the network computes.",
 )
-@click.option(
-    "--workers", type=click.IntRange(1, 256), help="Photographs in work at once; otherwise one per core."
-)
+@click.option("--workers", type=click.IntRange(1, 256), help="Photographs at once; otherwise one per core.")
 def cut(inputs: Sequence[str], out: str, **options: Any) -> None:
     """Cut the cars out of photographs.
 
