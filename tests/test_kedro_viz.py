@@ -197,7 +197,9 @@ def test_texts_fit_into_the_panel(page: Page, viz: str) -> None:
     assert (
         "kedro run --pipelines data_ingestion,model_training" in page.locator(".html-renderer").inner_text()
     )
-    right = [(box := part.bounding_box()) and box["x"] + box["width"] for part in (text, panel)]
+    # The panel slides in, so both are measured at one moment.
+    edges = "([text, panel]) => [text, panel].map((part) => part.getBoundingClientRect().right)"
+    right = page.evaluate(edges, [text.element_handle(), panel.element_handle()])
     assert right == sorted(right)
 
 
