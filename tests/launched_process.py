@@ -65,7 +65,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
     folder, *options = sys.argv[1:]
     try:
-        result = run_in_processes(train, Path(folder), **{"devices": 2, **json.loads("".join(options) or "{}")})
+        result = run_in_processes(
+            train, Path(folder), **{"devices": 2, **json.loads("".join(options) or "{}")}
+        )
     except UserError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(json.dumps(result))  # noqa: T201

@@ -95,6 +95,9 @@ def test_a_training_whose_processes_are_killed_goes_on_from_its_checkpoint(
     again, output = _finish(process)
     assert again == weight
     _until_end = output.splitlines()
-    assert any("Process 1 of 2 was killed by SIGKILL. All processes start again (restart 3 of 3)" in line for line in _until_end)
+    assert any(
+        "Process 1 of 2 was killed by SIGKILL. All processes start again (restart 3 of 3)" in line
+        for line in _until_end
+    )
     assert "Process 1 starts after step 25" in output
     assert "steps." in next(line for line in _until_end if "The restart has cost" in line)
