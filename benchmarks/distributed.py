@@ -1,9 +1,9 @@
 """Compare training on several processes with training in one: the result, and what communication costs.
 
-Run `python -m benchmarks.distributed [--json]`, which takes two minutes on two cores. It starts 1, 2 and 4 processes on
-the CPU, which train small networks on random images in float64, and prints the largest differences of the weights and of
-the scores. Then it measures the steps of a larger network: bytes that a process sends to be summed, and the share of the
-time that is lost to communication. On a machine with fewer cores than processes, this says nothing about GPUs.
+Run `python -m benchmarks.distributed [--json]`, which takes two minutes on two cores. It starts 1, 2 and 4 processes
+on the CPU, which train small networks on random images in float64, and prints the largest differences of the weights
+and of the scores. Then it measures the steps of a larger network: bytes that a process sends to be summed, and the
+share of the time that is lost to communication. On a CPU, this says nothing about GPUs.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any

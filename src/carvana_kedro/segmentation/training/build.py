@@ -23,6 +23,7 @@ from carvana_kedro.segmentation.data.samples import CachedSamples, ImageReader, 
 from carvana_kedro.segmentation.extensions import Spec
 from carvana_kedro.segmentation.hardware import (
     Hardware,
+    choose_device,
     measured_peak,
     training_flop,
     usable_workers,
@@ -54,6 +55,7 @@ def check_recipe(recipe: Recipe) -> None:
             does not fit, or a network, loss, optimizer or callback cannot be built.
     """
     choose_hardware(recipe)
+    count_devices(recipe)
     for callback in recipe.callbacks:
         load_callback(callback)
     _check_optimizer(recipe)
@@ -92,6 +94,29 @@ def choose_hardware(recipe: Recipe) -> Hardware:
         compile=recipe.compile,
         fused=recipe.fused,
     )
+
+
+def count_devices(recipe: Recipe) -> int:
+    """Return the number of processes that train together on this machine.
+
+    Raises:
+        UserError: There are fewer GPUs than the recipe asks for, or the device cannot be used by several processes.
+    """
+    device = choose_device(recipe.device)
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    if recipe.devices == "auto":
+        images = recipe.batch_size // recipe.accumulation_steps
+        return max(1, min(gpus, images // recipe.nodes))
+    if gpus and recipe.devices > gpus:
+        raise UserError(
+            f"model_training.devices={recipe.devices}, but this machine has {gpus} GPU(s) for {device}. Choose "
+            f"devices=auto, or device=cpu."
+        )
+    if device.type == "mps" and recipe.devices * recipe.nodes > 1:
+        raise UserError(
+            "Several processes cannot train on mps. Choose model_training.devices=1, or device=cpu."
+        )
+    return recipe.devices
 
 
 def output_size(recipe: Recipe) -> Size:

@@ -19,6 +19,7 @@ from carvana_kedro.segmentation.data.samples import Batch
 from carvana_kedro.segmentation.hardware import is_out_of_memory, keeping_freed_memory
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
+from carvana_kedro.segmentation.training.launch import report_step
 from carvana_kedro.segmentation.training.losses import batch_dice
 from carvana_kedro.segmentation.training.state import Record, Step, Training, divergence
 from carvana_kedro.segmentation.training.steps import Attempt, Steps
@@ -50,6 +51,7 @@ def train(
     """
     _stop_if_too_many_were_skipped(run)
     _stop_if_diverged(run)
+    report_step(run.steps)
     with run.world.together():
         for callback in callbacks:
             callback.on_run_begin(run)
@@ -135,6 +137,7 @@ def _record(run: Training, step: Step, callbacks: Sequence["Callback"]) -> None:
     run.progress.add(step)
     run.steps += 1
     run.skipped += step.skipped and not step.rescaled
+    report_step(run.steps)
     with run.world.together():
         for callback in callbacks:
             callback.on_step_end(run, step)
