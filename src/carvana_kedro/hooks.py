@@ -164,7 +164,7 @@ class LockOutputsHook:
 
 def _trains_on_several_machines(pipeline: Pipeline, catalog: DataCatalog) -> bool:
     trains = any(node.name == "model_training.train_model" for node in pipeline.nodes)
-    return trains and catalog.load("params:model_training").get("nodes", 1) > 1
+    return bool(trains and catalog.load("params:model_training").nodes > 1)
 
 
 def _recipe_folders(pipeline: Pipeline, catalog: DataCatalog) -> set[Path]:
