@@ -8,7 +8,8 @@ Each process (rank) computes the same steps on its share of each batch. Two kind
 
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -18,6 +19,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import Module
+from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
 
@@ -118,6 +121,13 @@ class World:
             dist.all_reduce(codes, dist.ReduceOp.MAX)
         return int(codes)
 
+    def lead(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors with those of the leader."""
+        if self.size > 1:
+            for tensor in tensors:
+                with _noticing_lost_processes():
+                    dist.broadcast(tensor, 0)
+
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, in the order of their ranks. They must be picklable."""
         if self.size == 1:
@@ -149,6 +159,42 @@ class World:
             raise failed
 
 
+def replicate(
+    network: Module, world: World, *, unused_weights: bool = False
+) -> DistributedDataParallel | None:
+    """Return what computes the same as a network and sums its gradients over the processes; None for one process.
+
+    The sums are computed while the backward pass goes on. The network itself stays as it is, and so do the names of its
+    weights. All processes start with the weights of the leader.
+
+    Args:
+        network: On its device.
+        world: The processes.
+        unused_weights: Whether the network may have weights that do not contribute to its output.
+    """
+    if world.size == 1:
+        return None
+    with warnings.catch_warnings():
+        # PyTorch 2.14 has a new name for it, which 2.10 does not know.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        replica = DistributedDataParallel(
+            network,
+            broadcast_buffers=False,  # of a global BatchNorm they are equal; of a local one `lead` makes them so
+            gradient_as_bucket_view=True,
+            find_unused_parameters=unused_weights,
+        )
+    replica.register_comm_hook(None, _sum)
+    return replica
+
+
+def _sum(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Sum gradients, of which DistributedDataParallel by itself computes the mean."""
+    summed: torch.futures.Future[Tensor] = (
+        dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda future: future.value()[0])
+    )
+    return summed
+
+
 def _portable(error: Exception) -> Exception:
     """Return the error, or one with the same text if it cannot be sent to another process."""
     try:
@@ -156,6 +202,10 @@ def _portable(error: Exception) -> Exception:
     except Exception:  # the user's code may define any error
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
+
+
+ALONE = World()
+"""One process."""
 
 
 @contextmanager
