@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -19,3 +20,13 @@ def wait_until_ended(pids: Iterable[int], seconds: float = 30) -> None:
     while running := [pid for pid in pids if is_running(pid)]:
         assert time.monotonic() < deadline, f"processes {running} are still running"
         time.sleep(0.1)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started, oldest first. It reads /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return sorted(found)

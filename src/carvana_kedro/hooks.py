@@ -137,6 +137,8 @@ class LockOutputsHook:
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Lock the recipe's folders that the pipeline writes into. Wait while another run holds a lock."""
         self._release()  # of a run that was interrupted
+        if _trains_on_several_machines(pipeline, catalog):  # they would wait for each other
+            return
         with ExitStack() as locks:
             for folder in sorted(
                 _recipe_folders(pipeline, catalog)
@@ -158,6 +160,11 @@ class LockOutputsHook:
         if hasattr(self._held, "locks"):
             self._held.locks.close()
             del self._held.locks
+
+
+def _trains_on_several_machines(pipeline: Pipeline, catalog: DataCatalog) -> bool:
+    trains = any(node.name == "model_training.train_model" for node in pipeline.nodes)
+    return bool(trains and catalog.load("params:model_training").nodes > 1)
 
 
 def _recipe_folders(pipeline: Pipeline, catalog: DataCatalog) -> set[Path]:

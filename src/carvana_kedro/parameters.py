@@ -61,6 +61,7 @@ LocalPath = Annotated[str, AfterValidator(_local)]
 DottedPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)+$")]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bfloat16", "float16", "tf32", "float32"]
+Address = Annotated[str, Field(pattern=r"^[\w.-]+:\d{1,5}$")]
 Switch = Literal["auto"] | Annotated[bool, Field(strict=True)]
 
 _TRIED_TYPE = re.compile(
@@ -280,6 +281,18 @@ class ModelTraining(_Frozen):
     """Number of checkpoints of each kind to keep, in case the newest is damaged."""
     logged_images: NotNegativeCount = 2
     """Number of validation images shown in TensorBoard."""
+    devices: Literal["auto"] | Count = "auto"
+    """Processes on each machine that train together, each on its own GPU or on the CPU; `auto`: one per GPU, or one
+    without GPUs."""
+    nodes: Count = 1
+    """Machines that train together. The same command is started on each."""
+    rendezvous: Address | None = None
+    """HOST:PORT of one of several machines, where they find each other; the same on all."""
+    batch_norm: Literal["global", "local"] = "global"
+    """Whether several processes normalize by the statistics of the whole batch, as one process does, or each by those
+    of its share, which saves messages."""
+    max_restarts: NotNegativeCount = 3
+    """How often all processes start again, from the last checkpoint, after one of several has died."""
     callbacks: tuple[str | dict[str, Any], ...] = ()
     """Callbacks of the user: dotted paths of classes, or mappings with `type` and arguments."""
 
@@ -302,8 +315,10 @@ class ModelTraining(_Frozen):
         """
         rest = {
             "num_workers", "cache", "checkpoint_minutes", "keep_checkpoints", "max_skipped_steps",
-            "logged_images", "callbacks",
+            "logged_images", "callbacks", "devices", "nodes", "rendezvous", "max_restarts",
         }  # fmt: skip
+        if self.batch_norm == "global":  # as one process: the id of a run says nothing of it
+            rest.add("batch_norm")
         content = self.model_dump(exclude=rest)
         if self.init_from:
             content["init_from"] = _digest_of_file("init_from", path_of(self.init_from))
@@ -317,6 +332,23 @@ class ModelTraining(_Frozen):
         if self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"a batch_size of {self.batch_size} cannot be split into {self.accumulation_steps} equal parts"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _processes_fit(self) -> Self:
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError(
+                f"{self.nodes} nodes need model_training.rendezvous=HOST:PORT: the name of one of the machines and a "
+                "free port on it, the same on all machines"
+            )
+        processes = self.nodes * (1 if self.devices == "auto" else self.devices)
+        part = self.batch_size // self.accumulation_steps
+        if processes > part:
+            raise ValueError(
+                f"{processes} processes (devices x nodes) cannot share a batch of {self.batch_size} images in "
+                f"{self.accumulation_steps} part(s): each needs an image of each part. Choose fewer devices or "
+                "accumulation_steps, or a larger batch_size"
             )
         return self
 

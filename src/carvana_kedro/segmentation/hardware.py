@@ -173,9 +173,15 @@ def mixed_precision(device: torch.device, precision: torch.dtype) -> AbstractCon
     return torch.autocast(device.type, dtype=precision if enabled else torch.bfloat16, enabled=enabled)
 
 
-def usable_workers(num_workers: int) -> int:
-    """Return how many processes to read images in: at most the number of usable cores."""
-    return min(num_workers, usable_cores())
+def usable_workers(num_workers: int, processes: int = 1) -> int:
+    """Return how many workers read images: at most one per usable core.
+
+    Args:
+        num_workers: Number that is asked for.
+        processes: Number of processes that divide the workers among them. Each gets one at least, if any are asked for.
+    """
+    workers = min(num_workers, usable_cores())
+    return max(workers // processes, min(workers, 1))
 
 
 def workers_within_shared_memory(num_workers: int, batch_nbytes: int) -> int:

@@ -1,7 +1,8 @@
 """Nodes of the model_training pipeline."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,11 +26,14 @@ from carvana_kedro.segmentation.model import Member, TrainedModel
 from carvana_kedro.segmentation.monitoring.callbacks import build_callbacks
 from carvana_kedro.segmentation.monitoring.checkpoint_saver import CheckpointSaver
 from carvana_kedro.segmentation.monitoring.event_writer import EventWriter
-from carvana_kedro.segmentation.training.build import Run, build_run, output_size
+from carvana_kedro.segmentation.training.build import Run, build_run, count_devices, output_size
+from carvana_kedro.segmentation.training.callbacks import Callback
+from carvana_kedro.segmentation.training.distributed import ALONE, World
 from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingInterruptedError
+from carvana_kedro.segmentation.training.launch import run_in_processes, stop_requested
 from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.segmentation.training.recipe import Recipe
-from carvana_kedro.segmentation.training.state import Record, divergence
+from carvana_kedro.segmentation.training.state import Record, Training, divergence
 from carvana_kedro.segmentation.training.warm_start import read_start
 from carvana_kedro.stores.checkpoints import CheckpointStore, RunCheckpoints
 from carvana_kedro.stores.images.source import ImageSource
@@ -69,25 +73,52 @@ def train_model(
             machine; training was interrupted, or had to stop.
     """
     _check_sides((train_index, validation_index), training_images)
-    models, histories = [], []
-    caches: dict[str, Cache] = {}
     splits = split_folds(train_index, validation_index, parameters.folds, parameters.seed)
+    arguments = splits, training_images, checkpoints, tensorboard, pixel_cache, parameters
+    devices = count_devices(parameters.to_recipe())
+    if devices * parameters.nodes > 1:
+        run_in_processes(
+            _train_splits,
+            *arguments,
+            devices=devices,
+            nodes=parameters.nodes,
+            rendezvous=parameters.rendezvous,
+            max_restarts=parameters.max_restarts,
+        )
+    # After several processes, all runs are finished: their models are read.
+    models, histories = zip(*_train_splits(ALONE, *arguments), strict=True)
+    tables = [
+        pd.DataFrame(history).assign(fold=number) if parameters.folds else pd.DataFrame(history)
+        for number, history in enumerate(histories, start=1)
+    ]
+    model = TrainedModel.join(models)
+    return model, pd.concat(tables, ignore_index=True).assign(run_id=model.run_id)
+
+
+def _train_splits(
+    world: World,
+    splits: Sequence[Sides],
+    training_images: ImageSource,
+    checkpoints: CheckpointStore,
+    tensorboard: Path,
+    pixel_cache: PixelCache,
+    parameters: ModelTraining,
+) -> list[tuple[TrainedModel, list[Record]]]:
+    """Train one network on each split; return their models and histories. Several processes return nothing."""
+    caches: dict[str, Cache] = {}
+    trained = []
     for number, sides in enumerate(splits, start=1):
         if parameters.folds:
             cars = [index["car"].nunique() for index in sides]
             logger.info("Fold %d of %d: %d training cars, %d validation cars", number, len(splits), *cars)
-        model, history = _train_run(
-            sides, training_images, checkpoints, tensorboard, pixel_cache, caches, parameters
+        trained += _train_run(
+            world, sides, training_images, checkpoints, tensorboard, pixel_cache, caches, parameters
         )
-        models.append(model)
-        histories.append(
-            pd.DataFrame(history).assign(fold=number) if parameters.folds else pd.DataFrame(history)
-        )
-    model = TrainedModel.join(models)
-    return model, pd.concat(histories, ignore_index=True).assign(run_id=model.run_id)
+    return trained
 
 
 def _train_run(
+    world: World,
     indices: Sides,
     training_images: ImageSource,
     checkpoints: CheckpointStore,
@@ -95,10 +126,11 @@ def _train_run(
     pixel_cache: PixelCache,
     caches: dict[str, Cache],
     parameters: ModelTraining,
-) -> tuple[TrainedModel, list[Record]]:
+) -> list[tuple[TrainedModel, list[Record]]]:
     """Train one network on one split, or resume it; return the model of its best epoch and its history.
 
-    `caches` holds the decoded images of each source for the runs that follow.
+    `caches` holds the decoded images of each source for the runs that follow. Of several processes, the leader locks
+    and writes, and none returns the model: the process that has started them reads it.
     """
     recipe = parameters.to_recipe()
     sides = [index["image"].tolist() for index in indices]
@@ -107,8 +139,8 @@ def _train_run(
     facts = provenance.run_facts(decisive, sides, source, recipe.extensions())
     run_id = provenance.run_id(facts)
     run_checkpoints = checkpoints.run(run_id, keep=recipe.keep_checkpoints)
-    with run_checkpoints.locked():
-        state: Mapping[str, Any] | None = run_checkpoints.newest("last")
+    with run_checkpoints.locked() if world.leader else nullcontext():
+        state = _newest_state(run_checkpoints, world)
         if state and state["finished"]:
             _check_finished(state, run_checkpoints)
             logger.info(
@@ -116,7 +148,7 @@ def _train_run(
                 "again, choose another model_training.seed, or remove %s.", run_id, run_checkpoints.folder,
             )  # fmt: skip
         else:
-            if run_checkpoints.facts is None:
+            if world.leader and run_checkpoints.facts is None:
                 _log_differences(checkpoints, facts)
                 run_checkpoints.begin(facts)
             start, started_from = _start(recipe, decisive, state, indices[1])
@@ -130,17 +162,27 @@ def _train_run(
                     "parameters": parameters.model_dump(mode="json"),
                     "versions": provenance.versions(),
                 },
-                cache=caches.setdefault(source, Cache(recipe.cache, keep_in_file)),
+                cache=caches.setdefault(source, Cache(recipe.cache, keep_in_file, world.local_size)),
                 start=start,
+                world=world,
             )
             _restore(run, state, run_checkpoints)
             state = _train(run, recipe, run_checkpoints, tensorboard / run_id, _origin(source))
-            if training_images.fingerprint() != source:
+            if world.leader and training_images.fingerprint() != source:
                 logger.warning(
                     "Files in %s changed while run %s was trained: it may have seen both contents. To train again, "
                     "remove %s.", training_images.images, run_id, run_checkpoints.folder,
                 )  # fmt: skip
-        return _best_model(state, run_checkpoints), state["history"]
+        if world.size > 1:
+            return []
+        return [(_best_model(state, run_checkpoints), state["history"])]
+
+
+def _newest_state(checkpoints: RunCheckpoints, world: World) -> Mapping[str, Any] | None:
+    """Return the state to resume from. The leader reads first: it holds the lock, and renames damaged checkpoints."""
+    with world.together():
+        state = checkpoints.newest("last") if world.leader else None
+    return state if world.leader else checkpoints.newest("last")
 
 
 def _check_sides(indices: Sides, images: ImageSource) -> None:
@@ -229,7 +271,8 @@ def _restore(run: Run, state: Mapping[str, Any] | None, checkpoints: RunCheckpoi
         training.restore(state)
     # A best model that is newer than the last state: the process was killed between saving the two. On a GPU the same
     # model may not come out again.
-    checkpoints.supersede("best", after=training.steps)
+    if training.world.leader:
+        checkpoints.supersede("best", after=training.steps)
     name, steps = checkpoints.folder.name, len(run.train_batches)
     if state:
         logger.info(
@@ -255,18 +298,33 @@ def _train(
 ) -> Mapping[str, Any]:
     """Train to the end, and return the final state."""
     training = run.training
-    # Events that an earlier attempt has written of this epoch and later ones are purged.
+    alone = training.world.size == 1  # otherwise the process that has started this one receives the signals
     with (
-        EventWriter(events_folder, purge_step=training.epoch) as events,
-        Interrupts() as training.interrupted,
-        CheckpointSaver(checkpoints, recipe.checkpoint_minutes) as saver,
+        Interrupts() if alone else nullcontext(stop_requested) as training.interrupted,
+        _callbacks(training, recipe, checkpoints, events_folder, origin) as callbacks,
     ):
-        train(*run, build_callbacks(recipe, saver, events, origin))
+        train(*run, callbacks)
         if training.interrupted():
             raise TrainingInterruptedError(
                 "Training is finished and saved, but the run was interrupted after it. The same command resumes it."
             )
         return training.state()
+
+
+@contextmanager
+def _callbacks(
+    training: Training, recipe: Recipe, checkpoints: RunCheckpoints, events_folder: Path, origin: str
+) -> Iterator[list[Callback]]:
+    """Give the leader its callbacks, which write and show; the other processes none."""
+    if not training.world.leader:
+        yield []
+        return
+    # Events that an earlier attempt has written of this epoch and later ones are purged.
+    with (
+        EventWriter(events_folder, purge_step=training.epoch) as events,
+        CheckpointSaver(checkpoints, recipe.checkpoint_minutes) as saver,
+    ):
+        yield build_callbacks(recipe, saver, events, origin)
 
 
 def _best_model(state: Mapping[str, Any], checkpoints: RunCheckpoints) -> TrainedModel:

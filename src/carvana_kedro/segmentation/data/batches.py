@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from carvana_kedro.segmentation.data.reader import Reader
 from carvana_kedro.segmentation.data.samples import Batch, CachedSamples, Samples
 
+Deal = Callable[[list[NDArray[np.int64]]], list[NDArray[np.int64]]]
+
 
 class Batches:
     """Batches of images and targets, one epoch after another.
@@ -24,6 +26,8 @@ class Batches:
         num_workers: Number of processes that read images; 0 reads in this process. Samples that are cached in memory
             are always taken from there in this process: that is faster than to receive them from another one.
         pin_memory: Whether batches are placed in pinned memory, which speeds up the copy to a GPU.
+        deal: With several processes, returns what this one takes of an epoch's batches: some of them, or a part of
+            each.
     """
 
     def __init__(
@@ -34,11 +38,13 @@ class Batches:
         seed: int | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
+        deal: Deal | None = None,
     ) -> None:
         """Store the arguments; reading starts with `epoch`."""
         self.image_ids = samples.image_ids
         self.batch_size = batch_size
         self.seed = seed
+        self._deal = deal
         self._read: Callable[[Sequence[NDArray[np.int64]]], Iterator[Batch]]
         if isinstance(samples, CachedSamples) and samples.in_memory:
             self._read = partial(map, partial(samples.read, pin_memory=pin_memory))
@@ -74,7 +80,8 @@ class Batches:
         if self.seed is not None:
             order = np.random.default_rng((self.seed, number)).permutation(order)
         size = self.batch_size
-        return self._read([order[size * batch : size * (batch + 1)] for batch in range(start, len(self))])
+        batches = [order[size * batch : size * (batch + 1)] for batch in range(start, len(self))]
+        return self._read(self._deal(batches) if self._deal else batches)
 
     @property
     def images(self) -> int:

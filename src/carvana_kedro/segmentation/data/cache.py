@@ -35,12 +35,15 @@ class Cache:
             `memory`), or `auto`: the device if the images take less than 40 % of its free memory, otherwise the memory
             of this machine if they fit, otherwise none.
         keep_in_file: Keeps the images for `memmap`.
+        processes: Number of processes on this machine that keep the same images. They share a file, but each has its
+            own memory.
     """
 
-    def __init__(self, name: CacheName, keep_in_file: Keep = in_memory) -> None:
+    def __init__(self, name: CacheName, keep_in_file: Keep = in_memory, processes: int = 1) -> None:
         """Store the arguments; images are decoded when they are first asked for."""
         self._name = name
         self._keep_in_file = keep_in_file
+        self._processes = processes
         self._known: dict[tuple[Size, tuple[str, ...]], Samples | CachedSamples] = {}
 
     def samples(
@@ -63,7 +66,7 @@ class Cache:
         return self._known[key]
 
     def _new(self, samples: Samples, device: torch.device) -> Samples | CachedSamples:
-        name = self._name if self._name != "auto" else choose_cache(samples.nbytes, device)
+        name = self._name if self._name != "auto" else choose_cache(samples.nbytes, device, self._processes)
         if name == "none":
             return samples
         on_gpu = name == "device" and device.type == "cuda"
@@ -71,12 +74,15 @@ class Cache:
         return CachedSamples(samples, keep)
 
 
-def choose_cache(nbytes: int, device: torch.device) -> Literal["device", "memory", "none"]:
+def choose_cache(
+    nbytes: int, device: torch.device, processes: int = 1
+) -> Literal["device", "memory", "none"]:
     """Return what `auto` means for decoded images of this size, and log it.
 
     Args:
         nbytes: Bytes of all decoded images and targets.
         device: What the network is trained on.
+        processes: Number of processes on this machine, each of which keeps all images in memory of its own.
     """
     size = format_size(nbytes)
     if device.type == "cuda" and nbytes < SHARE_BESIDE_NETWORK * (free := free_memory(device)):
@@ -86,10 +92,12 @@ def choose_cache(nbytes: int, device: torch.device) -> Literal["device", "memory
         return "device"
     available = available_memory() or 0  # unknown: the images may not fit
     share = SHARE_OF_HOST if device.type == "cuda" else SHARE_BESIDE_NETWORK
-    choice: Literal["memory", "none"] = "memory" if nbytes < share * available else "none"
+    choice: Literal["memory", "none"] = "memory" if nbytes * processes < share * available else "none"
+    each = f" in each of {processes} processes," if processes > 1 else ""
     logger.info(
-        "cache=auto: %s. Decoded, the images take %s of %s of memory", choice, size, format_size(available)
-    )
+        "cache=auto: %s. Decoded, the images take %s%s of %s of memory",
+        choice, size, each, format_size(available),
+    )  # fmt: skip
     return choice
 
 

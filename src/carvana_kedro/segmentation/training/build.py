@@ -1,16 +1,20 @@
 """From a recipe to a training run: the one place that knows what a recipe's values mean."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import ARCHITECTURES, SegmentationNetwork, build_network
+from carvana_kedro.segmentation.architectures.global_batch_norm import GlobalBatchNorm2d
 from carvana_kedro.segmentation.data.augmentation import Augmentation
 from carvana_kedro.segmentation.data.batches import Batches
 from carvana_kedro.segmentation.data.cache import Cache
@@ -19,6 +23,7 @@ from carvana_kedro.segmentation.data.samples import CachedSamples, ImageReader, 
 from carvana_kedro.segmentation.extensions import Spec
 from carvana_kedro.segmentation.hardware import (
     Hardware,
+    choose_device,
     measured_peak,
     training_flop,
     usable_workers,
@@ -26,6 +31,7 @@ from carvana_kedro.segmentation.hardware import (
 from carvana_kedro.segmentation.model import Member
 from carvana_kedro.segmentation.training.average import WeightAverage
 from carvana_kedro.segmentation.training.callbacks import load_callback
+from carvana_kedro.segmentation.training.distributed import ALONE, World, replicate
 from carvana_kedro.segmentation.training.losses import build_loss
 from carvana_kedro.segmentation.training.optimizers import build_optimizer, build_schedule
 from carvana_kedro.segmentation.training.recipe import Recipe
@@ -49,6 +55,7 @@ def check_recipe(recipe: Recipe) -> None:
             does not fit, or a network, loss, optimizer or callback cannot be built.
     """
     choose_hardware(recipe)
+    count_devices(recipe)
     for callback in recipe.callbacks:
         load_callback(callback)
     _check_optimizer(recipe)
@@ -89,6 +96,29 @@ def choose_hardware(recipe: Recipe) -> Hardware:
     )
 
 
+def count_devices(recipe: Recipe) -> int:
+    """Return the number of processes that train together on this machine.
+
+    Raises:
+        UserError: There are fewer GPUs than the recipe asks for, or the device cannot be used by several processes.
+    """
+    device = choose_device(recipe.device)
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    if recipe.devices == "auto":
+        images = recipe.batch_size // recipe.accumulation_steps
+        return max(1, min(gpus, images // recipe.nodes))
+    if gpus and recipe.devices > gpus:
+        raise UserError(
+            f"model_training.devices={recipe.devices}, but this machine has {gpus} GPU(s) for {device}. Choose "
+            f"devices=auto, or device=cpu."
+        )
+    if device.type == "mps" and recipe.devices * recipe.nodes > 1:
+        raise UserError(
+            "Several processes cannot train on mps. Choose model_training.devices=1, or device=cpu."
+        )
+    return recipe.devices
+
+
 def output_size(recipe: Recipe) -> Size:
     """Return the (height, width) of the network's logits.
 
@@ -107,6 +137,7 @@ def build_run(
     about: Mapping[str, Any],
     cache: Cache | None = None,
     start: Member | None = None,
+    world: World = ALONE,
 ) -> Run:
     """Build a run at its beginning.
 
@@ -119,21 +150,34 @@ def build_run(
         cache: Keeps decoded images, for this run and others with the same images; None: as the recipe says, for this
             run alone.
         start: Model to start from; None: that of `recipe.init_from`, if there is one.
+        world: The processes that train together. All of them call this function.
 
     Raises:
-        UserError: The recipe does not fit the network or the machine, or an image cannot be read.
+        UserError: The recipe does not fit the network, the machine or the processes, or an image cannot be read.
     """
     torch.manual_seed(recipe.seed)
-    network = _first_network(recipe, start)
-    geometry = _geometry(network, recipe)
-    flop = _flop(network, geometry.input_size)
-    hardware = choose_hardware(recipe)
-    samples = _build_samples(cache or Cache(recipe.cache), images, sides, geometry, hardware)
-    train_batches, validation_batches = _build_batches(recipe, samples, hardware)
+    with world.together():
+        network = _first_network(recipe, start)
+        geometry = _geometry(network, recipe)
+        flop = _flop(network, geometry.input_size)
+        hardware = choose_hardware(recipe)
+        cache = cache or Cache(recipe.cache, processes=world.local_size)
+        samples = _build_samples(cache, images, sides, geometry, hardware)
+        batch_size = min(recipe.batch_size, len(sides[0]))
+        _check_shares(recipe, batch_size, world)
+        train_batches, validation_batches = _build_batches(recipe, samples, hardware, world)
     training = build_training(
-        recipe, network, geometry, hardware, steps_per_epoch=len(train_batches), origin=origin, about=about
+        recipe,
+        network,
+        geometry,
+        hardware,
+        steps_per_epoch=len(train_batches),
+        origin=origin,
+        about=about,
+        world=world,
     )
-    training.flop, training.peak = flop, measured_peak(hardware)
+    training.batch_size = batch_size
+    training.flop, training.peak = flop, world.size * measured_peak(hardware)
     return Run(training, train_batches, validation_batches)
 
 
@@ -146,6 +190,7 @@ def build_training(
     steps_per_epoch: int,
     origin: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
+    world: World = ALONE,
 ) -> Training:
     """Put a network on the hardware, and build all that trains it.
 
@@ -157,10 +202,13 @@ def build_training(
         steps_per_epoch: Steps of the optimizer in an epoch.
         origin: See `build_run`.
         about: See `build_run`.
+        world: See `build_run`.
 
     Raises:
         UserError: The optimizer, schedule or loss cannot be built.
     """
+    if world.size > 1 and recipe.batch_norm == "global":
+        network = _with_global_batch_norm(network, world, hardware.device)
     network = hardware.place(network)
     ema = WeightAverage(network, recipe.ema_decay) if recipe.ema_decay else None
     if ema is not None:
@@ -187,7 +235,7 @@ def build_training(
             "threshold": recipe.threshold,
             **(origin or {}),
         },
-        about={**(about or {}), "hardware": str(hardware)},
+        about={**(about or {}), "hardware": _describe(hardware, world)},
         threshold=recipe.threshold,
         ema=ema,
         accumulation_steps=recipe.accumulation_steps,
@@ -195,7 +243,35 @@ def build_training(
         best_by=recipe.best_by,
         patience=recipe.early_stopping,
         max_skipped_steps=recipe.max_skipped_steps,
+        world=world,
+        replica=replicate(network, world, unused_weights=not _is_own(recipe.architecture)),
     )
+
+
+def _with_global_batch_norm(
+    network: SegmentationNetwork, world: World, device: torch.device
+) -> SegmentationNetwork:
+    """Return the network with BatchNorm's statistics taken over all processes; the names of its weights stay."""
+    if device.type == "cuda":
+        converted: SegmentationNetwork = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return converted
+    GlobalBatchNorm2d.convert(network, world.sum)
+    return network
+
+
+def _describe(hardware: Hardware, world: World) -> str:
+    return str(hardware) if world.size == 1 else f"{hardware}, {world.size} processes"
+
+
+def _check_shares(recipe: Recipe, batch_size: int, world: World) -> None:
+    """Check that each process gets an image of each part of a batch."""
+    last = replace(world, rank=world.size - 1)
+    if 0 in last.share_sizes(batch_size, recipe.accumulation_steps):
+        raise UserError(
+            f"A batch of {batch_size} images in {recipe.accumulation_steps} part(s) has too few images for "
+            f"{world.size} processes: each needs one of each part. Choose fewer model_training.devices or "
+            "accumulation_steps, or a larger batch_size."
+        )
 
 
 def _first_network(recipe: Recipe, start: Member | None) -> SegmentationNetwork:
@@ -234,18 +310,25 @@ def _build_samples(
 
 
 def _build_batches(
-    recipe: Recipe, samples: Sequence[Samples | CachedSamples], hardware: Hardware
+    recipe: Recipe, samples: Sequence[Samples | CachedSamples], hardware: Hardware, world: World
 ) -> tuple[Batches, Batches]:
-    """Return the shuffled training batches, and the ordered validation batches of the size that fits at once."""
+    """Return the shuffled training batches, and the ordered validation batches of the size that fits at once.
+
+    A process takes its share of each training batch, and every so many validation batches as a whole.
+    """
     build = partial(
         Batches,
-        num_workers=usable_workers(recipe.num_workers),
+        num_workers=usable_workers(recipe.num_workers, world.local_size),
         pin_memory=hardware.device.type == "cuda",
     )
     train, validation = samples
+
+    def share(batches: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+        return [world.share(batch, recipe.accumulation_steps) for batch in batches]
+
     return (
-        build(train, recipe.batch_size, seed=recipe.seed),
-        build(validation, recipe.batch_size // recipe.accumulation_steps),
+        build(train, recipe.batch_size, seed=recipe.seed, deal=share),
+        build(validation, recipe.batch_size // recipe.accumulation_steps, deal=world.deal),
     )
 
 

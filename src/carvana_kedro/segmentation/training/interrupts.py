@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -20,6 +21,9 @@ class Interrupts:
 
     Outside the main thread, where Python does not deliver signals, it does nothing.
 
+    Args:
+        then: Called at the first signal.
+
     >>> with Interrupts() as interrupted:
     ...     interrupted()
     False
@@ -27,7 +31,8 @@ class Interrupts:
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
+    def __init__(self, then: Callable[[], object] = lambda: None) -> None:
+        self._then = then
         self._received = False
         self._previous_handlers: dict[signal.Signals, Any] = {}
 
@@ -59,3 +64,4 @@ class Interrupts:
         logger.warning(
             "%s: finishing the step and saving. A second signal stops at once.", signal.Signals(number).name
         )
+        self._then()

@@ -6,6 +6,8 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +19,7 @@ from carvana_kedro.segmentation.data.samples import Batch
 from carvana_kedro.segmentation.hardware import is_out_of_memory, keeping_freed_memory
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
+from carvana_kedro.segmentation.training.launch import report_step
 from carvana_kedro.segmentation.training.losses import batch_dice
 from carvana_kedro.segmentation.training.state import Record, Step, Training, divergence
 from carvana_kedro.segmentation.training.steps import Attempt, Steps
@@ -48,18 +51,22 @@ def train(
     """
     _stop_if_too_many_were_skipped(run)
     _stop_if_diverged(run)
-    for callback in callbacks:
-        callback.on_run_begin(run)
+    report_step(run.steps)
+    with run.world.together():
+        for callback in callbacks:
+            callback.on_run_begin(run)
     try:
         with keeping_freed_memory() if run.hardware.device.type == "cpu" else nullcontext():
             _train_epochs(run, train_batches, validation_batches, callbacks)
     except TrainingInterruptedError:
-        for callback in callbacks:
-            callback.on_interrupted(run)
+        with run.world.together():
+            for callback in callbacks:
+                callback.on_interrupted(run)
         raise
     _warn_if_nothing_was_learned(run)
-    for callback in callbacks:
-        callback.on_run_end(run)
+    with run.world.together():
+        for callback in callbacks:
+            callback.on_run_end(run)
     return run.history
 
 
@@ -70,11 +77,13 @@ def _train_epochs(
         with _advice_when_out_of_memory(run, train_batches.batch_size):
             train_one_epoch(run, train_batches, callbacks)
             started = time.perf_counter()
+            run.world.lead(run.model.buffers())  # a local BatchNorm has other statistics in each process
             validated = evaluate(run, validation_batches)
         run.end_epoch(validated, train_batches.images, time.perf_counter() - started)
         _stop_if_diverged(run)  # before callbacks save the state
-        for callback in callbacks:
-            callback.on_epoch_end(run)
+        with run.world.together():
+            for callback in callbacks:
+                callback.on_epoch_end(run)
 
 
 def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callback"] = ()) -> None:
@@ -89,7 +98,7 @@ def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callba
             image_ids = [batches.image_ids[position] for position in attempt.positions.tolist()]
             step = Step(attempt.number, len(batches), *outcome, image_ids, attempt.images, attempt.targets)
             progress.seconds = earlier + time.perf_counter() - started
-            _record(run, step, callbacks)
+            _record(run, _whole(run, step), callbacks)
 
     late: Attempt | None = None
     number = progress.steps
@@ -116,7 +125,8 @@ def train_one_epoch(run: Training, batches: Batches, callbacks: Sequence["Callba
 def _next_batch(run: Training, incoming: Iterator[Batch]) -> tuple[Tensor, Tensor, Tensor] | None:
     """Return positions, augmented images and targets; None after the last batch."""
     started = time.perf_counter()
-    batch = next(incoming, None)
+    with run.world.together():
+        batch = next(incoming, None)
     if not run.hardware.busy():  # a busy GPU loses no time
         run.progress.waited += time.perf_counter() - started
     return batch and (batch[0], *run.augmented(*batch))
@@ -127,11 +137,22 @@ def _record(run: Training, step: Step, callbacks: Sequence["Callback"]) -> None:
     run.progress.add(step)
     run.steps += 1
     run.skipped += step.skipped and not step.rescaled
-    for callback in callbacks:
-        callback.on_step_end(run, step)
-    if step.skipped and not step.rescaled:
-        _warn_skipped(run, step)
-    _leave_if_interrupted(run)
+    report_step(run.steps)
+    with run.world.together():
+        for callback in callbacks:
+            callback.on_step_end(run, step)
+        if step.skipped and not step.rescaled:
+            _warn_skipped(run, step)
+        _leave_if_interrupted(run)
+
+
+def _whole(run: Training, step: Step) -> Step:
+    """Return the step with the images of all processes, if somebody will look for the cause of its failure."""
+    if run.world.size == 1 or step.rescaled or not step.skipped:
+        return step
+    shares = run.world.gather((step.image_ids, step.images.cpu(), step.targets.cpu()))
+    image_ids, images, targets = zip(*shares, strict=True)
+    return replace(step, image_ids=[*chain(*image_ids)], images=torch.cat(images), targets=torch.cat(targets))
 
 
 @torch.no_grad()
@@ -143,20 +164,14 @@ def evaluate(run: Training, batches: Batches) -> Record:
         Dice coefficient is highest.
     """
     run.model.eval()
+    with run.world.together():
+        dealt = [*_evaluated(run, batches)]
     losses, scores = [], []
     run.curve = ThresholdCurve()
-    for _, images, targets in _unless_interrupted(run, batches.epoch(run.epoch)):
-        images, targets = run.tensors(images, targets)
-        # All batches have the same shape and layout, so that a compiled network is compiled only once.
-        missing = batches.batch_size - len(images) if run.hardware.compile else 0
-        padded = torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
-        padded = padded.contiguous(memory_format=torch.channels_last)
-        logits = run.predict(run.model, padded)[: len(images)].float()
-        losses += [run.loss(logits, targets)] * len(images)
-        scores.append(batch_dice(logits, targets, run.threshold))
-        run.curve.add(logits, targets)
-        run.last_batch = images, targets, logits
-        _leave_if_interrupted(run)
+    for loss_of_batch, scores_of_batch, curve in run.world.collect(dealt):
+        losses += [loss_of_batch] * len(scores_of_batch)
+        scores.append(scores_of_batch)
+        run.curve.extend(curve)
     loss = float(torch.stack(losses).mean())
     if not math.isfinite(loss):
         logger.warning(
@@ -167,6 +182,27 @@ def evaluate(run: Training, batches: Batches) -> Record:
         "val_dice_coeff": float(torch.cat(scores).mean()),
         "best_threshold": run.curve.best_threshold(),
     }
+
+
+def _evaluated(run: Training, batches: Batches) -> Iterator[tuple[Tensor, Tensor, ThresholdCurve]]:
+    """Yield the loss, the Dice coefficients (N,) and the counts of each batch of this process."""
+    for _, images, targets in _unless_interrupted(run, batches.epoch(run.epoch)):
+        images, targets = run.tensors(images, targets)
+        # All batches have the same shape and layout, so that a compiled network is compiled only once.
+        missing = batches.batch_size - len(images) if run.hardware.compile else 0
+        padded = torch.cat([images, images[:1].expand(missing, -1, -1, -1)]) if missing else images
+        padded = padded.contiguous(memory_format=torch.channels_last)
+        logits = run.predict(run.model, padded)[: len(images)]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss, scores, curve = (
+            run.loss(logits, targets),
+            batch_dice(logits, targets, run.threshold),
+            ThresholdCurve(),
+        )
+        curve.add(logits, targets)
+        run.last_batch = images, targets, logits
+        yield loss.cpu(), scores.cpu(), curve
+        _leave_if_interrupted(run)
 
 
 def _warn_skipped(run: Training, step: Step) -> None:
@@ -246,6 +282,12 @@ def _advice_when_out_of_memory(run: Training, batch_size: int) -> Iterator[None]
             raise
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that did not fit
         height, width = run.geometry.input_size
+        if run.world.size > 1:  # a trial in one process would wait for the others
+            raise UserError(
+                f"The memory of {run.hardware.device} is too small for this process's share of a batch: "
+                f"{batch_size} images of {height} x {width} (height x width) for {run.world.size} processes. Choose a "
+                "smaller model_training.batch_size, or more accumulation_steps."
+            ) from error
         part = batch_size // run.accumulation_steps
         raise UserError(
             f"The memory of {run.hardware.device} is too small to train on {part} images of {height} x {width} "

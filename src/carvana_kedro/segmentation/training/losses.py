@@ -4,7 +4,9 @@ A loss is a function `loss(logits, targets, **arguments)`, or a class whose inst
 computes a scalar from (N, H, W) logits and (N, H, W) targets in [0, 1]: the mean over the N images. It must be the
 mean because a batch may be computed in parts (`accumulation_steps`): the losses of the parts are added, weighted by
 their share of the images. A loss that is no mean, because its normalization depends on the batch, has a method
-`for_batch(targets)`, which returns the loss for the parts of the batch with these targets.
+`for_batch(targets)`, which returns the loss for the parts of the batch with these targets. To be trained by several
+processes, it takes a function as well, `for_batch(targets, mean)`: the targets are then those of this process, and
+`mean(values)` is the mean over the values of all processes.
 A loss has no state: its buffers are not part of a checkpoint, and its parameters are not trained.
 """
 
@@ -67,19 +69,25 @@ class SegmentationLoss:
         """Compute the loss of a batch."""
         return segmentation_loss(logits, targets, **self._arguments)
 
-    def for_batch(self, targets: Tensor) -> Loss:
+    def for_batch(self, targets: Tensor, mean: Callable[[Tensor], Tensor] = torch.mean) -> Loss:
         """Return the loss for the parts of a batch with these targets: `border_weight` is normalized over the batch."""
         border_weight = self._arguments.get("border_weight", 0.0)
         if not border_weight:
             return self
         weights = pixel_weights(targets, border_weight, self._arguments.get("border_width", _BORDER_WIDTH))
-        return partial(segmentation_loss, **self._arguments, mean_weight=weights.mean())
+        return partial(segmentation_loss, **self._arguments, mean_weight=mean(weights))
 
 
-def loss_of_parts(loss: Loss, targets: Tensor) -> Loss:
-    """Return the loss for the parts of a batch with these targets: that of `for_batch`, if the loss has this method."""
-    for_batch: Callable[[Tensor], Loss] = getattr(loss, "for_batch", lambda targets: loss)
-    return for_batch(targets)
+def loss_of_parts(loss: Loss, targets: Tensor, *mean: Callable[[Tensor], Tensor]) -> Loss:
+    """Return the loss for the parts of a batch with these targets: that of `for_batch`, if the loss has this method.
+
+    Args:
+        loss: A loss.
+        targets: (N, H, W), those of this process.
+        mean: With several processes, a function that returns the mean over the values of all of them.
+    """
+    for_batch: Callable[..., Loss] = getattr(loss, "for_batch", lambda targets, *mean: loss)
+    return for_batch(targets, *mean)
 
 
 def segmentation_loss(

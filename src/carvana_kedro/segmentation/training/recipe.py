@@ -45,6 +45,12 @@ class Recipe:
         checkpoint_minutes: Between two checkpoints within one epoch.
         keep_checkpoints: Checkpoints of each kind that are kept.
         logged_images: Validation images shown in TensorBoard.
+        devices: Processes on each machine, each with a GPU of its own or on the CPU; auto: all GPUs, or one process.
+        nodes: Machines.
+        rendezvous: HOST:PORT at which several machines find each other.
+        batch_norm: Whether BatchNorm's statistics in training are those of the images of all processes (global), or
+            of each alone (local).
+        max_restarts: How often training starts again after a process has been lost.
         callbacks: The user's own: dotted paths, or mappings with `type` and arguments.
     """
 
@@ -78,6 +84,11 @@ class Recipe:
     checkpoint_minutes: float = 10
     keep_checkpoints: int = 2
     logged_images: int = 2
+    devices: Literal["auto"] | int = "auto"
+    nodes: int = 1
+    rendezvous: str | None = None
+    batch_norm: Literal["global", "local"] = "global"
+    max_restarts: int = 3
     callbacks: tuple[Spec, ...] = ()
 
     @classmethod

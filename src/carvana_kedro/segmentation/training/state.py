@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -19,6 +20,7 @@ from carvana_kedro.segmentation.hardware import Hardware
 from carvana_kedro.segmentation.metrics.threshold_curve import ThresholdCurve
 from carvana_kedro.segmentation.model import not_finite
 from carvana_kedro.segmentation.training.average import WeightAverage
+from carvana_kedro.segmentation.training.distributed import ALONE, World
 from carvana_kedro.segmentation.training.optimizers import skips_updates
 
 Record = dict[str, float]
@@ -37,7 +39,8 @@ class Step:
         skipped: Whether the step was skipped because its loss or gradient was not finite.
         rescaled: Whether it was skipped only because the loss scale of float16 was too large. Such steps are expected:
             this is how the scale is found.
-        image_ids: Ids of the images in the batch.
+        image_ids: Ids of the images in the batch. Of several processes, each has those of its share, except in a
+            skipped step: there, all have the whole batch.
         images: (N, 3, h, w) float32 on the device, augmented, as the network received them.
         targets: (N, h, w) float32 on the device.
     """
@@ -116,6 +119,9 @@ class Training:
         patience: Number of epochs without improvement after which the run ends; 0: never.
         max_skipped_steps: Number of skipped steps after which the run stops.
         interrupted: Returns whether to save the run and stop.
+        world: The processes that train the network together.
+        replica: The network as it computes gradients, which are summed over the processes; None: the network itself.
+        batch_size: Images per step in all processes; 0: those that this process receives.
         flop: Floating-point operations per image in a training step; 0: unknown.
         peak: Floating-point operations per second that the machine can do; 0: unknown.
         history: One record per epoch: epoch, train_loss, train_dice_coeff, val_loss, val_dice_coeff, best_threshold,
@@ -146,6 +152,9 @@ class Training:
     patience: int = 0
     max_skipped_steps: int = 10
     interrupted: Callable[[], bool] = lambda: False
+    world: World = ALONE
+    replica: DistributedDataParallel | None = None
+    batch_size: int = 0
     flop: float = 0.0
     peak: float = 0.0
     history: list[Record] = field(default_factory=list)
@@ -204,8 +213,9 @@ class Training:
         )
 
     def seed_step(self, number: int) -> None:
-        """Seed torch for a step of the epoch, from 1, which makes dropout a function of (seed, epoch, step)."""
-        sequence = np.random.SeedSequence((self.seed, self.epoch, number - 1))
+        """Seed torch for a step of the epoch, from 1: dropout is a function of (seed, epoch, step, process)."""
+        process = [self.world.rank] if self.world.rank else []  # other images need other numbers
+        sequence = np.random.SeedSequence((self.seed, self.epoch, number - 1, *process))
         torch.manual_seed(int(sequence.generate_state(1)[0]))
 
     def predict(self, network: torch.nn.Module, images: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ the same.
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from carvana_kedro.segmentation.training.losses import batch_dice, loss_of_parts
+from carvana_kedro.segmentation.training.losses import Loss, batch_dice, loss_of_parts
 from carvana_kedro.segmentation.training.state import Training
 
 Copies = dict[torch.dtype, list[Tensor]]
@@ -201,19 +201,33 @@ class Statistics:
 
 
 def forward_backward(run: Training, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the gradient of the batch; return its mean loss and Dice coefficient as tensors on the device."""
+    """Compute the gradient of the batch; return its mean loss and Dice coefficient as tensors on the device.
+
+    Of several processes, each computes its share of each part. The gradients are summed during the last part.
+    """
     run.optimizer.zero_grad(set_to_none=True)
     losses, scores = [], []
-    loss_of = run.loss if run.accumulation_steps == 1 else loss_of_parts(run.loss, targets)
-    for part, part_targets in zip(
-        images.chunk(run.accumulation_steps), targets.chunk(run.accumulation_steps), strict=True
+    count = run.batch_size or len(images)  # of all processes
+    sizes = run.world.share_sizes(count, run.accumulation_steps)
+    loss_of = _loss_of_parts(run, targets)
+    for number, (part, part_targets) in enumerate(
+        zip(images.split(sizes), targets.split(sizes), strict=True), start=1
     ):
-        logits = run.predict(run.network, part)
-        loss = loss_of(logits, part_targets) * (len(part) / len(images))
-        run.scaler.scale(loss).backward()
+        with run.replica.no_sync() if run.replica and number < len(sizes) else nullcontext():
+            logits = run.predict(run.replica or run.network, part)
+            loss = loss_of(logits, part_targets) * (len(part) / count)
+            run.scaler.scale(loss).backward()
         losses.append(loss.detach())
         scores.append(batch_dice(logits.detach(), part_targets, run.threshold))
-    return torch.stack(losses).sum(), torch.cat(scores).mean()
+    means = torch.stack([torch.stack(losses).sum(), torch.cat(scores).sum() / count])
+    loss, dice_coeff = run.world.sum(means)
+    return loss, dice_coeff
+
+
+def _loss_of_parts(run: Training, targets: Tensor) -> Loss:
+    if run.world.size > 1:
+        return loss_of_parts(run.loss, targets, run.world.mean)
+    return run.loss if run.accumulation_steps == 1 else loss_of_parts(run.loss, targets)
 
 
 def _fetch(numbers: Tensor) -> Callable[[], list[float]]:
