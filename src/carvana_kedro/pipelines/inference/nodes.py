@@ -1,40 +1,24 @@
 """Nodes of the inference pipeline."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from carvana_kedro import provenance
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import check_source, first_few, index_images, usable_images
 from carvana_kedro.parameters import Inference, ModelTraining
+from carvana_kedro.predicting import engine
+from carvana_kedro.predicting.work import Job, Options, Work
 from carvana_kedro.results.doubt import doubtful_masks
-from carvana_kedro.segmentation.hardware import usable_workers
 from carvana_kedro.segmentation.model import TrainedModel
-from carvana_kedro.segmentation.monitoring import visualization
-from carvana_kedro.segmentation.prediction.cutouts import alpha_of, cut_out
-from carvana_kedro.segmentation.prediction.postprocessing import postprocess
-from carvana_kedro.segmentation.prediction.prediction import Prediction, map_in_order
-from carvana_kedro.segmentation.prediction.predictor import Predictor
-from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.source import ImageSource
-from carvana_kedro.stores.predictions import (
-    KINDS,
-    Kind,
-    PredictedImages,
-    PredictionShards,
-    Seal,
-    ShardRows,
-)
-from carvana_kedro.stores.tables import Row
+from carvana_kedro.stores.predictions import KINDS, Kind, PredictedImages, PredictionShards, ShardRows
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +112,7 @@ def predict_masks(
     trusted = model_training.trusted()
     origin = _origin(model, test_index, test_images, parameters, trusted)
     key = provenance.run_id(origin)
+    work = _work(model, trusted, test_images, predicted_images, prediction_shards, key, parameters)
     with prediction_shards.locked():
         shards = {
             number: shard
@@ -137,21 +122,16 @@ def predict_masks(
         missing = {number: job for number, job in jobs.items() if number not in shards}
         if shards:
             logger.info("%d of %d shards of masks exist from an earlier run", len(shards), len(jobs))
-        predictor = _build_predictor(model, parameters, trusted) if missing else None
-        predicted_images.remove_others(
-            kept={name for shard in shards.values() for name in shard.images},
-            expected={name for job in jobs.values() for name in job.names},
-            shards=prediction_shards,
-        )
-        if predictor:
-            found = _predict_jobs(predictor, missing, test_images, predicted_images, parameters)
-            for number, written in found:
-                shards[number] = prediction_shards.write(key, number, *written)
-            if test_images.fingerprint() != origin["source"]:
-                prediction_shards.remove(key)  # some may be of the earlier contents, some of the new
-                raise UserError(
-                    f"Files in {test_images.images} changed while they were predicted. Run again."
-                )
+        with engine.started(work, missing) as predicted:
+            predicted_images.remove_others(
+                kept={name for shard in shards.values() for name in shard.images},
+                expected={name for job in jobs.values() for name in job.names},
+                shards=prediction_shards,
+            )
+            shards |= predicted
+        if missing and test_images.fingerprint() != origin["source"]:
+            prediction_shards.remove(key)  # some may be of the earlier contents, some of the new
+            raise UserError(f"Files in {test_images.images} changed while they were predicted. Run again.")
         names = [shards[number].name for number in jobs]
         return {
             **origin,
@@ -163,22 +143,7 @@ def predict_masks(
         }
 
 
-@dataclass(frozen=True)
-class _Job:
-    """The images of one shard.
-
-    Attributes:
-        image_ids: All of them, in order.
-        readable: Those without a problem in the index.
-        names: Of the image files that are written for them.
-    """
-
-    image_ids: Sequence[str]
-    readable: Sequence[str]
-    names: Sequence[str]
-
-
-def _jobs(index: pd.DataFrame, predicted_images: PredictedImages, parameters: Inference) -> dict[int, _Job]:
+def _jobs(index: pd.DataFrame, predicted_images: PredictedImages, parameters: Inference) -> dict[int, Job]:
     """Return the images of each shard by its number."""
     jobs = {}
     for number, start in enumerate(range(0, len(index), parameters.shard_size)):
@@ -187,7 +152,7 @@ def _jobs(index: pd.DataFrame, predicted_images: PredictedImages, parameters: In
         names = [
             predicted_images.name(kind, image_id) for image_id in readable for kind in _kinds(parameters)
         ]
-        jobs[number] = _Job(rows["image"].tolist(), readable, names)
+        jobs[number] = Job(rows["image"].tolist(), readable, names)
     return jobs
 
 
@@ -210,136 +175,39 @@ def _origin(
     }
 
 
-def _build_predictor(model: TrainedModel, parameters: Inference, trusted: Sequence[str]) -> Predictor:
-    """Build the predictor of a model, and log its threshold and hardware."""
-    predictor = Predictor.from_model(
-        model,
-        threshold=model.threshold(parameters.threshold),
-        trusted=trusted,
-        flip=parameters.flip,
-        device=parameters.device,
-        precision=parameters.precision,
-        compile=parameters.compile,
-        engine=parameters.engine,
-    )
-    hardware = (
-        predictor.hardware if parameters.engine == "torch" else f"{predictor.hardware.device} in ONNX Runtime"
-    )
-    logger.info("Predicting at a threshold of %.2f on %s", predictor.threshold, hardware)
-    return predictor
-
-
-def _predict_jobs(
-    predictor: Predictor,
-    jobs: Mapping[int, _Job],
+def _work(
+    model: TrainedModel,
+    trusted: Sequence[str],
     images: ImageSource,
     predicted_images: PredictedImages,
+    shards: PredictionShards,
+    key: str,
     parameters: Inference,
-) -> Iterator[tuple[int, tuple[list[Row], dict[str, Seal], dict[str, str], dict[str, float]]]]:
-    """Predict the images of shards, and write their image files in threads while the next images are predicted.
-
-    Yields:
-        The number of a shard, and its rows, the seals of its image files, its problems and its doubts.
-    """
-    readable = [image_id for job in jobs.values() for image_id in job.readable]
-    predictions = predictor.predict(
-        images,
-        readable,
-        batch_size=parameters.batch_size,
-        num_workers=usable_workers(parameters.num_workers),
-        threshold=None if _needs_masks(parameters) else predictor.threshold,
-        shard_sizes=[len(job.readable) for job in jobs.values()],
+) -> Work:
+    """Return everything that a process needs to predict shards."""
+    predictor = {
+        "threshold": model.threshold(parameters.threshold),
+        "flip": parameters.flip,
+        "device": parameters.device,
+        "precision": parameters.precision,
+        "compile": parameters.compile,
+        "engine": parameters.engine,
+    }
+    options = Options(
+        kinds=_kinds(parameters),
+        keep_largest=parameters.keep_largest,
+        fill_holes=parameters.fill_holes,
+        background=parameters.background,
         on_bad_image=parameters.on_bad_image,
+        batch_size=parameters.batch_size,
+        num_workers=parameters.num_workers,
     )
-    write = partial(
-        _write,
-        threshold=predictor.threshold,
-        images=images,
-        predicted_images=predicted_images,
-        parameters=parameters,
-    )
-    found = map_in_order(write, predictions)
-    progress = iter(tqdm(found, "Predicting", len(readable), unit=" images", leave=False, disable=None))
-    for number, job in jobs.items():
-        rows = dict.fromkeys(job.image_ids, "")
-        written: dict[str, Seal] = {}
-        problems: dict[str, str] = {}
-        doubts: dict[str, float] = {}
-        for image_id in job.readable:
-            rows[image_id], seals, problem, doubt = next(progress)
-            if problem:
-                logger.warning("The mask of %s is empty: %s", image_id, problem)
-                problems[image_id] = problem
-            else:
-                doubts[image_id] = round(doubt, 2)
-            written |= seals
-        yield number, (list(rows.items()), written, problems, doubts)
-
-
-def _write(
-    prediction: Prediction,
-    threshold: float,
-    images: ImageSource,
-    predicted_images: PredictedImages,
-    parameters: Inference,
-) -> tuple[str, dict[str, Seal], str, float]:
-    """Write the image files that the parameters request.
-
-    Returns:
-        The run lengths of the mask, the seals of the files, and the problem and the doubt of the prediction.
-    """
-    image_id = prediction.image_id
-    if prediction.problem:
-        return "", {}, prediction.problem, 0.0
-    try:
-        if not _needs_masks(parameters):
-            return run_lengths.format_runs(prediction.edges(threshold)), {}, "", prediction.doubt()
-        mask = prediction.mask(threshold)
-        mask = postprocess(mask, largest=parameters.keep_largest, filled=parameters.fill_holes)
-        photograph = cache(partial(images.read_image, image_id))
-        seals = {}
-        for kind in _kinds(parameters):
-            picture = _picture(kind, photograph, mask, prediction, threshold, parameters)
-            seals[predicted_images.name(kind, image_id)] = predicted_images.write(kind, image_id, picture)
-        return run_lengths.encode(mask), seals, "", prediction.doubt()
-    except Exception as error:
-        error.add_note(f"This happened while the prediction for {image_id} was written.")
-        raise
-
-
-def _needs_masks(parameters: Inference) -> bool:
-    """Return whether the masks themselves are needed; otherwise their edges are enough, which a GPU finds."""
-    return bool(_kinds(parameters)) or parameters.keep_largest or parameters.fill_holes
+    return Work(model, trusted, predictor, images, predicted_images, shards, key, options)
 
 
 def _kinds(parameters: Inference) -> list[Kind]:
     """Return the kinds of images that the parameters request."""
     return [kind for kind in KINDS if getattr(parameters, kind) is True]
-
-
-def _picture(
-    kind: Kind,
-    photograph: Callable[[], np.ndarray],
-    mask: np.ndarray,
-    prediction: Prediction,
-    threshold: float,
-    parameters: Inference,
-) -> np.ndarray:
-    """Return what the file of a kind shows. The photograph is read when it is needed."""
-    if kind == "masks":
-        return mask
-    if kind == "overlays":
-        return visualization.overlay(photograph(), mask)
-    alpha = alpha_of(prediction.probabilities(), mask, threshold)
-    return cut_out(photograph(), alpha, _color(parameters.background))
-
-
-def _color(background: str) -> tuple[int, int, int] | None:
-    """Return a color such as `#ff8000` as (red, green, blue); None for `transparent`."""
-    if background == "transparent":
-        return None
-    red, green, blue = bytes.fromhex(background.removeprefix("#"))
-    return red, green, blue
 
 
 def write_submission(predictions: dict[str, Any], prediction_shards: PredictionShards) -> ShardRows:
