@@ -15,11 +15,11 @@ from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
 from carvana_kedro.pipelines.inference.nodes import (
     predict_masks,
-    select_test_images,
     summarize_predictions,
     write_submission,
 )
 from carvana_kedro.predicting import work
+from carvana_kedro.prediction_plan import select_test_images
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import processes, run_lengths

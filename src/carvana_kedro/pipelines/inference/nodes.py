@@ -1,24 +1,21 @@
 """Nodes of the inference pipeline."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from carvana_kedro import provenance
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import UserError
-from carvana_kedro.image_index import check_source, first_few, index_images, usable_images
+from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.predicting import engine
-from carvana_kedro.predicting.work import Job, Options, Work
+from carvana_kedro.prediction_plan import PredictionPlan, requested_kinds
 from carvana_kedro.results.doubt import doubtful_masks
 from carvana_kedro.segmentation.model import TrainedModel
-from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.source import ImageSource
-from carvana_kedro.stores.predictions import KINDS, Kind, PredictedImages, PredictionShards, ShardRows
+from carvana_kedro.stores.predictions import PredictedImages, PredictionShards, ShardRows
 
 logger = logging.getLogger(__name__)
 
@@ -26,49 +23,6 @@ logger = logging.getLogger(__name__)
 def index_test_images(test_images: ImageSource) -> pd.DataFrame:
     """List every test image, including missing ones, in the order of the sample submission."""
     return index_images(test_images)
-
-
-def select_test_images(
-    test_image_index: pd.DataFrame, test_images: ImageSource, parameters: Inference
-) -> pd.DataFrame:
-    """Check that every test image can be predicted. This is a separate node so that a run stops before training.
-
-    Args:
-        test_image_index: What `index_test_images` returns.
-        test_images: The test images.
-        parameters: `inference`.
-
-    Returns:
-        The rows of the images that get a mask. The masks of images with problems will be empty. With `on_bad_image`
-        `empty`, images that are not in the sample submission are left out.
-
-    Raises:
-        UserError: `on_bad_image` is `stop`, and an image is missing, damaged or not part of the competition.
-    """
-    advice = (
-        "Every test image needs a mask. Correct these files (or remove them, if they are your own), then run again. To "
-        "leave their masks empty instead: --params inference.on_bad_image=empty"
-    )
-    usable_images(test_image_index, "skip" if parameters.on_bad_image == "empty" else "stop", advice)
-    wanted = _in_sample_submission(test_image_index, test_images)
-    if others := test_image_index.loc[~wanted, "image"].tolist():
-        logger.warning(
-            "%d images are not in sample_submission.csv. They are left out:\n%s",
-            len(others),
-            first_few(others),
-        )
-    index = test_image_index[wanted]
-    bad = index[index["problems"] != ""]
-    if len(bad):
-        lines = [f"{row.image}: {row.problems}" for row in bad.itertuples()]
-        logger.warning("%d masks will be empty:\n%s", len(bad), first_few(lines))
-    return index
-
-
-def _in_sample_submission(index: pd.DataFrame, images: ImageSource) -> "pd.Series[bool]":
-    """Return which images need a row in the submission: all of them if there is no sample submission."""
-    expected = images.expected if isinstance(images, ImageStore) else None
-    return index["image"].isin(index["image"] if expected is None else list(expected))
 
 
 def predict_masks(
@@ -106,108 +60,40 @@ def predict_masks(
         UserError: The index was made from other files, files change during the prediction, the model cannot be built,
             or an image cannot be read.
     """
-    check_source(test_index, test_images, "inference")
-    parameters = parameters.with_images(source.writes_images)
-    jobs = _jobs(test_index, predicted_images, parameters)
-    trusted = model_training.trusted()
-    origin = _origin(model, test_index, test_images, parameters, trusted)
-    key = provenance.run_id(origin)
-    work = _work(model, trusted, test_images, predicted_images, prediction_shards, key, parameters)
+    plan = PredictionPlan.make(
+        model,
+        test_index,
+        test_images,
+        prediction_shards,
+        predicted_images,
+        parameters,
+        model_training,
+        source,
+    )
     with prediction_shards.locked():
-        shards = {
-            number: shard
-            for number, shard in prediction_shards.find(key).items()
-            if number in jobs and predicted_images.are_intact(jobs[number].names, shard.images)
-        }
-        missing = {number: job for number, job in jobs.items() if number not in shards}
+        shards = plan.finished()
+        missing = {number: job for number, job in plan.jobs.items() if number not in shards}
         if shards:
-            logger.info("%d of %d shards of masks exist from an earlier run", len(shards), len(jobs))
-        with engine.started(work, missing) as predicted:
+            logger.info("%d of %d shards of masks exist from an earlier run", len(shards), len(plan.jobs))
+        with engine.started(plan.work, missing, parameters.devices) as predicted:
             predicted_images.remove_others(
                 kept={name for shard in shards.values() for name in shard.images},
-                expected={name for job in jobs.values() for name in job.names},
+                expected={name for job in plan.jobs.values() for name in job.names},
                 shards=prediction_shards,
             )
             shards |= predicted
-        if missing and test_images.fingerprint() != origin["source"]:
-            prediction_shards.remove(key)  # some may be of the earlier contents, some of the new
+        if missing and plan.files_have_changed():
+            prediction_shards.remove(plan.work.key)  # some may be of the earlier contents, some of the new
             raise UserError(f"Files in {test_images.images} changed while they were predicted. Run again.")
-        names = [shards[number].name for number in jobs]
+        names = [shards[number].name for number in plan.jobs]
         return {
-            **origin,
+            **plan.origin,
             "checkpoint": model.checkpoint,
             "images": len(test_index),
             "shards": names,
             "rows_sha256": prediction_shards.read(names).sha256(),
             "problems": {image: text for shard in shards.values() for image, text in shard.problems.items()},
         }
-
-
-def _jobs(index: pd.DataFrame, predicted_images: PredictedImages, parameters: Inference) -> dict[int, Job]:
-    """Return the images of each shard by its number."""
-    jobs = {}
-    for number, start in enumerate(range(0, len(index), parameters.shard_size)):
-        rows = index.iloc[start : start + parameters.shard_size]
-        readable = rows.loc[rows["problems"] == "", "image"].tolist()
-        names = [
-            predicted_images.name(kind, image_id) for image_id in readable for kind in _kinds(parameters)
-        ]
-        jobs[number] = Job(rows["image"].tolist(), readable, names)
-    return jobs
-
-
-def _origin(
-    model: TrainedModel,
-    index: pd.DataFrame,
-    images: ImageSource,
-    parameters: Inference,
-    trusted: Sequence[str],
-) -> dict[str, Any]:
-    """Return everything that decides the predicted masks."""
-    bad = index["problems"] != ""
-    return {
-        "run_id": model.run_id,
-        "model": model.digest(),
-        "source": images.fingerprint(),
-        "image_ids": provenance.images_digest(index["image"].tolist(), index.loc[bad, "image"].tolist()),
-        "parameters": parameters.decisive(),
-        "code": provenance.predicting_digest(model.extensions(trusted)),
-    }
-
-
-def _work(
-    model: TrainedModel,
-    trusted: Sequence[str],
-    images: ImageSource,
-    predicted_images: PredictedImages,
-    shards: PredictionShards,
-    key: str,
-    parameters: Inference,
-) -> Work:
-    """Return everything that a process needs to predict shards."""
-    predictor = {
-        "threshold": model.threshold(parameters.threshold),
-        "flip": parameters.flip,
-        "device": parameters.device,
-        "precision": parameters.precision,
-        "compile": parameters.compile,
-        "engine": parameters.engine,
-    }
-    options = Options(
-        kinds=_kinds(parameters),
-        keep_largest=parameters.keep_largest,
-        fill_holes=parameters.fill_holes,
-        background=parameters.background,
-        on_bad_image=parameters.on_bad_image,
-        batch_size=parameters.batch_size,
-        num_workers=parameters.num_workers,
-    )
-    return Work(model, trusted, predictor, images, predicted_images, shards, key, options)
-
-
-def _kinds(parameters: Inference) -> list[Kind]:
-    """Return the kinds of images that the parameters request."""
-    return [kind for kind in KINDS if getattr(parameters, kind) is True]
 
 
 def write_submission(predictions: dict[str, Any], prediction_shards: PredictionShards) -> ShardRows:
@@ -254,7 +140,7 @@ def summarize_predictions(
             f"other masks cover {shares.mean():.1%} of the image on average,"
             f"\n    from {shares.min():.1%} ({shares.idxmin()}) to {shares.max():.1%} ({shares.idxmax()})"
         )
-    if kinds := _kinds(parameters.with_images(source.writes_images)):
+    if kinds := requested_kinds(parameters.with_images(source.writes_images)):
         lines.append(f"{', '.join(kinds)} are in {predicted_images.folder}")
     logger.info("Predicted: %s", "\n  ".join(lines))
     constant = {0.0: "empty", 1.0: "full"}.get(summary["covered"].mean() if len(summary) else -1.0)
