@@ -26,6 +26,8 @@ from carvana_kedro.stores.machine import share_cores, usable_cores
 from carvana_kedro.stores.predictions import Shard
 from carvana_kedro.stores.processes import end_with_parent
 
+logger = logging.getLogger(__name__)
+
 _PATIENCE = 10  # seconds that a process which has finished its work has to end by itself
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -110,6 +112,7 @@ def started(
     """
     ranks: list[_Rank] = []
     finished = False
+    logger.info("Starting %d processes that predict", count)
     try:
         with _start_method_kept():
             for rank in range(count):
@@ -137,12 +140,9 @@ def started(
 def _start(rank: int, count: int, work: Work) -> _Rank:
     """Start the process of a rank, without its work: it takes seconds to be able to receive it."""
     on_gpu = _kind_of_device(work.predictor["device"], work.predictor["engine"]) == "cuda"
-    threads = torch.get_num_threads()
     surroundings = _Surroundings(
         processes=count,
-        # The number of threads must not change the result. It does between one and several: PyTorch then chooses
-        # other code for convolutions of 1 x 1, whose sums differ in the last bit.
-        threads=max(min(threads, 2), threads // count),
+        threads=_threads(torch.get_num_threads(), count),
         gpu=_visible_gpus()[rank] if on_gpu else None,
         level=logging.getLogger(__package__).getEffectiveLevel(),
     )
@@ -155,6 +155,15 @@ def _start(rank: int, count: int, work: Work) -> _Rank:
         process.start()
     theirs.close()  # so that the end of the process ends the connection
     return _Rank(process, ours)
+
+
+def _threads(threads: int, count: int) -> int:
+    """Return how many threads each process gets of those that one process would use: its share, but not one of several.
+
+    With one thread, PyTorch has other code for convolutions of 1 x 1, and their sums differ in the last bit. From two
+    threads on, their number does not change a result.
+    """
+    return max(min(threads, 2), threads // count)
 
 
 def _visible_gpus() -> list[str]:
