@@ -113,13 +113,14 @@ def started(
     ranks: list[_Rank] = []
     finished = False
     logger.info("Starting %d processes that predict", count)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # what training has left belongs to this process, and would be missing in the others
     try:
-        with _start_method_kept():
+        with _start_method_kept(), _interrupts_blocked():
             for rank in range(count):
                 ranks.append(_start(rank, count, work))
-        content = pickle.dumps(
-            work
-        )  # not with multiprocessing's pickler: torch moves weights to shared memory there
+        # Not with multiprocessing's own pickler, with which torch would move the weights to shared memory.
+        content = pickle.dumps(work)
         _send([(rank, content) for rank in ranks])
         messages = _messages(ranks)
         for _ in ranks:
@@ -151,8 +152,7 @@ def _start(rank: int, count: int, work: Work) -> _Rank:
     process = context.Process(
         target=_predict, args=(theirs, surroundings), name=f"predict-{rank}", daemon=False
     )
-    with _interrupts_blocked():
-        process.start()
+    process.start()
     theirs.close()  # so that the end of the process ends the connection
     return _Rank(process, ours)
 
@@ -254,7 +254,7 @@ def _log(record: logging.LogRecord, logged: set[tuple[str, str]]) -> None:
 
 
 def _death(process: SpawnProcess, count: int) -> UserError:
-    process.join()
+    process.join(_PATIENCE)
     code = process.exitcode or 0
     cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
     return UserError(
@@ -270,10 +270,10 @@ def _predict(connection: Connection, surroundings: _Surroundings) -> None:
     parent = _Parent(connection)
     try:
         _settle(surroundings, parent)
-        work: Work = pickle.loads(connection.recv_bytes())
+        work: Work = parent.receive()
         predictor = work.build_predictor()
         parent.tell("ready")
-        jobs: Mapping[int, Job] = pickle.loads(connection.recv_bytes())
+        jobs: Mapping[int, Job] = parent.receive()
         for result in work.run(predictor, jobs, on_image=lambda: parent.tell("image")):
             parent.tell("shard", result)
     except BaseException as error:
@@ -283,17 +283,27 @@ def _predict(connection: Connection, surroundings: _Surroundings) -> None:
 
 
 class _Parent:
-    """The way to the process that started this one. Several threads may use it."""
+    """The way to the process that started this one, for several threads. Once that has ended, this one ends too."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._lock = threading.Lock()
 
+    def receive(self) -> Any:
+        """Wait for what the parent sends."""
+        try:
+            return pickle.loads(self._connection.recv_bytes())
+        except (EOFError, OSError):
+            os._exit(1)
+
     def tell(self, kind: str, content: Any = None) -> None:
         """Send a message."""
         message = pickle.dumps((kind, content))
         with self._lock:
-            self._connection.send_bytes(message)
+            try:
+                self._connection.send_bytes(message)
+            except OSError:
+                os._exit(1)
 
 
 class _LogOfParent(QueueHandler):
