@@ -14,6 +14,17 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def running_in_session(leader: int) -> list[int]:
+    """Return the processes of a session that have not ended. It reads /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            state, _, _, session, *_ = path.read_text().rpartition(")")[2].split()
+            if int(session) == leader and state != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
 def wait_until_ended(pids: Iterable[int], seconds: float = 30) -> None:
     """Wait until none of the processes is running. Fail if one still is after this time."""
     deadline = time.monotonic() + seconds

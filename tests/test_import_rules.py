@@ -53,7 +53,7 @@ def test_the_package_keeps_its_import_rules() -> None:
         (
             "segmentation/hardware.py",
             "pandas",
-            "segmentation, stores and studio do not import Kedro, pandas or pydantic",
+            "predicting, segmentation, stores and studio do not import Kedro, pandas or pydantic",
         ),
         (
             "segmentation/data/samples.py",

@@ -184,6 +184,7 @@ def test_comments_docstrings_and_formatting_change_nothing(
         ("segmentation/hardware.py", ["segmentation/hardware.py", "prediction"]),
         ("segmentation/metrics/threshold_curve.py", ["segmentation/metrics/threshold_curve.py"]),
         ("segmentation/prediction/predictor.py", ["prediction"]),
+        ("predicting/work.py", ["prediction"]),
         ("stores/run_lengths.py", ["prediction"]),
         ("segmentation/monitoring/progress.py", []),
         ("segmentation/metrics/mask_scores.py", []),

@@ -44,10 +44,11 @@ class CheckParametersHook:
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Check what only PyTorch can tell: whether the network fits the recipe, and the device exists.
+        """Check what only PyTorch can tell: whether the network fits the recipe, and the devices exist.
 
         Raises:
-            UserError: the network cannot take the input size or the batch, or the device does not exist.
+            UserError: the network cannot take the input size or the batch, or a device does not exist. Or a share is
+                asked for where there is none, or none where there is one.
         """
         outputs = pipeline.all_outputs()
         # Imported here, so that a run that does not need PyTorch does not load it.
@@ -55,10 +56,29 @@ class CheckParametersHook:
             from carvana_kedro.segmentation.training.build import check_recipe
 
             check_recipe(catalog.load("params:model_training").to_recipe())
-        if "predictions" in outputs:
+        shares = any(node.namespace == "inference_share" for node in pipeline.nodes)
+        if "predictions" in outputs or shares:
+            from carvana_kedro.predicting.processes import number_of_processes
             from carvana_kedro.segmentation.hardware import choose_device
 
-            choose_device(catalog.load("params:inference").device)
+            inference = catalog.load("params:inference")
+            choose_device(inference.device)
+            number_of_processes(inference.devices, inference.device, inference.engine)
+            _check_share(inference.share, shares)
+
+
+def _check_share(share: str | None, shares: bool) -> None:
+    if share and not shares:
+        raise UserError(
+            f"inference.share={share} is for the pipeline inference_share, which predicts a part of the shards. The "
+            "pipeline inference predicts all that are missing, and writes the results: leave inference.share out. "
+            "To predict a part, run the pipeline inference_share."
+        )
+    if shares and not share:
+        raise UserError(
+            "The pipeline inference_share predicts a part of the shards. Say which part, such as the third of eight: "
+            "inference.share=3/8"
+        )
 
 
 class LocalCredentialsHook:

@@ -394,6 +394,10 @@ class Inference(_Frozen):
     """Whether to compile the network. This takes half a minute, so it is useful for many images only."""
     engine: Literal["torch", "onnxruntime"] = "torch"
     """Library that runs the network."""
+    devices: Count | Literal["auto"] = "auto"
+    """Processes that predict, each on a GPU of its own; `auto`: one for each GPU, and one on a CPU."""
+    share: str | None = None
+    """The part of the shards that a run of `inference_share` predicts: `3/8` is the third of eight; None: all."""
 
     @model_validator(mode="after")
     def _engine_fits(self) -> Self:
@@ -404,6 +408,19 @@ class Inference(_Frozen):
             )
         return self
 
+    @field_validator("share")
+    @classmethod
+    def _share_is_part_of_all(cls, share: str | None) -> str | None:
+        parts = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", "1/1" if share is None else share)
+        if not parts or not 1 <= int(parts[1]) <= int(parts[2]):
+            raise ValueError("must be like 3/8, the third of eight shares: from 1/8 to 8/8")
+        return share
+
+    def has_shard(self, number: int) -> bool:
+        """Return whether a shard belongs to the share. Shards are dealt by number."""
+        share, shares = (int(part) for part in (self.share or "1/1").split("/"))
+        return number % shares == share - 1
+
     def with_images(self, written: bool) -> Self:
         """Return these parameters with `written` in place of every `auto` of masks, cutouts and overlays."""
         chosen = {name: written for name in ("masks", "cutouts", "overlays") if getattr(self, name) == "auto"}
@@ -411,7 +428,7 @@ class Inference(_Frozen):
 
     def decisive(self) -> dict[str, Any]:
         """Return the parameters that decide the masks, without those that only decide how long it takes."""
-        return self.model_dump(exclude={"batch_size", "num_workers", "on_bad_image"})
+        return self.model_dump(exclude={"batch_size", "num_workers", "on_bad_image", "devices", "share"})
 
 
 class Reporting(_Frozen):

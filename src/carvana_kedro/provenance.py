@@ -39,6 +39,7 @@ PREDICTION = (
     "segmentation/model.py",
     "segmentation/prediction",
     "segmentation/hardware.py",
+    "predicting/work.py",
     "stores/run_lengths.py",
 )
 

@@ -25,7 +25,7 @@ def test_the_default_pipeline_is_the_sum_of_four_pipelines_in_order() -> None:
 
 
 def test_the_other_pipelines_run_only_by_name() -> None:
-    assert {"evaluation", "export", "review", "submission"} == set(NAMES) - set(DEFAULT)
+    assert {"evaluation", "export", "inference_share", "review", "submission"} == set(NAMES) - set(DEFAULT)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,9 +13,19 @@ _CGROUP = Path("/sys/fs/cgroup")
 _SHARED_MEMORY = Path("/dev/shm")
 
 
+_sharing = 1  # processes of one run that share the cores
+
+
+def share_cores(processes: int) -> None:
+    """Let this process use only its share of the cores, because so many processes of one run do the same work."""
+    global _sharing
+    _sharing = processes
+
+
 def usable_cores() -> int:
     """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // _sharing)
 
 
 def require_memory(needed: int, purpose: str) -> None:

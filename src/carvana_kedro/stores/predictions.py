@@ -129,12 +129,16 @@ class PredictionShards:
             part.write_bytes(content)
         for earlier in path.parent.glob(f"{number:05d}-*"):
             if earlier.stem != path.stem:
-                earlier.unlink()
+                earlier.unlink(missing_ok=True)  # another process may predict the same shard
         return shard
 
-    def remove(self, key: str) -> None:
-        """Remove the shards of a key."""
-        shutil.rmtree(self.folder / key)
+    def remove(self, key: str, shards: Iterable[Shard] | None = None) -> None:
+        """Remove shards of a key; None: all of them."""
+        if shards is None:
+            shutil.rmtree(self.folder / key)
+            return
+        for shard in shards:
+            (self.folder / shard.name).unlink(missing_ok=True)
 
     def find(self, key: str) -> dict[int, Shard]:
         """Return the intact shards of a key, by number. Others are logged: those that are damaged or have problems."""
@@ -143,7 +147,10 @@ class PredictionShards:
             number, _, digest = path.stem.partition("-")
             shard = _read_shard(path)
             with reading(path):
-                content = path.read_bytes()
+                try:
+                    content = path.read_bytes()
+                except FileNotFoundError:  # another process has just replaced it
+                    continue
             if shard is None or _digest(content) != digest:
                 logger.warning("%s is damaged. Its images are predicted again.", path)
             elif shard.problems:

@@ -13,13 +13,13 @@ from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
-from carvana_kedro.pipelines.inference import nodes
 from carvana_kedro.pipelines.inference.nodes import (
     predict_masks,
-    select_test_images,
     summarize_predictions,
     write_submission,
 )
+from carvana_kedro.predicting import work
+from carvana_kedro.prediction_plan import select_test_images
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import processes, run_lengths
@@ -526,7 +526,7 @@ def test_any_other_error_names_the_image(
     def fail(*arguments: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(nodes, "cut_out", fail)
+    monkeypatch.setattr(work, "cut_out", fail)
     index, parameters = index_images(test_images), Inference(cutouts=True)
     shards, images = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
     with pytest.raises(MemoryError) as raised:

@@ -2,10 +2,11 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from carvana_kedro.prediction_plan import select_test_images
+
 from .nodes import (
     index_test_images,
     predict_masks,
-    select_test_images,
     summarize_predictions,
     write_submission,
 )

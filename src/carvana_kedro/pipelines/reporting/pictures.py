@@ -12,7 +12,7 @@ from carvana_kedro.parameters import ModelTraining, Reporting
 from carvana_kedro.provenance import check_predictions
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.monitoring import gallery, plots, visualization
-from carvana_kedro.segmentation.prediction.cutouts import alpha_of, cut_out
+from carvana_kedro.segmentation.prediction.cutouts import cut_out
 from carvana_kedro.segmentation.prediction.predictor import Prediction, Predictor
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.source import ImageSource
@@ -183,4 +183,4 @@ def _overlay(images: ImageSource, image_id: str, runs: str) -> np.ndarray:
 def _cutout(images: ImageSource, prediction: Prediction, runs: str, threshold: float) -> np.ndarray:
     """Cut out a mask of the submission, with the soft edge of the probabilities that it was made from."""
     image, mask = _photograph_and_mask(images, prediction.image_id, runs)
-    return cut_out(image, alpha_of(prediction.probabilities(), mask, threshold))
+    return cut_out(image, prediction.alpha(mask, threshold))

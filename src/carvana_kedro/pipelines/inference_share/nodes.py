@@ -1,0 +1,69 @@
+"""The node of the inference_share pipeline."""
+
+import logging
+
+from carvana_kedro.datasets.source_description import SourceDescription
+from carvana_kedro.errors import UserError
+from carvana_kedro.image_index import index_images
+from carvana_kedro.parameters import Inference, ModelTraining
+from carvana_kedro.predicting import engine
+from carvana_kedro.prediction_plan import PredictionPlan, select_test_images
+from carvana_kedro.segmentation.model import TrainedModel
+from carvana_kedro.stores.images.source import ImageSource
+from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
+
+logger = logging.getLogger(__name__)
+
+
+def predict_share(
+    model: TrainedModel,
+    test_images: ImageSource,
+    prediction_shards: PredictionShards,
+    predicted_images: PredictedImages,
+    parameters: Inference,
+    model_training: ModelTraining,
+    source: SourceDescription,
+) -> None:
+    """Predict a share of the shards, beside other hosts.
+
+    Shards that exist are not predicted again. Nothing is locked, and nothing of other predictions is removed, so that
+    many hosts can work at once. The names of shards are digests of their contents: it does no harm if two hosts predict
+    the same shard. Then `predict_masks` of the inference pipeline checks all shards, and predicts those that are
+    missing.
+
+    Args:
+        model: The model.
+        test_images: The test images.
+        prediction_shards: Where shards are written.
+        predicted_images: Where images are written.
+        parameters: `inference`.
+        model_training: `model_training`, which names the code outside this package that may be imported.
+        source: The description of the source of the images.
+
+    Raises:
+        UserError: See `predict_masks`.
+    """
+    test_index = select_test_images(index_images(test_images), test_images, parameters)
+    plan = PredictionPlan.make(
+        model,
+        test_index,
+        test_images,
+        prediction_shards,
+        predicted_images,
+        parameters,
+        model_training,
+        source,
+    )
+    mine = {number: job for number, job in plan.jobs.items() if parameters.has_shard(number)}
+    finished = plan.finished().keys() & mine.keys()
+    missing = {number: job for number, job in mine.items() if number not in finished}
+    with engine.started(plan.work, missing, parameters.devices) as predicted:
+        written = dict(predicted)
+    if missing and plan.files_have_changed():
+        prediction_shards.remove(plan.work.key, written.values())
+        raise UserError(f"Files in {test_images.images} changed while they were predicted. Run again.")
+    logger.info(
+        "Share %s has %d of %d shards: %d predicted now, %d before. When all shares are predicted, run the pipeline "
+        "inference with the same options, but without inference.share.",
+        parameters.share, len(mine), len(plan.jobs), len(written), len(finished),
+    )  # fmt: skip

@@ -1,0 +1,43 @@
+"""The choice of who predicts shards."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+from tqdm import tqdm
+
+from carvana_kedro.predicting import processes
+from carvana_kedro.predicting.work import Job, Work
+from carvana_kedro.stores.predictions import Shard
+
+
+@contextmanager
+def started(
+    work: Work, jobs: Mapping[int, Job], devices: int | Literal["auto"] = 1
+) -> Iterator[Iterator[tuple[int, Shard]]]:
+    """Start what predicts shards. Nothing is written before the iteration begins, and all of it ends with the block.
+
+    Args:
+        work: What the shards are predicted with.
+        jobs: The images of each shard, by its number. Without any, nothing is started.
+        devices: Number of processes; `auto`: one for each GPU, and one on a CPU. One is this process.
+
+    Yields:
+        An iterator over the numbers of the shards and the shards, each as soon as it is written.
+
+    Raises:
+        UserError: The model cannot be built, the machine does not have the device, or the prediction fails.
+    """
+    if not jobs:
+        yield iter(())
+        return
+    images = sum(len(job.readable) for job in jobs.values())
+    device, kind = work.predictor["device"], work.predictor["engine"]
+    count = min(len(jobs), processes.number_of_processes(devices, device, kind))
+    predictor = work.build_predictor() if count == 1 else None
+    with tqdm(None, "Predicting", images, unit=" images", leave=False, disable=None) as progress:
+        if predictor:
+            yield work.run(predictor, jobs, progress.update)
+            return
+        with processes.started(work, jobs, count, progress.update) as results:
+            yield results
