@@ -5,18 +5,20 @@ the cluster.
 """
 
 import logging
+import multiprocessing
 import os
 import pickle
 import secrets
 import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,13 @@ from carvana_kedro.predicting.messages import Parent, for_parent
 from carvana_kedro.predicting.work import Job
 from carvana_kedro.stores.machine import usable_cores
 from carvana_kedro.stores.predictions import PredictionShards, Shard
-from carvana_kedro.stores.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
 # In seconds.
 _PLACED_WITHIN = 90  # an actor must find a place in the cluster
 _LOOKS = 2  # between two looks at the nodes
-_SETTLED_WITHIN = 10  # after an actor was lost, until Ray knows whether its node was
+_SETTLED_WITHIN = 5  # after an actor was lost, until Ray knows whether its node was
 _ENDS_WITHIN = 30  # after a node was lost, if no shard comes
 _VISIBLE_WITHIN = 30  # a shard that another node wrote: network file systems cache folders
 
@@ -60,7 +61,7 @@ class Surroundings:
 
 def drive(connection: Connection, surroundings: Surroundings) -> None:
     """Do the work that the parent sends: the main function of the process."""
-    end_with_parent()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = Parent(connection)
     parent.log_here(surroundings.level)
@@ -75,6 +76,16 @@ def drive(connection: Connection, surroundings: Surroundings) -> None:
     except BaseException as error:
         with suppress(OSError):  # the parent has closed the connection
             parent.tell("error", for_parent(error))
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, even if that was killed. A cluster then frees its actors at once."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_ENDS_WITHIN)
+    os._exit(1)
 
 
 @contextmanager
@@ -165,12 +176,15 @@ class _Driver:
 
         _, resources = _places(self._cluster, self._device)
         trial = ray.remote(try_out).options(max_retries=0, **resources).remote(self._order)
-        if not ray.wait([trial], timeout=_PLACED_WITHIN)[0]:
-            raise UserError(
-                f"inference.cluster={self._cluster} has found no place for an actor with {_listed(resources)} within "
-                f"{_PLACED_WITHIN} seconds. Free now: {_listed(ray.available_resources())}. Others seem to use it: run "
-                "again later."
-            )
+        until = time.monotonic() + _PLACED_WITHIN
+        while not ray.wait([trial], timeout=_LOOKS)[0]:
+            _places(self._cluster, self._device)  # raises an error if there is none left
+            if time.monotonic() > until:
+                raise UserError(
+                    f"inference.cluster={self._cluster} has found no place for an actor with {_listed(resources)} "
+                    f"within {_PLACED_WITHIN} seconds. Free now: {_listed(ray.available_resources())}. Others seem to "
+                    f"use it: run again later. {CONTINUES}"
+                )
         try:
             report = ray.get(trial)
         except ray.exceptions.RayError as error:
