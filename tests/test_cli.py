@@ -51,6 +51,8 @@ def _refused(done: subprocess.CompletedProcess[str]) -> str:
             "cannot be trained on batches of 1",
         ),
         ("inference.device=mps", "device=mps: PyTorch finds no such device"),
+        ("inference.share=9/8", "inference.share: must be like 3/8"),
+        ("inference.share=1/2", "inference.share=1/2 is for the pipeline inference_share"),
         ("recipes=null", "recipes"),
     ],
 )
@@ -77,6 +79,13 @@ def test_a_missing_source_stops_the_first_node(kedro: Kedro, params: str, expect
     done = kedro("run", "--env", "test", "--pipelines", "data_ingestion", params=params, check=False)
     assert expected in _refused(done)
     assert "[2/2]" not in done.stdout
+
+
+def test_the_pipeline_of_shares_needs_a_share(kedro: Kedro) -> None:
+    done = kedro(
+        "run", "--env", "test", "--pipelines", "inference_share", params="checkpoint=cars", check=False
+    )
+    assert "Say which part, such as the third of eight" in _refused(done)
 
 
 def test_an_unknown_pipeline_lists_the_pipelines(kedro: Kedro) -> None:

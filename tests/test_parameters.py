@@ -7,11 +7,19 @@ from typing import Any
 
 import pytest
 from kedro.config import OmegaConfigLoader
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 import carvana_kedro
 from carvana_kedro.errors import UserError
-from carvana_kedro.parameters import Loss, ModelTraining, Optimizer, Parameters, Schedule, check_configuration
+from carvana_kedro.parameters import (
+    Inference,
+    Loss,
+    ModelTraining,
+    Optimizer,
+    Parameters,
+    Schedule,
+    check_configuration,
+)
 from carvana_kedro.segmentation.training.losses import segmentation_loss
 from carvana_kedro.segmentation.training.optimizers import (
     OPTIMIZERS,
@@ -450,3 +458,21 @@ def test_the_source_decides_about_images_if_the_parameters_are_auto() -> None:
         assert (chosen.masks, chosen.cutouts, chosen.overlays) == (True, written, False)
         # Shards of an earlier run are used only if it wrote the same kinds of images.
         assert chosen.decisive()["cutouts"] is written
+
+
+@pytest.mark.parametrize("share", ["0/8", "9/8", "a/b", "3", "1/0", "1/2/3", "-1/2", "1.5/2", ""])
+def test_a_share_is_one_of_all(share: str) -> None:
+    with pytest.raises(ValidationError, match="must be like 3/8"):
+        Inference(share=share)
+
+
+def test_every_shard_belongs_to_one_share() -> None:
+    shares = [Inference(share=f"{number}/3") for number in (1, 2, 3)]
+    owners = [[share.has_shard(number) for share in shares] for number in range(5)]
+    assert [owner.index(True) for owner in owners] == [0, 1, 2, 0, 1]
+    assert all(sum(owner) == 1 for owner in owners)
+    assert Inference().has_shard(7)
+
+
+def test_devices_and_share_do_not_decide_the_masks() -> None:
+    assert Inference(devices=2, share="1/2").decisive() == Inference().decisive()

@@ -76,12 +76,12 @@ def _check_share(share: str | None, shares: bool) -> None:
         raise UserError(
             f"inference.share={share} is for the pipeline inference_share, which predicts a part of the shards. The "
             "pipeline inference predicts all that are missing, and writes the results: leave inference.share out. "
-            f"For the part: kedro run --pipelines inference_share --params inference.share={share}"
+            "To predict a part, run the pipeline inference_share."
         )
     if shares and not share:
         raise UserError(
             "The pipeline inference_share predicts a part of the shards. Say which part, such as the third of eight: "
-            "kedro run --pipelines inference_share --params inference.share=3/8"
+            "inference.share=3/8"
         )
 
 

@@ -381,7 +381,7 @@ class Inference(_Frozen):
     @field_validator("share")
     @classmethod
     def _share_is_part_of_all(cls, share: str | None) -> str | None:
-        parts = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", share or "1/1")
+        parts = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", "1/1" if share is None else share)
         if not parts or not 1 <= int(parts[1]) <= int(parts[2]):
             raise ValueError("must be like 3/8, the third of eight shares: from 1/8 to 8/8")
         return share

@@ -40,6 +40,7 @@ PLACEHOLDERS = {
     "source=folder,…,": "source=folder,folder.images=photos,folder.masks=masks,",
     "folder.images=…": "folder.images=photos,folder.masks=masks",
     "archives=PATH": "archives=competition",
+    "$SLURM_ARRAY_TASK_ID": "3",
     "PATH": "a folder",
     "FILE": "a file",
     "recipe=NAME": "recipe=sample",

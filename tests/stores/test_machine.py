@@ -62,6 +62,16 @@ def test_usable_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch)
     assert usable_cores() == 1
 
 
+@pytest.mark.parametrize(("processes", "expected"), [(1, 5), (2, 2), (8, 1)])
+def test_processes_of_one_run_share_the_cores(
+    processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_sharing", 1)  # restored after the test
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(5)), raising=False)
+    machine.share_cores(processes)
+    assert usable_cores() == expected
+
+
 @pytest.mark.parametrize(
     ("meminfo", "limit", "stat", "available"),
     [

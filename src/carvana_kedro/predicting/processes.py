@@ -23,6 +23,8 @@ from carvana_kedro.stores.machine import share_cores, usable_cores
 from carvana_kedro.stores.predictions import Shard
 from carvana_kedro.stores.processes import end_with_parent
 
+logger = logging.getLogger(__name__)
+
 _PATIENCE = 10  # seconds that a process which has finished its work has to end by itself
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -99,6 +101,7 @@ def started(
     """
     ranks: list[Worker] = []
     finished = False
+    logger.info("Starting %d processes that predict", count)
     try:
         for rank in range(count):
             ranks.append(_start(rank, count, work))
@@ -129,6 +132,15 @@ def _start(rank: int, count: int, work: Work) -> Worker:
         level=logging.getLogger(__package__).getEffectiveLevel(),
     )
     return Worker.start(_predict, surroundings, name=f"predict-{rank}")
+
+
+def _threads(threads: int, count: int) -> int:
+    """Return how many threads each process gets of those that one process would use: its share, but not one of several.
+
+    With one thread, PyTorch has other code for convolutions of 1 x 1, and their sums differ in the last bit. From two
+    threads on, their number does not change a result.
+    """
+    return max(min(threads, 2), threads // count)
 
 
 def _threads(threads: int, count: int) -> int:

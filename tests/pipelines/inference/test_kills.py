@@ -4,51 +4,19 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
-from carvana_kedro.segmentation.architectures import build_network
-from carvana_kedro.stores.checkpoints import save_checkpoint
-from carvana_kedro.stores.images.competition import ImageStore
+from processes import running_in_session, wait_until_ended
 
-SCRIPT = Path(__file__).with_name("predicted_process.py")
 SHARD = 3
 
-Start = Callable[[Path, int], subprocess.Popen[str]]
-
-
-@pytest.fixture(scope="module")
-def start(training_images: ImageStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """`start(folder, workers)` starts or resumes a process that predicts 96 images."""
-    folder = tmp_path_factory.mktemp("images")
-    for number, image_id in enumerate(training_images.ids() * 6):
-        (folder / f"{number:012x}_01.jpg").hardlink_to(training_images.image_path(image_id))
-    torch.manual_seed(0)
-    model = {"architecture": "unet_small", "width_multiplier": 0.5, "input_size": [96, 144], "threshold": 0.5}
-    weights = build_network("unet_small", width_multiplier=0.5).state_dict()
-    save_checkpoint(folder.parent / "model.pt", {**model, "weights": weights, "run_id": "run"})
-    processes = []
-
-    def start_process(output: Path, num_workers: int) -> subprocess.Popen[str]:
-        arguments = [folder.parent / "model.pt", folder, output, num_workers]
-        process = subprocess.Popen(
-            [sys.executable, SCRIPT, *map(str, arguments)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # as pytest finds modules of the tests
-        )  # fmt: skip
-        processes.append(process)
-        return process
-
-    yield start_process
-    for process in processes:
-        process.kill()
-        process.wait()
+Start = Callable[..., subprocess.Popen[str]]
 
 
 def _finish(process: subprocess.Popen[str], folder: Path) -> tuple[list[str], bytes]:
@@ -62,16 +30,18 @@ def _predicted(lines: list[str]) -> list[str]:
     return [image_id for line in lines if line.startswith("shard") for image_id in line.split()[2:]]
 
 
-def _kill_and_resume(start: Start, folder: Path, kills: int, num_workers: int) -> tuple[list[str], bytes]:
+def _kill_and_resume(
+    start: Start, folder: Path, kills: int, signals: Sequence[int] = (signal.SIGKILL,), **parameters: Any
+) -> tuple[list[str], bytes]:
     """Kill the process `kills` times at random, then let it finish; print a line for each kill.
 
     Returns:
         The ids of all predicted images, and the submission.
     """
-    moments = random.Random(kills + num_workers)
+    moments = random.Random(kills + sum(parameters.values()))
     predicted: list[str] = []
     for number in range(kills):
-        process = start(folder, num_workers)
+        process = start(folder, **parameters)
         lines, wanted = [], 96 // SHARD // (kills + 1) * moments.choice((0, 1, 1, 2))
         for line in process.stdout or ():
             lines.append(line)
@@ -80,11 +50,15 @@ def _kill_and_resume(start: Start, folder: Path, kills: int, num_workers: int) -
             if len(_predicted(lines)) >= SHARD * wanted > 0 or line == "done\n":
                 break
         time.sleep(moments.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
+        chosen = moments.choice(signals)
+        # Ctrl-C reaches all processes, the others only this one.
+        (os.killpg if chosen == signal.SIGINT else os.kill)(process.pid, chosen)
         rest, _ = process.communicate()
+        wait_until_ended(running_in_session(process.pid))
         predicted += _predicted([*lines, *rest.splitlines()])
-        print(f"kill {number + 1}: {len(predicted)} of 96 images predicted")  # noqa: T201
-    last, submission = _finish(start(folder, num_workers), folder)
+        name = signal.Signals(chosen).name
+        print(f"kill {number + 1} by {name}: {len(predicted)} of 96 images predicted")  # noqa: T201
+    last, submission = _finish(start(folder, **parameters), folder)
     return predicted + last, submission
 
 
@@ -92,7 +66,7 @@ def _kill_and_resume(start: Start, folder: Path, kills: int, num_workers: int) -
 def uninterrupted(start: Start, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The submission of an uninterrupted process."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    predicted, submission = _finish(start(folder, 0), folder)
+    predicted, submission = _finish(start(folder), folder)
     assert len(predicted) == len(set(predicted)) == 96
     return submission
 
@@ -109,21 +83,35 @@ def uninterrupted(start: Start, tmp_path_factory: pytest.TempPathFactory) -> byt
 def test_a_killed_and_resumed_prediction_is_byte_identical(
     start: Start, uninterrupted: bytes, tmp_path: Path, num_workers: int, kills: int
 ) -> None:
-    predicted, submission = _kill_and_resume(start, tmp_path, kills, num_workers)
+    predicted, submission = _kill_and_resume(start, tmp_path, kills, num_workers=num_workers)
     assert submission == uninterrupted
+    _check_folder(tmp_path, predicted)
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_two_processes_end_with_the_one_that_started_them_and_resume(
+    start: Start, uninterrupted: bytes, tmp_path: Path, kills: int
+) -> None:
+    signals = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+    predicted, submission = _kill_and_resume(start, tmp_path, kills, signals, devices=2)
+    assert submission == uninterrupted
+    _check_folder(tmp_path, predicted)
+
+
+def _check_folder(folder: Path, predicted: list[str]) -> None:
     # No image is predicted twice. (A kill between writing and printing hides a shard, but does not repeat it.)
     assert max(Counter(predicted).values()) == 1
-    assert not list(tmp_path.glob("*/*.part"))
-    assert len(list(tmp_path.rglob("*-*.csv"))) == 96 // SHARD
+    assert not list(folder.glob("*/*.part"))
+    assert len(list(folder.rglob("*-*.csv"))) == 96 // SHARD
 
 
 def test_damaged_and_missing_shards_are_predicted_again(
     start: Start, uninterrupted: bytes, tmp_path: Path
 ) -> None:
-    _finish(start(tmp_path, 0), tmp_path)
+    _finish(start(tmp_path), tmp_path)
     first, second, *_ = sorted(tmp_path.rglob("*-*.csv"))
     first.write_bytes(first.read_bytes()[:-5])
     second.unlink()
-    predicted, submission = _finish(start(tmp_path, 0), tmp_path)
+    predicted, submission = _finish(start(tmp_path), tmp_path)
     assert predicted == [f"{number:012x}_01" for number in range(2 * SHARD)]
     assert submission == uninterrupted

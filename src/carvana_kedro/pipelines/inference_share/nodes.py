@@ -24,11 +24,12 @@ def predict_share(
     model_training: ModelTraining,
     source: SourceDescription,
 ) -> None:
-    """Predict and write the shards of `inference.share` that are missing, beside other processes that do the same.
+    """Predict a share of the shards, beside other hosts.
 
-    Nothing is locked and nothing of other predictions is removed, so that many hosts can work at once. The names of
-    shards are digests of their contents: it does no harm if two hosts predict the same. `predict_masks` of the
-    inference pipeline then finds all shards, checks them, and predicts those that are missing.
+    Shards that exist are not predicted again. Nothing is locked, and nothing of other predictions is removed, so that
+    many hosts can work at once. The names of shards are digests of their contents: it does no harm if two hosts predict
+    the same shard. Then `predict_masks` of the inference pipeline checks all shards, and predicts those that are
+    missing.
 
     Args:
         model: The model.
@@ -62,7 +63,7 @@ def predict_share(
         prediction_shards.remove(plan.work.key, written.values())
         raise UserError(f"Files in {test_images.images} changed while they were predicted. Run again.")
     logger.info(
-        "Share %s has %d of %d shards: %d predicted now, %d before. After the last share: kedro run --pipelines "
-        "inference, with the same options but without inference.share",
+        "Share %s has %d of %d shards: %d predicted now, %d before. When all shares are predicted, run the pipeline "
+        "inference with the same options, but without inference.share.",
         parameters.share, len(mine), len(plan.jobs), len(written), len(finished),
     )  # fmt: skip

@@ -1,9 +1,10 @@
-"""A predicting process for tests to kill: python predicted_process.py MODEL IMAGES FOLDER WORKERS
+"""A predicting process for tests to kill: python predicted_process.py MODEL IMAGES FOLDER PARAMETERS
 
-It predicts the shards that are missing, prints a line after each, and writes FOLDER/submit.csv.gz. It does not use
-Kedro's runner or catalog.
+PARAMETERS are those of `inference`, in JSON. It predicts the shards that are missing, prints a line after each, and
+writes FOLDER/submit.csv.gz; with a share, it only predicts the shards. It does not use Kedro's runner or catalog.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
 from carvana_kedro.pipelines.inference.nodes import predict_masks
+from carvana_kedro.pipelines.inference_share.nodes import predict_share
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.checkpoints import load_checkpoint
 from carvana_kedro.stores.images.competition import ImageStore
@@ -29,20 +31,19 @@ class PrintShards(PredictionShards):
         return shard
 
 
-if __name__ == "__main__":
-    model, images, folder, workers = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-    store, shards = ImageStore(images), PrintShards(folder)
-    parameters = Inference(batch_size=2, shard_size=3, num_workers=workers)
-    predictions = predict_masks(
-        TrainedModel.from_dict(load_checkpoint(model)),
-        index_images(store),
-        store,
-        shards,
-        PredictedImages(folder),
-        parameters,
-        RECIPE,
-        SourceDescription(name="mine"),
-    )
+def _predict(model: TrainedModel, images: ImageStore, folder: Path, parameters: Inference) -> None:
+    shards = PrintShards(folder)
+    rest = (shards, PredictedImages(folder), parameters, RECIPE, SourceDescription(name="mine"))
+    if parameters.share:
+        predict_share(model, images, *rest)
+        return
+    predictions = predict_masks(model, index_images(images), images, *rest)
     write_submission(folder / "submit.csv.gz", shards.read(predictions["shards"]))
+
+
+if __name__ == "__main__":
+    model, images, folder = map(Path, sys.argv[1:4])
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+    parameters = Inference(batch_size=2, shard_size=3, **json.loads(sys.argv[4]))
+    _predict(TrainedModel.from_dict(load_checkpoint(model)), ImageStore(images), folder, parameters)
     print("done", flush=True)  # noqa: T201

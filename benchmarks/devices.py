@@ -1,0 +1,91 @@
+"""Measure prediction in one process and in several: images per second, and the seconds to start.
+
+Run `python -m benchmarks.devices [--devices N] [--images FOLDER] [--count N]`, which takes a minute on two cores and
+prints JSON. Without `--images` it renders images. The processes predict in turns, and the fastest of three rounds
+counts; every round starts new processes and writes all shards.
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from benchmarks.measuring import device_name, find_images
+from carvana_kedro.predicting import engine
+from carvana_kedro.predicting.work import Job, Options, Work
+from carvana_kedro.segmentation.model import TrainedModel
+from carvana_kedro.stores.checkpoints import load_checkpoint
+from carvana_kedro.stores.images.competition import ImageStore
+from carvana_kedro.stores.machine import usable_cores
+from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
+from carvana_kedro.weights import path_of
+
+ROUNDS = 3
+
+
+def predict(
+    model: TrainedModel, images: ImageStore, jobs: Mapping[int, Job], devices: int
+) -> tuple[float, float, str]:
+    """Return the seconds to start and to predict, and the digest of all shards."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"threshold": 0.5, "device": "auto", "engine": "torch"}
+        shards = PredictionShards(Path(folder))
+        work = Work(model, (), options, images, PredictedImages(Path(folder)), shards, "benchmark", Options())
+        began = time.perf_counter()
+        with engine.started(work, jobs, devices) as predicted:
+            started = time.perf_counter()
+            found = dict(predicted)
+            ended = time.perf_counter()
+        rows = hashlib.sha256()
+        for content in shards.read([found[number].name for number in jobs]).contents():
+            rows.update(content)
+        return started - began, ended - started, rows.hexdigest()
+
+
+def main() -> None:
+    """Measure, and print the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--devices", type=int, default=2, help="number of processes, to compare with one")
+    parser.add_argument("--images", type=Path, help="folder of jpgs")
+    parser.add_argument("--count", type=int, default=64, help="number of images")
+    parser.add_argument("--shard-size", type=int, default=8, help="number of images in a shard")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        images, ids = find_images(arguments.images, None, arguments.count, False, Path(folder))
+        size = arguments.shard_size
+        parts = [ids[start : start + size] for start in range(0, len(ids), size)]
+        jobs = {number: Job(part, part, ()) for number, part in enumerate(parts)}
+        model = TrainedModel.from_dict(load_checkpoint(path_of("cars")))
+        rounds: dict[int, list[tuple[float, float, str]]] = {1: [], arguments.devices: []}
+        for _ in range(ROUNDS):
+            for devices, timed in rounds.items():
+                timed.append(predict(model, images, jobs, devices))
+    found = {
+        f"devices={devices}": {
+            "images/s": round(len(ids) / min(seconds for _, seconds, _ in timed), 2),
+            "start, s": round(min(start for start, _, _ in timed), 2),
+        }
+        for devices, timed in rounds.items()
+    }
+    report = {
+        "command": f"python -m benchmarks.devices --devices {arguments.devices} --count {arguments.count}",
+        "hardware": f"{device_name()}, {usable_cores()} cores ({platform.machine()})",
+        "torch": torch.__version__,
+        "images": len(ids),
+        "shards": len(jobs),
+        **found,
+        "same rows": len({rows for timed in rounds.values() for *_, rows in timed}) == 1,
+    }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Shares of a prediction: what they write is what one process writes."""
+
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carvana_kedro.datasets.source_description import SourceDescription
+from carvana_kedro.errors import UserError
+from carvana_kedro.image_index import index_images
+from carvana_kedro.parameters import Inference
+from carvana_kedro.pipelines.inference.nodes import predict_masks
+from carvana_kedro.pipelines.inference_share.nodes import predict_share
+from carvana_kedro.segmentation.model import TrainedModel
+from carvana_kedro.segmentation.prediction.predictor import Predictor
+from carvana_kedro.stores import locks
+from carvana_kedro.stores.images.competition import ImageStore
+from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
+from models import RECIPE
+
+Start = Callable[..., subprocess.Popen[str]]
+
+KINDS = {"masks": True, "cutouts": True, "overlays": True}
+SOURCE = SourceDescription(name="mine")
+
+
+def _files(folder: Path) -> Mapping[str, bytes]:
+    """The files of a prediction. What describes the shards holds the times of files, and is left out."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".json", ".lock"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def _output(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def test_shares_at_the_same_time_and_a_last_run_write_the_files_of_one_process(
+    start: Start, tmp_path: Path
+) -> None:
+    _output(start(tmp_path / "one", **KINDS))
+    shares = [start(tmp_path / "shares", share=share, **KINDS) for share in ("1/2", "2/2", "2/2")]
+    for share, process in zip((0, 1, 1), shares, strict=True):
+        numbers = [int(line.split()[1]) for line in _output(process).splitlines() if line.startswith("shard")]
+        assert {number % 2 for number in numbers} <= {share}
+    last = _output(start(tmp_path / "shares", **KINDS))
+    assert "32 of 32 shards of masks exist" in last
+    assert "\nshard " not in last
+    expected = _files(tmp_path / "one")
+    assert len(expected) == 1 + 32 + 3 * 96
+    assert _files(tmp_path / "shares") == expected
+
+
+def _predict(
+    node: Callable[..., Any], model: TrainedModel, images: ImageStore, folder: Path, **changed: Any
+) -> Any:
+    index = [index_images(images)] if node is predict_masks else []
+    parameters = Inference(**{"batch_size": 2, "shard_size": 3, **changed})
+    stores = PredictionShards(folder / "shards"), PredictedImages(folder)
+    return node(model, *index, images, *stores, parameters, RECIPE, SOURCE)
+
+
+def test_a_share_takes_no_lock_and_removes_nothing(
+    model: TrainedModel, training_images: ImageStore, tmp_path: Path
+) -> None:
+    _predict(predict_masks, model, training_images, tmp_path, masks=True)
+    before = _files(tmp_path)
+    with locks.locked(tmp_path / "shards"):
+        _predict(predict_share, model, training_images, tmp_path, share="2/3", threshold=0.6)
+    assert before.items() <= _files(tmp_path).items()
+
+
+def test_a_share_predicts_only_what_is_missing(
+    model: TrainedModel, training_images: ImageStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for expected in ("2 predicted now, 0 before", "0 predicted now, 2 before"):
+        _predict(predict_share, model, training_images, tmp_path, share="2/3")
+        assert f"Share 2/3 has 2 of 6 shards: {expected}" in caplog.text
+    numbers = sorted(int(path.name[:5]) for path in tmp_path.rglob("*.csv"))
+    assert numbers == [1, 4]
+
+
+def test_a_last_run_predicts_the_shares_that_are_missing(
+    model: TrainedModel, training_images: ImageStore, tmp_path: Path
+) -> None:
+    expected = _predict(predict_masks, model, training_images, tmp_path / "one")
+    _predict(predict_share, model, training_images, tmp_path / "shares", share="1/2")
+    assert _predict(predict_masks, model, training_images, tmp_path / "shares") == expected
+
+
+def test_more_shares_than_shards_leave_some_without_work(
+    model: TrainedModel, training_images: ImageStore, tmp_path: Path
+) -> None:
+    _predict(predict_share, model, training_images, tmp_path, share="8/8")
+    assert not _files(tmp_path)
+
+
+def test_shards_of_files_that_changed_are_removed_and_those_of_other_shares_stay(
+    model: TrainedModel, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = ImageStore(broken / "train")
+    _predict(predict_share, model, images, tmp_path, share="1/2")
+    before, predict = _files(tmp_path / "shards"), Predictor.predict
+    first, second, *_ = (images.image_path(image_id) for image_id in images.ids())
+
+    def predict_and_change(*arguments: Any, **options: Any) -> Any:
+        yield from predict(*arguments, **options)
+        first.write_bytes(second.read_bytes())
+
+    monkeypatch.setattr(Predictor, "predict", predict_and_change)
+    with pytest.raises(UserError, match="changed while they were predicted"):
+        _predict(predict_share, model, images, tmp_path, share="2/2")
+    assert len(before) == 3
+    assert _files(tmp_path / "shards") == before
