@@ -5,7 +5,10 @@ the nodes, the head's first. The cluster ends with its standard input. The envir
 """
 
 import json
+import socket
 import sys
+import time
+from contextlib import suppress
 
 from ray.cluster_utils import Cluster
 
@@ -16,6 +19,10 @@ if __name__ == "__main__":
     cluster = Cluster(initialize_head=True, head_node_args={**head, **store, "temp_dir": folder})
     nodes = [cluster.head_node, *(cluster.add_node(num_cpus=int(count), **store) for count in cpus)]
     pids = [node.all_processes["raylet"][0].process.pid for node in nodes]
+    for _ in range(300):  # the client server starts after the head
+        with suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1):
+            break
+        time.sleep(0.1)
     print(json.dumps(pids), flush=True)  # noqa: T201
     sys.stdin.read()
     cluster.shutdown()

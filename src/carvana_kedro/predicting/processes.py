@@ -143,15 +143,6 @@ def _threads(threads: int, count: int) -> int:
     return max(min(threads, 2), threads // count)
 
 
-def _threads(threads: int, count: int) -> int:
-    """Return how many threads each process gets of those that one process would use: its share, but not one of several.
-
-    With one thread, PyTorch has other code for convolutions of 1 x 1, and their sums differ in the last bit. From two
-    threads on, their number does not change a result.
-    """
-    return max(min(threads, 2), threads // count)
-
-
 def _visible_gpus() -> list[str]:
     """Return how CUDA_VISIBLE_DEVICES calls each of the GPUs that PyTorch finds."""
     named = os.environ.get(_VISIBLE)
