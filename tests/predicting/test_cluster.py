@@ -97,6 +97,7 @@ class Runs:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.mark,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "90",  # for a busy machine
         }
 
     def nodes(self, *cpus: int) -> tuple[str, list[int]]:

@@ -15,7 +15,7 @@ import torch
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.predicting import driver
-from carvana_kedro.predicting.messages import Worker, messages
+from carvana_kedro.predicting.messages import Worker, interrupts_blocked, messages
 from carvana_kedro.predicting.work import Job, Work
 from carvana_kedro.stores.predictions import Shard
 
@@ -72,7 +72,8 @@ def started(
     surroundings = driver.Surroundings(
         cluster, torch.get_num_threads(), logging.getLogger(__package__).getEffectiveLevel()
     )
-    process = Worker.start(driver.drive, surroundings, name="ray-driver")
+    with interrupts_blocked():
+        process = Worker.start(driver.drive, surroundings, name="ray-driver")
     try:
         process.send(pickle.dumps(work))
         found = messages([process], _death)

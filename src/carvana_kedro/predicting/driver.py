@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def drive(connection: Connection, surroundings: Surroundings) -> None:
     """Do the work that the parent sends: the main function of the process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = Parent(connection)
+    parent = Parent(connection, gone=partial(sys.exit, 1))  # Ray then ends in order
     parent.log_here(surroundings.level)
     try:
         content = connection.recv_bytes()
@@ -71,11 +72,10 @@ def drive(connection: Connection, surroundings: Surroundings) -> None:
             driver = _Driver(parent, content, surroundings)
             driver.try_out()
             parent.tell("ready")
-            driver.predict(pickle.loads(connection.recv_bytes()))
+            driver.predict(parent.receive())
         parent.tell("finished")
     except BaseException as error:
-        with suppress(OSError):  # the parent has closed the connection
-            parent.tell("error", for_parent(error))
+        parent.tell("error", for_parent(error))
 
 
 def _end_with_parent() -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
 import threading
@@ -9,12 +10,15 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import Any, NoReturn
 
 from carvana_kedro.errors import UserError
+
+_PATIENCE = 10  # seconds that a process whose connection has ended has to end
 
 
 @dataclass
@@ -26,7 +30,7 @@ class Worker:
 
     @classmethod
     def start(cls, main: Callable[..., object], *args: object, name: str) -> "Worker":
-        """Start a process. Ctrl-C does not reach it.
+        """Start a process. Call it within `interrupts_blocked`.
 
         Args:
             main: Its main function. It is called with the `Connection` to this process, and the other arguments.
@@ -36,7 +40,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")  # a process with CUDA or threads must not be forked
         ours, theirs = context.Pipe()
         process = context.Process(target=main, args=(theirs, *args), name=name, daemon=False)
-        with _start_method_kept(), _interrupts_blocked():
+        with _start_method_kept():
             process.start()
         theirs.close()  # so that the end of the process ends the connection
         return cls(process, ours)
@@ -86,17 +90,33 @@ def messages(workers: Sequence[Worker], died: Callable[[str], UserError]) -> Ite
 
 
 class Parent:
-    """The way to the process that started this one. Several threads may use it."""
+    """The way to the process that started this one. Several threads may use it.
 
-    def __init__(self, connection: Connection) -> None:
+    Args:
+        connection: To that process.
+        gone: Called when it has ended, to end this one.
+    """
+
+    def __init__(self, connection: Connection, gone: Callable[[], NoReturn] = partial(os._exit, 1)) -> None:
         self._connection = connection
+        self._gone = gone
         self._lock = threading.Lock()
+
+    def receive(self) -> Any:
+        """Wait for what the parent sends."""
+        try:
+            return pickle.loads(self._connection.recv_bytes())
+        except (EOFError, OSError):
+            self._gone()
 
     def tell(self, kind: str, content: Any = None) -> None:
         """Send a message."""
         message = pickle.dumps((kind, content))
         with self._lock:
-            self._connection.send_bytes(message)
+            try:
+                self._connection.send_bytes(message)
+            except OSError:
+                self._gone()
 
     def log_here(self, level: int) -> None:
         """Let the parent log what this process logs, from this level on."""
@@ -135,13 +155,13 @@ def _log(record: logging.LogRecord, logged: set[tuple[str, str]]) -> None:
 
 
 def _cause(process: SpawnProcess) -> str:
-    process.join()
+    process.join(_PATIENCE)
     code = process.exitcode or 0
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
+def interrupts_blocked() -> Iterator[None]:
     """Block SIGINT, and let it be blocked in processes that are started: Ctrl-C reaches the whole process group."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

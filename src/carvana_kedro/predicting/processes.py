@@ -15,7 +15,7 @@ import cv2
 import torch
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.predicting.messages import Parent, Worker, for_parent, messages
+from carvana_kedro.predicting.messages import Parent, Worker, for_parent, interrupts_blocked, messages
 from carvana_kedro.predicting.work import Job, Work
 from carvana_kedro.segmentation.hardware import choose_device
 from carvana_kedro.segmentation.prediction import onnx
@@ -102,9 +102,12 @@ def started(
     ranks: list[Worker] = []
     finished = False
     logger.info("Starting %d processes that predict", count)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # what training has left belongs to this process, and would be missing in the others
     try:
-        for rank in range(count):
-            ranks.append(_start(rank, count, work))
+        with interrupts_blocked():
+            for rank in range(count):
+                ranks.append(_start(rank, count, work))
         content = pickle.dumps(work)  # multiprocessing's pickler would move the weights to shared memory
         for each in ranks:
             each.send(content)
@@ -181,10 +184,10 @@ def _predict(connection: Connection, surroundings: _Surroundings) -> None:
     parent = Parent(connection)
     try:
         _settle(surroundings, parent)
-        work: Work = pickle.loads(connection.recv_bytes())
+        work: Work = parent.receive()
         predictor = work.build_predictor()
         parent.tell("ready")
-        jobs: Mapping[int, Job] = pickle.loads(connection.recv_bytes())
+        jobs: Mapping[int, Job] = parent.receive()
         for result in work.run(predictor, jobs, on_image=lambda: parent.tell("image")):
             parent.tell("shard", result)
     except BaseException as error:
