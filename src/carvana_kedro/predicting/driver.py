@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ def drive(connection: Connection, surroundings: Surroundings) -> None:
     """Do the work that the parent sends: the main function of the process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = Parent(connection, gone=partial(sys.exit, 1))  # Ray then ends in order
+    parent = Parent(connection, gone=sys.exit)  # Ray then ends in order
     parent.log_here(surroundings.level)
     try:
         content = connection.recv_bytes()

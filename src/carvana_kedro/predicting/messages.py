@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -94,10 +93,10 @@ class Parent:
 
     Args:
         connection: To that process.
-        gone: Called when it has ended, to end this one.
+        gone: Called with the exit status when it has ended, to end this one.
     """
 
-    def __init__(self, connection: Connection, gone: Callable[[], NoReturn] = partial(os._exit, 1)) -> None:
+    def __init__(self, connection: Connection, gone: Callable[[int], NoReturn] = os._exit) -> None:
         self._connection = connection
         self._gone = gone
         self._lock = threading.Lock()
@@ -107,7 +106,7 @@ class Parent:
         try:
             return pickle.loads(self._connection.recv_bytes())
         except (EOFError, OSError):
-            self._gone()
+            self._gone(1)
 
     def tell(self, kind: str, content: Any = None) -> None:
         """Send a message."""
@@ -116,7 +115,7 @@ class Parent:
             try:
                 self._connection.send_bytes(message)
             except OSError:
-                self._gone()
+                self._gone(1)
 
     def log_here(self, level: int) -> None:
         """Let the parent log what this process logs, from this level on."""
