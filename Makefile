@@ -1,8 +1,9 @@
 # The checks of this project. Tools come from the active environment; `make install` puts them there.
 
 SMP ?= build/smp
+RAY ?= build/ray
 
-.PHONY: help install check lint types imports test smp
+.PHONY: help install check lint types imports test smp ray
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,3 +34,11 @@ smp:  ## Run the tests of the extra `smp` in an environment of its own
 		> "$$($(SMP)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/active.pth"
 	$(SMP)/bin/python -m pip install -c constraints.txt -e ".[smp]"
 	$(SMP)/bin/python -m pytest -m smp tests
+
+# As for `smp`. The clusters of the tests listen on the loopback interface only.
+ray:  ## Run the tests of the extra `ray` in an environment of its own
+	python -m venv $(RAY)
+	python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> "$$($(RAY)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/active.pth"
+	$(RAY)/bin/python -m pip install -c constraints.txt -e ".[ray]"
+	$(RAY)/bin/python -m pytest -m ray tests/predicting

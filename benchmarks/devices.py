@@ -1,8 +1,8 @@
 """Measure prediction in one process and in several: images per second, and the seconds to start.
 
-Run `python -m benchmarks.devices [--devices N] [--images FOLDER] [--count N]`, which takes a minute on two cores and
-prints JSON. Without `--images` it renders images. The processes predict in turns, and the fastest of three rounds
-counts; every round starts new processes and writes all shards.
+Run `python -m benchmarks.devices [--devices N] [--cluster local] [--images FOLDER] [--count N]`, which takes a minute
+on two cores and prints JSON. Without `--images` it renders images. The processes predict in turns, and the fastest of
+three rounds counts; every round starts new processes and writes all shards.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ ROUNDS = 3
 
 
 def predict(
-    model: TrainedModel, images: ImageStore, jobs: Mapping[int, Job], devices: int
+    model: TrainedModel, images: ImageStore, jobs: Mapping[int, Job], engine_options: Mapping[str, Any]
 ) -> tuple[float, float, str]:
     """Return the seconds to start and to predict, and the digest of all shards."""
     with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +39,7 @@ def predict(
         shards = PredictionShards(Path(folder))
         work = Work(model, (), options, images, PredictedImages(Path(folder)), shards, "benchmark", Options())
         began = time.perf_counter()
-        with engine.started(work, jobs, devices) as predicted:
+        with engine.started(work, jobs, **engine_options) as predicted:
             started = time.perf_counter()
             found = dict(predicted)
             ended = time.perf_counter()
@@ -54,6 +55,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--devices", type=int, default=2, help="number of processes, to compare with one")
+    parser.add_argument("--cluster", help="Ray cluster to compare with too: local, or ray://HOST:PORT")
     parser.add_argument("--images", type=Path, help="folder of jpgs")
     parser.add_argument("--count", type=int, default=64, help="number of images")
     parser.add_argument("--shard-size", type=int, default=8, help="number of images in a shard")
@@ -64,16 +66,20 @@ def main() -> None:
         parts = [ids[start : start + size] for start in range(0, len(ids), size)]
         jobs = {number: Job(part, part, ()) for number, part in enumerate(parts)}
         model = TrainedModel.from_dict(load_checkpoint(path_of("cars")))
-        rounds: dict[int, list[tuple[float, float, str]]] = {1: [], arguments.devices: []}
+        compared: list[dict[str, Any]] = [{"devices": 1}, {"devices": arguments.devices}]
+        if arguments.cluster:
+            compared.append({"cluster": arguments.cluster})
+        rounds: dict[str, list[tuple[float, float, str]]] = {}
         for _ in range(ROUNDS):
-            for devices, timed in rounds.items():
-                timed.append(predict(model, images, jobs, devices))
+            for options in compared:
+                name = ", ".join(f"{option}={value}" for option, value in options.items())
+                rounds.setdefault(name, []).append(predict(model, images, jobs, options))
     found = {
-        f"devices={devices}": {
+        name: {
             "images/s": round(len(ids) / min(seconds for _, seconds, _ in timed), 2),
             "start, s": round(min(start for start, _, _ in timed), 2),
         }
-        for devices, timed in rounds.items()
+        for name, timed in rounds.items()
     }
     report = {
         "command": f"python -m benchmarks.devices --devices {arguments.devices} --count {arguments.count}",

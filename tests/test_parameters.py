@@ -474,5 +474,20 @@ def test_every_shard_belongs_to_one_share() -> None:
     assert Inference().has_shard(7)
 
 
-def test_devices_and_share_do_not_decide_the_masks() -> None:
+def test_devices_share_and_cluster_do_not_decide_the_masks() -> None:
     assert Inference(devices=2, share="1/2").decisive() == Inference().decisive()
+    assert Inference(cluster="local").decisive() == Inference().decisive()
+
+
+@pytest.mark.parametrize("cluster", ["ray://head:10001", "ray://[::1]:10001", "local"])
+def test_a_cluster_is_local_or_an_address(cluster: str) -> None:
+    assert Inference(cluster=cluster, devices="auto").cluster == cluster
+    for other in ("head:10001", "ray://head", "auto", "ray://head:1/x", ""):
+        with pytest.raises(ValidationError, match="cluster"):
+            Inference(cluster=other)
+
+
+@pytest.mark.parametrize("other", [{"devices": 2}, {"share": "1/2"}])
+def test_a_cluster_excludes_devices_and_shares(other: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=f"cluster and {next(iter(other))} exclude each other"):
+        Inference(cluster="local", **other)

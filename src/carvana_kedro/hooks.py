@@ -58,12 +58,16 @@ class CheckParametersHook:
             check_recipe(catalog.load("params:model_training").to_recipe())
         shares = any(node.namespace == "inference_share" for node in pipeline.nodes)
         if "predictions" in outputs or shares:
+            from carvana_kedro.predicting.cluster import check_cluster
             from carvana_kedro.predicting.processes import number_of_processes
             from carvana_kedro.segmentation.hardware import choose_device
 
             inference = catalog.load("params:inference")
-            choose_device(inference.device)
-            number_of_processes(inference.devices, inference.device, inference.engine)
+            if inference.cluster:  # it may have a device that this machine does not have
+                check_cluster(inference.cluster)
+            else:
+                choose_device(inference.device)
+                number_of_processes(inference.devices, inference.device, inference.engine)
             _check_share(inference.share, shares)
 
 

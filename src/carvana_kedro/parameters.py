@@ -396,6 +396,8 @@ class Inference(_Frozen):
     """Library that runs the network."""
     devices: Count | Literal["auto"] = "auto"
     """Processes that predict, each on a GPU of its own; `auto`: one for each GPU, and one on a CPU."""
+    cluster: Annotated[str, Field(pattern=r"^(local|ray://[^/\s]+:[0-9]{1,5})$")] | None = None
+    """Ray cluster that predicts: `local`, or the address of another one, such as ray://head:10001; None: no cluster."""
     share: str | None = None
     """The part of the shards that a run of `inference_share` predicts: `3/8` is the third of eight; None: all."""
 
@@ -416,6 +418,15 @@ class Inference(_Frozen):
             raise ValueError("must be like 3/8, the third of eight shares: from 1/8 to 8/8")
         return share
 
+    @model_validator(mode="after")
+    def _cluster_is_the_only_choice(self) -> Self:
+        if self.cluster and (self.devices not in ("auto", 1) or self.share):
+            other = "share" if self.share else "devices"
+            raise ValueError(
+                f"cluster and {other} exclude each other: the cluster decides how many actors predict"
+            )
+        return self
+
     def has_shard(self, number: int) -> bool:
         """Return whether a shard belongs to the share. Shards are dealt by number."""
         share, shares = (int(part) for part in (self.share or "1/1").split("/"))
@@ -428,7 +439,9 @@ class Inference(_Frozen):
 
     def decisive(self) -> dict[str, Any]:
         """Return the parameters that decide the masks, without those that only decide how long it takes."""
-        return self.model_dump(exclude={"batch_size", "num_workers", "on_bad_image", "devices", "share"})
+        return self.model_dump(
+            exclude={"batch_size", "num_workers", "on_bad_image", "devices", "cluster", "share"}
+        )
 
 
 class Reporting(_Frozen):

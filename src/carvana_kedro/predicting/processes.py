@@ -1,24 +1,21 @@
 """Several processes of this machine that predict shards, each on its own GPU or with its share of the cores."""
 
 import logging
-import multiprocessing
 import os
 import pickle
 import signal
-import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from logging.handlers import QueueHandler
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 import cv2
 import torch
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.predicting.messages import Parent, Worker, for_parent, interrupts_blocked, messages
 from carvana_kedro.predicting.work import Job, Work
 from carvana_kedro.segmentation.hardware import choose_device
 from carvana_kedro.segmentation.prediction import onnx
@@ -80,14 +77,6 @@ class _Surroundings:
     level: int
 
 
-@dataclass
-class _Rank:
-    """A started process, as the one that started it sees it."""
-
-    process: SpawnProcess
-    connection: Connection
-
-
 @contextmanager
 def started(
     work: Work, jobs: Mapping[int, Job], count: int, on_image: Callable[[], object]
@@ -110,22 +99,22 @@ def started(
     Raises:
         UserError: As `Work.build_predictor` and `predict` in a process; or a process was killed.
     """
-    ranks: list[_Rank] = []
+    ranks: list[Worker] = []
     finished = False
     logger.info("Starting %d processes that predict", count)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # what training has left belongs to this process, and would be missing in the others
     try:
-        with _start_method_kept(), _interrupts_blocked():
+        with interrupts_blocked():
             for rank in range(count):
                 ranks.append(_start(rank, count, work))
-        # Not with multiprocessing's own pickler, with which torch would move the weights to shared memory.
-        content = pickle.dumps(work)
-        _send([(rank, content) for rank in ranks])
-        messages = _messages(ranks)
+        content = pickle.dumps(work)  # multiprocessing's pickler would move the weights to shared memory
+        for each in ranks:
+            each.send(content)
+        found = messages(ranks, partial(_death, count=count))
         for _ in ranks:
-            next(messages)  # it is ready
-        yield _results(ranks, jobs, messages, on_image)
+            next(found)  # it is ready
+        yield _results(ranks, jobs, found, on_image)
         finished = True
     finally:
         for each in ranks:
@@ -133,12 +122,10 @@ def started(
                 each.process.join(_PATIENCE)
             each.process.kill()
         for each in ranks:
-            each.process.join()
-            each.process.close()
-            each.connection.close()
+            each.close()
 
 
-def _start(rank: int, count: int, work: Work) -> _Rank:
+def _start(rank: int, count: int, work: Work) -> Worker:
     """Start the process of a rank, without its work: it takes seconds to be able to receive it."""
     on_gpu = _kind_of_device(work.predictor["device"], work.predictor["engine"]) == "cuda"
     surroundings = _Surroundings(
@@ -147,14 +134,7 @@ def _start(rank: int, count: int, work: Work) -> _Rank:
         gpu=_visible_gpus()[rank] if on_gpu else None,
         level=logging.getLogger(__package__).getEffectiveLevel(),
     )
-    context = multiprocessing.get_context("spawn")  # a process with CUDA or threads must not be forked
-    ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_predict, args=(theirs, surroundings), name=f"predict-{rank}", daemon=False
-    )
-    process.start()
-    theirs.close()  # so that the end of the process ends the connection
-    return _Rank(process, ours)
+    return Worker.start(_predict, surroundings, name=f"predict-{rank}")
 
 
 def _threads(threads: int, count: int) -> int:
@@ -172,91 +152,25 @@ def _visible_gpus() -> list[str]:
     return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
 
 
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Block SIGINT, and let it be blocked in processes that are started: Ctrl-C reaches the whole process group."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _start_method_kept() -> Iterator[None]:
-    """Leave open how processes are started by default, if it is open. Starting one would decide it."""
-    before = multiprocessing.get_start_method(allow_none=True)
-    try:
-        yield
-    finally:
-        if before is None:
-            multiprocessing.set_start_method(None, force=True)
-
-
-def _send(contents: Sequence[tuple[_Rank, bytes]]) -> None:
-    for rank, content in contents:
-        with suppress(OSError):  # the process has ended: `_messages` says why
-            rank.connection.send_bytes(content)
-
-
 def _results(
-    ranks: Sequence[_Rank],
+    ranks: Sequence[Worker],
     jobs: Mapping[int, Job],
-    messages: Iterator[tuple[str, Any]],
+    found: Iterator[tuple[str, Any]],
     on_image: Callable[[], object],
 ) -> Iterator[tuple[int, Shard]]:
     """Deal the shards to the processes, and yield those that are written."""
     numbers = list(jobs)
     dealt = [{number: jobs[number] for number in numbers[rank :: len(ranks)]} for rank in range(len(ranks))]
-    _send([(rank, pickle.dumps(part)) for rank, part in zip(ranks, dealt, strict=True)])
-    for kind, content in messages:
+    for rank, part in zip(ranks, dealt, strict=True):
+        rank.send(pickle.dumps(part))
+    for kind, content in found:
         if kind == "image":
             on_image()
         else:
             yield content
 
 
-def _messages(ranks: Sequence[_Rank]) -> Iterator[tuple[str, Any]]:
-    """Yield what the processes report, until all have finished. Their log goes to the log of this one.
-
-    Raises:
-        Exception: What was raised in a process.
-        UserError: A process was killed.
-    """
-    working = {rank.connection: rank.process for rank in ranks}
-    logged: set[tuple[str, str]] = set()
-    while working:
-        for connection in wait(list(working)):
-            assert isinstance(connection, Connection)
-            try:
-                kind, content = connection.recv()
-            except (EOFError, OSError):
-                raise _death(working[connection], len(ranks)) from None
-            if kind == "log":
-                _log(content, logged)
-            elif kind == "error":
-                raise content
-            elif kind == "finished":
-                del working[connection]
-            else:
-                yield kind, content
-
-
-def _log(record: logging.LogRecord, logged: set[tuple[str, str]]) -> None:
-    """Log what a process has logged. What several say is logged once."""
-    logger, key = logging.getLogger(record.name), (record.name, record.getMessage())
-    if key not in logged and logger.isEnabledFor(record.levelno):
-        logged.add(key)
-        logger.handle(record)
-
-
-def _death(process: SpawnProcess, count: int) -> UserError:
-    process.join(_PATIENCE)
-    code = process.exitcode or 0
-    cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+def _death(cause: str, count: int) -> UserError:
     return UserError(
         f"One of the {count} processes that predict {cause}. The usual cause is too little memory: lower "
         "inference.batch_size or inference.devices. Finished shards are kept: the same command continues."
@@ -267,7 +181,7 @@ def _predict(connection: Connection, surroundings: _Surroundings) -> None:
     """Do the work that the parent sends: the main function of a process."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = _Parent(connection)
+    parent = Parent(connection)
     try:
         _settle(surroundings, parent)
         work: Work = parent.receive()
@@ -277,63 +191,16 @@ def _predict(connection: Connection, surroundings: _Surroundings) -> None:
         for result in work.run(predictor, jobs, on_image=lambda: parent.tell("image")):
             parent.tell("shard", result)
     except BaseException as error:
-        parent.tell("error", _for_parent(error))
+        parent.tell("error", for_parent(error))
     else:
         parent.tell("finished")
 
 
-class _Parent:
-    """The way to the process that started this one, for several threads. Once that has ended, this one ends too."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-
-    def receive(self) -> Any:
-        """Wait for what the parent sends."""
-        try:
-            return pickle.loads(self._connection.recv_bytes())
-        except (EOFError, OSError):
-            os._exit(1)
-
-    def tell(self, kind: str, content: Any = None) -> None:
-        """Send a message."""
-        message = pickle.dumps((kind, content))
-        with self._lock:
-            try:
-                self._connection.send_bytes(message)
-            except OSError:
-                os._exit(1)
-
-
-class _LogOfParent(QueueHandler):
-    """Sends log records to the parent."""
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        self.queue.tell("log", record)  # type: ignore[attr-defined]
-
-
-def _settle(surroundings: _Surroundings, parent: _Parent) -> None:
+def _settle(surroundings: _Surroundings, parent: Parent) -> None:
     """Take this process's share of the machine, and log through the parent."""
     if surroundings.gpu is not None:
         os.environ[_VISIBLE] = surroundings.gpu  # before CUDA starts
     share_cores(surroundings.processes)
     torch.set_num_threads(surroundings.threads)
     cv2.setNumThreads(usable_cores())
-    root = logging.getLogger()
-    root.handlers[:] = [_LogOfParent(parent)]  # type: ignore[arg-type]
-    root.setLevel(surroundings.level)
-    logging.captureWarnings(True)
-
-
-def _for_parent(error: BaseException) -> BaseException:
-    """Return an error that the parent can raise, with the traceback of this process unless it is the user's."""
-    if isinstance(error, UserError):
-        return UserError(str(error))
-    text = "".join(traceback.format_exception(error))
-    try:
-        copy = pickle.loads(pickle.dumps(error))
-    except Exception:  # any error may need other arguments than it keeps
-        copy = RuntimeError(repr(error))
-    copy.add_note(f"In a process that predicts:\n{text}")
-    return copy
+    parent.log_here(surroundings.level)

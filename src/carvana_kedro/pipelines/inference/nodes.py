@@ -75,7 +75,7 @@ def predict_masks(
         missing = {number: job for number, job in plan.jobs.items() if number not in shards}
         if shards:
             logger.info("%d of %d shards of masks exist from an earlier run", len(shards), len(plan.jobs))
-        with engine.started(plan.work, missing, parameters.devices) as predicted:
+        with engine.started(plan.work, missing, parameters.devices, parameters.cluster) as predicted:
             predicted_images.remove_others(
                 kept={name for shard in shards.values() for name in shard.images},
                 expected={name for job in plan.jobs.values() for name in job.names},

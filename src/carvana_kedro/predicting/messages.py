@@ -1,0 +1,183 @@
+"""Processes that do work for this one: how they start, what they tell, and how their log and errors get here."""
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from logging.handlers import QueueHandler
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, NoReturn
+
+from carvana_kedro.errors import UserError
+
+_PATIENCE = 10  # seconds that a process whose connection has ended has to end
+
+
+@dataclass
+class Worker:
+    """A started process, as the one that started it sees it."""
+
+    process: SpawnProcess
+    connection: Connection
+
+    @classmethod
+    def start(cls, main: Callable[..., object], *args: object, name: str) -> "Worker":
+        """Start a process. Call it within `interrupts_blocked`.
+
+        Args:
+            main: Its main function. It is called with the `Connection` to this process, and the other arguments.
+            args: The other arguments.
+            name: Of the process.
+        """
+        context = multiprocessing.get_context("spawn")  # a process with CUDA or threads must not be forked
+        ours, theirs = context.Pipe()
+        process = context.Process(target=main, args=(theirs, *args), name=name, daemon=False)
+        with _start_method_kept():
+            process.start()
+        theirs.close()  # so that the end of the process ends the connection
+        return cls(process, ours)
+
+    def send(self, content: bytes) -> None:
+        """Send bytes. If the process has ended, `messages` says why."""
+        with suppress(OSError):
+            self.connection.send_bytes(content)
+
+    def close(self) -> None:
+        """End the process, if it has not ended, and release what it holds here."""
+        self.process.kill()
+        self.process.join()
+        self.process.close()
+        self.connection.close()
+
+
+def messages(workers: Sequence[Worker], died: Callable[[str], UserError]) -> Iterator[tuple[str, Any]]:
+    """Yield what processes tell, until all have finished. Their log goes to the log of this one.
+
+    Args:
+        workers: The processes.
+        died: Returns the error for a process that ended before its work, from the cause, such as "was killed by
+            SIGKILL".
+
+    Raises:
+        Exception: What was raised in a process.
+        UserError: A process died.
+    """
+    working = {worker.connection: worker.process for worker in workers}
+    logged: set[tuple[str, str]] = set()
+    while working:
+        for connection in wait(list(working)):
+            assert isinstance(connection, Connection)
+            try:
+                kind, content = connection.recv()
+            except (EOFError, OSError):
+                raise died(_cause(working[connection])) from None
+            if kind == "log":
+                _log(content, logged)
+            elif kind == "error":
+                raise content
+            elif kind == "finished":
+                del working[connection]
+            else:
+                yield kind, content
+
+
+class Parent:
+    """The way to the process that started this one. Several threads may use it.
+
+    Args:
+        connection: To that process.
+        gone: Called with the exit status when it has ended, to end this one.
+    """
+
+    def __init__(self, connection: Connection, gone: Callable[[int], NoReturn] = os._exit) -> None:
+        self._connection = connection
+        self._gone = gone
+        self._lock = threading.Lock()
+
+    def receive(self) -> Any:
+        """Wait for what the parent sends."""
+        try:
+            return pickle.loads(self._connection.recv_bytes())
+        except (EOFError, OSError):
+            self._gone(1)
+
+    def tell(self, kind: str, content: Any = None) -> None:
+        """Send a message."""
+        message = pickle.dumps((kind, content))
+        with self._lock:
+            try:
+                self._connection.send_bytes(message)
+            except OSError:
+                self._gone(1)
+
+    def log_here(self, level: int) -> None:
+        """Let the parent log what this process logs, from this level on."""
+        root = logging.getLogger()
+        root.handlers[:] = [_LogOfParent(self)]  # type: ignore[arg-type]
+        root.setLevel(level)
+        logging.captureWarnings(True)
+
+
+class _LogOfParent(QueueHandler):
+    """Sends log records to the parent."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self.queue.tell("log", record)  # type: ignore[attr-defined]
+
+
+def for_parent(error: BaseException) -> BaseException:
+    """Return an error that the parent can raise, with the traceback of this process unless it is the user's."""
+    if isinstance(error, UserError):
+        return UserError(str(error))
+    text = "".join(traceback.format_exception(error))
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:  # any error may need other arguments than it keeps
+        copy = RuntimeError(repr(error))
+    copy.add_note(f"In a process that predicts:\n{text}")
+    return copy
+
+
+def _log(record: logging.LogRecord, logged: set[tuple[str, str]]) -> None:
+    """Log what a process has logged. What several say is logged once."""
+    logger, key = logging.getLogger(record.name), (record.name, record.getMessage())
+    if key not in logged and logger.isEnabledFor(record.levelno):
+        logged.add(key)
+        logger.handle(record)
+
+
+def _cause(process: SpawnProcess) -> str:
+    process.join(_PATIENCE)
+    code = process.exitcode or 0
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Block SIGINT, and let it be blocked in processes that are started: Ctrl-C reaches the whole process group."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _start_method_kept() -> Iterator[None]:
+    """Leave open how processes are started by default, if it is open. Starting one would decide it."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    try:
+        yield
+    finally:
+        if before is None:
+            multiprocessing.set_start_method(None, force=True)
