@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from multiprocessing import Pipe, reduction
+from multiprocessing import Pipe, reduction, resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType, ModuleType, TracebackType
 from typing import Any, NoReturn, Self, TypeVar
@@ -311,6 +311,7 @@ def _as_before() -> Iterator[None]:
     main = sys.modules["__main__"]
     # Ranks inherit that SIGINT is blocked, so that Ctrl-C, which reaches them too, does not end them while they start.
     # This process still receives it, in the thread that listens to the ranks.
+    resource_tracker.ensure_running()  # when it starts later, it unblocks SIGINT
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     # Ranks would import the program that was started, and with it Kedro, which configures logging: a log file that is
     # opened again would be emptied.
@@ -502,6 +503,8 @@ def _run_rank(call: bytes, levels: dict[str, int], outgoing: socket.socket, stop
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _Rank.current = rank = _Rank(outgoing, stop)
     rank.log_to_parent(levels)
+    if rank.stop_requested():  # nothing is lost yet
+        os._exit(_LOST)
     try:
         function, arguments = pickle.loads(call)
         _join_group()
