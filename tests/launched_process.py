@@ -20,18 +20,21 @@ from carvana_kedro.segmentation.training.launch import report_step, run_in_proce
 
 logger = logging.getLogger("carvana_kedro.launched")
 
-STEPS, STEPS_PER_CHECKPOINT = 100, 5
+STEPS, STEPS_PER_CHECKPOINT = 150, 5
 
 
 def train(world: World, folder: Path) -> dict[str, Any]:
-    """Train to the end, or from the checkpoint in the folder; save one every few steps."""
+    """Train to the end, or from the checkpoint in the folder; save one every few steps.
+
+    If the folder has a file `busy`, the training does not stop when it should.
+    """
     checkpoint = folder / "checkpoint.json"
     state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"step": 0, "weight": 0.5}
     (folder / f"{world.rank}.pid").write_text(str(os.getpid()))
     report_step(state["step"])
     logger.info("Process %d starts after step %d", world.rank + 1, state["step"])
     while state["step"] < STEPS:
-        time.sleep(0.02)
+        time.sleep(0.04)
         part = torch.tensor(state["weight"] * (world.rank + 1) + state["step"], dtype=torch.float64).sin()
         state = {"step": state["step"] + 1, "weight": float(world.sum(part))}
         report_step(state["step"])
@@ -42,6 +45,8 @@ def train(world: World, folder: Path) -> dict[str, Any]:
         if world.leader:
             print(f"step {state['step']}", flush=True)  # noqa: T201
         if stops:
+            if (folder / "busy").exists():
+                time.sleep(600)
             raise TrainingInterruptedError(f"Stopped after step {state['step']}.")
     return state
 

@@ -157,7 +157,7 @@ def test_a_training_goes_on_in_more_and_in_fewer_processes(start: Start, data: P
         _until_checkpoint(process, data)
         ranks = _ranks(process) if devices > 1 else []
         (os.kill if number == signal.SIGKILL else os.killpg)(process.pid, number)
-        printed, _ = process.communicate(timeout=60)
+        printed, _ = process.communicate(timeout=120)
         assert process.returncode == code, printed
         wait_until_ended(ranks)
         assert not list(data.rglob("*.part")) or number == signal.SIGKILL
@@ -203,6 +203,6 @@ def test_two_machines_with_one_data_root_train_the_same_as_two_processes(
 
 def test_a_runner_that_uses_threads_is_refused(start: Start, data: Path) -> None:
     process = start(data, *TRAIN, "--runner", "ThreadRunner", devices=2)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "must be started by the main thread" in " ".join(printed.split()) and "Traceback" not in printed

@@ -11,13 +11,14 @@ import pickle
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from multiprocessing import Pipe
+from multiprocessing import Pipe, reduction, resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType, ModuleType, TracebackType
 from typing import Any, NoReturn, Self, TypeVar
@@ -80,9 +81,9 @@ def run_in_processes(
             "Training in several processes must be started by the main thread, because Python delivers signals only to "
             "it. Run without --runner ThreadRunner, or set model_training.devices=1."
         )
-    payload = pickle.dumps((function, arguments))
+    call = pickle.dumps((function, arguments))
     with _Launch(devices, nodes, rendezvous, max_restarts) as launch:
-        result: T = launch.run(payload)
+        result: T = launch.run(call)
     return result
 
 
@@ -116,12 +117,12 @@ class _Launch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Handle what the ranks have sent, and stop listening."""
-        _send(self._outgoing, None)
+        self._outgoing.send(b"")
         self._thread.join()
         for end in (self._incoming, self._outgoing, self._stop, self._stopper):
             end.close()
 
-    def run(self, payload: bytes) -> Any:
+    def run(self, call: bytes) -> Any:
         """Run the ranks to their end."""
         # Imported here: a training in one process needs none of it.
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -146,10 +147,18 @@ class _Launch:
             signals_to_handle="",
             shutdown_timeout=1,  # seconds until the ranks are killed at a second signal
         )
-        with _as_before(), self._interrupted, _log_of_torch(self._note_death):
+        with (
+            _as_before(),
+            self._interrupted,
+            _log_of_torch(self._note_death),
+            tempfile.TemporaryFile() as file,
+        ):
             os.environ |= _environment(address)
+            file.write(call)
+            file.flush()
             try:
-                results = elastic_launch(config, _run_rank)(payload, _levels(), self._outgoing, self._stop)
+                launch = elastic_launch(config, _run_rank)
+                results = launch(_FileContent(file.fileno()), _levels(), self._outgoing, self._stop)
             except ChildFailedError:  # no restart is left
                 self._sync()
                 self._stop_for_good(f"model_training.max_restarts={self._max_restarts} is used up")
@@ -229,20 +238,25 @@ class _Launch:
             self._is_joining = False
 
     def _receive(self) -> None:
-        while (message := pickle.loads(self._incoming.recv(2 * _LARGEST_MESSAGE))) is not None:
-            kind, content = message
-            if kind == "log":
-                target = logging.getLogger(content.name)
-                if target.isEnabledFor(content.levelno):
-                    target.handle(content)
-            elif kind == "step":
-                self._steps.add(content)
-            elif kind == "error":
-                self._note_error(*content)
-            elif kind == "lost":
-                self._lost = content
-            elif kind == "sync":
-                self._synced.set()
+        while message := self._incoming.recv(2 * _LARGEST_MESSAGE):
+            try:
+                self._handle(*pickle.loads(message))
+            except Exception:  # the thread must go on: `_sync` waits for it
+                logger.exception("A message of a training process cannot be handled")
+
+    def _handle(self, kind: str, content: Any) -> None:
+        if kind == "log":
+            target = logging.getLogger(content.name)
+            if target.isEnabledFor(content.levelno):
+                target.handle(content)
+        elif kind == "step":
+            self._steps.add(content)
+        elif kind == "error":
+            self._note_error(*content)
+        elif kind == "lost":
+            self._lost = content
+        elif kind == "sync":
+            self._synced.set()
 
     def _note_error(self, rank: int, error: Exception, text: str) -> None:
         if self._error is None or (isinstance(error, UserError) and not isinstance(self._error, UserError)):
@@ -261,19 +275,21 @@ class _Steps:
     """The steps that the ranks report, and what a restart costs."""
 
     def __init__(self) -> None:
-        self._times: dict[int, float] = {}
+        self._times: dict[int, float] = {}  # when the steps were made, the last time
+        self._last: int | None = None
         self._before: int | None = None
         self._resumed: int | None = None
         self.made = False
 
     def restart(self) -> None:
         """Note that the ranks start again."""
-        self._before = max(self._times, default=None)
+        self._before = self._last
         self._resumed, self.made = None, False
 
     def add(self, steps: int) -> None:
         """Note that a run has made so many steps. The first report after a start is where it begins."""
         now = time.monotonic()
+        self._last = steps
         if self._resumed is None:
             self._resumed = steps
             self._times.setdefault(steps, now)
@@ -295,6 +311,7 @@ def _as_before() -> Iterator[None]:
     main = sys.modules["__main__"]
     # Ranks inherit that SIGINT is blocked, so that Ctrl-C, which reaches them too, does not end them while they start.
     # This process still receives it, in the thread that listens to the ranks.
+    resource_tracker.ensure_running()  # when it starts later, it unblocks SIGINT
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     # Ranks would import the program that was started, and with it Kedro, which configures logging: a log file that is
     # opened again would be emptied.
@@ -366,6 +383,30 @@ def _own_address(rendezvous: str | None) -> str:
             f"model_training.rendezvous={rendezvous} cannot be reached ({error}). It should be HOST:PORT of one of the "
             "machines, the same on all of them."
         ) from error
+
+
+class _FileContent:
+    """Becomes the content of an open file in a rank.
+
+    Arguments of a process pass through a pipe, which holds 64 KB. If the process were killed before it reads them, this
+    one would wait for ever.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _content, (reduction.DupFd(self._number),)
+
+
+def _content(duplicate: Any) -> bytes:
+    number = duplicate.detach()
+    try:
+        return os.pread(
+            number, os.fstat(number).st_size, 0
+        )  # not read(): the ranks share the position in the file
+    finally:
+        os.close(number)
 
 
 class _Rendezvous:
@@ -455,15 +496,17 @@ def report_step(steps: int) -> None:
         _Rank.current.send("step", steps)
 
 
-def _run_rank(payload: bytes, levels: dict[str, int], outgoing: socket.socket, stop: Connection) -> Any:
+def _run_rank(call: bytes, levels: dict[str, int], outgoing: socket.socket, stop: Connection) -> Any:
     """Call the function in a rank."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent tells this one
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _Rank.current = rank = _Rank(outgoing, stop)
     rank.log_to_parent(levels)
+    if rank.stop_requested():  # nothing is lost yet
+        os._exit(_LOST)
     try:
-        function, arguments = pickle.loads(payload)
+        function, arguments = pickle.loads(call)
         _join_group()
         signal.signal(signal.SIGTERM, rank.terminate)
         result = function(World.current(), *arguments)
