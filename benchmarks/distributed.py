@@ -139,11 +139,11 @@ class Result:
     skipped: list[tuple[list[str], Tensor]] = field(default_factory=list)
 
 
-def built(recipe: Recipe, world: World) -> Run:
+def built(recipe: Recipe, world: World, images: Random | None = None) -> Run:
     """Build the run of a recipe on random images, in the default dtype."""
     ids = [f"image_{number:02}" for number in range(20)]
     with patch.object(build, "measured_peak", lambda hardware: 1.0):  # it takes longer than the run
-        return build_run(recipe, Random(), (ids[:13], ids[13:]), origin={}, about={}, world=world)
+        return build_run(recipe, images or Random(), (ids[:13], ids[13:]), origin={}, about={}, world=world)
 
 
 def results(world: World) -> dict[str, Result]:

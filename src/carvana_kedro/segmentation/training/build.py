@@ -244,7 +244,7 @@ def build_training(
         patience=recipe.early_stopping,
         max_skipped_steps=recipe.max_skipped_steps,
         world=world,
-        replica=replicate(network, world, unused_weights=not _is_own(recipe.architecture)),
+        replica=replicate(network, world),
     )
 
 
