@@ -20,7 +20,7 @@ from carvana_kedro.segmentation.training.launch import report_step, run_in_proce
 
 logger = logging.getLogger("carvana_kedro.launched")
 
-STEPS, STEPS_PER_CHECKPOINT = 60, 5
+STEPS, STEPS_PER_CHECKPOINT = 100, 5
 
 
 def train(world: World, folder: Path) -> dict[str, Any]:

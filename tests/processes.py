@@ -30,8 +30,3 @@ def children(pid: int) -> list[int]:
             if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
                 found.append(int(path.parent.name))
     return sorted(found)
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the processes that a process and its children have started."""
-    return [each for child in children(pid) for each in (child, *descendants(child))]

@@ -324,7 +324,10 @@ class _TorchLog(logging.Handler):
 def _log_of_torch(note: Callable[[logging.LogRecord], None]) -> Iterator[None]:
     """Call a function for what the launcher logs, and show nothing of it."""
     handler = _TorchLog(note)
-    loggers = [logging.getLogger(f"torch.{name}") for name in ("distributed", "multiprocessing")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch.distributed", "torch.multiprocessing", "torchelastic-events-null")
+    ]
     before = [(each.handlers, each.propagate) for each in loggers]
     for each in loggers:
         each.handlers, each.propagate = [handler], False
