@@ -8,6 +8,7 @@ share of the time that is lost to communication. On a CPU, this says nothing abo
 
 import argparse
 import logging
+import os
 import tempfile
 import time
 import zlib
@@ -165,7 +166,8 @@ def results(world: World) -> dict[str, Result]:
 
 def run_everywhere(function: Any, size: int, *arguments: Any) -> list[Any]:
     """Call `function(world, *arguments)` in `size` processes, and return their results by rank."""
-    with tempfile.TemporaryDirectory() as folder:
+    quiet = patch.dict(os.environ, TORCH_CPP_LOG_LEVEL="ERROR")  # all weights are used, which is no mistake
+    with quiet, tempfile.TemporaryDirectory() as folder:
         arguments = (size, Path(folder), function, arguments)
         torch.multiprocessing.start_processes(_rank, arguments, size, start_method="spawn")
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(size)]

@@ -450,3 +450,32 @@ def test_the_source_decides_about_images_if_the_parameters_are_auto() -> None:
         assert (chosen.masks, chosen.cutouts, chosen.overlays) == (True, written, False)
         # Shards of an earlier run are used only if it wrote the same kinds of images.
         assert chosen.decisive()["cutouts"] is written
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"devices": 0}, "model_training.devices = 0"),
+        ({"devices": "all"}, "model_training.devices = 'all'"),
+        ({"nodes": 2}, "2 nodes need model_training.rendezvous=HOST:PORT"),
+        ({"nodes": 2, "rendezvous": "here"}, "model_training.rendezvous = 'here'"),
+        ({"devices": 5}, "5 processes (devices x nodes) cannot share a batch of 4 images in 1 part(s)"),
+        ({"devices": 2, "accumulation_steps": 4}, "2 processes (devices x nodes) cannot share a batch of 4"),
+        ({"nodes": 5, "rendezvous": "here:1"}, "5 processes"),
+        ({"batch_norm": "none"}, "model_training.batch_norm = 'none'"),
+        ({"max_restarts": -1}, "model_training.max_restarts = -1"),
+    ],
+)
+def test_processes_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        _check(model_training=changes)
+    assert message in str(caught.value)
+
+
+def test_the_processes_do_not_decide_the_result_but_a_local_batch_norm_does() -> None:
+    def decisive(**changes: Any) -> dict[str, Any]:
+        return ModelTraining.model_validate({**RECIPES["sample"], **changes}).decisive()
+
+    several = {"devices": 2, "nodes": 2, "rendezvous": "here:1", "max_restarts": 1, "batch_norm": "global"}
+    assert decisive(**several) == decisive()
+    assert decisive(batch_norm="local") == {**decisive(), "batch_norm": "local"}

@@ -178,7 +178,6 @@ def replicate(network: Module, world: World) -> DistributedDataParallel | None:
             # two are added: otherwise it would change after the first step, and a resumed run would differ.
             find_unused_parameters=True,
         )
-    warnings.filterwarnings("ignore", ".*find_unused_parameters=True was specified")
     replica.register_comm_hook(None, _sum)
     return replica
 
