@@ -8,12 +8,13 @@ share of the time that is lost to communication. On a CPU, this says nothing abo
 
 import argparse
 import logging
+import os
 import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -29,10 +30,11 @@ from benchmarks.measuring import Report, Row
 from carvana_kedro.segmentation.architectures import SegmentationNetwork
 from carvana_kedro.segmentation.training import build
 from carvana_kedro.segmentation.training.build import Run, build_run
-from carvana_kedro.segmentation.training.distributed import World
+from carvana_kedro.segmentation.training.distributed import ALONE, World
 from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.segmentation.training.losses import segmentation_loss
 from carvana_kedro.segmentation.training.recipe import Recipe
+from carvana_kedro.segmentation.training.steps import forward_backward
 
 HERE = "benchmarks.distributed"  # also where this module is the program
 CLOCKS = ("images_per_second", "data_wait_share", "share_of_peak", "seconds")
@@ -136,14 +138,13 @@ class Result:
 
     state: Any
     seconds: float
-    skipped: list[tuple[list[str], Tensor]] = field(default_factory=list)
 
 
-def built(recipe: Recipe, world: World) -> Run:
+def built(recipe: Recipe, world: World, images: Random | None = None) -> Run:
     """Build the run of a recipe on random images, in the default dtype."""
     ids = [f"image_{number:02}" for number in range(20)]
     with patch.object(build, "measured_peak", lambda hardware: 1.0):  # it takes longer than the run
-        return build_run(recipe, Random(), (ids[:13], ids[13:]), origin={}, about={}, world=world)
+        return build_run(recipe, images or Random(), (ids[:13], ids[13:]), origin={}, about={}, world=world)
 
 
 def results(world: World) -> dict[str, Result]:
@@ -165,7 +166,8 @@ def results(world: World) -> dict[str, Result]:
 
 def run_everywhere(function: Any, size: int, *arguments: Any) -> list[Any]:
     """Call `function(world, *arguments)` in `size` processes, and return their results by rank."""
-    with tempfile.TemporaryDirectory() as folder:
+    quiet = patch.dict(os.environ, TORCH_CPP_LOG_LEVEL="ERROR")  # all weights are used, which is no mistake
+    with quiet, tempfile.TemporaryDirectory() as folder:
         arguments = (size, Path(folder), function, arguments)
         torch.multiprocessing.start_processes(_rank, arguments, size, start_method="spawn")
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(size)]
@@ -254,9 +256,36 @@ def counted() -> Iterator[dict[str, int]]:
         yield counts
 
 
-def step_seconds(world: World, recipe: Recipe, steps: int) -> list[dict[str, Any]]:
-    """Time steps with and without communication, in turns; count the bytes."""
-    return []
+LARGER = replace(RECIPE, architecture="unet_small", width_multiplier=1.0, input_size=(256, 384), batch_size=8)
+
+
+def measured_steps(world: World, rounds: int = 4) -> Row:
+    """Time the gradient of a batch of `LARGER`, with communication and without it in turns; count what is sent."""
+    alone = built(LARGER, ALONE).training  # the share of a batch, without the others
+    together = built(LARGER, world).training
+    count = sum(world.share_sizes(LARGER.batch_size))
+    images, targets = torch.rand(count, 3, *LARGER.input_size), torch.rand(count, *LARGER.input_size)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    sent: dict[str, int] = {}
+    for _ in range(rounds):
+        for communicates, run in ((True, together), (False, alone)):
+            world.agree(0)  # begin together
+            started = time.perf_counter()
+            with counted() as counts:
+                forward_backward(run, images, targets)
+            seconds[communicates].append(time.perf_counter() - started)
+            sent = counts if communicates else sent
+    step, without = (
+        min(seconds[communicates][1:]) for communicates in (True, False)
+    )  # the first one warms up
+    return {
+        "processes": world.size,
+        "MB per step": sent["bytes"] / 1e6,
+        "messages per step": sent["messages"],
+        "step, s": step,
+        "without communication, s": without,
+        "share of communication": 1 - without / step,
+    }
 
 
 def _arguments() -> argparse.Namespace:
@@ -272,6 +301,8 @@ def main() -> None:
     report = Report(_arguments().json)
     everywhere = {size: run_everywhere(results, size) for size in (1, 2, 4)}
     report.add("Differences from one process, float64", differences(everywhere))
+    steps = [run_everywhere(measured_steps, size)[0] for size in (1, 2)]
+    report.add(f"A step of unet_small, {LARGER.batch_size} x 256 x 384, float32, on the CPU", steps)
     report.end()
 
 

@@ -491,3 +491,32 @@ def test_a_cluster_is_local_or_an_address(cluster: str) -> None:
 def test_a_cluster_excludes_devices_and_shares(other: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=f"cluster and {next(iter(other))} exclude each other"):
         Inference(cluster="local", **other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"devices": 0}, "model_training.devices = 0"),
+        ({"devices": "all"}, "model_training.devices = 'all'"),
+        ({"nodes": 2}, "2 nodes need model_training.rendezvous=HOST:PORT"),
+        ({"nodes": 2, "rendezvous": "here"}, "model_training.rendezvous = 'here'"),
+        ({"devices": 5}, "5 processes (devices x nodes) cannot share a batch of 4 images in 1 part(s)"),
+        ({"devices": 2, "accumulation_steps": 4}, "2 processes (devices x nodes) cannot share a batch of 4"),
+        ({"nodes": 5, "rendezvous": "here:1"}, "5 processes"),
+        ({"batch_norm": "none"}, "model_training.batch_norm = 'none'"),
+        ({"max_restarts": -1}, "model_training.max_restarts = -1"),
+    ],
+)
+def test_processes_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        _check(model_training=changes)
+    assert message in str(caught.value)
+
+
+def test_the_processes_do_not_decide_the_result_but_a_local_batch_norm_does() -> None:
+    def decisive(**changes: Any) -> dict[str, Any]:
+        return ModelTraining.model_validate({**RECIPES["sample"], **changes}).decisive()
+
+    several = {"devices": 2, "nodes": 2, "rendezvous": "here:1", "max_restarts": 1, "batch_norm": "global"}
+    assert decisive(**several) == decisive()
+    assert decisive(batch_norm="local") == {**decisive(), "batch_norm": "local"}

@@ -48,6 +48,11 @@ def test_the_number_of_workers_is_limited_to_the_number_of_cpus() -> None:
     assert 1 <= usable_workers(10_000) < 10_000
 
 
+def test_several_processes_divide_the_workers_and_each_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carvana_kedro.segmentation.hardware.usable_cores", lambda: 8)
+    assert [usable_workers(count, 4) for count in (0, 1, 4, 8, 100)] == [0, 1, 1, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("free", "expected"),
     [(None, 8), (10**10, 8), (180_300_000, 8), (180_000_000, 7), (64_000_000, 2), (40_000_000, 0), (0, 0)],

@@ -76,6 +76,14 @@ def test_auto_prefers_the_device_then_the_memory_of_the_machine(
     assert message.startswith(f"cache=auto: {choice}. Decoded, the images take 400 B of ")
 
 
+@pytest.mark.parametrize(("of_machine", "choice"), [(2001, "memory"), (2000, "none")])
+def test_auto_counts_the_memory_of_every_process(
+    pretend_memory: Callable[[int, int | None], None], of_machine: int, choice: str
+) -> None:
+    pretend_memory(0, of_machine)
+    assert choose_cache(400, CPU, processes=2) == choice
+
+
 @pytest.mark.parametrize("name", ["auto", "none", "memory", "memmap", "device"])
 @pytest.mark.parametrize("count", [1, 9])
 def test_every_cache_has_the_pixels_of_the_source(name: CacheName, count: int) -> None:

@@ -76,7 +76,8 @@ def train_model(
     splits = split_folds(train_index, validation_index, parameters.folds, parameters.seed)
     arguments = splits, training_images, checkpoints, tensorboard, pixel_cache, parameters
     devices = count_devices(parameters.to_recipe())
-    if devices * parameters.nodes > 1:
+    several = devices * parameters.nodes > 1
+    if several:
         run_in_processes(
             _train_splits,
             *arguments,
@@ -86,7 +87,7 @@ def train_model(
             max_restarts=parameters.max_restarts,
         )
     # After several processes, all runs are finished: their models are read.
-    models, histories = zip(*_train_splits(ALONE, *arguments), strict=True)
+    models, histories = zip(*_train_splits(ALONE, *arguments, just_trained=several), strict=True)
     tables = [
         pd.DataFrame(history).assign(fold=number) if parameters.folds else pd.DataFrame(history)
         for number, history in enumerate(histories, start=1)
@@ -103,16 +104,28 @@ def _train_splits(
     tensorboard: Path,
     pixel_cache: PixelCache,
     parameters: ModelTraining,
+    just_trained: bool = False,
 ) -> list[tuple[TrainedModel, list[Record]]]:
-    """Train one network on each split; return their models and histories. Several processes return nothing."""
+    """Train one network on each split; return their models and histories. Several processes return nothing.
+
+    `just_trained`: several processes have trained all networks, so that nothing need be said of finished runs.
+    """
     caches: dict[str, Cache] = {}
     trained = []
     for number, sides in enumerate(splits, start=1):
-        if parameters.folds:
+        if parameters.folds and not just_trained:
             cars = [index["car"].nunique() for index in sides]
             logger.info("Fold %d of %d: %d training cars, %d validation cars", number, len(splits), *cars)
         trained += _train_run(
-            world, sides, training_images, checkpoints, tensorboard, pixel_cache, caches, parameters
+            world,
+            sides,
+            training_images,
+            checkpoints,
+            tensorboard,
+            pixel_cache,
+            caches,
+            parameters,
+            just_trained,
         )
     return trained
 
@@ -126,6 +139,7 @@ def _train_run(
     pixel_cache: PixelCache,
     caches: dict[str, Cache],
     parameters: ModelTraining,
+    just_trained: bool,
 ) -> list[tuple[TrainedModel, list[Record]]]:
     """Train one network on one split, or resume it; return the model of its best epoch and its history.
 
@@ -143,7 +157,8 @@ def _train_run(
         state = _newest_state(run_checkpoints, world)
         if state and state["finished"]:
             _check_finished(state, run_checkpoints)
-            logger.info(
+            logger.log(
+                logging.DEBUG if just_trained else logging.INFO,
                 "Run %s is finished, and nothing that decides its result has changed: its model is used. To train "
                 "again, choose another model_training.seed, or remove %s.", run_id, run_checkpoints.folder,
             )  # fmt: skip

@@ -1,5 +1,6 @@
 """From a recipe to a training run: the one place that knows what a recipe's values mean."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -216,6 +217,8 @@ def build_training(
     _check_optimizer_keys(recipe)
     optimizer = build_optimizer(network.parameters(), **recipe.optimizer, fused=hardware.fused)
     loss = build_loss(recipe.loss)
+    if world.size > 1:
+        _check_loss_of_several(loss, recipe.loss)
     if isinstance(loss, nn.Module):
         loss = loss.to(hardware.device)
     return Training(
@@ -244,7 +247,7 @@ def build_training(
         patience=recipe.early_stopping,
         max_skipped_steps=recipe.max_skipped_steps,
         world=world,
-        replica=replicate(network, world, unused_weights=not _is_own(recipe.architecture)),
+        replica=replicate(network, world),
     )
 
 
@@ -330,6 +333,19 @@ def _build_batches(
         build(train, recipe.batch_size, seed=recipe.seed, deal=share),
         build(validation, recipe.batch_size // recipe.accumulation_steps, deal=world.deal),
     )
+
+
+def _check_loss_of_several(loss: Callable[[Tensor, Tensor], Tensor], spec: Mapping[str, Any]) -> None:
+    """Check that a loss that depends on the whole batch can be computed by several processes."""
+    if for_batch := getattr(loss, "for_batch", None):
+        try:
+            inspect.signature(for_batch).bind("targets", "mean")
+        except TypeError as error:
+            raise UserError(
+                f"The loss {spec.get('type')} cannot be trained by several processes: for_batch must also take a "
+                "function `mean`, which returns the mean over the values of all of them. Or set "
+                "model_training.devices=1."
+            ) from error
 
 
 def _is_own(architecture: Spec) -> bool:

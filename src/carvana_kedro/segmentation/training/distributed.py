@@ -159,18 +159,11 @@ class World:
             raise failed
 
 
-def replicate(
-    network: Module, world: World, *, unused_weights: bool = False
-) -> DistributedDataParallel | None:
+def replicate(network: Module, world: World) -> DistributedDataParallel | None:
     """Return what computes the same as a network and sums its gradients over the processes; None for one process.
 
     The sums are computed while the backward pass goes on. The network itself stays as it is, and so do the names of its
     weights. All processes start with the weights of the leader.
-
-    Args:
-        network: On its device.
-        world: The processes.
-        unused_weights: Whether the network may have weights that do not contribute to its output.
     """
     if world.size == 1:
         return None
@@ -181,7 +174,9 @@ def replicate(
             network,
             broadcast_buffers=False,  # of a global BatchNorm they are equal; of a local one `lead` makes them so
             gradient_as_bucket_view=True,
-            find_unused_parameters=unused_weights,
+            # For other people's networks. It also keeps the order of the gradients in the messages, in which more than
+            # two are added: otherwise it would change after the first step, and a resumed run would differ.
+            find_unused_parameters=True,
         )
     replica.register_comm_hook(None, _sum)
     return replica

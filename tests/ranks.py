@@ -1,0 +1,86 @@
+"""What each of several processes does in `test_distributed.py`: all of it in one go, because processes start slowly."""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.distributed import RECIPE, Random, Result, built, results
+from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.training.callbacks import Callback
+from carvana_kedro.segmentation.training.distributed import World
+from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
+from carvana_kedro.segmentation.training.loop import train
+from carvana_kedro.segmentation.training.state import Step, Training
+
+LONGER = replace(RECIPE, epochs=3, ema_decay=0.9, schedule={"name": "cosine"})
+
+
+class Unreadable(Random):
+    """Images of which one cannot be read."""
+
+    def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
+        if image_id == "image_05":
+            raise UserError("image_05 cannot be read")
+        return super().read_image(image_id, at_least)
+
+
+class Failing(Callback):
+    """Fails after the second step."""
+
+    def on_step_end(self, run: Training, step: Step) -> None:
+        if run.steps == 2:
+            raise UserError("the disk is full")
+
+
+@dataclass
+class Found:
+    """What a process has seen."""
+
+    results: dict[str, Result]
+    messages: dict[str, str]
+    interrupted: Any
+    resumed: Any
+    uninterrupted: Any
+
+
+def everything(world: World) -> Found:
+    """Train all cases, fail in several ways, stop and go on."""
+    torch.set_default_dtype(torch.float64)
+    messages = {
+        "image": _error_of(world, images=Unreadable(), cache="none"),
+        "workers": _error_of(world, images=Unreadable(), cache="none", num_workers=1),
+        "callback": _error_of(world, [Failing()] if world.leader else []),
+        "shares": _error_of(world, batch_size=4, accumulation_steps=4) if world.size > 1 else "",
+    }
+    whole = built(LONGER, world)
+    train(*whole)
+    stopped = built(LONGER, world)
+    last = world.rank == world.size - 1
+    stopped.training.interrupted = lambda: last and stopped.training.steps == 3  # in the middle of an epoch
+    messages["interruption"] = _message(stopped)
+    state = copy.deepcopy(stopped.training.state())
+    resumed = built(LONGER, world)
+    resumed.training.restore(state)
+    train(*resumed)
+    return Found(results(world), messages, state, resumed.training.state(), whole.training.state())
+
+
+def _error_of(world: World, callbacks: Any = (), images: Any = None, **changes: Any) -> str:
+    try:
+        run = built(replace(RECIPE, **changes), world, images)
+    except UserError as error:
+        return str(error)
+    return _message(run, callbacks)
+
+
+def _message(run: Any, callbacks: Any = ()) -> str:
+    try:
+        train(*run, callbacks)
+    except TrainingInterruptedError as error:
+        return f"interrupted: {error}"
+    except UserError as error:
+        return str(error)
+    return "no error"

@@ -1,0 +1,171 @@
+"""Several processes train as one does. Each number of processes is started once, for all tests."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.distributed import CASES, OTHERS, built, differences, largest_difference, run_everywhere
+from carvana_kedro.segmentation.architectures import build_network
+from carvana_kedro.segmentation.architectures.global_batch_norm import GlobalBatchNorm2d
+from carvana_kedro.segmentation.training.distributed import ALONE, World
+from carvana_kedro.segmentation.training.loop import train
+from ranks import LONGER, Found, everything
+
+SIZES = (1, 2, 4)
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[int, list[Found]]:
+    return {size: run_everywhere(everything, size) for size in SIZES}
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def rows(found: dict[int, list[Found]]) -> dict[tuple[Any, Any], dict[str, Any]]:
+    everywhere = {size: [rank.results for rank in ranks] for size, ranks in found.items()}
+    return {(row["case"], row["processes"]): row for row in differences(everywhere)}
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("case", CASES)
+def test_several_processes_train_as_one_does(
+    rows: dict[tuple[Any, Any], dict[str, Any]], case: str, size: int
+) -> None:
+    row = rows[case, size]
+    assert row["skipped steps"] == rows[case, 1]["skipped steps"] == (case == "skipped steps")
+    assert max(row[part] for part in ("network", "ema", "optimizer", "history") if part in row) < 1e-10
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_the_first_step_in_float32_is_that_of_one_process(
+    rows: dict[tuple[Any, Any], dict[str, Any]], size: int
+) -> None:
+    assert rows["first step in float32", size]["network"] < 1e-6
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("case", [*CASES, *OTHERS])
+def test_all_processes_have_the_same_weights_and_history(
+    rows: dict[tuple[Any, Any], dict[str, Any]], case: str, size: int
+) -> None:
+    assert rows[case, size]["between processes"] == 0
+
+
+def test_local_batch_norm_and_dropout_depend_on_the_number_of_processes(
+    found: dict[int, list[Found]],
+) -> None:
+    for case in OTHERS:
+        one, two = (found[size][0].results[case].state["network"] for size in (1, 2))
+        assert largest_difference(one, two) > 1e-4, case
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        ("image", "image_05 cannot be read"),
+        ("workers", "image_05 cannot be read"),
+        ("callback", "the disk is full"),
+        ("interruption", "interrupted: Training was interrupted in epoch 2, after step 1"),
+    ],
+)
+def test_an_error_of_one_process_is_raised_in_all(
+    found: dict[int, list[Found]], size: int, failure: str, message: str
+) -> None:
+    for rank in found[size]:
+        assert rank.messages[failure].startswith(message)
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_a_batch_with_too_few_images_for_the_processes_is_refused(
+    found: dict[int, list[Found]], size: int
+) -> None:
+    for rank in found[size]:
+        assert f"too few images for {size} processes" in rank.messages["shares"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_resumed_run_ends_like_an_uninterrupted_one_of_as_many_processes(
+    found: dict[int, list[Found]], size: int
+) -> None:
+    for rank in found[size]:
+        assert rank.interrupted["steps"] == 3
+        for part in ("network", "ema", "optimizer"):
+            assert largest_difference(rank.uninterrupted[part], rank.resumed[part]) == 0
+
+
+def test_one_process_goes_on_from_a_checkpoint_of_two(float64: None, found: dict[int, list[Found]]) -> None:
+    run = built(LONGER, ALONE)
+    run.training.restore(copy.deepcopy(found[2][0].interrupted))
+    train(*run)
+    for part in ("network", "ema", "optimizer"):
+        assert largest_difference(found[1][0].uninterrupted[part], run.training.state()[part]) < 1e-10
+
+
+def test_whole_items_are_dealt_from_the_last_on_and_collected_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for size in range(1, 5):
+        for count in range(7):
+            worlds = [World(rank, size) for rank in range(size)]
+            hands = [world.deal(range(count)) for world in worlds]
+            if count:
+                assert hands[0][-1] == count - 1  # the leader draws pictures of it
+            monkeypatch.setattr(World, "gather", lambda self, hand, hands=hands: [h[::-1] for h in hands])
+            assert [worlds[0].collect(hands[0])] == [list(range(count))]
+
+
+def test_shares_have_the_announced_sizes() -> None:
+    for size in range(1, 5):
+        for count in range(1, 12):
+            for parts in range(1, 5):
+                batch = torch.arange(count).numpy()
+                split = [len(part) for part in torch.arange(count).chunk(parts)]
+                shares = [World(rank, size).share_sizes(count, parts) for rank in range(size)]
+                assert [sum(sizes) for sizes in zip(*shares, strict=True)] == split
+                for rank, sizes in enumerate(shares):
+                    assert len(World(rank, size).share(batch, parts)) == sum(sizes)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_global_batch_norm_is_batch_norm_where_the_mean_is_large(
+    affine: bool, momentum: float | None
+) -> None:
+    torch.manual_seed(0)
+    exact = nn.BatchNorm2d(4, affine=affine, momentum=momentum).double()
+    single = nn.Sequential(copy.deepcopy(exact).float())
+    GlobalBatchNorm2d.convert(single, lambda tensor: tensor)
+    features = torch.randn(6, 4, 20, 30) / 10 + 100
+    both = [features.double().requires_grad_(), features.clone().requires_grad_()]
+    for network, images in zip((exact, single), both, strict=True):
+        for _ in range(2):
+            outputs = network(images)
+        outputs.pow(3).sum().backward()
+    torch.testing.assert_close(single[0].running_var.double(), exact.running_var, rtol=1e-5, atol=0)
+    torch.testing.assert_close(single[0].running_mean.double(), exact.running_mean, rtol=1e-6, atol=0)
+    assert single[0].num_batches_tracked == 2
+    torch.testing.assert_close(both[1].grad.double(), both[0].grad, rtol=1e-2, atol=2e-2)
+    if affine:
+        torch.testing.assert_close(single[0].weight.grad.double(), exact.weight.grad, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, GlobalBatchNorm2d.convert])
+def test_global_batch_norm_leaves_the_names_of_the_weights(convert: Any) -> None:
+    network = build_network("unet_small", width_multiplier=0.25)
+    before = network.state_dict()
+    arguments = () if convert is nn.SyncBatchNorm.convert_sync_batchnorm else (lambda tensor: tensor,)
+    network = convert(network, *arguments) or network
+    assert network.state_dict().keys() == before.keys()
+    kinds = {type(module) for module in network.modules()}
+    assert nn.BatchNorm2d not in kinds and kinds & {nn.SyncBatchNorm, GlobalBatchNorm2d}
