@@ -81,8 +81,10 @@ def main() -> None:
         }
         for name, timed in rounds.items()
     }
+    cluster = f" --cluster {arguments.cluster}" if arguments.cluster else ""
+    command = f"python -m benchmarks.devices --devices {arguments.devices} --count {arguments.count}{cluster}"
     report = {
-        "command": f"python -m benchmarks.devices --devices {arguments.devices} --count {arguments.count}",
+        "command": command,
         "hardware": f"{device_name()}, {usable_cores()} cores ({platform.machine()})",
         "torch": torch.__version__,
         "images": len(ids),

@@ -10,9 +10,9 @@ import sys
 import time
 from contextlib import suppress
 
-from ray.cluster_utils import Cluster
-
 if __name__ == "__main__":
+    from ray.cluster_utils import Cluster  # here, because pytest collects this file also without Ray
+
     port, folder, *cpus = sys.argv[1:]
     store = {"object_store_memory": 80 << 20, "include_dashboard": False}
     head = {"num_cpus": 0, "ray_client_server_port": int(port), "node_ip_address": "127.0.0.1"}

@@ -19,6 +19,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
 from carvana_kedro.predicting import engine, processes
+from carvana_kedro.predicting.messages import for_parent
 from carvana_kedro.prediction_plan import PredictionPlan
 from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.model import TrainedModel
@@ -190,7 +191,7 @@ def test_any_other_error_of_a_process_shows_where_it_happened() -> None:
 
     with pytest.raises(KeyError) as caught:
         fail("a")
-    error = processes._for_parent(caught.value)
+    error = for_parent(caught.value)
     assert isinstance(error, KeyError)
     assert "raise KeyError(image)" in "\n".join(error.__notes__)
 
@@ -200,7 +201,7 @@ def test_an_error_that_cannot_be_sent_is_described() -> None:
         def __init__(self, one: int, two: int) -> None:
             super().__init__(f"{one} of {two}")
 
-    error = processes._for_parent(SpecialError(1, 2))
+    error = for_parent(SpecialError(1, 2))
     assert isinstance(error, RuntimeError)
     assert "1 of 2" in str(error)
 
