@@ -262,6 +262,7 @@ LARGER = replace(RECIPE, architecture="unet_small", width_multiplier=1.0, input_
 def measured_steps(world: World, rounds: int = 4) -> Row:
     """Time the gradient of a batch of `LARGER`, with communication and without it in turns; count what is sent."""
     alone = built(LARGER, ALONE).training  # the share of a batch, without the others
+    alone.batch_size = 0
     together = built(LARGER, world).training
     count = sum(world.share_sizes(LARGER.batch_size))
     images, targets = torch.rand(count, 3, *LARGER.input_size), torch.rand(count, *LARGER.input_size)
