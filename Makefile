@@ -41,4 +41,4 @@ ray:  ## Run the tests of the extra `ray` in an environment of its own
 	python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
 		> "$$($(RAY)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/active.pth"
 	$(RAY)/bin/python -m pip install -c constraints.txt -e ".[ray]"
-	$(RAY)/bin/python -m pytest -m ray tests/predicting
+	$(RAY)/bin/python -m pytest -m ray tests/predicting tests/docs/test_commands.py

@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -182,7 +183,16 @@ def test_the_commands_are_found() -> None:
     assert [command for command in COMMANDS if command not in executed] == []
 
 
-@pytest.mark.parametrize("command", RUNS)
+NO_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="needs ray[data]: run `make ray`")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(run, marks=[pytest.mark.ray, NO_RAY] if "inference.cluster" in run else [])
+        for run in RUNS
+    ],
+)
 def test_kedro_run_starts_as_printed(command: str, workplace: Path) -> None:
     assert _start_with_results(_filled(command))
 
