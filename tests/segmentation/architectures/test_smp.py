@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from carvana_kedro.code_digest import code_of
 from carvana_kedro.errors import UserError
+from carvana_kedro.provenance.code_digest import code_of
 from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.export import ExportableModel, check_export, to_onnx, to_program

@@ -143,21 +143,27 @@ def test_global_batch_norm_is_batch_norm_where_the_mean_is_large(
     affine: bool, momentum: float | None
 ) -> None:
     torch.manual_seed(0)
-    exact = nn.BatchNorm2d(4, affine=affine, momentum=momentum).double()
-    single = nn.Sequential(copy.deepcopy(exact).float())
-    GlobalBatchNorm2d.convert(single, lambda tensor: tensor)
+    plain = nn.Sequential(nn.BatchNorm2d(4, affine=affine, momentum=momentum))
+    exact, converted = copy.deepcopy(plain).double(), copy.deepcopy(plain)
+    GlobalBatchNorm2d.convert(converted, lambda tensor: tensor)
     features = torch.randn(6, 4, 20, 30) / 10 + 100
-    both = [features.double().requires_grad_(), features.clone().requires_grad_()]
-    for network, images in zip((exact, single), both, strict=True):
+
+    def results(network: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        images = features.to(dtype).requires_grad_()
         for _ in range(2):
             outputs = network(images)
         outputs.pow(3).sum().backward()
-    torch.testing.assert_close(single[0].running_var.double(), exact.running_var, rtol=1e-5, atol=0)
-    torch.testing.assert_close(single[0].running_mean.double(), exact.running_mean, rtol=1e-6, atol=0)
-    assert single[0].num_batches_tracked == 2
-    torch.testing.assert_close(both[1].grad.double(), both[0].grad, rtol=1e-2, atol=2e-2)
-    if affine:
-        torch.testing.assert_close(single[0].weight.grad.double(), exact.weight.grad, rtol=1e-3, atol=1e-3)
+        assert images.grad is not None
+        gradients = {name: weight.grad for name, weight in network.named_parameters()}
+        return {"outputs": outputs.detach(), "images": images.grad, **gradients, **dict(network.named_buffers())}
+
+    expected = results(exact, torch.float64)
+    errors = [
+        {name: float((value - expected[name]).abs().max()) for name, value in found.items()}
+        for found in (results(plain, torch.float32), results(converted, torch.float32))
+    ]
+    for name, of_torch in errors[0].items():  # float32 itself is this inexact
+        assert errors[1][name] <= 2 * of_torch + 1e-6, name
 
 
 @pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, GlobalBatchNorm2d.convert])

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from carvana_kedro import __version__
-from carvana_kedro.code_digest import code_of, digest, place_digest
 from carvana_kedro.errors import UserError
+from carvana_kedro.provenance.code_digest import code_of, digest, place_digest
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.predictions import SubmissionFile
 
 logger = logging.getLogger(__name__)
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 # Folders and modules whose code decides a result. What only observes or reports is left out.
 DECODING = ("stores/images", "segmentation/data")

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from carvana_kedro import provenance
-from carvana_kedro.code_digest import code_of, digest, place_digest, source_digest
 from carvana_kedro.errors import UserError
+from carvana_kedro.provenance.code_digest import code_of, digest, place_digest, source_digest
 from carvana_kedro.segmentation.model import Member, TrainedModel
 from carvana_kedro.stores.predictions import PredictionShards, SubmissionFile, write_submission
 
