@@ -1,8 +1,14 @@
 # The checks of this project. Tools come from the active environment; `make install` puts them there.
 
 SMP ?= build/smp
+AIRFLOW ?= build/airflow
 
-.PHONY: help install check lint types imports test smp
+# Makes an environment that sees the packages of the active one through a .pth file, so that PyTorch is not installed a
+# second time.
+environment = python -m venv $(1) && python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	> "$$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/active.pth"
+
+.PHONY: help install check lint types imports test smp airflow
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,11 +31,15 @@ imports:  ## Check the imports between modules with import-linter
 test:  ## Run the tests, without those that take minutes
 	pytest
 
-# The extra stays out of the active environment. Its own environment sees the packages of the active one through a
-# .pth file, so that PyTorch is not installed a second time.
+# The extras below stay out of the active environment.
 smp:  ## Run the tests of the extra `smp` in an environment of its own
-	python -m venv $(SMP)
-	python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
-		> "$$($(SMP)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/active.pth"
+	$(call environment,$(SMP))
 	$(SMP)/bin/python -m pip install -c constraints.txt -e ".[smp]"
 	$(SMP)/bin/python -m pytest -m smp tests
+
+# Airflow needs other versions of some packages than constraints.txt, so it is installed without.
+airflow:  ## Write the DAG for Airflow, and run it, in an environment of its own
+	$(call environment,$(AIRFLOW))
+	$(AIRFLOW)/bin/python -m pip install -c constraints.txt -e ".[airflow]"
+	$(AIRFLOW)/bin/python -m pip install apache-airflow==3.3.2
+	$(AIRFLOW)/bin/python -m pytest -m airflow tests/test_airflow.py
