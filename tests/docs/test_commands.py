@@ -11,8 +11,8 @@
 - `kedro viz`, `kedro server`, `kedro package` and `tensorboard`: the command starts. (tests/test_kedro_viz.py opens the
   page, tests/test_kedro_server.py sends requests, and tests/test_package.py packages.)
 
-Left out: `pip install`, the commands of docs/how-to/extend.md, which test_extend.py executes, and `kedro airflow`, which
-tests/test_airflow.py executes, because its package is not part of `dev`.
+Left out: `pip install`; the commands of docs/how-to/extend.md, which test_extend.py executes; and `kedro airflow`,
+which tests/test_airflow.py executes, because its package is not part of `dev`.
 """
 
 import itertools
@@ -117,7 +117,9 @@ COMMANDS = _commands()
 RUNS = sorted(command for command in COMMANDS if command.startswith("kedro run"))
 MODULES = sorted(command for command in COMMANDS if re.match(r"python (-m|\S+\.py)", command))
 TARGETS = sorted(command for command in COMMANDS if command.startswith("make "))
-PROGRAMS = sorted(command for command in COMMANDS if re.match(r"kedro (viz|server|package)|tensorboard", command))
+PROGRAMS = sorted(
+    command for command in COMMANDS if re.match(r"kedro (viz|server|package)|tensorboard", command)
+)
 
 SERVES = sorted(command for command in COMMANDS if command.startswith("carvana-kedro serve"))
 CUTS = sorted(command for command in COMMANDS if command.startswith("carvana-kedro cut"))
