@@ -9,7 +9,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -92,14 +91,6 @@ def test_parameters_of_a_request_do_not_reach_the_next_one(server: str, tmp_path
         status, answer = _post(server, {"pipeline_names": ["data_ingestion"], "params": params})
         assert (status, answer["status"]) == (200, "success"), answer
     assert (tmp_path / "second/05_model_input/sample/train_index.csv").is_file()
-
-
-def test_requests_at_the_same_time_do_not_disturb_each_other(server: str, tmp_path: Path) -> None:
-    content = {"params": {"data_root": str(tmp_path), "model_training": {"epochs": 3}}}
-    with ThreadPoolExecutor() as pool:
-        answers = list(pool.map(_post, [server] * 2, [content] * 2))
-    assert [(status, answer["status"]) for status, answer in answers] == [(200, "success")] * 2, answers
-    assert len(list(tmp_path.glob("06_models/sample/checkpoints/*/run.json"))) == 1
 
 
 def test_the_server_tells_its_health_and_the_pipelines(server: str) -> None:
