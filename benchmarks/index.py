@@ -71,7 +71,7 @@ def measure(rows: int, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     """Print the measurements as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
