@@ -63,7 +63,7 @@ def everything(world: World) -> Found:
     messages["interruption"] = _message(stopped)
     state = copy.deepcopy(stopped.training.state())
     resumed = built(LONGER, world)
-    resumed.training.restore(state)
+    resumed.training.restore(copy.deepcopy(state))  # the optimizer goes on with the tensors that it is given
     train(*resumed)
     return Found(results(world), messages, state, resumed.training.state(), whole.training.state())
 
