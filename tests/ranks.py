@@ -27,6 +27,18 @@ class Unreadable(Random):
         return super().read_image(image_id, at_least)
 
 
+class UnreadableInValidation(Random):
+    """Images of which the first validation image cannot be read; counts the others that are read."""
+
+    count = 0
+
+    def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
+        if image_id == "image_13":
+            raise UserError("image_13 cannot be read")
+        self.count += image_id > "image_13"
+        return super().read_image(image_id, at_least)
+
+
 class Failing(Callback):
     """Fails after the second step."""
 
@@ -40,6 +52,7 @@ class Found:
     """What a process has seen."""
 
     results: dict[str, Result]
+    validation_images_read: int
     messages: dict[str, str]
     interrupted: Any
     resumed: Any
@@ -49,7 +62,12 @@ class Found:
 def everything(world: World) -> Found:
     """Train all cases, fail in several ways, stop and go on."""
     torch.set_default_dtype(torch.float64)
+    unreadable = UnreadableInValidation()
     messages = {
+        # Validation batches have an image for each process.
+        "validation image": _error_of(
+            world, images=unreadable, cache="none", batch_size=8, accumulation_steps=8 // world.size
+        ),
         "image": _error_of(world, images=Unreadable(), cache="none"),
         "workers": _error_of(world, images=Unreadable(), cache="none", num_workers=1),
         "callback": _error_of(world, [Failing()] if world.leader else []),
@@ -65,7 +83,9 @@ def everything(world: World) -> Found:
     resumed = built(LONGER, world)
     resumed.training.restore(copy.deepcopy(state))  # the optimizer goes on with the tensors that it is given
     train(*resumed)
-    return Found(results(world), messages, state, resumed.training.state(), whole.training.state())
+    return Found(
+        results(world), unreadable.count, messages, state, resumed.training.state(), whole.training.state()
+    )
 
 
 def _error_of(world: World, callbacks: Any = (), images: Any = None, **changes: Any) -> str:

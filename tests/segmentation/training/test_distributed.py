@@ -75,6 +75,7 @@ def test_local_batch_norm_and_dropout_depend_on_the_number_of_processes(
     [
         ("image", "image_05 cannot be read"),
         ("workers", "image_05 cannot be read"),
+        ("validation image", "image_13 cannot be read"),
         ("callback", "the disk is full"),
         ("interruption", "interrupted: Training was interrupted in epoch 2, after step 1"),
     ],
@@ -84,6 +85,11 @@ def test_an_error_of_one_process_is_raised_in_all(
 ) -> None:
     for rank in found[size]:
         assert rank.messages[failure].startswith(message)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_error_in_validation_is_noticed_within_a_batch(found: dict[int, list[Found]], size: int) -> None:
+    assert all(rank.validation_images_read <= size for rank in found[size])
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
@@ -155,7 +161,12 @@ def test_global_batch_norm_is_batch_norm_where_the_mean_is_large(
         outputs.pow(3).sum().backward()
         assert images.grad is not None
         gradients = {name: weight.grad for name, weight in network.named_parameters()}
-        return {"outputs": outputs.detach(), "images": images.grad, **gradients, **dict(network.named_buffers())}
+        return {
+            "outputs": outputs.detach(),
+            "images": images.grad,
+            **gradients,
+            **dict(network.named_buffers()),
+        }
 
     expected = results(exact, torch.float64)
     errors = [
