@@ -1,6 +1,7 @@
-"""What each of several processes does in `test_distributed.py`: all of it in one go, because processes start slowly."""
+"""What each of several processes does in tests: all of it in one go, because processes start slowly."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from benchmarks.distributed import RECIPE, Random, Result, built, results
 from carvana_kedro.errors import UserError
+from carvana_kedro.pipelines.model_training import nodes
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.distributed import World
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
@@ -104,3 +106,15 @@ def _message(run: Any, callbacks: Any = ()) -> str:
     except UserError as error:
         return str(error)
     return "no error"
+
+
+def errors_of_runs(world: World, runs: Sequence[Sequence[tuple[Any, ...]]]) -> list[str]:
+    """Train runs of the node, each with the arguments that this process has; return the errors."""
+    errors = []
+    for arguments in runs:
+        try:
+            nodes._train_splits(world, *arguments[world.rank])
+            errors.append("")
+        except UserError as error:
+            errors.append(str(error))
+    return errors
