@@ -72,11 +72,21 @@ def test_processes_train_the_same_run_from_the_state_of_the_first_or_not_at_all(
     assert len([*_run(tmp_path / "damaged").folder.glob("*.damaged")]) == 1
 
 
-def test_a_machine_that_does_not_see_the_finished_run_does_not_train_it_again(
+def test_a_machine_that_does_not_see_the_finished_run_neither_trains_nor_renames(
     sides: Sides, training_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nodes, "run_in_processes", lambda *arguments, **options: None)  # it trained elsewhere
     stores = CheckpointStore(tmp_path / "checkpoints"), tmp_path / "events", PixelCache(tmp_path / "pixels")
-    recipe = ON_CPU.model_copy(update={"devices": 2})
+    arguments = *sides, training_images, *stores
+    in_two = ON_CPU.model_copy(update={"devices": 2})
     with pytest.raises(UserError, match="has no finished run on this machine"):
-        nodes.train_model(*sides, training_images, *stores, recipe)
+        nodes.train_model(*arguments, in_two)
+    assert not [*tmp_path.iterdir()]
+    model, _ = nodes.train_model(*arguments, ON_CPU)
+    assert nodes.train_model(*arguments, in_two)[0].run_id == model.run_id
+    *_, last = sorted(_run(tmp_path).folder.glob("last-*.pt"))
+    last.write_bytes(last.read_bytes()[:-1])
+    files = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="has no finished run on this machine"):
+        nodes.train_model(*arguments, in_two)
+    assert sorted(tmp_path.rglob("*")) == files

@@ -91,7 +91,7 @@ def train_model(
             rendezvous=parameters.rendezvous,
             max_restarts=parameters.max_restarts,
         )
-        trained = [_read_finished(checkpoints.run(run_id)) for run_id in ids]
+        trained = [_read_finished(checkpoints.run(run_id, read_only=True)) for run_id in ids]
     models, histories = zip(*trained, strict=True)
     tables = [
         pd.DataFrame(history).assign(fold=number) if parameters.folds else pd.DataFrame(history)
