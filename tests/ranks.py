@@ -66,9 +66,9 @@ def everything(world: World) -> Found:
     torch.set_default_dtype(torch.float64)
     unreadable = UnreadableInValidation()
     messages = {
-        # Validation batches have an image for each process.
+        # Validation batches have as many images as there are processes, but two for one: BatchNorm needs them.
         "validation image": _error_of(
-            world, images=unreadable, cache="none", batch_size=8, accumulation_steps=8 // world.size
+            world, images=unreadable, cache="none", batch_size=8, accumulation_steps=8 // max(2, world.size)
         ),
         "image": _error_of(world, images=Unreadable(), cache="none"),
         "workers": _error_of(world, images=Unreadable(), cache="none", num_workers=1),
