@@ -173,8 +173,9 @@ def test_global_batch_norm_is_batch_norm_where_the_mean_is_large(
         {name: float((value - expected[name]).abs().max()) for name, value in found.items()}
         for found in (results(plain, torch.float32), results(converted, torch.float32))
     ]
-    for name, of_torch in errors[0].items():  # float32 itself is this inexact
-        assert errors[1][name] <= 2 * of_torch + 1e-6, name
+    for name, of_torch in errors[0].items():  # float32 itself is this inexact, and each value is rounded
+        rounding = torch.finfo(torch.float32).eps * float(expected[name].abs().max())
+        assert errors[1][name] <= 2 * of_torch + rounding, name
 
 
 @pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, GlobalBatchNorm2d.convert])
