@@ -1,6 +1,7 @@
-"""What each of several processes does in `test_distributed.py`: all of it in one go, because processes start slowly."""
+"""What each of several processes does in tests: all of it in one go, because processes start slowly."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from benchmarks.distributed import RECIPE, Random, Result, built, results
 from carvana_kedro.errors import UserError
+from carvana_kedro.pipelines.model_training import nodes
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.distributed import World
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
@@ -27,6 +29,18 @@ class Unreadable(Random):
         return super().read_image(image_id, at_least)
 
 
+class UnreadableInValidation(Random):
+    """Images of which the first validation image cannot be read; counts the others that are read."""
+
+    count = 0
+
+    def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
+        if image_id == "image_13":
+            raise UserError("image_13 cannot be read")
+        self.count += image_id > "image_13"
+        return super().read_image(image_id, at_least)
+
+
 class Failing(Callback):
     """Fails after the second step."""
 
@@ -40,6 +54,7 @@ class Found:
     """What a process has seen."""
 
     results: dict[str, Result]
+    validation_images_read: int
     messages: dict[str, str]
     interrupted: Any
     resumed: Any
@@ -49,7 +64,12 @@ class Found:
 def everything(world: World) -> Found:
     """Train all cases, fail in several ways, stop and go on."""
     torch.set_default_dtype(torch.float64)
+    unreadable = UnreadableInValidation()
     messages = {
+        # Validation batches have as many images as there are processes, but two for one: BatchNorm needs them.
+        "validation image": _error_of(
+            world, images=unreadable, cache="none", batch_size=8, accumulation_steps=8 // max(2, world.size)
+        ),
         "image": _error_of(world, images=Unreadable(), cache="none"),
         "workers": _error_of(world, images=Unreadable(), cache="none", num_workers=1),
         "callback": _error_of(world, [Failing()] if world.leader else []),
@@ -63,9 +83,11 @@ def everything(world: World) -> Found:
     messages["interruption"] = _message(stopped)
     state = copy.deepcopy(stopped.training.state())
     resumed = built(LONGER, world)
-    resumed.training.restore(state)
+    resumed.training.restore(copy.deepcopy(state))  # the optimizer goes on with the tensors that it is given
     train(*resumed)
-    return Found(results(world), messages, state, resumed.training.state(), whole.training.state())
+    return Found(
+        results(world), unreadable.count, messages, state, resumed.training.state(), whole.training.state()
+    )
 
 
 def _error_of(world: World, callbacks: Any = (), images: Any = None, **changes: Any) -> str:
@@ -84,3 +106,15 @@ def _message(run: Any, callbacks: Any = ()) -> str:
     except UserError as error:
         return str(error)
     return "no error"
+
+
+def errors_of_runs(world: World, runs: Sequence[Sequence[tuple[Any, ...]]]) -> list[str]:
+    """Train runs of the node, each with the arguments that this process has; return the errors."""
+    errors = []
+    for arguments in runs:
+        try:
+            nodes._train_splits(world, *arguments[world.rank])
+            errors.append("")
+        except UserError as error:
+            errors.append(str(error))
+    return errors

@@ -134,9 +134,9 @@ class CheckpointStore:
 
     folder: Path
 
-    def run(self, run_id: str, *, keep: int = 2) -> "RunCheckpoints":
+    def run(self, run_id: str, *, keep: int = 2, read_only: bool = False) -> "RunCheckpoints":
         """Return the checkpoints of one run. The newest `keep` of each series stay on the disk."""
-        return RunCheckpoints(self.folder / run_id, keep)
+        return RunCheckpoints(self.folder / run_id, keep, read_only)
 
     def runs(self) -> Iterator["RunCheckpoints"]:
         """Yield the existing runs, newest first."""
@@ -152,12 +152,14 @@ class RunCheckpoints:
     Attributes:
         folder: of this run only.
         keep: number of checkpoints of each series that stay on the disk. With 2 there is one to fall back on.
+        read_only: whether damaged checkpoints stay where they are, for those who do not hold the lock.
     """
 
     FACTS = "run.json"
 
     folder: Path
     keep: int = 2
+    read_only: bool = False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -199,7 +201,7 @@ class RunCheckpoints:
     def newest(self, series: str) -> dict[str, Any] | None:
         """Read the newest intact checkpoint of a series. Return None if there is none.
 
-        A damaged checkpoint is logged and renamed to `<series>-<step>.damaged`.
+        A damaged checkpoint is logged and, unless `read_only`, renamed to `<series>-<step>.damaged`.
 
         Raises:
             UserError: a checkpoint cannot be read. It may be intact.
@@ -209,10 +211,12 @@ class RunCheckpoints:
             try:
                 return load_checkpoint(path)
             except DamagedCheckpointError as error:
-                kept = path.rename(path.with_suffix(".damaged"))
+                renamed = ""
+                if not self.read_only:
+                    renamed = f" It was renamed to {path.rename(path.with_suffix('.damaged')).name}."
                 last = path == paths[-1]
                 then = "There is no earlier checkpoint." if last else "The previous checkpoint is used."
-                logger.warning("%s It was renamed to %s. %s", error, kept.name, then)
+                logger.warning("%s%s %s", error, renamed, then)
         return None
 
     def supersede(self, series: str, after: int) -> None:

@@ -1,6 +1,7 @@
 """Nodes of the model_training pipeline."""
 
 import logging
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -41,6 +42,8 @@ from carvana_kedro.stores.pixel_cache import MappedRows, PixelCache
 
 logger = logging.getLogger(__name__)
 
+_SHARED_DATA_ROOT = "With model_training.nodes above 1, all machines need one data_root that they share."
+
 
 def train_model(
     train_index: pd.DataFrame,
@@ -76,8 +79,10 @@ def train_model(
     splits = split_folds(train_index, validation_index, parameters.folds, parameters.seed)
     arguments = splits, training_images, checkpoints, tensorboard, pixel_cache, parameters
     devices = count_devices(parameters.to_recipe())
-    several = devices * parameters.nodes > 1
-    if several:
+    if devices * parameters.nodes == 1:
+        trained = _train_splits(ALONE, *arguments)
+    else:
+        ids = [provenance.run_id(_facts(sides, training_images, parameters)) for sides in splits]
         run_in_processes(
             _train_splits,
             *arguments,
@@ -86,8 +91,8 @@ def train_model(
             rendezvous=parameters.rendezvous,
             max_restarts=parameters.max_restarts,
         )
-    # After several processes, all runs are finished: their models are read.
-    models, histories = zip(*_train_splits(ALONE, *arguments, just_trained=several), strict=True)
+        trained = [_read_finished(checkpoints.run(run_id, read_only=True)) for run_id in ids]
+    models, histories = zip(*trained, strict=True)
     tables = [
         pd.DataFrame(history).assign(fold=number) if parameters.folds else pd.DataFrame(history)
         for number, history in enumerate(histories, start=1)
@@ -104,30 +109,36 @@ def _train_splits(
     tensorboard: Path,
     pixel_cache: PixelCache,
     parameters: ModelTraining,
-    just_trained: bool = False,
 ) -> list[tuple[TrainedModel, list[Record]]]:
-    """Train one network on each split; return their models and histories. Several processes return nothing.
-
-    `just_trained`: several processes have trained all networks, so that nothing need be said of finished runs.
-    """
+    """Train one network on each split; return their models and histories. Several processes return nothing."""
     caches: dict[str, Cache] = {}
     trained = []
     for number, sides in enumerate(splits, start=1):
-        if parameters.folds and not just_trained:
+        if parameters.folds:
             cars = [index["car"].nunique() for index in sides]
             logger.info("Fold %d of %d: %d training cars, %d validation cars", number, len(splits), *cars)
         trained += _train_run(
-            world,
-            sides,
-            training_images,
-            checkpoints,
-            tensorboard,
-            pixel_cache,
-            caches,
-            parameters,
-            just_trained,
+            world, sides, training_images, checkpoints, tensorboard, pixel_cache, caches, parameters
         )
     return trained
+
+
+def _facts(indices: Sides, training_images: ImageSource, parameters: ModelTraining) -> dict[str, Any]:
+    """Return the facts that identify the run on one split."""
+    sides = [index["image"].tolist() for index in indices]
+    extensions = parameters.to_recipe().extensions()
+    return provenance.run_facts(parameters.decisive(), sides, training_images.fingerprint(), extensions)
+
+
+def _read_finished(checkpoints: RunCheckpoints) -> tuple[TrainedModel, list[Record]]:
+    """Return the model and the history of a run that several processes have finished."""
+    state = checkpoints.newest("last")
+    if not state or not state["finished"]:
+        raise UserError(
+            f"Training has ended, but {checkpoints.folder} has no finished run on this machine, {platform.node()}. "
+            f"{_SHARED_DATA_ROOT} If they do, start the same command again."
+        )
+    return _best_model(state, checkpoints), state["history"]
 
 
 def _train_run(
@@ -139,7 +150,6 @@ def _train_run(
     pixel_cache: PixelCache,
     caches: dict[str, Cache],
     parameters: ModelTraining,
-    just_trained: bool,
 ) -> list[tuple[TrainedModel, list[Record]]]:
     """Train one network on one split, or resume it; return the model of its best epoch and its history.
 
@@ -148,24 +158,29 @@ def _train_run(
     """
     recipe = parameters.to_recipe()
     sides = [index["image"].tolist() for index in indices]
-    source = training_images.fingerprint()
-    decisive = parameters.decisive()
-    facts = provenance.run_facts(decisive, sides, source, recipe.extensions())
-    run_id = provenance.run_id(facts)
+    with world.together():
+        facts = _facts(indices, training_images, parameters)
+    _check_same_facts(facts, world)
+    source, decisive, run_id = facts["source"], facts["parameters"], provenance.run_id(facts)
     run_checkpoints = checkpoints.run(run_id, keep=recipe.keep_checkpoints)
     with run_checkpoints.locked() if world.leader else nullcontext():
-        state = _newest_state(run_checkpoints, world)
+        # The leader reads for all: it holds the lock, and renames damaged checkpoints.
+        with world.together():
+            found = run_checkpoints.newest("last") if world.leader else None
+        state: Mapping[str, Any] | None = world.led(found)
         if state and state["finished"]:
             _check_finished(state, run_checkpoints)
-            logger.log(
-                logging.DEBUG if just_trained else logging.INFO,
+            logger.info(
                 "Run %s is finished, and nothing that decides its result has changed: its model is used. To train "
                 "again, choose another model_training.seed, or remove %s.", run_id, run_checkpoints.folder,
             )  # fmt: skip
         else:
-            if world.leader and run_checkpoints.facts is None:
-                _log_differences(checkpoints, facts)
-                run_checkpoints.begin(facts)
+            with world.together():
+                if world.leader and run_checkpoints.facts is None:
+                    _log_differences(checkpoints, facts)
+                    run_checkpoints.begin(facts)
+            with world.together():
+                _check_shared(run_checkpoints)
             start, started_from = _start(recipe, decisive, state, indices[1])
             keep_in_file = partial(_keep_in_file, pixel_cache, training_images, source)
             run = build_run(
@@ -193,11 +208,24 @@ def _train_run(
         return [(_best_model(state, run_checkpoints), state["history"])]
 
 
-def _newest_state(checkpoints: RunCheckpoints, world: World) -> Mapping[str, Any] | None:
-    """Return the state to resume from. The leader reads first: it holds the lock, and renames damaged checkpoints."""
-    with world.together():
-        state = checkpoints.newest("last") if world.leader else None
-    return state if world.leader else checkpoints.newest("last")
+def _check_same_facts(facts: Mapping[str, Any], world: World) -> None:
+    """Check that all processes are about to train the same run: each has its own parameters, code and images."""
+    (first, leaders), *others = world.gather((platform.node(), facts))
+    for machine, theirs in others:
+        if changes := provenance.differences(leaders, theirs):
+            raise UserError(
+                f"The machines {first} and {machine} would train different runs: {'; '.join(changes)}. All machines "
+                "need the same parameters, code and images."
+            )
+
+
+def _check_shared(checkpoints: RunCheckpoints) -> None:
+    """Check that this process sees what the leader has written."""
+    if not (checkpoints.folder / checkpoints.FACTS).exists():
+        raise UserError(
+            f"The machine {platform.node()} does not see {checkpoints.folder}, which the first process has written. "
+            f"{_SHARED_DATA_ROOT}"
+        )
 
 
 def _check_sides(indices: Sides, images: ImageSource) -> None:
@@ -284,6 +312,8 @@ def _restore(run: Run, state: Mapping[str, Any] | None, checkpoints: RunCheckpoi
     if state:
         _warn_if_surroundings_changed(state["about"], training.about)
         training.restore(state)
+    for module in (training.network, training.model):  # machines may differ in rounding, or in libraries
+        training.world.lead(module.state_dict().values())
     # A best model that is newer than the last state: the process was killed between saving the two. On a GPU the same
     # model may not come out again.
     if training.world.leader:

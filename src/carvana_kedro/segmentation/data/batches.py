@@ -10,6 +10,7 @@ from carvana_kedro.segmentation.data.reader import Reader
 from carvana_kedro.segmentation.data.samples import Batch, CachedSamples, Samples
 
 Deal = Callable[[list[NDArray[np.int64]]], list[NDArray[np.int64]]]
+"""From the batches of an epoch, arrays of positions, to those that one of several processes reads: see `Batches`."""
 
 
 class Batches:
@@ -63,15 +64,17 @@ class Batches:
         return full if self._drops_last else full + bool(rest)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch. Starting an epoch ends the one that is still being decoded.
+        """Yield the batches of an epoch, or what `deal` takes of them.
+
+        Starting an epoch ends the one that is still being decoded.
 
         Args:
             number: Number of the epoch, at least 0; it determines the order.
             start: Index of the first batch to yield, for resuming in the middle of an epoch.
 
         Yields:
-            Positions `(N,)` int64 on the CPU, images `(N, h, w, 3)` uint8 and targets `(N, h, w)` uint8: on the device
-            that keeps them, otherwise on the CPU.
+            Positions `(N,)` of the images in the data set, int64 on the CPU; images `(N, h, w, 3)` uint8 and targets
+            `(N, h, w)` uint8: on the device that keeps them, otherwise on the CPU.
 
         Raises:
             UserError: An image cannot be read, or a worker process was killed.

@@ -173,11 +173,11 @@ def build_run(
         geometry,
         hardware,
         steps_per_epoch=len(train_batches),
+        batch_size=batch_size,
         origin=origin,
         about=about,
         world=world,
     )
-    training.batch_size = batch_size
     training.flop, training.peak = flop, world.size * measured_peak(hardware)
     return Run(training, train_batches, validation_batches)
 
@@ -189,6 +189,7 @@ def build_training(
     hardware: Hardware,
     *,
     steps_per_epoch: int,
+    batch_size: int = 0,
     origin: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
     world: World = ALONE,
@@ -201,6 +202,7 @@ def build_training(
         geometry: Of the network at its input size.
         hardware: What to compute on.
         steps_per_epoch: Steps of the optimizer in an epoch.
+        batch_size: Images per step in all processes; 0, for one process only: those that it receives.
         origin: See `build_run`.
         about: See `build_run`.
         world: See `build_run`.
@@ -242,6 +244,7 @@ def build_training(
         threshold=recipe.threshold,
         ema=ema,
         accumulation_steps=recipe.accumulation_steps,
+        batch_size=batch_size,
         clip_gradient_norm=recipe.clip_gradient_norm,
         best_by=recipe.best_by,
         patience=recipe.early_stopping,

@@ -128,6 +128,14 @@ class World:
                 with _noticing_lost_processes():
                     dist.broadcast(tensor, 0)
 
+    def led(self, value: T) -> T:
+        """Return the leader's value. It must be picklable."""
+        values = [value]
+        if self.size > 1:
+            with _noticing_lost_processes():
+                dist.broadcast_object_list(values, 0)
+        return values[0]
+
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, in the order of their ranks. They must be picklable."""
         if self.size == 1:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -77,7 +77,8 @@ def _train_epochs(
         with _advice_when_out_of_memory(run, train_batches.batch_size):
             train_one_epoch(run, train_batches, callbacks)
             started = time.perf_counter()
-            run.world.lead(run.model.buffers())  # a local BatchNorm has other statistics in each process
+            # A local BatchNorm has other statistics in each process, of the network and of the average.
+            run.world.lead(chain(run.network.buffers(), run.model.buffers()))
             validated = evaluate(run, validation_batches)
         run.end_epoch(validated, train_batches.images, time.perf_counter() - started)
         _stop_if_diverged(run)  # before callbacks save the state
@@ -164,8 +165,12 @@ def evaluate(run: Training, batches: Batches) -> Record:
         Dice coefficient is highest.
     """
     run.model.eval()
-    with run.world.together():
-        dealt = [*_evaluated(run, batches)]
+    evaluated = _evaluated(run, batches)
+    dealt: list[tuple[Tensor, Tensor, ThresholdCurve]] = []
+    for _ in range(-(-len(batches) // run.world.size)):  # in the last round, only some processes have a batch
+        with run.world.together():
+            dealt += islice(evaluated, 1)
+            _leave_if_interrupted(run)
     losses, scores = [], []
     run.curve = ThresholdCurve()
     for loss_of_batch, scores_of_batch, curve in run.world.collect(dealt):
@@ -202,7 +207,6 @@ def _evaluated(run: Training, batches: Batches) -> Iterator[tuple[Tensor, Tensor
         curve.add(logits, targets)
         run.last_batch = images, targets, logits
         yield loss.cpu(), scores.cpu(), curve
-        _leave_if_interrupted(run)
 
 
 def _warn_skipped(run: Training, step: Step) -> None:

@@ -121,7 +121,7 @@ class Training:
         interrupted: Returns whether to save the run and stop.
         world: The processes that train the network together.
         replica: The network as it computes gradients, which are summed over the processes; None: the network itself.
-        batch_size: Images per step in all processes; 0: those that this process receives.
+        batch_size: Images per step in all processes; 0, for one process only: those that it receives.
         flop: Floating-point operations per image in a training step; 0: unknown.
         peak: Floating-point operations per second that the machine can do; 0: unknown.
         history: One record per epoch: epoch, train_loss, train_dice_coeff, val_loss, val_dice_coeff, best_threshold,
