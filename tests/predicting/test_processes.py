@@ -31,6 +31,9 @@ from processes import is_running
 
 Files = Mapping[str, bytes]
 
+THRESHOLD = 0.603
+"""About the median of the untrained network's probabilities, so that its masks depend on every bit of them."""
+
 
 @pytest.fixture(scope="module")
 def model() -> TrainedModel:
@@ -41,9 +44,21 @@ def model() -> TrainedModel:
     return TrainedModel.from_dict({**content, "weights": weights, "threshold": 0.5, "run_id": "run"})
 
 
+def _runs(folder: Path) -> list[int]:
+    """The number of runs of each mask."""
+    rows = (row for path in (folder / "shards").rglob("*.csv") for row in path.read_text().splitlines()[1:])
+    return [len(row.split()) // 2 for row in rows]
+
+
 def _plan(model: TrainedModel, images: ImageStore, folder: Path, **changed: Any) -> PredictionPlan:
     """A plan for the images with masks, cut-outs and overlays, in shards of three."""
-    options = {"batch_size": 2, "shard_size": 3, "precision": "float32", "background": "#ff8000"}
+    options = {
+        "batch_size": 2,
+        "shard_size": 3,
+        "precision": "float32",
+        "background": "#ff8000",
+        "threshold": THRESHOLD,
+    }
     kinds = {"masks": True, "cutouts": True, "overlays": True}
     return PredictionPlan.make(
         model, index_images(images), images, PredictionShards(folder / "shards"), PredictedImages(folder),
@@ -70,6 +85,7 @@ def expected(
     folder = tmp_path_factory.mktemp("one")
     _predict(_plan(model, training_images, folder), 1)
     assert len(_files(folder)) == 6 + 3 * 16
+    assert min(_runs(folder)) > 20  # full or empty masks would not depend on the logits
     return _files(folder)
 
 

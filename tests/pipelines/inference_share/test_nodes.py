@@ -22,7 +22,8 @@ from models import RECIPE
 
 Start = Callable[..., subprocess.Popen[str]]
 
-KINDS = {"masks": True, "cutouts": True, "overlays": True}
+KINDS = {"masks": True, "cutouts": True, "overlays": True, "threshold": 0.603}
+"""The threshold is about the median of the untrained network's probabilities: masks depend on every bit of them."""
 SOURCE = SourceDescription(name="mine")
 
 
@@ -51,6 +52,8 @@ def test_shares_at_the_same_time_and_a_last_run_write_the_files_of_one_process(
     assert "\nshard " not in last
     expected = _files(tmp_path / "one")
     assert len(expected) == 1 + 32 + 3 * 96
+    shards = [content.decode() for name, content in expected.items() if name.endswith(".csv")]
+    assert min(len(row.split()) // 2 for text in shards for row in text.splitlines()[1:]) > 20
     assert _files(tmp_path / "shares") == expected
 
 
