@@ -33,6 +33,10 @@ def _files(folder: Path) -> Mapping[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
+def _names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
 def _output(process: subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -76,6 +80,16 @@ def test_a_share_takes_no_lock_and_removes_nothing(
     assert before.items() <= _files(tmp_path).items()
 
 
+def test_a_share_replaces_no_images_of_another_prediction(
+    model: TrainedModel, training_images: ImageStore, tmp_path: Path
+) -> None:
+    _predict(predict_masks, model, training_images, tmp_path, masks=True)
+    before = _files(tmp_path)
+    with pytest.raises(UserError, match=r"masks.*belongs to another prediction.*data_root"):
+        _predict(predict_share, model, training_images, tmp_path, share="2/3", masks=True, threshold=0.603)
+    assert _files(tmp_path) == before
+
+
 def test_a_share_predicts_only_what_is_missing(
     model: TrainedModel, training_images: ImageStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -106,8 +120,9 @@ def test_shards_of_files_that_changed_are_removed_and_those_of_other_shares_stay
     model: TrainedModel, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = ImageStore(broken / "train")
-    _predict(predict_share, model, images, tmp_path, share="1/2")
-    before, predict = _files(tmp_path / "shards"), Predictor.predict
+    folder = tmp_path / "predicted"
+    _predict(predict_share, model, images, folder, share="1/2", masks=True)
+    before, predict = _names(folder), Predictor.predict
     first, second, *_ = (images.image_path(image_id) for image_id in images.ids())
 
     def predict_and_change(*arguments: Any, **options: Any) -> Any:
@@ -116,6 +131,6 @@ def test_shards_of_files_that_changed_are_removed_and_those_of_other_shares_stay
 
     monkeypatch.setattr(Predictor, "predict", predict_and_change)
     with pytest.raises(UserError, match="changed while they were predicted"):
-        _predict(predict_share, model, images, tmp_path, share="2/2")
-    assert len(before) == 3
-    assert _files(tmp_path / "shards") == before
+        _predict(predict_share, model, images, folder, share="2/2", masks=True)
+    assert len([name for name in before if name.endswith((".csv", ".json"))]) == 6
+    assert _names(folder) == before
