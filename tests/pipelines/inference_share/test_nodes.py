@@ -13,6 +13,7 @@ from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
 from carvana_kedro.pipelines.inference.nodes import predict_masks
 from carvana_kedro.pipelines.inference_share.nodes import predict_share
+from carvana_kedro.segmentation import hardware
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import locks
@@ -107,6 +108,18 @@ def test_a_last_run_predicts_the_shares_that_are_missing(
     expected = _predict(predict_masks, model, training_images, tmp_path / "one")
     _predict(predict_share, model, training_images, tmp_path / "shares", share="1/2")
     assert _predict(predict_masks, model, training_images, tmp_path / "shares") == expected
+
+
+def test_shards_of_a_host_with_another_precision_are_not_used(
+    model: TrainedModel, training_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for has_bfloat16, share in ((True, "1/2"), (False, "2/2")):
+        monkeypatch.setattr(hardware, "_has_bfloat16", lambda _, has=has_bfloat16: has)
+        _predict(predict_share, model, training_images, tmp_path, share=share, device="cpu")
+    last = _predict(predict_masks, model, training_images, tmp_path, device="cpu")
+    assert last["hardware"] == ["cpu", "float32"]
+    assert len({Path(name).parent for name in last["shards"]}) == 1
+    assert len(list((tmp_path / "shards").glob("*/*.csv"))) == 3 + 6
 
 
 def test_more_shares_than_shards_leave_some_without_work(
