@@ -1,7 +1,7 @@
 """What the pipelines share that predict: which images, in which shards, and with what."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,12 +114,13 @@ class PredictionPlan:
         )
         return cls(origin, _jobs(test_index, predicted_images, parameters), work)
 
-    def finished(self) -> dict[int, Shard]:
-        """Return the shards that exist with all their images, by number."""
+    def finished(self, numbers: Collection[int] | None = None) -> dict[int, Shard]:
+        """Return the shards that exist with all their images, by number: those of the numbers, or all."""
+        numbers = self.jobs.keys() if numbers is None else numbers
         return {
             number: shard
             for number, shard in self.work.shards.find(self.work.key).items()
-            if number in self.jobs
+            if number in numbers
             and self.work.predicted_images.are_intact(self.jobs[number].names, shard.images)
         }
 

@@ -57,11 +57,12 @@ def predict_share(
         source,
     )
     mine = {number: job for number, job in plan.jobs.items() if parameters.has_shard(number)}
-    finished = plan.finished().keys() & mine.keys()
+    finished = plan.finished(mine).keys()
     missing = {number: job for number, job in mine.items() if number not in finished}
     _check_images(plan, missing)
     with engine.started(plan.work, missing, parameters.devices) as predicted:
         written = dict(predicted)
+    assert written.keys() == missing.keys()
     if missing and plan.files_have_changed():
         for shard in written.values():
             predicted_images.remove(shard.images)
