@@ -88,6 +88,14 @@ def test_the_pipeline_of_shares_needs_a_share(kedro: Kedro) -> None:
     assert "Say which part, such as the third of eight" in _refused(done)
 
 
+def test_the_pipelines_that_predict_cannot_run_together(kedro: Kedro) -> None:
+    done = kedro(
+        "run", "--env", "test", "--pipelines", "inference,inference_share",
+        params="checkpoint=cars,inference.share=1/2", check=False,
+    )  # fmt: skip
+    assert "cannot run together" in _refused(done)
+
+
 def test_an_unknown_pipeline_lists_the_pipelines(kedro: Kedro) -> None:
     for option in ("--pipeline", "--pipelines"):
         message = _refused(kedro("run", "--env", "test", option, "inferense", check=False))

@@ -69,6 +69,11 @@ class CheckParametersHook:
                 choose_device(inference.device)
                 number_of_processes(inference.devices, inference.device, inference.engine)
             _check_share(inference.share, shares)
+            if shares and "predictions" in outputs:
+                raise UserError(
+                    "The pipelines inference and inference_share cannot run together, because both would predict. Run "
+                    "inference_share first, on each machine, and then inference, without inference.share."
+                )
 
 
 def _check_share(share: str | None, shares: bool) -> None:

@@ -1,7 +1,7 @@
 """What the pipelines share that predict: which images, in which shards, and with what."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +9,13 @@ import pandas as pd
 
 from carvana_kedro import provenance
 from carvana_kedro.datasets.source_description import SourceDescription
+from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import check_source, first_few, usable_images
 from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.predicting.work import Job, Options, Work
+from carvana_kedro.segmentation.hardware import choose_device, choose_precision
 from carvana_kedro.segmentation.model import TrainedModel
+from carvana_kedro.segmentation.prediction import onnx
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import KINDS, Kind, PredictedImages, PredictionShards, Shard
@@ -107,15 +110,17 @@ class PredictionPlan:
             shards=prediction_shards,
             key=provenance.run_id(origin),
             options=_options(parameters),
+            hardware=origin["hardware"],
         )
         return cls(origin, _jobs(test_index, predicted_images, parameters), work)
 
-    def finished(self) -> dict[int, Shard]:
-        """Return the shards that exist with all their images, by number."""
+    def finished(self, numbers: Collection[int] | None = None) -> dict[int, Shard]:
+        """Return the shards that exist with all their images, by number: those of the numbers, or all."""
+        numbers = self.jobs.keys() if numbers is None else numbers
         return {
             number: shard
             for number, shard in self.work.shards.find(self.work.key).items()
-            if number in self.jobs
+            if number in numbers
             and self.work.predicted_images.are_intact(self.jobs[number].names, shard.images)
         }
 
@@ -159,8 +164,22 @@ def _origin(
         "source": images.fingerprint(),
         "image_ids": provenance.images_digest(index["image"].tolist(), index.loc[bad, "image"].tolist()),
         "parameters": parameters.decisive(),
+        "hardware": _hardware(parameters),
         "code": provenance.predicting_digest(model.extensions(trusted)),
     }
+
+
+def _hardware(parameters: Inference) -> list[str]:
+    """Return the kind of device and the precision that `auto` means on this machine: masks depend on them."""
+    try:
+        if parameters.engine == "onnxruntime":
+            return [onnx.choose_device(parameters.device), "float32"]
+        device = choose_device(parameters.device)
+    except UserError:
+        if parameters.cluster is None:
+            raise
+        return [parameters.device, parameters.precision]  # only other machines of the cluster have the device
+    return [device.type, str(choose_precision(parameters.precision, device)).removeprefix("torch.")]
 
 
 def _predictor(model: TrainedModel, parameters: Inference) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
-from carvana_kedro.predicting import engine, processes
+from carvana_kedro.predicting import engine, messages, processes
 from carvana_kedro.predicting.messages import for_parent
 from carvana_kedro.prediction_plan import PredictionPlan
 from carvana_kedro.segmentation.architectures import build_network
@@ -31,6 +32,9 @@ from processes import is_running
 
 Files = Mapping[str, bytes]
 
+THRESHOLD = 0.603
+"""About the median of the untrained network's probabilities, so that its masks depend on every bit of them."""
+
 
 @pytest.fixture(scope="module")
 def model() -> TrainedModel:
@@ -41,9 +45,21 @@ def model() -> TrainedModel:
     return TrainedModel.from_dict({**content, "weights": weights, "threshold": 0.5, "run_id": "run"})
 
 
+def _runs(folder: Path) -> list[int]:
+    """The number of runs of each mask."""
+    rows = (row for path in (folder / "shards").rglob("*.csv") for row in path.read_text().splitlines()[1:])
+    return [len(row.split()) // 2 for row in rows]
+
+
 def _plan(model: TrainedModel, images: ImageStore, folder: Path, **changed: Any) -> PredictionPlan:
     """A plan for the images with masks, cut-outs and overlays, in shards of three."""
-    options = {"batch_size": 2, "shard_size": 3, "precision": "float32", "background": "#ff8000"}
+    options = {
+        "batch_size": 2,
+        "shard_size": 3,
+        "precision": "float32",
+        "background": "#ff8000",
+        "threshold": THRESHOLD,
+    }
     kinds = {"masks": True, "cutouts": True, "overlays": True}
     return PredictionPlan.make(
         model, index_images(images), images, PredictionShards(folder / "shards"), PredictedImages(folder),
@@ -70,6 +86,7 @@ def expected(
     folder = tmp_path_factory.mktemp("one")
     _predict(_plan(model, training_images, folder), 1)
     assert len(_files(folder)) == 6 + 3 * 16
+    assert min(_runs(folder)) > 20  # full or empty masks would not depend on the logits
     return _files(folder)
 
 
@@ -194,6 +211,58 @@ def test_any_other_error_of_a_process_shows_where_it_happened() -> None:
     error = for_parent(caught.value)
     assert isinstance(error, KeyError)
     assert "raise KeyError(image)" in "\n".join(error.__notes__)
+
+
+def test_an_error_of_the_user_keeps_its_notes() -> None:
+    error = UserError("The disk is full.")
+    error.add_note("This happened while the prediction for a was written.")
+    assert for_parent(error).__notes__ == error.__notes__
+
+
+def test_an_exit_of_a_process_is_an_error_of_the_run() -> None:
+    error = for_parent(SystemExit(0))
+    assert isinstance(error, RuntimeError)
+    assert "SystemExit(0)" in str(error)
+
+
+def test_warnings_are_repeated_and_information_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    logged: set[tuple[str, str]] = set()
+    for level in (logging.INFO, logging.WARNING) * 2:
+        text = logging.getLevelName(level)
+        messages._log(logging.LogRecord("carvana_kedro", level, "", 0, text, (), None), logged)
+    assert caplog.messages == ["INFO", "WARNING", "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("cause", "memory"), [("was killed by SIGKILL", True), ("ended with exit status 1", False)]
+)
+def test_only_a_killed_process_may_have_had_too_little_memory(cause: str, memory: bool) -> None:
+    assert ("memory" in str(processes._death(cause, 2))) == memory
+
+
+def test_one_process_predicts_on_a_gpu_that_pytorch_does_not_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_kind_of_device", lambda *_: "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert processes.number_of_processes("auto", "cuda", "onnxruntime") == 1
+
+
+def test_fewer_shards_than_processes_are_told(
+    model: TrainedModel, training_images: ImageStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    plan = _plan(model, training_images, tmp_path, shard_size=100)
+    with engine.started(plan.work, plan.jobs, 2):
+        assert "1 of 2 processes predict" in caplog.text
+        assert "inference.shard_size" in caplog.text
+
+
+def test_a_process_of_other_hardware_than_planned_is_refused(
+    model: TrainedModel, training_images: ImageStore, tmp_path: Path
+) -> None:
+    work = _plan(model, training_images, tmp_path, device="cpu").work
+    with pytest.raises(UserError, match=r"cpu in float32.*cpu in bfloat16.*inference\.precision"):
+        replace(work, hardware=["cpu", "bfloat16"]).build_predictor()
 
 
 def test_an_error_that_cannot_be_sent_is_described() -> None:

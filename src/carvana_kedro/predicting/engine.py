@@ -1,5 +1,6 @@
 """The choice of who predicts shards."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
@@ -10,6 +11,8 @@ from carvana_kedro.predicting import cluster as ray_cluster
 from carvana_kedro.predicting import processes
 from carvana_kedro.predicting.work import Job, Work
 from carvana_kedro.stores.predictions import Shard
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -42,7 +45,14 @@ def started(
             yield results
         return
     device, kind = work.predictor["device"], work.predictor["engine"]
-    count = min(len(jobs), processes.number_of_processes(devices, device, kind))
+    wanted = processes.number_of_processes(devices, device, kind)
+    count = min(len(jobs), wanted)
+    if count < wanted:
+        logger.info(
+            "%d of %d processes predict, because only so many shards are missing. "
+            "A smaller inference.shard_size gives more.",
+            count, wanted,
+        )  # fmt: skip
     predictor = work.build_predictor() if count == 1 else None
     with _progress(images) as progress:
         if predictor:

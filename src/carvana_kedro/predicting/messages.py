@@ -134,23 +134,29 @@ class _LogOfParent(QueueHandler):
 
 def for_parent(error: BaseException) -> BaseException:
     """Return an error that the parent can raise, with the traceback of this process unless it is the user's."""
+    copy: BaseException
     if isinstance(error, UserError):
-        return UserError(str(error))
+        copy = UserError(str(error))
+        for note in getattr(error, "__notes__", ()):
+            copy.add_note(note)
+        return copy
     text = "".join(traceback.format_exception(error))
-    try:
-        copy = pickle.loads(pickle.dumps(error))
-    except Exception:  # any error may need other arguments than it keeps
-        copy = RuntimeError(repr(error))
+    copy = RuntimeError(repr(error))  # a SystemExit would end the parent, perhaps as a success
+    if isinstance(error, Exception):
+        with suppress(Exception):  # any error may need other arguments than it keeps
+            copy = pickle.loads(pickle.dumps(error))
     copy.add_note(f"In a process that predicts:\n{text}")
     return copy
 
 
 def _log(record: logging.LogRecord, logged: set[tuple[str, str]]) -> None:
-    """Log what a process has logged. What several say is logged once."""
+    """Log what a process has logged. The information that several give, as when they start, is logged once."""
     logger, key = logging.getLogger(record.name), (record.name, record.getMessage())
-    if key not in logged and logger.isEnabledFor(record.levelno):
+    if not logger.isEnabledFor(record.levelno) or key in logged:
+        return
+    if record.levelno <= logging.INFO:
         logged.add(key)
-        logger.handle(record)
+    logger.handle(record)
 
 
 def _cause(process: SpawnProcess) -> str:

@@ -43,7 +43,9 @@ def number_of_processes(devices: int | Literal["auto"], device: str, engine: str
     if devices == 1:
         return 1
     kind = _kind_of_device(device, engine)
-    gpus = torch.cuda.device_count() if kind == "cuda" else 1
+    gpus = (
+        max(1, torch.cuda.device_count()) if kind == "cuda" else 1
+    )  # ONNX Runtime may find one that PyTorch does not
     if devices == "auto":
         return gpus
     if kind != "cpu" and devices > gpus:
@@ -171,9 +173,12 @@ def _results(
 
 
 def _death(cause: str, count: int) -> UserError:
+    advice = "Its output above may say why."
+    if "SIGKILL" in cause:
+        advice = "The usual cause is too little memory: lower inference.batch_size or inference.devices."
     return UserError(
-        f"One of the {count} processes that predict {cause}. The usual cause is too little memory: lower "
-        "inference.batch_size or inference.devices. Finished shards are kept: the same command continues."
+        f"One of the {count} processes that predict {cause}. {advice} Finished shards are kept: the same command "
+        "continues."
     )
 
 

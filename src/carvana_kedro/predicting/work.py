@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.hardware import usable_workers
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.monitoring import visualization
@@ -96,6 +97,7 @@ class Work:
         shards: Where shards are written.
         key: Of the shards.
         options: How images are read, and what is made of their predictions.
+        hardware: The kind of device and the precision that are part of the key; `auto`: any.
     """
 
     model: TrainedModel
@@ -106,14 +108,23 @@ class Work:
     shards: PredictionShards
     key: str
     options: Options
+    hardware: Sequence[str] = ("auto", "auto")
 
     def build_predictor(self) -> Predictor:
         """Build the predictor, and log its threshold and hardware.
 
         Raises:
-            UserError: The model cannot be built, or the machine does not have the device.
+            UserError: The model cannot be built, or the machine does not have the device, or computes in another
+                precision than the one that made the key.
         """
         predictor = Predictor.from_model(self.model, trusted=self.trusted, **self.predictor)
+        found = [predictor.hardware.device.type, str(predictor.hardware.precision).removeprefix("torch.")]
+        if any(planned not in (here, "auto") for planned, here in zip(self.hardware, found, strict=True)):
+            raise UserError(
+                f"This machine predicts on {found[0]} in {found[1]}, but the one that started the prediction on "
+                f"{self.hardware[0]} in {self.hardware[1]}. Masks would differ: set inference.device (such as cuda) "
+                "and inference.precision (such as float32), the same on all."
+            )
         in_torch = self.predictor.get("engine", "torch") == "torch"
         hardware = predictor.hardware if in_torch else f"{predictor.hardware.device} in ONNX Runtime"
         logger.info("Predicting at a threshold of %.2f on %s", predictor.threshold, hardware)

@@ -138,7 +138,9 @@ class PredictionShards:
             shutil.rmtree(self.folder / key)
             return
         for shard in shards:
-            (self.folder / shard.name).unlink(missing_ok=True)
+            path = self.folder / shard.name
+            path.unlink(missing_ok=True)  # first: without its rows, a shard is not there
+            path.with_suffix(".json").unlink(missing_ok=True)
 
     def find(self, key: str) -> dict[int, Shard]:
         """Return the intact shards of a key, by number. Others are logged: those that are damaged or have problems."""
@@ -159,11 +161,11 @@ class PredictionShards:
                 shards[int(number)] = shard
         return shards
 
-    def images(self) -> dict[str, list[Seal]]:
-        """Return the seals of all images that shards of any key describe, by their names."""
+    def images(self, but: str | None = None) -> dict[str, list[Seal]]:
+        """Return the seals of all images that shards of any key, but one, describe, by their names."""
         seals: dict[str, list[Seal]] = {}
         for path in self.folder.glob("*/*-*.csv"):
-            shard = _read_shard(path)
+            shard = _read_shard(path) if path.parent.name != but else None
             for name, seal in shard.images.items() if shard else ():
                 seals.setdefault(name, []).append(seal)
         return seals
@@ -243,6 +245,12 @@ class PredictedImages:
     def are_intact(self, names: Iterable[str], seals: Mapping[str, Seal]) -> bool:
         """Return whether images of these names exist, and their contents are those that the seals describe."""
         return all(name in seals and seals[name].fits(self.folder / name) for name in names)
+
+    def remove(self, seals: Mapping[str, Seal]) -> None:
+        """Remove images, unless they have changed since they were written."""
+        for name, seal in seals.items():
+            if seal.fits(self.folder / name):
+                (self.folder / name).unlink(missing_ok=True)
 
     def remove_others(
         self, kept: Collection[str], expected: Collection[str], shards: PredictionShards

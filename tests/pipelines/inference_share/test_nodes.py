@@ -13,6 +13,7 @@ from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
 from carvana_kedro.pipelines.inference.nodes import predict_masks
 from carvana_kedro.pipelines.inference_share.nodes import predict_share
+from carvana_kedro.segmentation import hardware
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import locks
@@ -22,7 +23,8 @@ from models import RECIPE
 
 Start = Callable[..., subprocess.Popen[str]]
 
-KINDS = {"masks": True, "cutouts": True, "overlays": True}
+KINDS = {"masks": True, "cutouts": True, "overlays": True, "threshold": 0.603}
+"""The threshold is about the median of the untrained network's probabilities: masks depend on every bit of them."""
 SOURCE = SourceDescription(name="mine")
 
 
@@ -30,6 +32,10 @@ def _files(folder: Path) -> Mapping[str, bytes]:
     """The files of a prediction. What describes the shards holds the times of files, and is left out."""
     paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".json", ".lock"))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def _output(process: subprocess.Popen[str]) -> str:
@@ -51,6 +57,8 @@ def test_shares_at_the_same_time_and_a_last_run_write_the_files_of_one_process(
     assert "\nshard " not in last
     expected = _files(tmp_path / "one")
     assert len(expected) == 1 + 32 + 3 * 96
+    shards = [content.decode() for name, content in expected.items() if name.endswith(".csv")]
+    assert min(len(row.split()) // 2 for text in shards for row in text.splitlines()[1:]) > 20
     assert _files(tmp_path / "shares") == expected
 
 
@@ -73,6 +81,16 @@ def test_a_share_takes_no_lock_and_removes_nothing(
     assert before.items() <= _files(tmp_path).items()
 
 
+def test_a_share_replaces_no_images_of_another_prediction(
+    model: TrainedModel, training_images: ImageStore, tmp_path: Path
+) -> None:
+    _predict(predict_masks, model, training_images, tmp_path, masks=True)
+    before = _files(tmp_path)
+    with pytest.raises(UserError, match=r"masks.*belongs to another prediction.*data_root"):
+        _predict(predict_share, model, training_images, tmp_path, share="2/3", masks=True, threshold=0.603)
+    assert _files(tmp_path) == before
+
+
 def test_a_share_predicts_only_what_is_missing(
     model: TrainedModel, training_images: ImageStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -92,6 +110,18 @@ def test_a_last_run_predicts_the_shares_that_are_missing(
     assert _predict(predict_masks, model, training_images, tmp_path / "shares") == expected
 
 
+def test_shards_of_a_host_with_another_precision_are_not_used(
+    model: TrainedModel, training_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for has_bfloat16, share in ((True, "1/2"), (False, "2/2")):
+        monkeypatch.setattr(hardware, "_has_bfloat16", lambda _, has=has_bfloat16: has)
+        _predict(predict_share, model, training_images, tmp_path, share=share, device="cpu")
+    last = _predict(predict_masks, model, training_images, tmp_path, device="cpu")
+    assert last["hardware"] == ["cpu", "float32"]
+    assert len({Path(name).parent for name in last["shards"]}) == 1
+    assert len(list((tmp_path / "shards").glob("*/*.csv"))) == 3 + 6
+
+
 def test_more_shares_than_shards_leave_some_without_work(
     model: TrainedModel, training_images: ImageStore, tmp_path: Path
 ) -> None:
@@ -103,8 +133,9 @@ def test_shards_of_files_that_changed_are_removed_and_those_of_other_shares_stay
     model: TrainedModel, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = ImageStore(broken / "train")
-    _predict(predict_share, model, images, tmp_path, share="1/2")
-    before, predict = _files(tmp_path / "shards"), Predictor.predict
+    folder = tmp_path / "predicted"
+    _predict(predict_share, model, images, folder, share="1/2", masks=True)
+    before, predict = _names(folder), Predictor.predict
     first, second, *_ = (images.image_path(image_id) for image_id in images.ids())
 
     def predict_and_change(*arguments: Any, **options: Any) -> Any:
@@ -113,6 +144,6 @@ def test_shards_of_files_that_changed_are_removed_and_those_of_other_shares_stay
 
     monkeypatch.setattr(Predictor, "predict", predict_and_change)
     with pytest.raises(UserError, match="changed while they were predicted"):
-        _predict(predict_share, model, images, tmp_path, share="2/2")
-    assert len(before) == 3
-    assert _files(tmp_path / "shards") == before
+        _predict(predict_share, model, images, folder, share="2/2", masks=True)
+    assert len([name for name in before if name.endswith((".csv", ".json"))]) == 6
+    assert _names(folder) == before

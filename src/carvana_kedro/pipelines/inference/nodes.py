@@ -77,11 +77,13 @@ def predict_masks(
             logger.info("%d of %d shards of masks exist from an earlier run", len(shards), len(plan.jobs))
         with engine.started(plan.work, missing, parameters.devices, parameters.cluster) as predicted:
             predicted_images.remove_others(
-                kept={name for shard in shards.values() for name in shard.images},
+                # Found anew: starting may take a minute, in which a late share may have finished a shard.
+                kept={name for shard in plan.finished().values() for name in shard.images},
                 expected={name for job in plan.jobs.values() for name in job.names},
                 shards=prediction_shards,
             )
             shards |= predicted
+        assert shards.keys() == plan.jobs.keys()
         if missing and plan.files_have_changed():
             prediction_shards.remove(plan.work.key)  # some may be of the earlier contents, some of the new
             raise UserError(f"Files in {test_images.images} changed while they were predicted. Run again.")

@@ -1,12 +1,14 @@
 """The node of the inference_share pipeline."""
 
 import logging
+from collections.abc import Mapping
 
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.predicting import engine
+from carvana_kedro.predicting.work import Job
 from carvana_kedro.prediction_plan import PredictionPlan, select_test_images
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.images.source import ImageSource
@@ -26,10 +28,10 @@ def predict_share(
 ) -> None:
     """Predict a share of the shards, beside other hosts.
 
-    Shards that exist are not predicted again. Nothing is locked, and nothing of other predictions is removed, so that
-    many hosts can work at once. The names of shards are digests of their contents: it does no harm if two hosts predict
-    the same shard. Then `predict_masks` of the inference pipeline checks all shards, and predicts those that are
-    missing.
+    Shards that exist are not predicted again. Nothing is locked, and nothing of other predictions is removed or
+    replaced, so that many hosts can work at once. If two hosts predict the same shard, and their rows differ, each may
+    remove the other's, and the shard may be missing. Then `predict_masks` of the inference pipeline checks all shards,
+    and predicts those that are missing.
 
     Args:
         model: The model.
@@ -41,7 +43,7 @@ def predict_share(
         source: The description of the source of the images.
 
     Raises:
-        UserError: See `predict_masks`.
+        UserError: See `predict_masks`; or image files of another prediction would be replaced.
     """
     test_index = select_test_images(index_images(test_images), test_images, parameters)
     plan = PredictionPlan.make(
@@ -55,11 +57,15 @@ def predict_share(
         source,
     )
     mine = {number: job for number, job in plan.jobs.items() if parameters.has_shard(number)}
-    finished = plan.finished().keys() & mine.keys()
+    finished = plan.finished(mine).keys()
     missing = {number: job for number, job in mine.items() if number not in finished}
+    _check_images(plan, missing)
     with engine.started(plan.work, missing, parameters.devices) as predicted:
         written = dict(predicted)
+    assert written.keys() == missing.keys()
     if missing and plan.files_have_changed():
+        for shard in written.values():
+            predicted_images.remove(shard.images)
         prediction_shards.remove(plan.work.key, written.values())
         raise UserError(f"Files in {test_images.images} changed while they were predicted. Run again.")
     logger.info(
@@ -67,3 +73,15 @@ def predict_share(
         "inference with the same options, but without inference.share.",
         parameters.share, len(mine), len(plan.jobs), len(written), len(finished),
     )  # fmt: skip
+
+
+def _check_images(plan: PredictionPlan, jobs: Mapping[int, Job]) -> None:
+    """Check that no image file of another prediction, which its manifest still describes, would be replaced."""
+    images, names = plan.work.predicted_images, {name for job in jobs.values() for name in job.names}
+    seals = plan.work.shards.images(but=plan.work.key) if names else {}
+    for name in sorted(names & seals.keys()):
+        if any(seal.fits(images.folder / name) for seal in seals[name]):
+            raise UserError(
+                f"{images.folder / name} belongs to another prediction, which a share does not replace. Choose another "
+                "data_root, or remove the images of that prediction (the folders masks, cutouts and overlays)."
+            )
