@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import queue
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -85,11 +86,17 @@ def try_out(order: Order) -> bytes:
 
 
 class ShardPredictor:
-    """Predicts and writes shards: what `map_batches` calls in each actor. The predictor is built for the first one."""
+    """Predicts and writes shards: what `map_batches` calls in each actor. The predictor is built for the first one.
 
-    def __init__(self, order: Order) -> None:
+    Args:
+        order: What is predicted.
+        sender: The actor `Pass`, which is told that this one has found its place.
+    """
+
+    def __init__(self, order: Order, sender: Any) -> None:
         self._order = order
         self._work: Work | None = None
+        sender.found_place.remote()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[bytes]]:
         """Return a pickled `Report` for every pickled pair of a number and a job."""
@@ -122,16 +129,19 @@ class Pass:
         resources: `num_cpus` and `num_gpus` of each.
     """
 
+    THREADS = 3  # for `next` and `placed`, which wait, and for `found_place`
+
     def __init__(
         self, order: Order, jobs: Mapping[int, Job], actors: int, resources: Mapping[str, int]
     ) -> None:
         import ray.data
 
+        self._found_place = threading.Event()
         ray.data.DataContext.get_current().enable_progress_bars = False
         rows = [{"job": pickle.dumps(job)} for job in jobs.items()]
         reports = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             ShardPredictor,
-            fn_constructor_args=[order],
+            fn_constructor_args=[order, ray.get_runtime_context().current_actor],
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
             # A lost actor ends the pass. By default it would wait for a place in the cluster, perhaps for ever, and
@@ -145,6 +155,14 @@ class Pass:
         """Wait for the next pickled `Report`; None: there are no more."""
         row = next(self._rows, None)
         return None if row is None else row["report"]
+
+    def found_place(self) -> None:
+        """Note that an actor has started."""
+        self._found_place.set()
+
+    def placed(self) -> None:
+        """Wait until an actor has started."""
+        self._found_place.wait()
 
 
 @contextmanager

@@ -175,15 +175,10 @@ class _Driver:
 
         _, resources = _places(self._cluster, self._device)
         trial = ray.remote(try_out).options(max_retries=0, **resources).remote(self._order)
-        until = time.monotonic() + _PLACED_WITHIN
+        started = time.monotonic()
         while not ray.wait([trial], timeout=_LOOKS)[0]:
             _places(self._cluster, self._device)  # raises an error if there is none left
-            if time.monotonic() > until:
-                raise UserError(
-                    f"inference.cluster={self._cluster} has found no place for an actor with {_listed(resources)} "
-                    f"within {_PLACED_WITHIN} seconds. Free now: {_listed(ray.available_resources())}. Others seem to "
-                    f"use it: run again later. {CONTINUES}"
-                )
+            self._require_place(resources, started)
         try:
             report = ray.get(trial)
         except ray.exceptions.RayError as error:
@@ -233,13 +228,18 @@ class _Driver:
 
         nodes = _nodes()
         places, resources = _places(self._cluster, self._device)
-        actor = ray.remote(Pass).options(num_cpus=0, max_restarts=0, resources=_HEAD)
+        actor = ray.remote(Pass).options(
+            num_cpus=0, max_restarts=0, max_concurrency=Pass.THREADS, resources=_HEAD
+        )
         running = actor.remote(self._order, jobs, min(places, len(jobs)), resources)
+        placed, started = running.placed.remote(), time.monotonic()
         try:
             while True:
                 report = running.next.remote()
                 lost_at = 0.0
                 while not ray.wait([report], timeout=_LOOKS)[0]:
+                    if not ray.wait([placed], timeout=0)[0]:
+                        self._require_place(resources, started)
                     # Ray Data reports a lost actor. This is for what it does not report.
                     if lost := nodes - _nodes():
                         lost_at = lost_at or time.monotonic()
@@ -257,6 +257,21 @@ class _Driver:
         finally:
             with suppress(Exception):  # it may be lost, and so may the connection
                 ray.kill(running)
+
+    def _require_place(self, resources: Mapping[str, float], started: float) -> None:
+        """Check that an actor without a place has not waited too long for one. It would wait for ever.
+
+        Raises:
+            UserError: It has.
+        """
+        import ray
+
+        if time.monotonic() > started + _PLACED_WITHIN:
+            raise UserError(
+                f"inference.cluster={self._cluster} has found no place for an actor with {_listed(resources)} within "
+                f"{_PLACED_WITHIN} seconds. Free now: {_listed(ray.available_resources())}. Others seem to use it: run "
+                f"again later. {CONTINUES}"
+            )
 
     def _unpacked(self, report: bytes) -> Any:
         """Return the result of a report, or raise it if it is an error, and log what was logged."""
