@@ -25,9 +25,9 @@ from typing import Any
 from carvana_kedro.errors import UserError
 from carvana_kedro.predicting.actors import VERSIONS, Order, Pass, try_out
 from carvana_kedro.predicting.messages import Parent, for_parent
-from carvana_kedro.predicting.work import Job
+from carvana_kedro.predicting.work import Job, Work
 from carvana_kedro.stores.machine import usable_cores
-from carvana_kedro.stores.predictions import PredictionShards, Shard
+from carvana_kedro.stores.predictions import Shard
 
 logger = logging.getLogger(__name__)
 
@@ -156,10 +156,8 @@ class _Driver:
     def __init__(self, parent: Parent, content: bytes, surroundings: Surroundings) -> None:
         import ray
 
-        work = pickle.loads(content)
         self._parent = parent
-        self._shards: PredictionShards = work.shards
-        self._device: str = work.predictor["device"]
+        self._work: Work = pickle.loads(content)
         self._cluster = surroundings.cluster
         self._order = Order(
             [ray.put(content)], Path.cwd(), surroundings.threads > 1, surroundings.level, VERSIONS
@@ -173,11 +171,11 @@ class _Driver:
         """
         import ray
 
-        _, resources = _places(self._cluster, self._device)
+        _, resources = _places(self._cluster, self._work.predictor["device"])
         trial = ray.remote(try_out).options(max_retries=0, **resources).remote(self._order)
         started = time.monotonic()
         while not ray.wait([trial], timeout=_LOOKS)[0]:
-            _places(self._cluster, self._device)  # raises an error if there is none left
+            _places(self._cluster, self._work.predictor["device"])  # raises an error if there is none left
             self._require_place(resources, started)
         try:
             report = ray.get(trial)
@@ -206,6 +204,9 @@ class _Driver:
                     del missing[number]
                     self._parent.tell("shard", (number, shard))
             except (ray.exceptions.RayError, _LostError) as error:
+                for number, shard in self._finished(missing).items():
+                    del missing[number]
+                    self._parent.tell("shard", (number, shard))
                 fruitless = 0 if len(missing) < before else fruitless + 1
                 if fruitless == _FRUITLESS:
                     raise UserError(
@@ -222,12 +223,20 @@ class _Driver:
                     f"inference.cluster={self._cluster}: the connection was lost ({_text(error)}). {CONTINUES}"
                 ) from error
 
+    def _finished(self, jobs: Mapping[int, Job]) -> dict[int, Shard]:
+        """Return the shards that are written with all their images, but whose reports were lost."""
+        return {
+            number: shard
+            for number, shard in self._work.shards.find(self._work.key).items()
+            if number in jobs and self._work.predicted_images.are_intact(jobs[number].names, shard.images)
+        }
+
     def _pass(self, jobs: Mapping[int, Job]) -> Iterator[bytes]:
         """Yield the reports of shards, until all are predicted or a part of the cluster is lost."""
         import ray
 
         nodes = _nodes()
-        places, resources = _places(self._cluster, self._device)
+        places, resources = _places(self._cluster, self._work.predictor["device"])
         actor = ray.remote(Pass).options(
             num_cpus=0, max_restarts=0, max_concurrency=Pass.THREADS, resources=_HEAD
         )
@@ -288,14 +297,14 @@ class _Driver:
         Raises:
             UserError: A shard does not appear.
         """
-        path, until = self._shards.folder / shard.name, time.monotonic() + _VISIBLE_WITHIN
+        path, until = self._work.shards.folder / shard.name, time.monotonic() + _VISIBLE_WITHIN
         while not path.exists():
             if time.monotonic() > until:
                 raise UserError(
                     f"A node of inference.cluster={self._cluster} has written {path}, but this machine does not see "
                     "it. Keep the data on a disk that all nodes share: --params data_root=PATH"
                 )
-            os.scandir(path.parent if path.parent.exists() else self._shards.folder).close()
+            os.scandir(path.parent if path.parent.exists() else self._work.shards.folder).close()
             time.sleep(0.2)
 
 
