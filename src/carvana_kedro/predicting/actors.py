@@ -4,13 +4,16 @@ import logging
 import os
 import pickle
 import queue
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -18,6 +21,7 @@ from carvana_kedro import __version__
 from carvana_kedro.errors import UserError
 from carvana_kedro.predicting.messages import for_parent
 from carvana_kedro.predicting.work import Job, Work
+from carvana_kedro.stores.machine import share_cores, usable_cores
 from carvana_kedro.stores.predictions import Shard
 
 VERSIONS = {"carvana-kedro": __version__, "PyTorch": torch.__version__}
@@ -50,7 +54,7 @@ class Order:
         """Return the work, in an actor.
 
         Raises:
-            UserError: The versions on this node are others.
+            UserError: The versions on this node are others, or it does not find what a relative path leads to.
         """
         import ray
 
@@ -59,11 +63,43 @@ class Order:
                 f"The node {ray.util.get_node_ip_address()} has {_listed(VERSIONS)}, but this process has "
                 f"{_listed(self.versions)}. Install the same versions on all nodes."
             )
-        with suppress(OSError):  # all paths are absolute then
-            os.chdir(self.folder)
-        torch.set_num_threads(max(2, torch.get_num_threads()) if self.threaded else 1)
+        _settle(self.threaded)
         work: Work = pickle.loads(ray.get(self.work[0]))
+        try:
+            os.chdir(self.folder)
+        except OSError as error:
+            _require_absolute(work, error)
         return work
+
+
+def _settle(threaded: bool) -> None:
+    """Take this actor's share of its node, as each process of `inference.devices` does."""
+    import ray
+
+    context = ray.get_runtime_context()
+    ours, name = context.get_assigned_resources(), context.get_node_id()
+    (node,) = (node["Resources"] for node in ray.nodes() if node["NodeID"] == name)
+    kind = "GPU" if ours.get("GPU") else "CPU"
+    share_cores(int(node[kind] // ours[kind]))
+    cv2.setNumThreads(usable_cores())
+    torch.set_num_threads(max(2, torch.get_num_threads()) if threaded else 1)
+
+
+def _require_absolute(work: Work, error: OSError) -> None:
+    """Check the paths of the work, on a node without the working directory.
+
+    Raises:
+        UserError: A path is relative to it.
+    """
+    import ray
+
+    for path in (work.images.images, work.shards.folder, work.predicted_images.folder):
+        if not path.is_absolute():
+            raise UserError(
+                f"The node {ray.util.get_node_ip_address()} cannot use the folder that {path} is relative to "
+                f"({error}). Keep the data on a disk that all nodes share, and name it: --params data_root=PATH, with "
+                "an absolute path."
+            )
 
 
 def _listed(versions: Mapping[str, str]) -> str:
@@ -76,33 +112,40 @@ def try_out(order: Order) -> bytes:
     Returns:
         A pickled `Report`.
     """
-    with _recorded(order.level) as records:
+    return _report(order.level, partial(_build, order))
+
+
+def _build(order: Order) -> None:
+    order.load().build_predictor()
+
+
+def _report(level: int, do: Callable[[], Any]) -> bytes:
+    """Return a pickled `Report`. Errors are values: Ray would wrap them, and end the other actors first."""
+    with _recorded(level) as records:
         try:
-            order.load().build_predictor()
+            result = do()
         except Exception as error:
-            return pickle.dumps((_drained(records), for_parent(error)))
-        return pickle.dumps((_drained(records), None))
+            result = for_parent(error)
+        return pickle.dumps((_drained(records), result))
 
 
 class ShardPredictor:
-    """Predicts and writes shards: what `map_batches` calls in each actor. The predictor is built for the first one."""
+    """Predicts and writes shards: what `map_batches` calls in each actor. The predictor is built for the first one.
 
-    def __init__(self, order: Order) -> None:
+    Args:
+        order: What is predicted.
+        sender: The actor `Pass`, which is told that this one has found its place.
+    """
+
+    def __init__(self, order: Order, sender: Any) -> None:
         self._order = order
         self._work: Work | None = None
+        sender.found_place.remote()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[bytes]]:
         """Return a pickled `Report` for every pickled pair of a number and a job."""
-        return {"report": [self._report(job) for job in batch["job"]]}
-
-    def _report(self, content: bytes) -> bytes:
-        result: Any
-        with _recorded(self._order.level) as records:
-            try:
-                result = self._predict(*pickle.loads(content))
-            except Exception as error:  # as a value: Ray would wrap an error, and end the other actors first
-                result = for_parent(error)
-            return pickle.dumps((_drained(records), result))
+        tasks = [partial(self._predict, *pickle.loads(job)) for job in batch["job"]]
+        return {"report": [_report(self._order.level, task) for task in tasks]}
 
     def _predict(self, number: int, job: Job) -> tuple[int, Shard]:
         if self._work is None:
@@ -122,16 +165,19 @@ class Pass:
         resources: `num_cpus` and `num_gpus` of each.
     """
 
+    THREADS = 3  # for `next` and `placed`, which wait, and for `found_place`
+
     def __init__(
         self, order: Order, jobs: Mapping[int, Job], actors: int, resources: Mapping[str, int]
     ) -> None:
         import ray.data
 
+        self._found_place = threading.Event()
         ray.data.DataContext.get_current().enable_progress_bars = False
         rows = [{"job": pickle.dumps(job)} for job in jobs.items()]
         reports = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             ShardPredictor,
-            fn_constructor_args=[order],
+            fn_constructor_args=[order, ray.get_runtime_context().current_actor],
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
             # A lost actor ends the pass. By default it would wait for a place in the cluster, perhaps for ever, and
@@ -145,6 +191,14 @@ class Pass:
         """Wait for the next pickled `Report`; None: there are no more."""
         row = next(self._rows, None)
         return None if row is None else row["report"]
+
+    def found_place(self) -> None:
+        """Note that an actor has started."""
+        self._found_place.set()
+
+    def placed(self) -> None:
+        """Wait until an actor has started."""
+        self._found_place.wait()
 
 
 @contextmanager

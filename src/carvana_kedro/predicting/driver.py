@@ -25,9 +25,9 @@ from typing import Any
 from carvana_kedro.errors import UserError
 from carvana_kedro.predicting.actors import VERSIONS, Order, Pass, try_out
 from carvana_kedro.predicting.messages import Parent, for_parent
-from carvana_kedro.predicting.work import Job
+from carvana_kedro.predicting.work import Job, Work
 from carvana_kedro.stores.machine import usable_cores
-from carvana_kedro.stores.predictions import PredictionShards, Shard
+from carvana_kedro.stores.predictions import Shard
 
 logger = logging.getLogger(__name__)
 
@@ -156,10 +156,8 @@ class _Driver:
     def __init__(self, parent: Parent, content: bytes, surroundings: Surroundings) -> None:
         import ray
 
-        work = pickle.loads(content)
         self._parent = parent
-        self._shards: PredictionShards = work.shards
-        self._device: str = work.predictor["device"]
+        self._work: Work = pickle.loads(content)
         self._cluster = surroundings.cluster
         self._order = Order(
             [ray.put(content)], Path.cwd(), surroundings.threads > 1, surroundings.level, VERSIONS
@@ -173,17 +171,12 @@ class _Driver:
         """
         import ray
 
-        _, resources = _places(self._cluster, self._device)
+        _, resources = _places(self._cluster, self._work.predictor["device"])
         trial = ray.remote(try_out).options(max_retries=0, **resources).remote(self._order)
-        until = time.monotonic() + _PLACED_WITHIN
+        started = time.monotonic()
         while not ray.wait([trial], timeout=_LOOKS)[0]:
-            _places(self._cluster, self._device)  # raises an error if there is none left
-            if time.monotonic() > until:
-                raise UserError(
-                    f"inference.cluster={self._cluster} has found no place for an actor with {_listed(resources)} "
-                    f"within {_PLACED_WITHIN} seconds. Free now: {_listed(ray.available_resources())}. Others seem to "
-                    f"use it: run again later. {CONTINUES}"
-                )
+            _places(self._cluster, self._work.predictor["device"])  # raises an error if there is none left
+            self._require_place(resources, started)
         try:
             report = ray.get(trial)
         except ray.exceptions.RayError as error:
@@ -211,6 +204,9 @@ class _Driver:
                     del missing[number]
                     self._parent.tell("shard", (number, shard))
             except (ray.exceptions.RayError, _LostError) as error:
+                for number, shard in self._finished(missing).items():
+                    del missing[number]
+                    self._parent.tell("shard", (number, shard))
                 fruitless = 0 if len(missing) < before else fruitless + 1
                 if fruitless == _FRUITLESS:
                     raise UserError(
@@ -227,19 +223,32 @@ class _Driver:
                     f"inference.cluster={self._cluster}: the connection was lost ({_text(error)}). {CONTINUES}"
                 ) from error
 
+    def _finished(self, jobs: Mapping[int, Job]) -> dict[int, Shard]:
+        """Return the shards that are written with all their images, but whose reports were lost."""
+        return {
+            number: shard
+            for number, shard in self._work.shards.find(self._work.key).items()
+            if number in jobs and self._work.predicted_images.are_intact(jobs[number].names, shard.images)
+        }
+
     def _pass(self, jobs: Mapping[int, Job]) -> Iterator[bytes]:
         """Yield the reports of shards, until all are predicted or a part of the cluster is lost."""
         import ray
 
         nodes = _nodes()
-        places, resources = _places(self._cluster, self._device)
-        actor = ray.remote(Pass).options(num_cpus=0, max_restarts=0, resources=_HEAD)
+        places, resources = _places(self._cluster, self._work.predictor["device"])
+        actor = ray.remote(Pass).options(
+            num_cpus=0, max_restarts=0, max_concurrency=Pass.THREADS, resources=_HEAD
+        )
         running = actor.remote(self._order, jobs, min(places, len(jobs)), resources)
+        placed, started = running.placed.remote(), time.monotonic()
         try:
             while True:
                 report = running.next.remote()
                 lost_at = 0.0
                 while not ray.wait([report], timeout=_LOOKS)[0]:
+                    if not ray.wait([placed], timeout=0)[0]:
+                        self._require_place(resources, started)
                     # Ray Data reports a lost actor. This is for what it does not report.
                     if lost := nodes - _nodes():
                         lost_at = lost_at or time.monotonic()
@@ -258,6 +267,21 @@ class _Driver:
             with suppress(Exception):  # it may be lost, and so may the connection
                 ray.kill(running)
 
+    def _require_place(self, resources: Mapping[str, float], started: float) -> None:
+        """Check that an actor without a place has not waited too long for one. It would wait for ever.
+
+        Raises:
+            UserError: It has.
+        """
+        import ray
+
+        if time.monotonic() > started + _PLACED_WITHIN:
+            raise UserError(
+                f"inference.cluster={self._cluster} has found no place for an actor with {_listed(resources)} within "
+                f"{_PLACED_WITHIN} seconds. Free now: {_listed(ray.available_resources())}. Others seem to use it: run "
+                f"again later. {CONTINUES}"
+            )
+
     def _unpacked(self, report: bytes) -> Any:
         """Return the result of a report, or raise it if it is an error, and log what was logged."""
         records, result = pickle.loads(report)
@@ -273,14 +297,14 @@ class _Driver:
         Raises:
             UserError: A shard does not appear.
         """
-        path, until = self._shards.folder / shard.name, time.monotonic() + _VISIBLE_WITHIN
+        path, until = self._work.shards.folder / shard.name, time.monotonic() + _VISIBLE_WITHIN
         while not path.exists():
             if time.monotonic() > until:
                 raise UserError(
                     f"A node of inference.cluster={self._cluster} has written {path}, but this machine does not see "
                     "it. Keep the data on a disk that all nodes share: --params data_root=PATH"
                 )
-            os.scandir(path.parent if path.parent.exists() else self._shards.folder).close()
+            os.scandir(path.parent if path.parent.exists() else self._work.shards.folder).close()
             time.sleep(0.2)
 
 
