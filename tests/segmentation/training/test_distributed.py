@@ -155,7 +155,12 @@ def test_global_batch_norm_is_batch_norm_where_the_mean_is_large(
         outputs.pow(3).sum().backward()
         assert images.grad is not None
         gradients = {name: weight.grad for name, weight in network.named_parameters()}
-        return {"outputs": outputs.detach(), "images": images.grad, **gradients, **dict(network.named_buffers())}
+        return {
+            "outputs": outputs.detach(),
+            "images": images.grad,
+            **gradients,
+            **dict(network.named_buffers()),
+        }
 
     expected = results(exact, torch.float64)
     errors = [
