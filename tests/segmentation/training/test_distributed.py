@@ -2,15 +2,17 @@
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import nn
 
 from benchmarks.distributed import CASES, OTHERS, built, differences, largest_difference, run_everywhere
+from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.architectures.global_batch_norm import GlobalBatchNorm2d
+from carvana_kedro.segmentation.training import build
 from carvana_kedro.segmentation.training.distributed import ALONE, World
 from carvana_kedro.segmentation.training.loop import train
 from ranks import LONGER, Found, everything
@@ -176,6 +178,39 @@ def test_global_batch_norm_is_batch_norm_where_the_mean_is_large(
     for name, of_torch in errors[0].items():  # float32 itself is this inexact, and each value is rounded
         rounding = torch.finfo(torch.float32).eps * float(expected[name].abs().max())
         assert errors[1][name] <= 2 * of_torch + rounding, name
+
+
+def test_global_batch_norm_communicates_in_training_only() -> None:
+    network = nn.BatchNorm2d(2, track_running_stats=False)
+    features = torch.randn(3, 2, 4, 4)
+    expected = network.eval()(features)
+    totals = []
+    GlobalBatchNorm2d.convert(network, lambda tensor: totals.append(tensor) or tensor)
+    assert torch.equal(network(features), expected)
+    assert totals == []
+    network.train()(features)
+    assert len(totals) == 2
+
+
+def test_global_batch_norm_refuses_one_value_per_channel_of_all_processes() -> None:
+    network = nn.BatchNorm2d(2)
+    GlobalBatchNorm2d.convert(network, lambda tensor: tensor)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        network(torch.randn(1, 2, 1, 1))
+    cast(GlobalBatchNorm2d, network).total = lambda tensor: 2 * tensor
+    network(torch.randn(1, 2, 1, 1))
+
+
+class _OtherBatchNorm(nn.BatchNorm2d):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input).relu()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_another_class_of_batch_norm_is_refused(device: str) -> None:
+    network: Any = nn.Sequential(nn.Conv2d(3, 4, 1), _OtherBatchNorm(4))
+    with pytest.raises(UserError, match=r"batch_norm=local, or devices=1"):
+        build._with_global_batch_norm(network, World(0, 2), torch.device(device))
 
 
 @pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, GlobalBatchNorm2d.convert])

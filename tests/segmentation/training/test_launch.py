@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 import launched_process
 from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.training.distributed import LostProcessError, noticing_lost_processes
 from carvana_kedro.segmentation.training.launch import report_step, run_in_processes, stop_requested
 from processes import children, wait_until_ended
 
@@ -258,3 +259,19 @@ def test_a_rendezvous_that_is_no_address_is_refused() -> None:
 def test_outside_of_ranks_nothing_is_reported_and_no_stop_requested() -> None:
     report_step(3)
     assert not stop_requested()
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"), True),
+        (dist.DistNetworkError("the server is gone"), True),
+        (RuntimeError("[enforce fail at /gloo/transport/tcp/pair.cc:446] 8 vs 4"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (UserError("/data/gloo/transport/7.jpg cannot be read"), False),
+        (ValueError("gloo"), False),
+    ],
+)
+def test_only_a_lost_connection_means_a_lost_process(error: Exception, lost: bool) -> None:
+    with pytest.raises(LostProcessError if lost else type(error)), noticing_lost_processes():
+        raise error

@@ -32,11 +32,15 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize (N, C, H, W) features."""
-        if not (self.training or self.running_mean is None):
+        if not self.training:  # processes may have different numbers of validation batches
             return super().forward(input)
         mean, variance, count = _statistics(input.detach(), self.total)
-        if self.training and self.running_mean is not None:
-            self._update(mean, variance * (count / (count - 1)))
+        if input.numel() == input.shape[1] and count == 1:  # the same error as that of BatchNorm2d
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got input size {input.size()}"
+            )
+        if self.running_mean is not None:
+            self._update(mean, variance * (count / (count - 1)).to(variance.dtype))
         normalized: Tensor = _Normalize.apply(
             input, self.weight, self.bias, mean, variance, count, self.eps, self.total
         )
@@ -53,7 +57,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance.to(self.running_var.dtype), factor)
 
 
-def _statistics(features: Tensor, total: Total) -> tuple[Tensor, Tensor, float]:
+def _statistics(features: Tensor, total: Total) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean and variance of each channel, at least float32, and the number of values that they are taken of."""
     exact = torch.promote_types(features.dtype, torch.float32)
     sums = features.sum(_PER_CHANNEL, dtype=exact)
@@ -61,7 +65,7 @@ def _statistics(features: Tensor, total: Total) -> tuple[Tensor, Tensor, float]:
     *sums_of_all, count = total(torch.cat([sums.double(), count])).split([len(sums), 1])
     mean = (sums_of_all[0] / count).to(exact)
     squares = (features.to(exact) - mean[:, None, None]).square_().sum(_PER_CHANNEL)
-    return mean, (total(squares.double()) / count).to(exact), float(count)
+    return mean, (total(squares.double()) / count).to(exact), count
 
 
 class _Normalize(torch.autograd.Function):
@@ -75,22 +79,22 @@ class _Normalize(torch.autograd.Function):
         bias: Tensor | None,
         mean: Tensor,
         variance: Tensor,
-        count: float,
+        count: Tensor,
         eps: float,
         total: Total,
     ) -> Tensor:
-        ctx.save_for_backward(features, weight, mean, variance)
-        ctx.count, ctx.eps, ctx.total = count, eps, total
+        ctx.save_for_backward(features, weight, mean, variance, count)
+        ctx.eps, ctx.total = eps, total
         return batch_norm(features, mean, variance, weight, bias, eps=eps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients: of the features through the statistics too, of weight and bias for this process."""
-        features, weight, mean, variance = ctx.saved_tensors
+        features, weight, mean, variance, count = ctx.saved_tensors
         constant = (gradients[0], features, weight, mean, variance, None, None, False, ctx.eps, [True] * 3)
         # As if mean and variance were constants; dot and total are Σ gradient x normalized, and Σ gradient.
         of_features, dot, summed = torch.ops.aten.native_batch_norm_backward(*constant)
-        dots, sums = ctx.total(torch.stack([dot, summed]).double()).to(mean.dtype) / ctx.count
+        dots, sums = (ctx.total(torch.stack([dot, summed]).double()) / count).to(mean.dtype)
         inverse = (variance + ctx.eps).rsqrt()
         scale = inverse if weight is None else inverse * weight
         slope = dots * inverse

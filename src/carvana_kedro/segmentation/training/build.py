@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -257,7 +258,18 @@ def build_training(
 def _with_global_batch_norm(
     network: SegmentationNetwork, world: World, device: torch.device
 ) -> SegmentationNetwork:
-    """Return the network with BatchNorm's statistics taken over all processes; the names of its weights stay."""
+    """Return the network with BatchNorm's statistics taken over all processes; the names of its weights stay.
+
+    Raises:
+        UserError: The network has a BatchNorm of another class, which would lose what that class adds.
+    """
+    known = {nn.BatchNorm2d} | ({nn.BatchNorm1d, nn.BatchNorm3d} if device.type == "cuda" else set())
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm) and type(module) not in known | {nn.SyncBatchNorm}:
+            raise UserError(
+                f"model_training.batch_norm=global does not support {type(module).__name__} ({name}) of the "
+                f"architecture on {device.type}. Choose model_training.batch_norm=local, or devices=1."
+            )
     if device.type == "cuda":
         converted: SegmentationNetwork = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return converted

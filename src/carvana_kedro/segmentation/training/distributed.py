@@ -8,6 +8,7 @@ Each process (rank) computes the same steps on its share of each batch. Two kind
 
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -100,7 +101,7 @@ class World:
         """Return the sum of a tensor over the processes. The CPU does not wait for a GPU."""
         if self.size > 1:
             values = values.clone()
-            with _noticing_lost_processes():
+            with noticing_lost_processes():
                 dist.all_reduce(values)
         return values
 
@@ -117,7 +118,7 @@ class World:
         if self.size == 1:
             return code
         codes = torch.tensor([code])
-        with _noticing_lost_processes():
+        with noticing_lost_processes():
             dist.all_reduce(codes, dist.ReduceOp.MAX)
         return int(codes)
 
@@ -125,7 +126,7 @@ class World:
         """Overwrite tensors with those of the leader."""
         if self.size > 1:
             for tensor in tensors:
-                with _noticing_lost_processes():
+                with noticing_lost_processes():
                     dist.broadcast(tensor, 0)
 
     def led(self, value: T) -> T:
@@ -141,7 +142,7 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with _noticing_lost_processes():
+        with noticing_lost_processes():
             dist.all_gather_object(values, value)
         return values
 
@@ -160,7 +161,7 @@ class World:
         except Exception as raised:
             error = raised
         if self.agree(error is not None):
-            errors = self.gather(error and _portable(error))
+            errors = self.gather(error and portable(error))
             first = next(rank for rank, found in enumerate(errors) if found is not None)
             failed = error if first == self.rank else errors[first]
             assert failed is not None
@@ -175,7 +176,7 @@ def replicate(network: Module, world: World) -> DistributedDataParallel | None:
     """
     if world.size == 1:
         return None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), noticing_lost_processes():
         # PyTorch 2.14 has a new name for it, which 2.10 does not know.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         replica = DistributedDataParallel(
@@ -198,13 +199,16 @@ def _sum(state: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     return summed
 
 
-def _portable(error: Exception) -> Exception:
-    """Return the error, or one with the same text if it cannot be sent to another process."""
+def portable(error: Exception, largest: int = 100_000) -> Exception:
+    """Return the error, or one with the same text if it cannot be sent to another process in `largest` bytes."""
     try:
-        pickle.loads(pickle.dumps(error))
+        content = pickle.dumps(error)
+        pickle.loads(content)
+        if len(content) <= largest:
+            return error
     except Exception:  # the user's code may define any error
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+        pass
+    return RuntimeError(f"{type(error).__name__}: {error}"[: largest // 4])
 
 
 ALONE = World()
@@ -212,11 +216,23 @@ ALONE = World()
 
 
 @contextmanager
-def _noticing_lost_processes() -> Iterator[None]:
+def noticing_lost_processes() -> Iterator[None]:
+    """Raise LostProcessError if a message fails because another process is gone; other errors stay as they are."""
     try:
         yield
-    except RuntimeError as error:  # a closed connection; torch has no class of its own for it
+    except RuntimeError as error:
+        if isinstance(error, LostProcessError) or not _is_lost_connection(error):
+            raise
         raise LostProcessError(f"Another process of this training has ended: {error}") from error
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Return whether a connection of gloo or nccl has failed. Gloo has no class of its own for it."""
+    text = str(error)
+    of_gloo = re.search(r"gloo/(transport|rendezvous)/|connectFullMesh", text)
+    return isinstance(error, dist.DistError) or (
+        of_gloo is not None and "enforce fail" not in text
+    )  # sizes differ
 
 
 def _split(batch: Any, parts: int) -> list[Any]:

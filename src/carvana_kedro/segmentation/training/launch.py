@@ -28,7 +28,13 @@ import torch.distributed as dist
 from torch.multiprocessing import ProcessExitedException
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.segmentation.training.distributed import BACKEND, LostProcessError, World
+from carvana_kedro.segmentation.training.distributed import (
+    BACKEND,
+    LostProcessError,
+    World,
+    noticing_lost_processes,
+    portable,
+)
 from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingInterruptedError
 from carvana_kedro.stores.processes import end_with_parent
 
@@ -471,7 +477,10 @@ class _Rank:
             os._exit(_LOST)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         text = "".join(traceback.format_exception(error))
-        self.send("error", (int(os.environ["RANK"]), _portable(error), text[-_LARGEST_MESSAGE // 4 :]))
+        self.send(
+            "error",
+            (int(os.environ["RANK"]), portable(error, _LARGEST_MESSAGE // 4), text[-_LARGEST_MESSAGE // 4 :]),
+        )
         os._exit(_FAILED)
 
 
@@ -507,7 +516,8 @@ def _run_rank(call: bytes, levels: dict[str, int], outgoing: socket.socket, stop
         os._exit(_LOST)
     try:
         function, arguments = pickle.loads(call)
-        _join_group()
+        with noticing_lost_processes():
+            _join_group()
         signal.signal(signal.SIGTERM, rank.terminate)
         result = function(World.current(), *arguments)
     except Exception as error:
@@ -531,21 +541,11 @@ def _join_group() -> None:
 
 def _has_lost_another(error: BaseException | None) -> bool:
     """Return whether an error, or what led to it, means that another rank is gone."""
-    while error is not None:
-        if isinstance(error, LostProcessError | dist.DistError) or "gloo" in str(error):
+    while error is not None and not isinstance(error, UserError):
+        if isinstance(error, LostProcessError | dist.DistError):
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _portable(error: Exception) -> Exception:
-    """Return the error, or one with the same text if it cannot be sent to another process."""
-    try:
-        if len(pickle.dumps(error)) < _LARGEST_MESSAGE // 4:
-            return pickle.loads(pickle.dumps(error))
-    except Exception:
-        pass
-    return RuntimeError(f"{type(error).__name__}: {error}"[:10_000])
 
 
 def _levels() -> dict[str, int]:

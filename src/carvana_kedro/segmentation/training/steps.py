@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from carvana_kedro.segmentation.training.distributed import noticing_lost_processes
 from carvana_kedro.segmentation.training.losses import Loss, batch_dice, loss_of_parts
 from carvana_kedro.segmentation.training.state import Training
 
@@ -216,7 +217,8 @@ def forward_backward(run: Training, images: Tensor, targets: Tensor) -> tuple[Te
         with run.replica.no_sync() if run.replica and number < len(sizes) else nullcontext():
             logits = run.predict(run.replica or run.network, part)
             loss = loss_of(logits, part_targets) * (len(part) / count)
-            run.scaler.scale(loss).backward()
+            with noticing_lost_processes():
+                run.scaler.scale(loss).backward()
         losses.append(loss.detach())
         scores.append(batch_dice(logits.detach(), part_targets, run.threshold))
     means = torch.stack([torch.stack(losses).sum(), torch.cat(scores).sum() / count])
