@@ -42,7 +42,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         data: Path, *command: str, log: Path | None = None, **parameters: Any
     ) -> subprocess.Popen[str]:
         values = [f"model_training.{name}={value}" for name, value in {"epochs": 8, **parameters}.items()]
-        environment = {**os.environ, "DO_NOT_TRACK": "1", "COLUMNS": "200"}
+        # One thread each: two machines with a process each would compute in more threads than one machine with two.
+        environment = {**os.environ, "DO_NOT_TRACK": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             [sys.executable, script, *(command or TRAIN), "--params", ",".join([f"data_root={data}", *values])],
             cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,

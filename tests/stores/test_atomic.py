@@ -81,6 +81,19 @@ def test_the_file_of_a_killed_process_is_swept_beside_that_of_a_living_one(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["second"]
 
 
+def test_a_relative_folder_is_swept_in_each_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name / "out").mkdir(parents=True)
+        left = tmp_path / name / "out/.0123abcd.part"
+        left.touch()
+        monkeypatch.chdir(tmp_path / name)
+        with atomic_path(Path("out/file")) as part:
+            part.touch()
+        assert not left.exists()
+
+
 def test_nothing_is_swept_on_a_file_system_without_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,11 +44,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{uuid4().hex[:8]}.part")
     with writing(path, part):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if (
-            path.parent not in _swept
-        ):  # once per process: listing a large folder for each of its files would take long
-            _swept.add(path.parent)
-            remove_partial_files(path.parent)
+        # Once per process: listing a large folder for each of its files would take long.
+        if (folder := path.parent.absolute()) not in _swept:
+            _swept.add(folder)
+            remove_partial_files(folder)
         claim = _claim(part)
         try:
             yield part

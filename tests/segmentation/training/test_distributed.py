@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -222,3 +223,23 @@ def test_global_batch_norm_leaves_the_names_of_the_weights(convert: Any) -> None
     assert network.state_dict().keys() == before.keys()
     kinds = {type(module) for module in network.modules()}
     assert nn.BatchNorm2d not in kinds and kinds & {nn.SyncBatchNorm, GlobalBatchNorm2d}
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "parts", "nodes", "images", "expected"),
+    [
+        (16, 1, 1, 1000, 8),
+        (4, 1, 1, 1000, 4),
+        (16, 4, 1, 1000, 4),
+        (16, 1, 1, 6, 6),
+        (16, 4, 1, 6, 2),
+        (16, 1, 2, 6, 3),
+    ],
+)
+def test_automatic_devices_can_share_a_batch(
+    monkeypatch: pytest.MonkeyPatch, batch_size: int, parts: int, nodes: int, images: int, expected: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    recipe = replace(LONGER, device="cuda", batch_size=batch_size, accumulation_steps=parts, nodes=nodes)
+    assert build.count_devices(recipe, images) == expected

@@ -78,7 +78,7 @@ def train_model(
     _check_sides((train_index, validation_index), training_images)
     splits = split_folds(train_index, validation_index, parameters.folds, parameters.seed)
     arguments = splits, training_images, checkpoints, tensorboard, pixel_cache, parameters
-    devices = count_devices(parameters.to_recipe())
+    devices = count_devices(parameters.to_recipe(), min(len(train) for train, _ in splits))
     if devices * parameters.nodes == 1:
         trained = _train_splits(ALONE, *arguments)
     else:
@@ -326,7 +326,7 @@ def _restore(run: Run, state: Mapping[str, Any] | None, checkpoints: RunCheckpoi
         )  # fmt: skip
     else:
         logger.info("Run %s starts: %d epochs of %d steps", name, training.epochs, steps)
-    logger.info("%s on %s", training.description["architecture"], training.hardware)
+    logger.info("%s on %s", training.description["architecture"], training.about["hardware"])
 
 
 def _origin(source: str) -> str:

@@ -98,8 +98,13 @@ def choose_hardware(recipe: Recipe) -> Hardware:
     )
 
 
-def count_devices(recipe: Recipe) -> int:
+def count_devices(recipe: Recipe, images: int | None = None) -> int:
     """Return the number of processes that train together on this machine.
+
+    Args:
+        recipe: How to train.
+        images: Number of training images. `auto` takes no more processes than can share a batch of them; None: the
+            number does not matter.
 
     Raises:
         UserError: There are fewer GPUs than the recipe asks for, or the device cannot be used by several processes.
@@ -107,8 +112,10 @@ def count_devices(recipe: Recipe) -> int:
     device = choose_device(recipe.device)
     gpus = torch.cuda.device_count() if device.type == "cuda" else 0
     if recipe.devices == "auto":
-        images = recipe.batch_size // recipe.accumulation_steps
-        return max(1, min(gpus, images // recipe.nodes))
+        batch = min(recipe.batch_size, images or recipe.batch_size)
+        part = -(-batch // recipe.accumulation_steps)
+        smallest = batch % part or part  # only the last part may be smaller
+        return max(1, min(gpus, smallest // recipe.nodes))
     if gpus and recipe.devices > gpus:
         raise UserError(
             f"model_training.devices={recipe.devices}, but this machine has {gpus} GPU(s) for {device}. Choose "

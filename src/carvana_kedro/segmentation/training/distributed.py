@@ -133,7 +133,7 @@ class World:
         """Return the leader's value. It must be picklable."""
         values = [value]
         if self.size > 1:
-            with _noticing_lost_processes():
+            with noticing_lost_processes():
                 dist.broadcast_object_list(values, 0)
         return values[0]
 

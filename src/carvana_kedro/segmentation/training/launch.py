@@ -210,7 +210,7 @@ class _Launch:
             raise self._error
         if self._interrupted():
             raise TrainingInterruptedError(
-                "Training was interrupted. The same command resumes it from the last checkpoint."
+                "Training was interrupted. The same command continues it."
             )
 
     def _death(self) -> str:
