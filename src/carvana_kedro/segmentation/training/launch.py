@@ -209,9 +209,7 @@ class _Launch:
         if self._error is not None:
             raise self._error
         if self._interrupted():
-            raise TrainingInterruptedError(
-                "Training was interrupted. The same command continues it."
-            )
+            raise TrainingInterruptedError("Training was interrupted. The same command continues it.")
 
     def _death(self) -> str:
         """Return, as the beginning of a sentence, which rank died and how."""
