@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,10 @@ from carvana_kedro.studio import StudioSettings, render_competition
 from standin_kaggle import KEY, USERNAME, StandInKaggle
 
 PROJECT = Path(__file__).parents[1]
+# A shell lets background jobs ignore Ctrl-C, and so would the programs that the tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SMALL = StudioSettings(training_cars=4, test_cars=1, views=4, width=240, height=160)
 
 

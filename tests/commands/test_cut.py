@@ -348,13 +348,7 @@ def test_ctrl_c_while_photographs_are_searched_has_status_130(
 
 def _start(arguments: Sequence[str], written: int) -> subprocess.Popen[bytes]:
     """Start a process, and wait until it has written some files."""
-    process = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # ignored if the tests run in the background
-    )
+    process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while len(list(Path("out").rglob("*.png"))) < written:
         assert process.poll() is None and time.monotonic() < deadline
