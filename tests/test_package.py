@@ -169,8 +169,7 @@ def test_the_wheel_and_the_packed_configuration_run_in_empty_folders(
     # The folder that the Dockerfile makes: `kedro` needs pyproject.toml and src, the code is in the wheel.
     (unpacked / "src").mkdir(parents=True)
     shutil.copy(project / "pyproject.toml", unpacked)
-    with tarfile.open(archive) as packed:
-        packed.extractall(unpacked, filter="data")
+    shutil.unpack_archive(archive, unpacked)
     (unpacked / "conf/local").mkdir(exist_ok=True)
     call(unpacked, "kedro", "run", "--env", "test", "--pipelines", "data_ingestion")
     assert (unpacked / "data/test/05_model_input/sample/train_index.csv").is_file()

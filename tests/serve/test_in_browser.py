@@ -176,7 +176,7 @@ def test_photographs_are_chosen_with_the_keyboard(
     browser: Browser, server: Served, photographs: list[Path]
 ) -> None:
     with sound_page(browser) as page:
-        page.goto(_address(server))
+        page.goto(_address(server), wait_until="networkidle")  # before, a key may be lost
         page.keyboard.press("Tab")
         expect(page.get_by_label("Choose photographs")).to_be_focused()
         with page.expect_file_chooser() as chooser:
