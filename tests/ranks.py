@@ -83,7 +83,7 @@ def everything(world: World) -> Found:
     messages["interruption"] = _message(stopped)
     state = copy.deepcopy(stopped.training.state())
     resumed = built(LONGER, world)
-    resumed.training.restore(copy.deepcopy(state))  # the optimizer goes on with the tensors that it is given
+    resumed.training.restore(copy.deepcopy(state))  # the optimizer changes the tensors that it is given
     train(*resumed)
     return Found(
         results(world), unreadable.count, messages, state, resumed.training.state(), whole.training.state()

@@ -77,7 +77,7 @@ def predict_masks(
             logger.info("%d of %d shards of masks exist from an earlier run", len(shards), len(plan.jobs))
         with engine.started(plan.work, missing, parameters.devices, parameters.cluster) as predicted:
             predicted_images.remove_others(
-                # Found anew: starting may take a minute, in which a late share may have finished a shard.
+                # Looked up again: starting may take a minute, in which a late share may have finished a shard.
                 kept={name for shard in plan.finished().values() for name in shard.images},
                 expected={name for job in plan.jobs.values() for name in job.names},
                 shards=prediction_shards,
