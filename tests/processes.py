@@ -1,9 +1,20 @@
 """Processes that should end, for several tests."""
 
+import subprocess
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+@contextmanager
+def killed_afterwards() -> Iterator[list[subprocess.Popen[str]]]:
+    """Give a list for processes that are started in the block. Kill those that are still running after it."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 def is_running(pid: int) -> bool:

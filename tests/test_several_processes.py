@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from carvana_kedro.stores.checkpoints import CheckpointStore
-from processes import children, wait_until_ended
+from processes import children, killed_afterwards, wait_until_ended
 
 PROJECT = Path(__file__).parents[1]
 TRAIN = ("run", "--env", "test", "--nodes", "model_training.train_model")
@@ -36,7 +36,6 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """`start(data, *command, **parameters)` starts Kedro's console script in a session of its own."""
     script = tmp_path_factory.mktemp("bin") / "kedro"
     script.write_text(CONSOLE_SCRIPT)
-    processes = []
 
     def start_process(
         data: Path, *command: str, log: Path | None = None, **parameters: Any
@@ -52,10 +51,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         processes.append(process)
         return process
 
-    yield start_process
-    for process in processes:
-        process.kill()
-        process.wait()
+    with killed_afterwards() as processes:
+        yield start_process
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """What the pipelines share that predict: which images, in which shards, and with what."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction import onnx
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.source import ImageSource
-from carvana_kedro.stores.predictions import KINDS, Kind, PredictedImages, PredictionShards, Shard
+from carvana_kedro.stores.predictions import KINDS, Kind, PredictedImages, PredictionShards
 
 logger = logging.getLogger(__name__)
 
@@ -113,16 +113,6 @@ class PredictionPlan:
             hardware=origin["hardware"],
         )
         return cls(origin, _jobs(test_index, predicted_images, parameters), work)
-
-    def finished(self, numbers: Collection[int] | None = None) -> dict[int, Shard]:
-        """Return the shards that exist with all their images, by number: those of the numbers, or all."""
-        numbers = self.jobs.keys() if numbers is None else numbers
-        return {
-            number: shard
-            for number, shard in self.work.shards.find(self.work.key).items()
-            if number in numbers
-            and self.work.predicted_images.are_intact(self.jobs[number].names, shard.images)
-        }
 
     def files_have_changed(self) -> bool:
         """Return whether files of the source have changed since the plan was made."""

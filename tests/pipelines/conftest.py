@@ -13,6 +13,7 @@ from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.checkpoints import save_checkpoint
 from carvana_kedro.stores.images.competition import ImageStore
+from processes import killed_afterwards
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -43,7 +44,6 @@ def start(training_images: ImageStore, tmp_path_factory: pytest.TempPathFactory)
     weights = build_network("unet_small", width_multiplier=0.5).state_dict()
     save_checkpoint(folder.parent / "model.pt", {**model, "weights": weights, "run_id": "run"})
     script = Path(__file__).parents[1] / "predicted_process.py"
-    processes = []
 
     def start_process(output: Path, **parameters: Any) -> subprocess.Popen[str]:
         arguments = [folder.parent / "model.pt", folder, output, json.dumps(parameters)]
@@ -55,7 +55,5 @@ def start(training_images: ImageStore, tmp_path_factory: pytest.TempPathFactory)
         processes.append(process)
         return process
 
-    yield start_process
-    for process in processes:
-        process.kill()
-        process.wait()
+    with killed_afterwards() as processes:
+        yield start_process

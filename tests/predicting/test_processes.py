@@ -173,7 +173,7 @@ def test_a_killed_process_ends_the_run_which_then_continues(
         dict(predicted)
     assert len(pids) == 2
     assert not any(map(is_running, pids))
-    finished = plan.finished()
+    finished = plan.work.finished(plan.jobs)
     missing = {number: job for number, job in plan.jobs.items() if number not in finished}
     with engine.started(plan.work, missing, 1) as predicted:
         assert dict(predicted).keys() == missing.keys()

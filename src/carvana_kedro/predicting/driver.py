@@ -204,7 +204,8 @@ class _Driver:
                     del missing[number]
                     self._parent.tell("shard", (number, shard))
             except (ray.exceptions.RayError, _LostError) as error:
-                for number, shard in self._finished(missing).items():
+                # Some are written, but their reports were lost.
+                for number, shard in self._work.finished(missing).items():
                     del missing[number]
                     self._parent.tell("shard", (number, shard))
                 fruitless = 0 if len(missing) < before else fruitless + 1
@@ -222,14 +223,6 @@ class _Driver:
                 raise UserError(
                     f"inference.cluster={self._cluster}: the connection was lost ({_text(error)}). {CONTINUES}"
                 ) from error
-
-    def _finished(self, jobs: Mapping[int, Job]) -> dict[int, Shard]:
-        """Return the shards that are written with all their images, but whose reports were lost."""
-        return {
-            number: shard
-            for number, shard in self._work.shards.find(self._work.key).items()
-            if number in jobs and self._work.predicted_images.are_intact(jobs[number].names, shard.images)
-        }
 
     def _pass(self, jobs: Mapping[int, Job]) -> Iterator[bytes]:
         """Yield the reports of shards, until all are predicted or a part of the cluster is lost."""

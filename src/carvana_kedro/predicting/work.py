@@ -110,6 +110,14 @@ class Work:
     options: Options
     hardware: Sequence[str] = ("auto", "auto")
 
+    def finished(self, jobs: Mapping[int, Job]) -> dict[int, Shard]:
+        """Return those of the shards that are written with all their images, by number."""
+        return {
+            number: shard
+            for number, shard in self.shards.find(self.key).items()
+            if number in jobs and self.predicted_images.are_intact(jobs[number].names, shard.images)
+        }
+
     def build_predictor(self) -> Predictor:
         """Build the predictor, and log its threshold and hardware.
 

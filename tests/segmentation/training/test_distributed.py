@@ -243,3 +243,11 @@ def test_automatic_devices_can_share_a_batch(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     recipe = replace(LONGER, device="cuda", batch_size=batch_size, accumulation_steps=parts, nodes=nodes)
     assert build.count_devices(recipe, images) == expected
+
+
+def test_a_local_batch_norm_needs_several_values_in_each_process() -> None:
+    recipe = replace(LONGER, input_size=(32, 32), batch_size=2, devices=2)
+    build.check_recipe(recipe)
+    build.check_recipe(replace(recipe, batch_size=4, batch_norm="local"))
+    with pytest.raises(UserError, match=r"batches of 1 image\(s\)"):
+        build.check_recipe(replace(recipe, batch_norm="local"))

@@ -26,7 +26,7 @@ import launched_process
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.training.distributed import LostProcessError, noticing_lost_processes
 from carvana_kedro.segmentation.training.launch import report_step, run_in_processes, stop_requested
-from processes import children, wait_until_ended
+from processes import children, killed_afterwards, wait_until_ended
 
 TESTS = Path(launched_process.__file__).parent
 PROGRAM = "import launched_process; launched_process.main()"
@@ -37,7 +37,6 @@ Start = Callable[..., subprocess.Popen[str]]
 @pytest.fixture(scope="module")
 def start() -> Iterator[Start]:
     """`start(folder, **options)` starts or resumes the training in a session of its own."""
-    processes = []
 
     def start_process(folder: Path, **options: Any) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -48,10 +47,8 @@ def start() -> Iterator[Start]:
         processes.append(process)
         return process
 
-    yield start_process
-    for process in processes:
-        process.kill()
-        process.wait()
+    with killed_afterwards() as processes:
+        yield start_process
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import torch
 
 from carvana_kedro.stores.checkpoints import CheckpointStore
 from carvana_kedro.stores.images.competition import ImageStore
+from processes import killed_afterwards
 
 SCRIPT = Path(__file__).with_name("trained_process.py")
 CLOCKS = {"seconds", "images_per_second", "data_wait_share", "share_of_peak"}
@@ -25,7 +26,6 @@ Start = Callable[[Path, int, int], subprocess.Popen[str]]
 @pytest.fixture(scope="module")
 def start(training_images: ImageStore) -> Iterator[Start]:
     """`start(folder, workers, epochs)` starts or resumes a training in a new process."""
-    processes = []
 
     def start_process(folder: Path, num_workers: int, epochs: int) -> subprocess.Popen[str]:
         arguments = [training_images.images, training_images.masks, folder, num_workers, epochs]
@@ -36,10 +36,8 @@ def start(training_images: ImageStore) -> Iterator[Start]:
         processes.append(process)
         return process
 
-    yield start_process
-    for process in processes:
-        process.kill()
-        process.wait()
+    with killed_afterwards() as processes:
+        yield start_process
 
 
 @pytest.fixture(scope="module")

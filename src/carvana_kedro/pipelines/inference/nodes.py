@@ -71,14 +71,13 @@ def predict_masks(
         source,
     )
     with prediction_shards.locked():
-        shards = plan.finished()
+        shards = plan.work.finished(plan.jobs)
         missing = {number: job for number, job in plan.jobs.items() if number not in shards}
         if shards:
             logger.info("%d of %d shards of masks exist from an earlier run", len(shards), len(plan.jobs))
         with engine.started(plan.work, missing, parameters.devices, parameters.cluster) as predicted:
             predicted_images.remove_others(
-                # Looked up again: starting may take a minute, in which a late share may have finished a shard.
-                kept={name for shard in plan.finished().values() for name in shard.images},
+                kept={name for shard in shards.values() for name in shard.images},
                 expected={name for job in plan.jobs.values() for name in job.names},
                 shards=prediction_shards,
             )

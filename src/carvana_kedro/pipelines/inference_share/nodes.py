@@ -57,7 +57,7 @@ def predict_share(
         source,
     )
     mine = {number: job for number, job in plan.jobs.items() if parameters.has_shard(number)}
-    finished = plan.finished(mine).keys()
+    finished = plan.work.finished(mine).keys()
     missing = {number: job for number, job in mine.items() if number not in finished}
     _check_images(plan, missing)
     with engine.started(plan.work, missing, parameters.devices) as predicted:

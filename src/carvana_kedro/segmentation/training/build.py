@@ -57,7 +57,7 @@ def check_recipe(recipe: Recipe) -> None:
             does not fit, or a network, loss, optimizer or callback cannot be built.
     """
     choose_hardware(recipe)
-    count_devices(recipe)
+    devices = count_devices(recipe)
     for callback in recipe.callbacks:
         load_callback(callback)
     _check_optimizer(recipe)
@@ -73,6 +73,8 @@ def check_recipe(recipe: Recipe) -> None:
     elif recipe.pretrained:
         network.check_pretrained()
     part = recipe.batch_size // recipe.accumulation_steps
+    if recipe.batch_norm == "local":  # each process normalizes its share by itself
+        part //= devices * recipe.nodes
     if _is_own(recipe.architecture):
         _check_forward(network, recipe, torch.empty(part, 3, *recipe.input_size, device="meta"), output_size)
     else:
