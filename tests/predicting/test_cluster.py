@@ -32,6 +32,7 @@ from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference
 from carvana_kedro.pipelines.inference.nodes import predict_masks
 from carvana_kedro.predicting.cluster import check_cluster
+from carvana_kedro.predicting.driver import _connect
 from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.checkpoints import load_checkpoint, save_checkpoint
@@ -390,6 +391,33 @@ def test_an_address_where_nothing_listens_is_refused() -> None:
         port = free.getsockname()[1]
     with pytest.raises(UserError, match=f"ray://127.0.0.1:{port}: nothing answers there"):
         check_cluster(f"ray://127.0.0.1:{port}")
+
+
+class FailingRay:
+    """Ray, as far as connecting goes, where the first attempts fail."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.calls: list[str] = []
+
+    def init(self, **options: Any) -> None:
+        self.calls.append("init")
+        if self.calls.count("init") <= self.failures:
+            raise RuntimeError("the process is a zombie")
+
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+
+
+def test_a_connection_that_fails_once_is_tried_again() -> None:
+    once, twice, local = FailingRay(1), FailingRay(2), FailingRay(1)
+    _connect(once, "ray://head:10001", {})
+    assert once.calls == ["init", "shutdown", "init"]
+    with pytest.raises(UserError, match="ray://head:10001: the process is a zombie"):
+        _connect(twice, "ray://head:10001", {})
+    with pytest.raises(UserError, match="local: the process is a zombie"):
+        _connect(local, "local", {})
+    assert local.calls == ["init"]
 
 
 @pytest.mark.skipif(not MISSING, reason="ray[data] is installed")

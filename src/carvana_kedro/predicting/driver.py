@@ -99,16 +99,32 @@ def _connected(cluster: str, size: int) -> Iterator[None]:
 
         try:
             _end_at_sigterm()
-            try:
-                ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
-            except Exception as error:  # RuntimeError, ConnectionError and others
-                raise UserError(f"inference.cluster={cluster}: {_text(error)}") from error
+            _connect(ray, cluster, options)
             _end_at_sigterm()  # Ray sets its own handler
             logging.getLogger("ray").setLevel(logging.CRITICAL)
             yield
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
             ray.shutdown()
+
+
+def _connect(ray: Any, cluster: str, options: Mapping[str, Any]) -> None:
+    """Connect the module `ray` to a cluster, or start a local one.
+
+    Raises:
+        UserError: It fails, at an address twice: the process that Ray starts there for each client ends at once now
+            and then.
+    """
+    try:
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+        except Exception:
+            if cluster == "local":
+                raise
+            ray.shutdown()
+            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
+    except Exception as error:  # RuntimeError, ConnectionError and others
+        raise UserError(f"inference.cluster={cluster}: {_text(error)}") from error
 
 
 @contextmanager
