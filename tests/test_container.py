@@ -103,7 +103,8 @@ def test_the_dependencies_are_installed_from_the_copied_files(tmp_path: Path) ->
     (pip.parent / "python").symlink_to(sys.executable)
     done = subprocess.run(
         ["sh", "-c", re.sub(r"--mount=\S+", "", command)],
-        cwd=tmp_path, env={**os.environ, "PATH": f"{pip.parent}:{os.environ['PATH']}"}, capture_output=True, text=True,
+        cwd=tmp_path, env={**os.environ, "PATH": f"{pip.parent}:{os.environ['PATH']}", "PIP_QUIET": "0"},
+        capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Requirement already satisfied: torch" in done.stdout
