@@ -58,6 +58,13 @@ def fail(world: World, error: Exception) -> None:
     world.sum(torch.ones(1))
 
 
+def wait_for_second(world: World, seconds: float) -> int:
+    """Wait while the second process does something for so long, and return what it then has."""
+    if world.rank == 1:
+        time.sleep(seconds)
+    return world.agree(world.rank)
+
+
 def surroundings(world: World) -> tuple[int, int, int]:
     """Log and warn in all processes, and return what the first one finds."""
     logger.info("Only from process %d", world.rank + 1)
