@@ -17,6 +17,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.training.distributed import World
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.training.launch import report_step, run_in_processes, stop_requested
+from carvana_kedro.stores.machine import usable_cores
 
 logger = logging.getLogger("carvana_kedro.launched")
 
@@ -65,11 +66,11 @@ def wait_for_second(world: World, seconds: float) -> int:
     return world.agree(world.rank)
 
 
-def surroundings(world: World) -> tuple[int, int, int]:
+def surroundings(world: World) -> tuple[int, int, int, int]:
     """Log and warn in all processes, and return what the first one finds."""
     logger.info("Only from process %d", world.rank + 1)
     logger.debug("Below the level")
-    return world.size, int(world.sum(torch.ones(1))), torch.get_num_threads()
+    return world.size, int(world.sum(torch.ones(1))), torch.get_num_threads(), usable_cores()
 
 
 def main() -> None:

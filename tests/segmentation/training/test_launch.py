@@ -26,6 +26,7 @@ import launched_process
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.training.distributed import LostProcessError, noticing_lost_processes
 from carvana_kedro.segmentation.training.launch import report_step, run_in_processes, stop_requested
+from carvana_kedro.stores.machine import usable_cores
 from processes import children, killed_afterwards, wait_until_ended
 
 TESTS = Path(launched_process.__file__).parent
@@ -137,11 +138,14 @@ def test_a_process_that_is_stopped_is_noticed(start: Start, weight: float, tmp_p
     ranks = _ranks(tmp_path)
     os.kill(ranks[rank], signal.SIGSTOP)
     wait_until_ended([ranks[1 - rank]])
-    os.kill(ranks[rank], signal.SIGCONT)  # the launcher has sent SIGTERM, and would send SIGKILL after 30 seconds
+    os.kill(
+        ranks[rank], signal.SIGCONT
+    )  # the launcher has sent SIGTERM, and would send SIGKILL after 30 seconds
     again, output = _finish(process)
     assert again == weight
     assert (
-        f"Process {2 - rank} of 2 has lost the connection to another one (no sign of life for 2 seconds: " in output
+        f"Process {2 - rank} of 2 has lost the connection to another one (no sign of life for 2 seconds: "
+        in output
     )
     assert "All processes start again (restart 1 of 3)" in output and "Traceback" not in output
 
@@ -269,10 +273,11 @@ def test_this_process_is_as_before_and_shows_the_log_of_the_first_process(
     run()  # loads modules, whose loggers and one process that tracks semaphores stay
     caplog.clear()
     before = _state()
-    size, total, threads = run()
+    size, total, threads, cores = run()
     after = _state()
     assert [name for name in before if before[name] != after[name]] == []
     assert (size, total, threads) == (2, 2, max(1, torch.get_num_threads() // 2))
+    assert cores == max(1, usable_cores() // 2)
     assert [record.getMessage() for record in caplog.records] == ["Only from process 1"]
 
 

@@ -36,7 +36,9 @@ class Heartbeat:
         self._silence, self._lose = silence, lose
         self._ending = threading.Event()
         # A group of its own: messages of a group must not mix, and this one has a time limit.
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=silence))
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=silence))
+        assert isinstance(group, dist.ProcessGroup)  # every process is a member
+        self._group = group
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
 

@@ -39,6 +39,7 @@ from carvana_kedro.segmentation.training.distributed import (
 )
 from carvana_kedro.segmentation.training.heartbeat import Heartbeat, within
 from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingInterruptedError
+from carvana_kedro.stores.machine import share_machine
 from carvana_kedro.stores.processes import end_with_parent
 
 T = TypeVar("T")
@@ -581,7 +582,9 @@ def _join_group() -> None:
     has_gpus = torch.cuda.is_available()
     if has_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])))
+    local_size = int(os.environ["LOCAL_WORLD_SIZE"])
+    torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
+    share_machine(local_size)
     # No time limit: one rank may wait for a lock, draw or decode while the others wait for it. See `Heartbeat`.
     dist.init_process_group(BACKEND if has_gpus else "gloo", timeout=timedelta(days=1))
 
