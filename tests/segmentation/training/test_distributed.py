@@ -218,7 +218,8 @@ def test_each_batch_norm_becomes_a_global_one_of_the_same_results(
 def test_global_batch_norm_does_not_break_the_graph_of_a_compiled_network(momentum: float | None) -> None:
     network = nn.BatchNorm2d(2, momentum=momentum)
     GlobalBatchNorm.convert(network, lambda tensor: tensor)
-    torch.compile(network, backend="eager", fullgraph=True)(torch.randn(3, 2, 4, 4)).sum().backward()
+    compiled = torch.compile(lambda features: network(features).relu(), backend="eager", fullgraph=True)
+    compiled(torch.randn(3, 2, 4, 4)).sum().backward()
 
 
 def test_global_batch_norm_communicates_in_training_only() -> None:
