@@ -188,11 +188,12 @@ class _Launch:
             except RendezvousError as error:
                 self._sync()
                 self._raise_error()
+                first_line = str(error).partition("\n")[0]
                 raise UserError(
                     f"The {self._nodes} machines of model_training.nodes did not meet at model_training.rendezvous="
                     f"{self._rendezvous}, or one of them has ended or lost its connection: see its output. Start the "
                     "same command on all of them: it resumes from the last checkpoint, if there is one. "
-                    f"({type(error).__name__}: {str(error).splitlines()[0]})"
+                    f"({type(error).__name__}: {first_line})"
                 ) from error
         if self._interrupted():
             raise TrainingInterruptedError(
