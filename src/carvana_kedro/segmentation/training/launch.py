@@ -5,6 +5,7 @@ log lines, errors and steps to the process that has started them (the parent).
 """
 
 import fcntl
+import gc
 import logging
 import logging.handlers
 import os
@@ -28,6 +29,7 @@ from typing import Any, NoReturn, Self, TypeVar
 import torch
 import torch.distributed as dist
 from torch.multiprocessing import ProcessExitedException
+from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.training.distributed import (
@@ -526,6 +528,7 @@ class _Rank:
             "error",
             (int(os.environ["RANK"]), portable(error, _LARGEST_MESSAGE // 4), text[-_LARGEST_MESSAGE // 4 :]),
         )
+        _release(error)
         os._exit(_FAILED)
 
 
@@ -557,6 +560,8 @@ def _run_rank(
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent tells this one
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # By default it creates a semaphore, which would be reported as leaked if this rank is killed or ends with an error.
+    tqdm.set_lock(threading.RLock())
     _Rank.current = rank = _Rank(outgoing, stop)
     rank.log_to_parent(levels)
     if rank.stop_requested():  # nothing is lost yet
@@ -588,6 +593,14 @@ def _join_group() -> None:
     share_machine(local_size)
     # No time limit: one rank may wait for a lock, draw or decode while the others wait for it. See `Heartbeat`.
     dist.init_process_group(BACKEND if has_gpus else "gloo", timeout=timedelta(days=1))
+
+
+def _release(error: BaseException | None) -> None:
+    """Release what the frames of an error hold. Semaphores of data loaders would be reported as leaked otherwise."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 def _has_lost_another(error: BaseException | None) -> bool:
