@@ -17,6 +17,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.training.distributed import World
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
 from carvana_kedro.segmentation.training.launch import report_step, run_in_processes, stop_requested
+from carvana_kedro.stores.machine import usable_cores
 
 logger = logging.getLogger("carvana_kedro.launched")
 
@@ -58,11 +59,18 @@ def fail(world: World, error: Exception) -> None:
     world.sum(torch.ones(1))
 
 
-def surroundings(world: World) -> tuple[int, int, int]:
+def wait_for_second(world: World, seconds: float) -> int:
+    """Wait while the second process does something for so long, and return what it then has."""
+    if world.rank == 1:
+        time.sleep(seconds)
+    return world.agree(world.rank)
+
+
+def surroundings(world: World) -> tuple[int, int, int, int]:
     """Log and warn in all processes, and return what the first one finds."""
     logger.info("Only from process %d", world.rank + 1)
     logger.debug("Below the level")
-    return world.size, int(world.sum(torch.ones(1))), torch.get_num_threads()
+    return world.size, int(world.sum(torch.ones(1))), torch.get_num_threads(), usable_cores()
 
 
 def main() -> None:

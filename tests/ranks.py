@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ import torch
 from benchmarks.distributed import RECIPE, Random, Result, built, results
 from carvana_kedro.errors import UserError
 from carvana_kedro.pipelines.model_training import nodes
+from carvana_kedro.segmentation.data import cache
+from carvana_kedro.segmentation.data.reader import Reader
 from carvana_kedro.segmentation.training.callbacks import Callback
 from carvana_kedro.segmentation.training.distributed import World
 from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedError
@@ -56,6 +59,7 @@ class Found:
     results: dict[str, Result]
     validation_images_read: int
     messages: dict[str, str]
+    caches: list[bool]
     interrupted: Any
     resumed: Any
     uninterrupted: Any
@@ -86,8 +90,25 @@ def everything(world: World) -> Found:
     resumed.training.restore(copy.deepcopy(state))  # the optimizer changes the tensors that it is given
     train(*resumed)
     return Found(
-        results(world), unreadable.count, messages, state, resumed.training.state(), whole.training.state()
+        results(world),
+        unreadable.count,
+        messages,
+        _caches(world),
+        state,
+        resumed.training.state(),
+        whole.training.state(),
     )
+
+
+def _caches(world: World) -> list[bool]:
+    """Return whether this process keeps the images in memory, if all have enough of it, and if the last one has not."""
+    kept = []
+    for last_one in (1 << 60, 0):
+        available = last_one if world.rank == world.size - 1 else 1 << 60
+        with patch.object(cache, "available_memory", lambda available=available: available):
+            batches = built(replace(RECIPE, cache="auto"), world).train_batches
+        kept.append(not isinstance(batches._read, Reader))
+    return kept
 
 
 def _error_of(world: World, callbacks: Any = (), images: Any = None, **changes: Any) -> str:

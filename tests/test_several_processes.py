@@ -165,6 +165,7 @@ def test_a_training_goes_on_in_more_and_in_fewer_processes(start: Start, data: P
     assert "Everything is saved." in " ".join(end(signal.SIGTERM, 1).split())
     printed = " ".join(end(signal.SIGINT, 2).split())
     assert printed.count("SIGINT: finishing the step and saving.") == 1
+    assert "leaked" not in printed
     assert "resumes in epoch" in printed and "Everything is saved. The same command resumes it." in printed
     end(signal.SIGKILL, 2, code=-signal.SIGKILL)
     assert "resumes in epoch" in _finish(start(data, devices=1, epochs=40))
@@ -174,7 +175,7 @@ def test_a_training_goes_on_in_more_and_in_fewer_processes(start: Start, data: P
 
 
 def test_an_image_that_becomes_unreadable_ends_all_processes(start: Start, data: Path) -> None:
-    process = start(data, devices=2, epochs=500, cache="none")
+    process = start(data, devices=2, epochs=500, cache="none", num_workers=2)
     _until_checkpoint(process, data)
     ranks = _ranks(process)
     (split,) = data.rglob("training_image_index.csv")
@@ -184,6 +185,7 @@ def test_an_image_that_becomes_unreadable_ends_all_processes(start: Start, data:
     printed, _ = process.communicate(timeout=30)
     assert process.returncode == 1
     assert path.name in printed and "Traceback" not in printed and "start again" not in printed
+    assert "leaked" not in printed  # semaphores of the processes that read images
     wait_until_ended(ranks, 5)
 
 

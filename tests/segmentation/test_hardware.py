@@ -49,7 +49,7 @@ def test_the_number_of_workers_is_limited_to_the_number_of_cpus() -> None:
 
 
 def test_several_processes_divide_the_workers_and_each_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("carvana_kedro.segmentation.hardware.usable_cores", lambda: 8)
+    monkeypatch.setattr("carvana_kedro.segmentation.hardware.usable_cores", lambda: 8 // 4)  # its share
     assert [usable_workers(count, 4) for count in (0, 1, 4, 8, 100)] == [0, 1, 1, 2, 2]
 
 

@@ -1,6 +1,8 @@
 import os
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,7 +70,7 @@ def test_processes_of_one_run_share_the_cores(
 ) -> None:
     monkeypatch.setattr(machine, "_sharing", 1)  # restored after the test
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(5)), raising=False)
-    machine.share_cores(processes)
+    machine.share_machine(processes)
     assert usable_cores() == expected
 
 
@@ -110,6 +112,17 @@ def test_the_available_memory_of_this_machine_is_known() -> None:
     if sys.platform == "linux":
         with pytest.raises(UserError, match=r"needs 1152921\.5 TB"):
             require_memory(1 << 60, "keeping the images in memory")
+
+
+def test_processes_of_one_run_share_the_shared_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_sharing", 1)
+    monkeypatch.setattr(machine, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=101))
+    assert free_shared_memory() == 101
+    machine.share_machine(2)
+    assert free_shared_memory() == 50
 
 
 def test_shared_memory_is_measured_where_it_is_a_folder(

@@ -21,7 +21,7 @@ from carvana_kedro import __version__
 from carvana_kedro.errors import UserError
 from carvana_kedro.predicting.messages import for_parent
 from carvana_kedro.predicting.work import Job, Work
-from carvana_kedro.stores.machine import share_cores, usable_cores
+from carvana_kedro.stores.machine import share_machine, usable_cores
 from carvana_kedro.stores.predictions import Shard
 
 VERSIONS = {"carvana-kedro": __version__, "PyTorch": torch.__version__}
@@ -80,7 +80,7 @@ def _settle(threaded: bool) -> None:
     ours, name = context.get_assigned_resources(), context.get_node_id()
     (node,) = (node["Resources"] for node in ray.nodes() if node["NodeID"] == name)
     kind = "GPU" if ours.get("GPU") else "CPU"
-    share_cores(int(node[kind] // ours[kind]))
+    share_machine(int(node[kind] // ours[kind]))
     cv2.setNumThreads(usable_cores())
     torch.set_num_threads(max(2, torch.get_num_threads()) if threaded else 1)
 

@@ -19,7 +19,7 @@ from carvana_kedro.predicting.messages import Parent, Worker, for_parent, interr
 from carvana_kedro.predicting.work import Job, Work
 from carvana_kedro.segmentation.hardware import choose_device
 from carvana_kedro.segmentation.prediction import onnx
-from carvana_kedro.stores.machine import share_cores, usable_cores
+from carvana_kedro.stores.machine import share_machine, usable_cores
 from carvana_kedro.stores.predictions import Shard
 from carvana_kedro.stores.processes import end_with_parent
 
@@ -205,7 +205,7 @@ def _settle(surroundings: _Surroundings, parent: Parent) -> None:
     """Take this process's share of the machine, and log through the parent."""
     if surroundings.gpu is not None:
         os.environ[_VISIBLE] = surroundings.gpu  # before CUDA starts
-    share_cores(surroundings.processes)
+    share_machine(surroundings.processes)
     torch.set_num_threads(surroundings.threads)
     cv2.setNumThreads(usable_cores())
     parent.log_here(surroundings.level)

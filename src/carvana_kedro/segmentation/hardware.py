@@ -180,8 +180,7 @@ def usable_workers(num_workers: int, processes: int = 1) -> int:
         num_workers: Number that is asked for.
         processes: Number of processes that divide the workers among them. Each gets one at least, if any are asked for.
     """
-    workers = min(num_workers, usable_cores())
-    return max(workers // processes, min(workers, 1))
+    return max(min(num_workers // processes, usable_cores()), min(num_workers, 1))
 
 
 def workers_within_shared_memory(num_workers: int, batch_nbytes: int) -> int:

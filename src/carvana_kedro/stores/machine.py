@@ -13,11 +13,11 @@ _CGROUP = Path("/sys/fs/cgroup")
 _SHARED_MEMORY = Path("/dev/shm")
 
 
-_sharing = 1  # processes of one run that share the cores
+_sharing = 1  # processes of one run on this machine
 
 
-def share_cores(processes: int) -> None:
-    """Let this process use only its share of the cores, because so many processes of one run do the same work."""
+def share_machine(processes: int) -> None:
+    """Let this process use only its share of cores and shared memory: so many processes of one run do the same work."""
     global _sharing
     _sharing = processes
 
@@ -48,12 +48,12 @@ def require_memory(needed: int, purpose: str) -> None:
 
 
 def free_shared_memory() -> int | None:
-    """Return the free bytes of the memory that processes share, or None where it has no limit of its own.
+    """Return how many free bytes of shared memory this process may use, or None where it has no limit of its own.
 
     Docker limits it to 64 MB unless `docker run --shm-size` says otherwise.
     """
     try:
-        return shutil.disk_usage(_SHARED_MEMORY).free
+        return shutil.disk_usage(_SHARED_MEMORY).free // _sharing
     except OSError:  # only Linux has this folder
         return None
 

@@ -13,6 +13,7 @@ from carvana_kedro.segmentation.data import cache
 from carvana_kedro.segmentation.data.cache import Cache, CacheName, choose_cache, on_device
 from carvana_kedro.segmentation.data.geometry import Geometry
 from carvana_kedro.segmentation.data.samples import CachedSamples, Samples
+from carvana_kedro.stores import machine
 from carvana_kedro.stores.images.competition import ImageStore
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -82,6 +83,21 @@ def test_auto_counts_the_memory_of_every_process(
 ) -> None:
     pretend_memory(0, of_machine)
     assert choose_cache(400, CPU, processes=2) == choice
+
+
+@pytest.mark.parametrize("name", ["memory", "device"])
+def test_a_cache_in_memory_needs_it_for_every_process_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, name: CacheName
+) -> None:
+    arguments = NumberedImages(), _ids(4), GEOMETRY, CPU
+    needed = Samples(*arguments[:3]).nbytes
+    monkeypatch.setattr(machine, "available_memory", lambda: 2 * needed - 1)
+    assert Cache(name, processes=1).choose(*arguments) == name
+    with pytest.raises(UserError, match="memory of each of 2 processes needs"):
+        Cache(name, processes=2).choose(*arguments)
+    monkeypatch.setattr(machine, "available_memory", lambda: 2 * needed)
+    assert Cache(name, processes=2).choose(*arguments) == name
+    assert arguments[0].reads == []
 
 
 @pytest.mark.parametrize("name", ["auto", "none", "memory", "memmap", "device"])

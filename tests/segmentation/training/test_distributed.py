@@ -8,11 +8,12 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from benchmarks.distributed import CASES, OTHERS, built, differences, largest_difference, run_everywhere
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import build_network
-from carvana_kedro.segmentation.architectures.global_batch_norm import GlobalBatchNorm2d
+from carvana_kedro.segmentation.architectures.global_batch_norm import GlobalBatchNorm
 from carvana_kedro.segmentation.training import build
 from carvana_kedro.segmentation.training.distributed import ALONE, World
 from carvana_kedro.segmentation.training.loop import train
@@ -91,6 +92,11 @@ def test_an_error_of_one_process_is_raised_in_all(
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_all_processes_keep_the_images_in_the_same_way(found: dict[int, list[Found]], size: int) -> None:
+    assert [rank.caches for rank in found[size]] == [[True, False]] * size
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_an_error_in_validation_is_noticed_within_a_batch(found: dict[int, list[Found]], size: int) -> None:
     assert all(rank.validation_images_read <= size for rank in found[size])
 
@@ -154,7 +160,7 @@ def test_global_batch_norm_is_batch_norm_where_the_mean_is_large(
     torch.manual_seed(0)
     plain = nn.Sequential(nn.BatchNorm2d(4, affine=affine, momentum=momentum))
     exact, converted = copy.deepcopy(plain).double(), copy.deepcopy(plain)
-    GlobalBatchNorm2d.convert(converted, lambda tensor: tensor)
+    GlobalBatchNorm.convert(converted, lambda tensor: tensor)
     features = torch.randn(6, 4, 20, 30) / 10 + 100
 
     def results(network: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -181,12 +187,49 @@ def test_global_batch_norm_is_batch_norm_where_the_mean_is_large(
         assert errors[1][name] <= 2 * of_torch + rounding, name
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.BatchNorm1d, (6, 4)),
+        (nn.BatchNorm1d, (6, 4, 5)),
+        (nn.BatchNorm2d, (6, 4, 5, 3)),
+        (nn.BatchNorm3d, (6, 4, 5, 3, 2)),
+    ],
+)
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_each_batch_norm_becomes_a_global_one_of_the_same_results(
+    layer: Any, shape: tuple[int, ...], momentum: float | None
+) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(layer(4, momentum=momentum, dtype=torch.float64))
+    converted: Any = build._with_global_batch_norm(copy.deepcopy(plain), World(), torch.device("cpu"))
+    assert type(converted[0]) is GlobalBatchNorm
+    for _ in range(2):
+        features = torch.randn(shape, dtype=torch.float64).requires_grad_()
+        gradients = [
+            torch.autograd.grad(network(features).pow(3).sum(), (features, *network.parameters()))
+            for network in (plain, converted)
+        ]
+        torch.testing.assert_close(*gradients, rtol=0, atol=1e-11)
+    torch.testing.assert_close(plain.state_dict(), converted.state_dict(), rtol=0, atol=1e-14)
+    torch.testing.assert_close(plain.eval()(features), converted.eval()(features))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_global_batch_norm_does_not_break_the_graph_of_a_compiled_network(momentum: float | None) -> None:
+    network = nn.BatchNorm2d(2, momentum=momentum)
+    GlobalBatchNorm.convert(network, lambda tensor: tensor)
+    graphs = CompileCounter()
+    torch.compile(lambda features: network(features).relu(), backend=graphs)(torch.randn(3, 2, 4, 4))
+    assert graphs.frame_count == 1
+
+
 def test_global_batch_norm_communicates_in_training_only() -> None:
     network = nn.BatchNorm2d(2, track_running_stats=False)
     features = torch.randn(3, 2, 4, 4)
     expected = network.eval()(features)
     totals = []
-    GlobalBatchNorm2d.convert(network, lambda tensor: totals.append(tensor) or tensor)
+    GlobalBatchNorm.convert(network, lambda tensor: totals.append(tensor) or tensor)
     assert torch.equal(network(features), expected)
     assert totals == []
     network.train()(features)
@@ -195,10 +238,10 @@ def test_global_batch_norm_communicates_in_training_only() -> None:
 
 def test_global_batch_norm_refuses_one_value_per_channel_of_all_processes() -> None:
     network = nn.BatchNorm2d(2)
-    GlobalBatchNorm2d.convert(network, lambda tensor: tensor)
+    GlobalBatchNorm.convert(network, lambda tensor: tensor)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         network(torch.randn(1, 2, 1, 1))
-    cast(GlobalBatchNorm2d, network).total = lambda tensor: 2 * tensor
+    cast(GlobalBatchNorm, network).total = lambda tensor: 2 * tensor
     network(torch.randn(1, 2, 1, 1))
 
 
@@ -214,7 +257,7 @@ def test_another_class_of_batch_norm_is_refused(device: str) -> None:
         build._with_global_batch_norm(network, World(0, 2), torch.device(device))
 
 
-@pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, GlobalBatchNorm2d.convert])
+@pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, GlobalBatchNorm.convert])
 def test_global_batch_norm_leaves_the_names_of_the_weights(convert: Any) -> None:
     network = build_network("unet_small", width_multiplier=0.25)
     before = network.state_dict()
@@ -222,7 +265,7 @@ def test_global_batch_norm_leaves_the_names_of_the_weights(convert: Any) -> None
     network = convert(network, *arguments) or network
     assert network.state_dict().keys() == before.keys()
     kinds = {type(module) for module in network.modules()}
-    assert nn.BatchNorm2d not in kinds and kinds & {nn.SyncBatchNorm, GlobalBatchNorm2d}
+    assert nn.BatchNorm2d not in kinds and kinds & {nn.SyncBatchNorm, GlobalBatchNorm}
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ import launched_process
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.training.distributed import LostProcessError, noticing_lost_processes
 from carvana_kedro.segmentation.training.launch import report_step, run_in_processes, stop_requested
+from carvana_kedro.stores.machine import usable_cores
 from processes import children, killed_afterwards, wait_until_ended
 
 TESTS = Path(launched_process.__file__).parent
@@ -128,6 +129,42 @@ def test_a_process_that_dies_once_too_often_ends_the_training(start: Start, tmp_
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "Process 2 of 2 was killed by SIGKILL, and model_training.max_restarts=0 is used up" in output
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_stopped_is_noticed(start: Start, weight: float, tmp_path: Path, rank: int) -> None:
+    process = start(tmp_path, silence=2)
+    _until(process, "step 13\n")
+    ranks = _ranks(tmp_path)
+    os.kill(ranks[rank], signal.SIGSTOP)
+    wait_until_ended([ranks[1 - rank]])
+    os.kill(
+        ranks[rank], signal.SIGCONT
+    )  # the launcher has sent SIGTERM, and would send SIGKILL after 30 seconds
+    again, output = _finish(process)
+    assert again == weight
+    assert (
+        f"Process {2 - rank} of 2 has lost the connection to another one (no sign of life for 2 seconds: "
+        in output
+    )
+    assert "All processes start again (restart 1 of 3)" in output and "Traceback" not in output
+
+
+def test_a_process_may_be_waited_for_longer_than_it_may_be_silent() -> None:
+    assert run_in_processes(launched_process.wait_for_second, 3.0, devices=2, silence=1) == 1
+
+
+def test_a_stopped_process_that_is_not_replaced_ends_the_training(start: Start, tmp_path: Path) -> None:
+    process = start(tmp_path, silence=2, max_restarts=0)
+    _until(process, "step 13\n")
+    stopped, other = _ranks(tmp_path)
+    os.kill(stopped, signal.SIGSTOP)
+    wait_until_ended([other])
+    os.kill(stopped, signal.SIGCONT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "See whether the other processes, their machines and the network are well." in output
+    assert "The same command resumes from the last checkpoint." in output and "Traceback" not in output
 
 
 def test_after_every_end_the_same_command_resumes_and_nothing_is_left(
@@ -236,10 +273,11 @@ def test_this_process_is_as_before_and_shows_the_log_of_the_first_process(
     run()  # loads modules, whose loggers and one process that tracks semaphores stay
     caplog.clear()
     before = _state()
-    size, total, threads = run()
+    size, total, threads, cores = run()
     after = _state()
     assert [name for name in before if before[name] != after[name]] == []
     assert (size, total, threads) == (2, 2, max(1, torch.get_num_threads() // 2))
+    assert cores == max(1, usable_cores() // 2)
     assert [record.getMessage() for record in caplog.records] == ["Only from process 1"]
 
 

@@ -6,15 +6,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Total = Callable[[Tensor], Tensor]
 """Returns the sum of a tensor over the processes."""
 
-_PER_CHANNEL = (0, 2, 3)
+CONVERTED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+"""Classes that are converted. What a class of somebody else adds would be lost."""
 
 
-class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """A `BatchNorm2d` whose statistics in training are those of the images of all processes.
+class GlobalBatchNorm(_BatchNorm):
+    """A `BatchNorm1d`, `2d` or `3d` whose statistics in training are those of the images of all processes.
 
     PyTorch's SyncBatchNorm does the same on GPUs only. The variance takes two passes: as the difference of two sums it
     would be off by a thousandth where the mean is large. A network that is converted keeps the names of its weights.
@@ -24,18 +26,23 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
     @classmethod
     def convert(cls, network: nn.Module, total: Total) -> None:
-        """Change each BatchNorm2d of a network into one over all processes, in place."""
+        """Change each BatchNorm of a network into one over all processes, in place."""
         for module in network.modules():
-            if type(module) is nn.BatchNorm2d:
+            if type(module) in CONVERTED:
                 module.__class__ = cls
-                cast(GlobalBatchNorm2d, module).total = total
+                cast(GlobalBatchNorm, module).total = total
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize (N, C, H, W) features."""
+        """Normalize (N, C, ...) features."""
+        self._check_input_dim(input)
         if not self.training:  # processes may have different numbers of validation batches
             return super().forward(input)
         mean, variance, count = _statistics(input.detach(), self.total)
-        if input.numel() == input.shape[1] and count == 1:  # the same error as that of BatchNorm2d
+        if input.numel() == input.shape[1] and count == 1:  # the same error as that of BatchNorm
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input size {input.size()}"
             )
@@ -48,24 +55,31 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics towards those of a batch, as BatchNorm2d does."""
+        """Move the running statistics towards those of a batch, as BatchNorm does."""
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        factor = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), factor)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), factor)
+        for running, of_batch in ((self.running_mean, mean), (self.running_var, variance)):
+            # Not int(), at which torch.compile would break the graph.
+            average = self.num_batches_tracked.to(running.dtype).reciprocal()
+            running.lerp_(of_batch.to(running.dtype), average if self.momentum is None else self.momentum)
 
 
 def _statistics(features: Tensor, total: Total) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean and variance of each channel, at least float32, and the number of values that they are taken of."""
     exact = torch.promote_types(features.dtype, torch.float32)
-    sums = features.sum(_PER_CHANNEL, dtype=exact)
+    others = [dim for dim in range(features.dim()) if dim != 1]
+    sums = features.sum(others, dtype=exact)
     count = sums.new_tensor([features.numel() / len(sums)], dtype=torch.float64)
     *sums_of_all, count = total(torch.cat([sums.double(), count])).split([len(sums), 1])
     mean = (sums_of_all[0] / count).to(exact)
-    squares = (features.to(exact) - mean[:, None, None]).square_().sum(_PER_CHANNEL)
+    squares = (features.to(exact) - _of_channels(mean, features)).square_().sum(others)
     return mean, (total(squares.double()) / count).to(exact), count
+
+
+def _of_channels(values: Tensor, features: Tensor) -> Tensor:
+    """Return one value per channel in a shape that is broadcast to (N, C, ...) features."""
+    return values.view(-1, *[1] * (features.dim() - 2))
 
 
 class _Normalize(torch.autograd.Function):
@@ -100,7 +114,9 @@ class _Normalize(torch.autograd.Function):
         slope = dots * inverse
         # Minus scale x (mean of the gradient + normalized x mean of gradient x normalized).
         of_features -= torch.addcmul(
-            (scale * (sums - slope * mean))[:, None, None], features, (scale * slope)[:, None, None]
+            _of_channels(scale * (sums - slope * mean), features),
+            features,
+            _of_channels(scale * slope, features),
         )
         has_weight = weight is not None
         return of_features, dot if has_weight else None, summed if has_weight else None, *[None] * 5

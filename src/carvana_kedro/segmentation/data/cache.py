@@ -12,7 +12,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.data.samples import CachedSamples, Fill, ImageReader, Keep, Samples, in_memory
 from carvana_kedro.segmentation.hardware import free_memory, is_out_of_memory
-from carvana_kedro.stores.machine import available_memory, format_size
+from carvana_kedro.stores.machine import available_memory, format_size, require_memory
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,39 @@ class Cache:
         self._processes = processes
         self._known: dict[tuple[Size, tuple[str, ...]], Samples | CachedSamples] = {}
 
-    def samples(
+    def choose(
         self, images: ImageReader, image_ids: Sequence[str], geometry: Geometry, device: torch.device
+    ) -> CacheName:
+        """Return where `samples` would keep images, after a check that all processes of this machine have the memory.
+
+        Nothing is decoded. Of several processes, all should have chosen before one of them decodes.
+
+        Args:
+            images: See `samples`.
+            image_ids: See `samples`.
+            geometry: See `samples`.
+            device: See `samples`.
+
+        Raises:
+            UserError: There is too little memory.
+        """
+        samples = Samples(images, image_ids, geometry)
+        if (geometry.output_size, tuple(image_ids)) in self._known:  # they have the memory
+            return self._name
+        if self._name == "auto":
+            return choose_cache(samples.nbytes, device, self._processes)
+        if self._name == "memory" or (self._name == "device" and device.type != "cuda"):
+            each = f" of each of {self._processes} processes" if self._processes > 1 else ""
+            require_memory(samples.nbytes * self._processes, f"keeping the images in the memory{each}")
+        return self._name
+
+    def samples(
+        self,
+        images: ImageReader,
+        image_ids: Sequence[str],
+        geometry: Geometry,
+        device: torch.device,
+        name: CacheName | None = None,
     ) -> Samples | CachedSamples:
         """Return the samples of images, cached if `name` says so.
 
@@ -56,17 +87,18 @@ class Cache:
             image_ids: Ids of the images, in the order of their positions.
             geometry: Geometry whose output size images and masks are resized to.
             device: What the network is trained on.
+            name: What `choose` has returned; None: it is called.
 
         Raises:
             UserError: An image or a mask cannot be read, or the chosen memory is too small.
         """
         key = geometry.output_size, tuple(image_ids)
         if key not in self._known:
-            self._known[key] = self._new(Samples(images, image_ids, geometry), device)
+            name = name or self.choose(images, image_ids, geometry, device)
+            self._known[key] = self._new(Samples(images, image_ids, geometry), device, name)
         return self._known[key]
 
-    def _new(self, samples: Samples, device: torch.device) -> Samples | CachedSamples:
-        name = self._name if self._name != "auto" else choose_cache(samples.nbytes, device, self._processes)
+    def _new(self, samples: Samples, device: torch.device, name: CacheName) -> Samples | CachedSamples:
         if name == "none":
             return samples
         on_gpu = name == "device" and device.type == "cuda"

@@ -1,6 +1,7 @@
 """From a recipe to a training run: the one place that knows what a recipe's values mean."""
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,10 +17,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import ARCHITECTURES, SegmentationNetwork, build_network
-from carvana_kedro.segmentation.architectures.global_batch_norm import GlobalBatchNorm2d
+from carvana_kedro.segmentation.architectures.global_batch_norm import CONVERTED, GlobalBatchNorm
 from carvana_kedro.segmentation.data.augmentation import Augmentation
 from carvana_kedro.segmentation.data.batches import Batches
-from carvana_kedro.segmentation.data.cache import Cache
+from carvana_kedro.segmentation.data.cache import Cache, CacheName
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.data.samples import CachedSamples, ImageReader, Samples
 from carvana_kedro.segmentation.extensions import Spec
@@ -39,6 +40,11 @@ from carvana_kedro.segmentation.training.optimizers import build_optimizer, buil
 from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Training
 from carvana_kedro.segmentation.training.warm_start import fitting_weights, load_start, read_start
+
+logger = logging.getLogger(__name__)
+
+_BY_NEED: tuple[CacheName, ...] = ("auto", "device", "memory", "memmap", "none")
+"""Where decoded images are kept: of several choices, all processes take the last one. `auto` is decided already."""
 
 
 class Run(NamedTuple):
@@ -172,11 +178,11 @@ def build_run(
         geometry = _geometry(network, recipe)
         flop = _flop(network, geometry.input_size)
         hardware = choose_hardware(recipe)
-        cache = cache or Cache(recipe.cache, processes=world.local_size)
-        samples = _build_samples(cache, images, sides, geometry, hardware)
         batch_size = min(recipe.batch_size, len(sides[0]))
         _check_shares(recipe, batch_size, world)
-        train_batches, validation_batches = _build_batches(recipe, samples, hardware, world)
+        cache = cache or Cache(recipe.cache, processes=world.local_size)
+    samples = _build_samples(cache, images, sides, geometry, hardware, world)
+    train_batches, validation_batches = _build_batches(recipe, samples, hardware, world)
     training = build_training(
         recipe,
         network,
@@ -272,17 +278,16 @@ def _with_global_batch_norm(
     Raises:
         UserError: The network has a BatchNorm of another class, which would lose what that class adds.
     """
-    known = {nn.BatchNorm2d} | ({nn.BatchNorm1d, nn.BatchNorm3d} if device.type == "cuda" else set())
     for name, module in network.named_modules():
-        if isinstance(module, _BatchNorm) and type(module) not in known | {nn.SyncBatchNorm}:
+        if isinstance(module, _BatchNorm) and type(module) not in (*CONVERTED, nn.SyncBatchNorm):
             raise UserError(
                 f"model_training.batch_norm=global does not support {type(module).__name__} ({name}) of the "
-                f"architecture on {device.type}. Choose model_training.batch_norm=local, or devices=1."
+                f"architecture. Choose model_training.batch_norm=local, or devices=1."
             )
     if device.type == "cuda":
         converted: SegmentationNetwork = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return converted
-    GlobalBatchNorm2d.convert(network, world.sum)
+    GlobalBatchNorm.convert(network, world.sum)
     return network
 
 
@@ -328,11 +333,21 @@ def _build_samples(
     sides: Sequence[Sequence[str]],
     geometry: Geometry,
     hardware: Hardware,
+    world: World,
 ) -> list[Samples | CachedSamples]:
-    """Return the samples of each side."""
+    """Return the samples of each side. All processes keep them in the same way."""
     # Cached together: then folds, which have other sides but the same images, share the cache.
     image_ids = sorted(image_id for side in sides for image_id in side)
-    everything = cache.samples(images, image_ids, geometry, hardware.device)
+    arguments = images, image_ids, geometry, hardware.device
+    with world.together():
+        chosen = cache.choose(*arguments)
+    agreed = _BY_NEED[
+        world.agree(_BY_NEED.index(chosen))
+    ]  # nobody decodes before all have measured their memory
+    if agreed != chosen:
+        logger.info("cache=%s: another process has less memory", agreed)
+    with world.together():
+        everything = cache.samples(*arguments, agreed)
     return [everything.subset(side) for side in sides]
 
 

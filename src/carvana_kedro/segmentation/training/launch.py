@@ -4,12 +4,15 @@ PyTorch's elastic launcher does the work. This module decides when it may start 
 log lines, errors and steps to the process that has started them (the parent).
 """
 
+import fcntl
+import gc
 import logging
 import logging.handlers
 import os
 import pickle
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -26,6 +29,7 @@ from typing import Any, NoReturn, Self, TypeVar
 import torch
 import torch.distributed as dist
 from torch.multiprocessing import ProcessExitedException
+from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.training.distributed import (
@@ -35,7 +39,9 @@ from carvana_kedro.segmentation.training.distributed import (
     noticing_lost_processes,
     portable,
 )
+from carvana_kedro.segmentation.training.heartbeat import Heartbeat, within
 from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingInterruptedError
+from carvana_kedro.stores.machine import share_machine
 from carvana_kedro.stores.processes import end_with_parent
 
 T = TypeVar("T")
@@ -48,6 +54,12 @@ _NAME = "carvana_kedro"
 _LOST, _FAILED = 75, 70
 """Exit codes of a process that lost the others, and of one whose error the parent knows."""
 
+_SIOCGIFADDR = 0x8915
+"""Linux's request for the address of a network interface."""
+
+_JOINING = 600.0
+"""Seconds that a process waits for the others to start, as long as the launcher waits for other machines."""
+
 _LARGEST_MESSAGE = 100_000
 """Bytes. A datagram arrives whole or not at all, even if its sender is killed; the system limits its size."""
 
@@ -59,6 +71,7 @@ def run_in_processes(
     nodes: int = 1,
     rendezvous: str | None = None,
     max_restarts: int = 3,
+    silence: float = 180.0,
 ) -> T:
     """Call a function in several processes (ranks) that form PyTorch's default process group.
 
@@ -73,6 +86,8 @@ def run_in_processes(
         nodes: Number of machines that call this function together.
         rendezvous: `HOST:PORT` of one of them, where they meet. Not needed for one machine.
         max_restarts: How often all ranks are started again.
+        silence: Seconds after which a rank that gives no sign of life is taken for lost: its machine has no power, for
+            example, or the network is gone. A rank that computes or waits does give them.
 
     Returns:
         The result of the first rank; on other machines that of their own first rank.
@@ -89,7 +104,7 @@ def run_in_processes(
         )
     call = pickle.dumps((function, arguments))
     with _Launch(devices, nodes, rendezvous, max_restarts) as launch:
-        result: T = launch.run(call)
+        result: T = launch.run(call, silence)
     return result
 
 
@@ -128,7 +143,7 @@ class _Launch:
         for end in (self._incoming, self._outgoing, self._stop, self._stopper):
             end.close()
 
-    def run(self, call: bytes) -> Any:
+    def run(self, call: bytes, silence: float) -> Any:
         """Run the ranks to their end."""
         # Imported here: a training in one process needs none of it.
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -137,7 +152,7 @@ class _Launch:
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
         rendezvous_handler_registry.register(_NAME, _Rendezvous)  # type: ignore[arg-type]
-        address = _own_address(self._rendezvous)
+        address, is_host = _own_address(self._rendezvous)
         config = LaunchConfig(
             min_nodes=self._nodes,
             max_nodes=self._nodes,
@@ -145,7 +160,11 @@ class _Launch:
             run_id=_NAME,
             rdzv_backend=_NAME,
             rdzv_endpoint=self._rendezvous or f"{address}:0",
-            rdzv_configs={"check": self._check, "joining": self._joining},
+            rdzv_configs={
+                "check": self._check,
+                "joining": self._joining,
+                **({"is_host": True} if is_host else {}),
+            },
             local_addr=address,
             max_restarts=self._max_restarts,
             logs_specs=DefaultLogsSpecs(log_dir=os.devnull),  # otherwise it leaves a folder behind
@@ -164,17 +183,19 @@ class _Launch:
             file.flush()
             try:
                 launch = elastic_launch(config, _run_rank)
-                results = launch(_FileContent(file.fileno()), _levels(), self._outgoing, self._stop)
+                results = launch(_FileContent(file.fileno()), _levels(), self._outgoing, self._stop, silence)
             except ChildFailedError:  # no restart is left
                 self._sync()
                 self._stop_for_good(f"model_training.max_restarts={self._max_restarts} is used up")
             except RendezvousError as error:
                 self._sync()
                 self._raise_error()
+                first_line = str(error).partition("\n")[0]
                 raise UserError(
                     f"The {self._nodes} machines of model_training.nodes did not meet at model_training.rendezvous="
-                    f"{self._rendezvous}, or one of them has ended: see its output. Start the same command on all of "
-                    f"them. ({type(error).__name__}: {error})"
+                    f"{self._rendezvous}, or one of them has ended or lost its connection: see its output. Start the "
+                    "same command on all of them: it resumes from the last checkpoint, if there is one. "
+                    f"({type(error).__name__}: {first_line})"
                 ) from error
         if self._interrupted():
             raise TrainingInterruptedError(
@@ -195,13 +216,16 @@ class _Launch:
                 self._death(), self._starts - 1, self._max_restarts,
             )  # fmt: skip
             self._steps.restart()
-        self._died = None
+        self._died, self._lost = None, ""
 
     def _stop_for_good(self, reason: str) -> NoReturn:
         self._raise_error()
+        advice = "Often memory was too small: lower model_training.num_workers or batch_size."
+        if self._died is None or self._died.exit_code == _LOST:
+            advice = "See whether the other processes, their machines and the network are well."
         raise UserError(
-            f"{self._death()}, and {reason}: training stops. Often memory was too small: lower "
-            "model_training.num_workers or batch_size. The same command resumes from the last checkpoint."
+            f"{self._death()}, and {reason}: training stops. {advice} The same command resumes from the last "
+            "checkpoint."
         )
 
     def _raise_error(self) -> None:
@@ -258,7 +282,7 @@ class _Launch:
         elif kind == "error":
             self._note_error(*content)
         elif kind == "lost":
-            self._lost = content
+            self._lost = self._lost or content  # of the rank that has noticed it first
         elif kind == "sync":
             self._synced.set()
 
@@ -362,10 +386,9 @@ def _log_of_torch(note: Callable[[logging.LogRecord], None]) -> Iterator[None]:
 def _environment(address: str) -> dict[str, str]:
     """Return the variables that the ranks, and the launcher, should see."""
     defaults = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # no warnings of lost connections, for example
-    if address.startswith("127."):
-        defaults["GLOO_SOCKET_IFNAME"] = next(
-            (name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo"
-        )
+    # By itself gloo takes the address that this machine's name stands for: in /etc/hosts often 127.0.1.1.
+    if interface := _interface(address):
+        defaults["GLOO_SOCKET_IFNAME"] = interface
     return {
         **{name: value for name, value in defaults.items() if name not in os.environ},
         # After a restart the ranks would find keys of their predecessors: https://github.com/pytorch/pytorch/issues/135712
@@ -373,15 +396,31 @@ def _environment(address: str) -> dict[str, str]:
     }
 
 
-def _own_address(rendezvous: str | None) -> str:
-    """Return the address of this machine at which the machine of the rendezvous finds it."""
+def _interface(address: str) -> str | None:
+    """Return the network interface that has an address of this machine, or None if the system does not say."""
+    names = [name for _, name in socket.if_nameindex()]
+    for name in names:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+            found = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()))
+            if socket.inet_ntoa(found[20:24]) == address:
+                return name
+    return next((name for name in names if name.startswith("lo") and address.startswith("127.")), None)
+
+
+def _own_address(rendezvous: str | None) -> tuple[str, bool]:
+    """Return the address of this machine at which that of the rendezvous finds it, and whether it is that machine.
+
+    PyTorch does not recognize the rendezvous by an address that this machine's name does not stand for. With an address
+    of the loopback interface, it decides which process is the rendezvous.
+    """
     if rendezvous is None:
-        return "127.0.0.1"
+        return "127.0.0.1", False
     host, _, port = rendezvous.rpartition(":")
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((host, int(port)))  # sends nothing
-            return str(probe.getsockname()[0])
+            own, other = probe.getsockname()[0], probe.getpeername()[0]
+            return own, own == other and not own.startswith("127.")
     except (OSError, ValueError, OverflowError) as error:
         raise UserError(
             f"model_training.rendezvous={rendezvous} cannot be reached ({error}). It should be HOST:PORT of one of the "
@@ -420,11 +459,17 @@ class _Rendezvous:
     """
 
     def __init__(self, parameters: Any) -> None:
+        from torch.distributed.elastic.rendezvous import RendezvousConnectionError
         from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
         self._check, self._joining = (parameters.config.pop(name) for name in ("check", "joining"))
         parameters.backend = "c10d"
-        self._handler = get_rendezvous_handler(parameters)
+        try:
+            self._handler = get_rendezvous_handler(parameters)
+        except RendezvousConnectionError:
+            if not parameters.config.pop("is_host", False):
+                raise
+            self._handler = get_rendezvous_handler(parameters)  # another process of this machine is the host
 
     def next_rendezvous(self) -> Any:
         self._check()
@@ -464,21 +509,26 @@ class _Rank:
         if os.environ["RANK"] != "0":
             logging.disable()
 
+    def lose(self, reason: str) -> NoReturn:
+        """End this process, in any thread, because another one is lost."""
+        self.send("lost", reason)
+        os._exit(_LOST)
+
     def leave(self, error: Exception) -> NoReturn:
         """End this process because of an error. Destructors of torch would wait for ranks that are gone."""
         if _has_lost_another(error):
             # Another rank is the reason. The launcher should find that one first, and then ends this one by SIGTERM.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            self.send("lost", str(error)[:200])
             if not self.terminated:
                 time.sleep(3)
-            os._exit(_LOST)
+            self.lose(str(error)[:200])
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         text = "".join(traceback.format_exception(error))
         self.send(
             "error",
             (int(os.environ["RANK"]), portable(error, _LARGEST_MESSAGE // 4), text[-_LARGEST_MESSAGE // 4 :]),
         )
+        _release(error)
         os._exit(_FAILED)
 
 
@@ -503,19 +553,24 @@ def report_step(steps: int) -> None:
         _Rank.current.send("step", steps)
 
 
-def _run_rank(call: bytes, levels: dict[str, int], outgoing: socket.socket, stop: Connection) -> Any:
+def _run_rank(
+    call: bytes, levels: dict[str, int], outgoing: socket.socket, stop: Connection, silence: float
+) -> Any:
     """Call the function in a rank."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent tells this one
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # By default it creates a semaphore, which would be reported as leaked if this rank is killed or ends with an error.
+    tqdm.set_lock(threading.RLock())
     _Rank.current = rank = _Rank(outgoing, stop)
     rank.log_to_parent(levels)
     if rank.stop_requested():  # nothing is lost yet
         os._exit(_LOST)
     try:
         function, arguments = pickle.loads(call)
-        with noticing_lost_processes():
+        with noticing_lost_processes(), within(_JOINING, rank.lose):
             _join_group()
+            heartbeat = Heartbeat(silence, rank.lose)
         signal.signal(signal.SIGTERM, rank.terminate)
         result = function(World.current(), *arguments)
     except Exception as error:
@@ -523,6 +578,7 @@ def _run_rank(call: bytes, levels: dict[str, int], outgoing: socket.socket, stop
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if rank.terminated:  # most likely by the launcher, since another rank has died
         os._exit(_LOST)
+    heartbeat.end()
     dist.destroy_process_group()
     return result
 
@@ -532,9 +588,19 @@ def _join_group() -> None:
     has_gpus = torch.cuda.is_available()
     if has_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])))
-    # A lost rank is noticed by its connections. A time limit would end the others while one waits for a lock.
+    local_size = int(os.environ["LOCAL_WORLD_SIZE"])
+    torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
+    share_machine(local_size)
+    # No time limit: one rank may wait for a lock, draw or decode while the others wait for it. See `Heartbeat`.
     dist.init_process_group(BACKEND if has_gpus else "gloo", timeout=timedelta(days=1))
+
+
+def _release(error: BaseException | None) -> None:
+    """Release what the frames of an error hold. Semaphores of data loaders would be reported as leaked otherwise."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 def _has_lost_another(error: BaseException | None) -> bool:
