@@ -100,11 +100,15 @@ class LocalCredentialsHook:
         Raises:
             UserError: a file is not valid, or `conf/base` holds credentials.
         """
-        loader = context.config_loader
+        loader: Any = context.config_loader
         # The run environment comes last, so that it overrides conf/local.
         for environment in dict.fromkeys(["base", "local", context.env or "local"]):
             for path in sorted((Path(loader.conf_source) / environment).rglob("credentials*")):
-                if path.suffix not in (".yml", ".yaml", ".json") or not (kaggle := _kaggle_entry(path)):
+                if path.suffix not in (".yml", ".yaml", ".json"):
+                    continue
+                with loader.alone:
+                    kaggle = _kaggle_entry(path)
+                if not kaggle:
                     continue
                 if environment == "base":
                     raise UserError(
