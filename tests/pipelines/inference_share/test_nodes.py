@@ -127,7 +127,7 @@ def test_a_share_refuses_an_index_of_other_files(model: TrainedModel, broken: Pa
     first, second, *_ = (images.image_path(image_id) for image_id in images.ids())
     first.write_bytes(second.read_bytes())
     stores = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
-    with pytest.raises(UserError, match="kedro run --to-nodes inference.select_test_images"):
+    with pytest.raises(UserError, match=r"kedro run --to-nodes inference\.select_test_images"):
         predict_share(model, index, images, *stores, Inference(share="1/2"), RECIPE, SOURCE)
 
 
