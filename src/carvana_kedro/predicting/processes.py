@@ -79,7 +79,7 @@ def started(
         when the iteration begins.
 
     Raises:
-        UserError: As `Work.build_predictor` and `predict` in a process; or a process was killed.
+        UserError: As `Work.build_predictor` and `Work.run` in a process; or a process was killed.
     """
     logger.info("Starting %d processes that predict", count)
     if torch.cuda.is_initialized():
