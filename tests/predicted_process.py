@@ -33,11 +33,21 @@ class PrintShards(PredictionShards):
 
 def _predict(model: TrainedModel, images: ImageStore, folder: Path, parameters: Inference) -> None:
     shards = PrintShards(folder)
-    rest = (shards, PredictedImages(folder), parameters, RECIPE, SourceDescription(name="mine"))
+    source = SourceDescription(name="mine")
+    inputs = (
+        model,
+        index_images(images),
+        images,
+        shards,
+        PredictedImages(folder),
+        parameters,
+        RECIPE,
+        source,
+    )
     if parameters.share:
-        predict_share(model, images, *rest)
+        predict_share(*inputs)
         return
-    predictions = predict_masks(model, index_images(images), images, *rest)
+    predictions = predict_masks(*inputs)
     write_submission(folder / "submit.csv.gz", shards.read(predictions["shards"]))
 
 

@@ -82,16 +82,22 @@ def test_a_missing_source_stops_the_first_node(kedro: Kedro, params: str, expect
 
 
 def test_the_pipeline_of_shares_needs_a_share(kedro: Kedro) -> None:
-    done = kedro(
-        "run", "--env", "test", "--pipelines", "inference_share", params="checkpoint=cars", check=False
-    )
+    done = kedro("run", "--env", "test", "--pipelines", "inference_share", check=False)
     assert "Say which part, such as the third of eight" in _refused(done)
+    assert "cars" not in done.stdout
+
+
+def test_a_share_needs_the_index_of_the_test_images(kedro: Kedro) -> None:
+    done = kedro(
+        "run", "--env", "test", "--pipelines", "inference_share", params="inference.share=1/2", check=False
+    )
+    assert "kedro run --to-nodes inference.select_test_images --env test --params" in _refused(done)
 
 
 def test_the_pipelines_that_predict_cannot_run_together(kedro: Kedro) -> None:
     done = kedro(
         "run", "--env", "test", "--pipelines", "inference,inference_share",
-        params="checkpoint=cars,inference.share=1/2", check=False,
+        params="inference.share=1/2", check=False,
     )  # fmt: skip
     assert "cannot run together" in _refused(done)
 

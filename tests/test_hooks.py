@@ -6,13 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 
 from carvana_kedro.datasets import RecordDataset
 from carvana_kedro.errors import UserError
 from carvana_kedro.hooks import CheckInputsHook, LocalCredentialsHook, LockOutputsHook
+from carvana_kedro.resolvers import ConfigLoader
 from carvana_kedro.stores.locks import locked
 
 
@@ -23,7 +23,7 @@ def _credentials(conf: Path, env: str | None) -> dict[str, Any]:
     (conf / "base" / "parameters.yml").write_text("{}")
     if not (conf / "base" / "credentials.yml").exists():
         (conf / "base" / "credentials.yml").write_text("kaggle: {}\n")
-    loader = OmegaConfigLoader(str(conf), env=env, base_env="base", default_run_env="local")
+    loader = ConfigLoader(str(conf), env=env, base_env="base", default_run_env="local")
     context: Any = SimpleNamespace(config_loader=loader, env=env)
     LocalCredentialsHook().after_context_created(context)
     return loader["credentials"]["kaggle"]  # type: ignore[no-any-return]

@@ -131,8 +131,8 @@ def test_correct_masks_have_no_problems(training_images: ImageStore) -> None:
 
 def test_an_index_belongs_to_its_source(training_images: ImageStore, broken: Path) -> None:
     index = index_images(training_images)
-    check_source(index, training_images, "data_ingestion")
+    check_source(index, training_images, "--pipelines data_ingestion")
     store = ImageStore(broken / "train", broken / "train_masks")
     store.mask_path(store.ids()[0]).unlink()
     with pytest.raises(UserError, match=r"made from other files .* kedro run --pipelines data_ingestion"):
-        check_source(index, store, "data_ingestion")
+        check_source(index, store, "--pipelines data_ingestion")

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -91,6 +92,19 @@ def test_parameters_of_a_request_do_not_reach_the_next_one(server: str, tmp_path
         status, answer = _post(server, {"pipeline_names": ["data_ingestion"], "params": params})
         assert (status, answer["status"]) == (200, "success"), answer
     assert (tmp_path / "second/05_model_input/sample/train_index.csv").is_file()
+
+
+def test_requests_at_the_same_time_run_with_their_own_parameters(server: str, tmp_path: Path) -> None:
+    def run(name: str) -> str:
+        params = {"data_root": str(tmp_path / name)}
+        _, answer = _post(server, {"pipeline_names": ["data_ingestion"], "params": params})
+        return str(answer.get("error", answer["status"]))
+
+    names = ["first", "second", "second"]
+    with ThreadPoolExecutor(len(names)) as threads:
+        assert list(threads.map(run, names)) == ["success"] * len(names)
+    for name in names:
+        assert (tmp_path / name / "05_model_input/sample/train_index.csv").is_file()
 
 
 def test_the_server_tells_its_health_and_the_pipelines(server: str) -> None:

@@ -1,10 +1,11 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.resolvers import about, here, home, model, pick, side
+from carvana_kedro.resolvers import ConfigLoader, about, here, home, model, pick, side
 
 
 def test_pick_returns_the_chosen_entry() -> None:
@@ -59,3 +60,23 @@ def test_a_packaged_model_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "cars").touch()
     assert (model("cars"), model("./cars"), model(None)) == ("cars", f"{tmp_path}/cars", None)
     assert model("trucks.pt") == f"{tmp_path}/trucks.pt"
+
+
+def _loader(conf: Path, name: str) -> ConfigLoader:
+    """A loader whose environment and parameters have this name."""
+    (conf / name).mkdir()
+    (conf / name / "globals.yml").write_text(f"environment: {name}")
+    return ConfigLoader(str(conf), name, {"given": name}, base_env="base", default_run_env="local")
+
+
+def test_a_loader_uses_its_own_globals_and_parameters_while_others_load(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    text = "entry: {environment: '${globals:environment}', given: '${runtime_params:given}'}"
+    (tmp_path / "base/catalog.yml").write_text(text)
+    loaders = {name: _loader(tmp_path, name) for name in ("a", "b", "c", "d")}
+    with ThreadPoolExecutor(len(loaders)) as threads:
+        for _ in range(10):
+            for name, catalog in zip(
+                loaders, threads.map(lambda each: each["catalog"], loaders.values()), strict=True
+            ):
+                assert catalog == {"entry": {"environment": name, "given": name}}

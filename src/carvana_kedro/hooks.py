@@ -18,6 +18,7 @@ from omegaconf.resolvers import oc
 
 from carvana_kedro.commands.params import run_options
 from carvana_kedro.errors import UserError
+from carvana_kedro.image_index import TEST_INDEX_OPTIONS
 from carvana_kedro.parameters import check_configuration
 from carvana_kedro.pipeline_registry import pipelines_making
 from carvana_kedro.stores.locks import locked
@@ -42,7 +43,7 @@ class CheckParametersHook:
         loader = context.config_loader
         check_configuration(loader["parameters"], loader["globals"], loader.runtime_params or {})
 
-    @hook_impl
+    @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Check what only PyTorch can tell: whether the network fits the recipe, and the devices exist.
 
@@ -63,20 +64,20 @@ class CheckParametersHook:
             from carvana_kedro.segmentation.hardware import choose_device
 
             inference = catalog.load("params:inference")
+            _check_share(inference.share, shares, "predictions" in outputs)
             if inference.cluster:  # it may have a device that this machine does not have
                 check_cluster(inference.cluster)
             else:
                 choose_device(inference.device)
                 number_of_processes(inference.devices, inference.device, inference.engine)
-            _check_share(inference.share, shares)
-            if shares and "predictions" in outputs:
-                raise UserError(
-                    "The pipelines inference and inference_share cannot run together, because both would predict. Run "
-                    "inference_share first, on each machine, and then inference, without inference.share."
-                )
 
 
-def _check_share(share: str | None, shares: bool) -> None:
+def _check_share(share: str | None, shares: bool, all_of_them: bool) -> None:
+    if shares and all_of_them:
+        raise UserError(
+            "The pipelines inference and inference_share cannot run together, because both would predict. Run "
+            "inference_share first, on each machine, and then inference, without inference.share."
+        )
     if share and not shares:
         raise UserError(
             f"inference.share={share} is for the pipeline inference_share, which predicts a part of the shards. The "
@@ -100,11 +101,15 @@ class LocalCredentialsHook:
         Raises:
             UserError: a file is not valid, or `conf/base` holds credentials.
         """
-        loader = context.config_loader
+        loader: Any = context.config_loader
         # The run environment comes last, so that it overrides conf/local.
         for environment in dict.fromkeys(["base", "local", context.env or "local"]):
             for path in sorted((Path(loader.conf_source) / environment).rglob("credentials*")):
-                if path.suffix not in (".yml", ".yaml", ".json") or not (kaggle := _kaggle_entry(path)):
+                if path.suffix not in (".yml", ".yaml", ".json"):
+                    continue
+                with loader.alone:
+                    kaggle = _kaggle_entry(path)
+                if not kaggle:
                     continue
                 if environment == "base":
                     raise UserError(
@@ -140,10 +145,12 @@ class CheckInputsHook:
         ]
         if missing:
             lines = "\n".join(f"  {name} ({_where(catalog, name)})" for name in missing)
-            makers = ",".join(pipelines_making(missing, catalog.exists))
+            options = f"--pipelines {','.join(pipelines_making(missing, catalog.exists))}"
+            if missing == ["test_index"]:
+                options = TEST_INDEX_OPTIONS  # the rest of its pipeline predicts
             raise UserError(
                 f"This run needs datasets that do not exist yet:\n{lines}\n"
-                f"Create them first: kedro run --pipelines {makers}{run_options(run_params)}"
+                f"Create them first: kedro run {options}{run_options(run_params)}"
             )
         if "model" in wanted and (name := getattr(catalog.get("model"), "stand_in", None)):
             logger.warning(

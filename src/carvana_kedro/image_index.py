@@ -20,6 +20,9 @@ from carvana_kedro.stores.tables import Row
 
 logger = logging.getLogger(__name__)
 
+TEST_INDEX_OPTIONS = "--to-nodes inference.select_test_images"
+"""The options of a run that makes the index of the test images, and predicts nothing."""
+
 _COLUMNS = [column.name for column in fields(ImageRecord)]
 
 
@@ -137,13 +140,13 @@ def _disagreements(
     yield from ((image_id, f"{table.name} has no row for it") for image_id in sorted(unseen))
 
 
-def check_source(index: pd.DataFrame, images: ImageSource, pipeline: str) -> None:
+def check_source(index: pd.DataFrame, images: ImageSource, options: str) -> None:
     """Check that an index was made from these images.
 
     Args:
         index: what `index_images` returns, or some of its rows.
         images: the source.
-        pipeline: name of the pipeline that makes the index, for the error message.
+        options: of the run that makes the index, for the error message, such as `--pipelines data_ingestion`.
 
     Raises:
         UserError: the index was made from another source, or files were added, changed or removed since.
@@ -151,7 +154,7 @@ def check_source(index: pd.DataFrame, images: ImageSource, pipeline: str) -> Non
     if index["source"].iat[0] != images.fingerprint():
         raise UserError(
             f"The index was made from other files than those that are now in {images.images}, or with other "
-            f"options. Create it again with the same options: kedro run --pipelines {pipeline}"
+            f"options. Create it again with the same options: kedro run {options}"
         )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from carvana_kedro import provenance
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import UserError
-from carvana_kedro.image_index import check_source, first_few, usable_images
+from carvana_kedro.image_index import TEST_INDEX_OPTIONS, check_source, first_few, usable_images
 from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.predicting.work import Job, Options, Work
 from carvana_kedro.segmentation.hardware import choose_device, choose_precision
@@ -21,6 +21,18 @@ from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import KINDS, Kind, PredictedImages, PredictionShards
 
 logger = logging.getLogger(__name__)
+
+INPUTS = [
+    "model",
+    "test_index",
+    "test_images",
+    "prediction_shards",
+    "predicted_images",
+    "params:inference",
+    "params:model_training",
+    "source",
+]
+"""The inputs of the nodes that predict, in the order of `PredictionPlan.make`."""
 
 
 def select_test_images(
@@ -97,7 +109,7 @@ class PredictionPlan:
         Raises:
             UserError: The index was made from other files, or the model is unknown.
         """
-        check_source(test_index, test_images, "inference")
+        check_source(test_index, test_images, TEST_INDEX_OPTIONS)
         parameters = parameters.with_images(source.writes_images)
         trusted = model_training.trusted()
         origin = _origin(model, test_index, test_images, parameters, trusted)

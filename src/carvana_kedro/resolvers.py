@@ -1,9 +1,11 @@
-"""Resolvers: functions that compute `${name:...}` in the configuration."""
+"""Resolvers: functions that compute `${name:...}` in the configuration; and the loader that uses them."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
 
 from carvana_kedro.errors import UserError, suggestion
@@ -70,3 +72,26 @@ def model(choice: str | None) -> str | None:
 
 
 RESOLVERS = {"pick": pick, "side": side, "about": about, "home": home, "here": here, "model": model}
+
+
+class ConfigLoader(OmegaConfigLoader):
+    """Kedro's loader, for runs in several threads of one process, as in `kedro server`.
+
+    OmegaConf keeps the resolvers of the whole process in one table, where each loader registers its own `globals` and
+    `runtime_params`. With Kedro's loader, a run may get the parameters of another one, without an error.
+
+    Attributes:
+        alone: Held while the table of resolvers is in use.
+    """
+
+    alone = threading.RLock()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        with self.alone:
+            super().__init__(*args, **options)
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        """Load, merge and resolve the configuration of a kind, such as `catalog`."""
+        with self.alone:
+            self._register_globals_resolver()  # Kedro does the same for `runtime_params`
+            return super().__getitem__(key)

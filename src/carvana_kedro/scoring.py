@@ -88,7 +88,7 @@ def _score_model(
     trusted: Iterable[str],
 ) -> Iterator[dict[str, Any]]:
     """Yield one row per image, and add the image to the curve."""
-    check_source(index, images, "data_ingestion")
+    check_source(index, images, "--pipelines data_ingestion")
     _check_split(model, index)
     inference = parameters if isinstance(parameters, Inference) else Inference()
     predictor = Predictor.from_model(

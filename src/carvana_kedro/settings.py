@@ -6,7 +6,7 @@ from carvana_kedro.hooks import (
     LocalCredentialsHook,
     LockOutputsHook,
 )
-from carvana_kedro.resolvers import RESOLVERS
+from carvana_kedro.resolvers import RESOLVERS, ConfigLoader
 from carvana_kedro.terminal.hooks import RunReportHook, TerminalLogHook
 
 HOOKS = (
@@ -18,6 +18,7 @@ HOOKS = (
     RunReportHook(),
 )
 
+CONFIG_LOADER_CLASS = ConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",

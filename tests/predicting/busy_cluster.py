@@ -63,8 +63,7 @@ def try_all(plan: PredictionPlan) -> None:
     import ray
 
     told, jobs = Told(), {number: plan.jobs[number] for number in range(3)}
-    cluster = driver.Surroundings("local", threads=2, level=20)
-    ours = driver._Driver(told, pickle.dumps(plan.work), cluster)  # type: ignore[arg-type]
+    ours = driver._Driver(told, pickle.dumps(plan.work), "local", threaded=True)  # type: ignore[arg-type]
     ours.try_out()
 
     order = replace(ours._order, folder=Path("/no/such/folder"))

@@ -5,7 +5,6 @@ handlers and the logging of the process that it runs in, and ends it if it loses
 """
 
 import importlib.util
-import logging
 import pickle
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -14,12 +13,11 @@ from contextlib import contextmanager
 import torch
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.predicting import driver
-from carvana_kedro.predicting.messages import Worker, interrupts_blocked, messages
+from carvana_kedro.predicting import driver, messages
+from carvana_kedro.predicting.messages import Worker
 from carvana_kedro.predicting.work import Job, Work
 from carvana_kedro.stores.predictions import Shard
 
-_PATIENCE = 20  # seconds that Ray has to end
 _REACHABLE_WITHIN = 10  # seconds
 
 
@@ -69,20 +67,13 @@ def started(
             cannot be built there; the prediction fails; or too much of the cluster was lost.
     """
     check_cluster(cluster)
-    surroundings = driver.Surroundings(
-        cluster, torch.get_num_threads(), logging.getLogger(__package__).getEffectiveLevel()
-    )
-    with interrupts_blocked():
-        process = Worker.start(driver.drive, surroundings, name="ray-driver")
-    try:
-        process.send(pickle.dumps(work))
-        found = messages([process], _death)
-        next(found)  # it is ready
+    content = pickle.dumps(pickle.dumps(work))  # the driver hands it on as it is
+    with messages.started(lambda _: _start(cluster), 1, content, _death) as ((process,), found):
         yield _results(process, jobs, (content for _, content in found), on_images)
-    finally:
-        process.process.terminate()  # it ends Ray
-        process.process.join(_PATIENCE)
-        process.close()
+
+
+def _start(cluster: str) -> Worker:
+    return Worker.start(driver.drive, cluster, torch.get_num_threads() > 1, name="ray-driver")
 
 
 def _results(

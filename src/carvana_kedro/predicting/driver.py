@@ -17,14 +17,13 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.predicting.actors import VERSIONS, Order, Pass, try_out
-from carvana_kedro.predicting.messages import Parent, for_parent
+from carvana_kedro.predicting.messages import Parent
 from carvana_kedro.predicting.work import Job, Work
 from carvana_kedro.stores.machine import usable_cores
 from carvana_kedro.stores.predictions import Shard
@@ -44,37 +43,22 @@ _HEAD = {"node:__internal_head__": 0.001}  # Ray's own name
 CONTINUES = "Finished shards are kept: the same command continues."
 
 
-@dataclass(frozen=True)
-class Surroundings:
-    """What the driver needs from the process that started it.
+def drive(parent: Parent, cluster: str, threaded: bool) -> None:
+    """Do the work that the parent sends: the main function of the process.
 
-    Attributes:
+    Args:
+        parent: The process that started this one.
         cluster: `local`, or an address such as `ray://head:10001`.
-        threads: In which PyTorch computes there.
-        level: Of the log.
+        threaded: See `Order`.
     """
-
-    cluster: str
-    threads: int
-    level: int
-
-
-def drive(connection: Connection, surroundings: Surroundings) -> None:
-    """Do the work that the parent sends: the main function of the process."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = Parent(connection, gone=sys.exit)  # Ray then ends in order
-    parent.log_here(surroundings.level)
-    try:
-        content = connection.recv_bytes()
-        with _connected(surroundings.cluster, len(content)):
-            driver = _Driver(parent, content, surroundings)
-            driver.try_out()
-            parent.tell("ready")
-            driver.predict(parent.receive())
-        parent.tell("finished")
-    except BaseException as error:
-        parent.tell("error", for_parent(error))
+    parent.gone = sys.exit  # Ray then ends in order
+    content: bytes = parent.receive()
+    with _connected(cluster, len(content)):
+        driver = _Driver(parent, content, cluster, threaded)
+        driver.try_out()
+        parent.tell("ready")
+        driver.predict(parent.receive())
 
 
 def _end_with_parent() -> None:
@@ -169,15 +153,13 @@ class _LostError(Exception):
 class _Driver:
     """Sends shards through the cluster that Ray is connected to."""
 
-    def __init__(self, parent: Parent, content: bytes, surroundings: Surroundings) -> None:
+    def __init__(self, parent: Parent, content: bytes, cluster: str, threaded: bool) -> None:
         import ray
 
         self._parent = parent
         self._work: Work = pickle.loads(content)
-        self._cluster = surroundings.cluster
-        self._order = Order(
-            [ray.put(content)], Path.cwd(), surroundings.threads > 1, surroundings.level, VERSIONS
-        )
+        self._cluster = cluster
+        self._order = Order([ray.put(content)], Path.cwd(), threaded, logging.getLogger().level, VERSIONS)
 
     def try_out(self) -> None:
         """Build the predictor once in the cluster.

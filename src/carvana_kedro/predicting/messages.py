@@ -17,7 +17,9 @@ from typing import Any, NoReturn
 
 from carvana_kedro.errors import UserError
 
-_PATIENCE = 10  # seconds that a process whose connection has ended has to end
+# In seconds.
+_PATIENCE = 10  # a process that has finished its work, or whose connection has ended, has to end by itself
+_ENDS_WITHIN = 20  # a process that was told to end
 
 
 @dataclass
@@ -29,16 +31,17 @@ class Worker:
 
     @classmethod
     def start(cls, main: Callable[..., object], *args: object, name: str) -> "Worker":
-        """Start a process. Call it within `interrupts_blocked`.
+        """Start a process; `started` calls it. Its log comes here, and so does the error if it fails: see `messages`.
 
         Args:
-            main: Its main function. It is called with the `Connection` to this process, and the other arguments.
+            main: Its main function. It is called with its `Parent`, which is this process, and the other arguments.
             args: The other arguments.
             name: Of the process.
         """
+        level = logging.getLogger(__package__).getEffectiveLevel()
         context = multiprocessing.get_context("spawn")  # a process with CUDA or threads must not be forked
         ours, theirs = context.Pipe()
-        process = context.Process(target=main, args=(theirs, *args), name=name, daemon=False)
+        process = context.Process(target=_work, args=(theirs, level, main, args), name=name, daemon=False)
         with _start_method_kept():
             process.start()
         theirs.close()  # so that the end of the process ends the connection
@@ -50,11 +53,49 @@ class Worker:
             self.connection.send_bytes(content)
 
     def close(self) -> None:
-        """End the process, if it has not ended, and release what it holds here."""
+        """Release what the process holds here. If it has not ended some time after it was told to, it is killed."""
+        self.process.join(_ENDS_WITHIN)
         self.process.kill()
         self.process.join()
         self.process.close()
         self.connection.close()
+
+
+@contextmanager
+def started(
+    start: Callable[[int], Worker], count: int, content: bytes, died: Callable[[str], UserError]
+) -> Iterator[tuple[list[Worker], Iterator[tuple[str, Any]]]]:
+    """Start processes, send them their work, and wait until all are ready. They end with the block.
+
+    Args:
+        start: Starts the process of a number.
+        count: Number of processes.
+        content: The work, pickled.
+        died: See `messages`.
+
+    Yields:
+        The processes, and what they tell: see `messages`.
+    """
+    workers: list[Worker] = []
+    finished = False
+    try:
+        with _interrupts_blocked():
+            for number in range(count):
+                workers.append(start(number))
+        for each in workers:  # now, because they take seconds to be able to receive it
+            each.send(content)
+        found = messages(workers, died)
+        for _ in workers:
+            next(found)  # it is ready
+        yield workers, found
+        finished = True
+    finally:
+        for each in workers:
+            if finished:
+                each.process.join(_PATIENCE)
+            each.process.terminate()
+        for each in workers:
+            each.close()
 
 
 def messages(workers: Sequence[Worker], died: Callable[[str], UserError]) -> Iterator[tuple[str, Any]]:
@@ -93,12 +134,14 @@ class Parent:
 
     Args:
         connection: To that process.
-        gone: Called with the exit status when it has ended, to end this one.
+
+    Attributes:
+        gone: Called with the exit status when that process has ended, to end this one.
     """
 
-    def __init__(self, connection: Connection, gone: Callable[[int], NoReturn] = os._exit) -> None:
+    def __init__(self, connection: Connection) -> None:
+        self.gone: Callable[[int], NoReturn] = os._exit
         self._connection = connection
-        self._gone = gone
         self._lock = threading.Lock()
 
     def receive(self) -> Any:
@@ -106,7 +149,7 @@ class Parent:
         try:
             return pickle.loads(self._connection.recv_bytes())
         except (EOFError, OSError):
-            self._gone(1)
+            self.gone(1)
 
     def tell(self, kind: str, content: Any = None) -> None:
         """Send a message."""
@@ -115,7 +158,7 @@ class Parent:
             try:
                 self._connection.send_bytes(message)
             except OSError:
-                self._gone(1)
+                self.gone(1)
 
     def log_here(self, level: int) -> None:
         """Let the parent log what this process logs, from this level on."""
@@ -123,6 +166,19 @@ class Parent:
         root.handlers[:] = [_LogOfParent(self)]  # type: ignore[arg-type]
         root.setLevel(level)
         logging.captureWarnings(True)
+
+
+def _work(connection: Connection, level: int, main: Callable[..., object], args: Sequence[object]) -> None:
+    """Call the main function of a process, in that process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = Parent(connection)
+    parent.log_here(level)
+    try:
+        main(parent, *args)
+    except BaseException as error:
+        parent.tell("error", for_parent(error))
+    else:
+        parent.tell("finished")
 
 
 class _LogOfParent(QueueHandler):
@@ -166,7 +222,7 @@ def _cause(process: SpawnProcess) -> str:
 
 
 @contextmanager
-def interrupts_blocked() -> Iterator[None]:
+def _interrupts_blocked() -> Iterator[None]:
     """Block SIGINT, and let it be blocked in processes that are started: Ctrl-C reaches the whole process group."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

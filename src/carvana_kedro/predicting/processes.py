@@ -3,19 +3,17 @@
 import logging
 import os
 import pickle
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 import cv2
 import torch
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.predicting.messages import Parent, Worker, for_parent, interrupts_blocked, messages
+from carvana_kedro.predicting import messages
+from carvana_kedro.predicting.messages import Parent, Worker
 from carvana_kedro.predicting.work import Job, Work
 from carvana_kedro.segmentation.hardware import choose_device
 from carvana_kedro.segmentation.prediction import onnx
@@ -25,7 +23,6 @@ from carvana_kedro.stores.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 10  # seconds that a process which has finished its work has to end by itself
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -62,23 +59,6 @@ def _kind_of_device(device: str, engine: str) -> str:
     return choose_device(device).type  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class _Surroundings:
-    """What is different in a process from the one that started it.
-
-    Attributes:
-        processes: How many share the machine.
-        threads: In which PyTorch computes.
-        gpu: What CUDA_VISIBLE_DEVICES becomes, so that this GPU is the only one; None: it stays.
-        level: Of the log.
-    """
-
-    processes: int
-    threads: int
-    gpu: str | None
-    level: int
-
-
 @contextmanager
 def started(
     work: Work, jobs: Mapping[int, Job], count: int, on_image: Callable[[], object]
@@ -99,44 +79,23 @@ def started(
         when the iteration begins.
 
     Raises:
-        UserError: As `Work.build_predictor` and `predict` in a process; or a process was killed.
+        UserError: As `Work.build_predictor` and `Work.run` in a process; or a process was killed.
     """
-    ranks: list[Worker] = []
-    finished = False
     logger.info("Starting %d processes that predict", count)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # what training has left belongs to this process, and would be missing in the others
-    try:
-        with interrupts_blocked():
-            for rank in range(count):
-                ranks.append(_start(rank, count, work))
-        content = pickle.dumps(work)  # multiprocessing's pickler would move the weights to shared memory
-        for each in ranks:
-            each.send(content)
-        found = messages(ranks, partial(_death, count=count))
-        for _ in ranks:
-            next(found)  # it is ready
+    content = pickle.dumps(work)  # multiprocessing's pickler would move the weights to shared memory
+    with messages.started(
+        lambda rank: _start(rank, count, work), count, content, partial(_death, count=count)
+    ) as (ranks, found):
         yield _results(ranks, jobs, found, on_image)
-        finished = True
-    finally:
-        for each in ranks:
-            if finished:
-                each.process.join(_PATIENCE)
-            each.process.kill()
-        for each in ranks:
-            each.close()
 
 
 def _start(rank: int, count: int, work: Work) -> Worker:
-    """Start the process of a rank, without its work: it takes seconds to be able to receive it."""
     on_gpu = _kind_of_device(work.predictor["device"], work.predictor["engine"]) == "cuda"
-    surroundings = _Surroundings(
-        processes=count,
-        threads=_threads(torch.get_num_threads(), count),
-        gpu=_visible_gpus()[rank] if on_gpu else None,
-        level=logging.getLogger(__package__).getEffectiveLevel(),
-    )
-    return Worker.start(_predict, surroundings, name=f"predict-{rank}")
+    gpu = _visible_gpus()[rank] if on_gpu else None
+    threads = _threads(torch.get_num_threads(), count)
+    return Worker.start(_predict, count, threads, gpu, name=f"predict-{rank}")
 
 
 def _threads(threads: int, count: int) -> int:
@@ -182,30 +141,24 @@ def _death(cause: str, count: int) -> UserError:
     )
 
 
-def _predict(connection: Connection, surroundings: _Surroundings) -> None:
-    """Do the work that the parent sends: the main function of a process."""
+def _predict(parent: Parent, processes: int, threads: int, gpu: str | None) -> None:
+    """Do the work that the parent sends: the main function of a process.
+
+    Args:
+        parent: The process that started this one.
+        processes: How many share the machine.
+        threads: In which PyTorch computes.
+        gpu: What CUDA_VISIBLE_DEVICES becomes, so that this GPU is the only one; None: it stays.
+    """
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = Parent(connection)
-    try:
-        _settle(surroundings, parent)
-        work: Work = parent.receive()
-        predictor = work.build_predictor()
-        parent.tell("ready")
-        jobs: Mapping[int, Job] = parent.receive()
-        for result in work.run(predictor, jobs, on_image=lambda: parent.tell("image")):
-            parent.tell("shard", result)
-    except BaseException as error:
-        parent.tell("error", for_parent(error))
-    else:
-        parent.tell("finished")
-
-
-def _settle(surroundings: _Surroundings, parent: Parent) -> None:
-    """Take this process's share of the machine, and log through the parent."""
-    if surroundings.gpu is not None:
-        os.environ[_VISIBLE] = surroundings.gpu  # before CUDA starts
-    share_machine(surroundings.processes)
-    torch.set_num_threads(surroundings.threads)
+    if gpu is not None:
+        os.environ[_VISIBLE] = gpu  # before CUDA starts
+    share_machine(processes)
+    torch.set_num_threads(threads)
     cv2.setNumThreads(usable_cores())
-    parent.log_here(surroundings.level)
+    work: Work = parent.receive()
+    predictor = work.build_predictor()
+    parent.tell("ready")
+    jobs: Mapping[int, Job] = parent.receive()
+    for result in work.run(predictor, jobs, on_image=lambda: parent.tell("image")):
+        parent.tell("shard", result)

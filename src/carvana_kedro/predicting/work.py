@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import Kind, PredictedImages, PredictionShards, Seal, Shard
-from carvana_kedro.stores.tables import Row
 
 logger = logging.getLogger(__name__)
 
@@ -66,22 +65,6 @@ class Options:
     def needs_masks(self) -> bool:
         """Whether the masks themselves are needed; otherwise their edges are enough, which a GPU finds."""
         return bool(self.kinds) or self.keep_largest or self.fill_holes
-
-
-class Predicted(NamedTuple):
-    """What the prediction of a shard found and wrote.
-
-    Attributes:
-        rows: Image ids and the run lengths of their masks, in order.
-        images: Seals of the image files, by their names.
-        problems: Why masks are empty, by image id.
-        doubts: How unsure the network is of its masks, by image id.
-    """
-
-    rows: list[Row]
-    images: dict[str, Seal]
-    problems: dict[str, str]
-    doubts: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -141,114 +124,81 @@ class Work:
     def run(
         self, predictor: Predictor, jobs: Mapping[int, Job], on_image: Callable[[], object]
     ) -> Iterator[tuple[int, Shard]]:
-        """Predict and write shards: see `predict`.
+        """Predict and write shards. Their image files are written in threads while the next images are predicted.
+
+        Args:
+            predictor: What `build_predictor` returns.
+            jobs: The images of each shard, by its number.
+            on_image: Called after each image, for a progress bar.
 
         Yields:
             The number of a shard, and the shard, as soon as it is written.
+
+        Raises:
+            UserError: An image cannot be read, a file cannot be written, or the network's output is not finite.
         """
-        found = predict(predictor, jobs, self.images, self.predicted_images, self.options, on_image)
-        for number, predicted in found:
-            yield number, self.shards.write(self.key, number, *predicted)
+        predictions = predictor.predict(
+            self.images,
+            [image_id for job in jobs.values() for image_id in job.readable],
+            batch_size=self.options.batch_size,
+            num_workers=usable_workers(self.options.num_workers),
+            threshold=None if self.options.needs_masks else predictor.threshold,
+            shard_sizes=[len(job.readable) for job in jobs.values()],
+            on_bad_image=self.options.on_bad_image,
+        )
+        results = map_in_order(partial(self._write, predictor.threshold), predictions)
+        for number, job in jobs.items():
+            rows = dict.fromkeys(job.image_ids, "")
+            images: dict[str, Seal] = {}
+            problems: dict[str, str] = {}
+            doubts: dict[str, float] = {}
+            for image_id in job.readable:
+                rows[image_id], seals, problem, doubt = next(results)
+                if problem:
+                    logger.warning("The mask of %s is empty: %s", image_id, problem)
+                    problems[image_id] = problem
+                else:
+                    doubts[image_id] = round(doubt, 2)
+                images |= seals
+                on_image()
+            yield number, self.shards.write(self.key, number, list(rows.items()), images, problems, doubts)
 
+    def _write(self, threshold: float, prediction: Prediction) -> tuple[str, dict[str, Seal], str, float]:
+        """Write the image files that the options request.
 
-def predict(
-    predictor: Predictor,
-    jobs: Mapping[int, Job],
-    images: ImageSource,
-    predicted_images: PredictedImages,
-    options: Options,
-    on_image: Callable[[], object] = lambda: None,
-) -> Iterator[tuple[int, Predicted]]:
-    """Predict the images of shards, and write their image files in threads while the next images are predicted.
+        Returns:
+            The run lengths of the mask, the seals of the files, and the problem and the doubt of the prediction.
+        """
+        image_id = prediction.image_id
+        if prediction.problem:
+            return "", {}, prediction.problem, 0.0
+        try:
+            if not self.options.needs_masks:
+                return run_lengths.format_runs(prediction.edges(threshold)), {}, "", prediction.doubt()
+            mask = prediction.mask(threshold)
+            mask = postprocess(mask, largest=self.options.keep_largest, filled=self.options.fill_holes)
+            photograph = cache(partial(self.images.read_image, image_id))
+            seals = {}
+            for kind in self.options.kinds:
+                picture = self._picture(kind, photograph, mask, prediction, threshold)
+                name = self.predicted_images.name(kind, image_id)
+                seals[name] = self.predicted_images.write(kind, image_id, picture)
+            return run_lengths.encode(mask), seals, "", prediction.doubt()
+        except Exception as error:
+            error.add_note(f"This happened while the prediction for {image_id} was written.")
+            raise
 
-    Args:
-        predictor: Predicts the masks, at its own threshold.
-        jobs: The images of each shard, by its number.
-        images: Reads the images.
-        predicted_images: Where image files are written.
-        options: What is written, and how images are read.
-        on_image: Called after each image, for a progress bar.
-
-    Yields:
-        The number of a shard, and what was predicted. It does not write the shard.
-
-    Raises:
-        UserError: An image cannot be read, a file cannot be written, or the network's output is not finite.
-    """
-    predictions = predictor.predict(
-        images,
-        [image_id for job in jobs.values() for image_id in job.readable],
-        batch_size=options.batch_size,
-        num_workers=usable_workers(options.num_workers),
-        threshold=None if options.needs_masks else predictor.threshold,
-        shard_sizes=[len(job.readable) for job in jobs.values()],
-        on_bad_image=options.on_bad_image,
-    )
-    write = partial(
-        _write,
-        threshold=predictor.threshold,
-        images=images,
-        predicted_images=predicted_images,
-        options=options,
-    )
-    results = map_in_order(write, predictions)
-    for number, job in jobs.items():
-        rows = dict.fromkeys(job.image_ids, "")
-        predicted = Predicted([], {}, {}, {})
-        for image_id in job.readable:
-            rows[image_id], seals, problem, doubt = next(results)
-            if problem:
-                logger.warning("The mask of %s is empty: %s", image_id, problem)
-                predicted.problems[image_id] = problem
-            else:
-                predicted.doubts[image_id] = round(doubt, 2)
-            predicted.images.update(seals)
-            on_image()
-        yield number, predicted._replace(rows=list(rows.items()))
-
-
-def _write(
-    prediction: Prediction,
-    threshold: float,
-    images: ImageSource,
-    predicted_images: PredictedImages,
-    options: Options,
-) -> tuple[str, dict[str, Seal], str, float]:
-    """Write the image files that the options request.
-
-    Returns:
-        The run lengths of the mask, the seals of the files, and the problem and the doubt of the prediction.
-    """
-    image_id = prediction.image_id
-    if prediction.problem:
-        return "", {}, prediction.problem, 0.0
-    try:
-        if not options.needs_masks:
-            return run_lengths.format_runs(prediction.edges(threshold)), {}, "", prediction.doubt()
-        mask = prediction.mask(threshold)
-        mask = postprocess(mask, largest=options.keep_largest, filled=options.fill_holes)
-        photograph = cache(partial(images.read_image, image_id))
-        seals = {}
-        for kind in options.kinds:
-            picture = _picture(kind, photograph, mask, prediction, threshold, options.background)
-            seals[predicted_images.name(kind, image_id)] = predicted_images.write(kind, image_id, picture)
-        return run_lengths.encode(mask), seals, "", prediction.doubt()
-    except Exception as error:
-        error.add_note(f"This happened while the prediction for {image_id} was written.")
-        raise
-
-
-def _picture(
-    kind: Kind,
-    photograph: Callable[[], np.ndarray],
-    mask: np.ndarray,
-    prediction: Prediction,
-    threshold: float,
-    background: str,
-) -> np.ndarray:
-    """Return what the file of a kind shows. The photograph is read when it is needed."""
-    if kind == "masks":
-        return mask
-    if kind == "overlays":
-        return visualization.overlay(photograph(), mask)
-    return cut_out(photograph(), prediction.alpha(mask, threshold), color_of(background))
+    def _picture(
+        self,
+        kind: Kind,
+        photograph: Callable[[], np.ndarray],
+        mask: np.ndarray,
+        prediction: Prediction,
+        threshold: float,
+    ) -> np.ndarray:
+        """Return what the file of a kind shows. The photograph is read when it is needed."""
+        if kind == "masks":
+            return mask
+        if kind == "overlays":
+            return visualization.overlay(photograph(), mask)
+        return cut_out(photograph(), prediction.alpha(mask, threshold), color_of(self.options.background))

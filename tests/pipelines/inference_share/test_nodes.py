@@ -65,10 +65,9 @@ def test_shares_at_the_same_time_and_a_last_run_write_the_files_of_one_process(
 def _predict(
     node: Callable[..., Any], model: TrainedModel, images: ImageStore, folder: Path, **changed: Any
 ) -> Any:
-    index = [index_images(images)] if node is predict_masks else []
     parameters = Inference(**{"batch_size": 2, "shard_size": 3, **changed})
     stores = PredictionShards(folder / "shards"), PredictedImages(folder)
-    return node(model, *index, images, *stores, parameters, RECIPE, SOURCE)
+    return node(model, index_images(images), images, *stores, parameters, RECIPE, SOURCE)
 
 
 def test_a_share_takes_no_lock_and_removes_nothing(
@@ -120,6 +119,16 @@ def test_shards_of_a_host_with_another_precision_are_not_used(
     assert last["hardware"] == ["cpu", "float32"]
     assert len({Path(name).parent for name in last["shards"]}) == 1
     assert len(list((tmp_path / "shards").glob("*/*.csv"))) == 3 + 6
+
+
+def test_a_share_refuses_an_index_of_other_files(model: TrainedModel, broken: Path, tmp_path: Path) -> None:
+    images = ImageStore(broken / "train")
+    index = index_images(images)
+    first, second, *_ = (images.image_path(image_id) for image_id in images.ids())
+    first.write_bytes(second.read_bytes())
+    stores = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
+    with pytest.raises(UserError, match=r"kedro run --to-nodes inference\.select_test_images"):
+        predict_share(model, index, images, *stores, Inference(share="1/2"), RECIPE, SOURCE)
 
 
 def test_more_shares_than_shards_leave_some_without_work(

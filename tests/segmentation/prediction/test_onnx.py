@@ -34,6 +34,22 @@ def test_onnx_runtime_computes_the_same_logits(segmenter: Segmenter, tmp_path: P
             torch.testing.assert_close(onnx.OnnxSegmenter(model)(images), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_onnx_runtime_computes_in_the_threads_of_pytorch_which_do_not_change_logits(
+    segmenter: Segmenter,
+) -> None:
+    images = torch.randint(256, (3, 33, 47, 3), dtype=torch.uint8)
+    content, before, found = onnx.to_bytes(segmenter), torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            engine = onnx.OnnxSegmenter(content)
+            assert engine._session.get_session_options().intra_op_num_threads == count
+            found.append(engine(images))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(each, found[0]) for each in found)
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_both_engines_predict_the_same_probabilities(flip: bool) -> None:
     torch.manual_seed(0)

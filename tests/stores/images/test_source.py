@@ -145,14 +145,14 @@ def test_a_source_with_other_contents_of_equal_size_is_another_source(
     index, sizes = index_images(source.open()), _sizes(source)
     before = source.open()
     assert before.fingerprint() == index["source"].iat[0]
-    check_source(index, source.open(), "data_ingestion")
+    check_source(index, source.open(), "--pipelines data_ingestion")
     change(source)
     assert _sizes(source) == sizes
     assert source.open().fingerprint() == before.fingerprint() != index["source"].iat[0]
     for store in (before, source.open()):
         with pytest.raises(UserError, match="made from other files"):
-            check_source(index, store, "data_ingestion")
-    check_source(index_images(source.open()), source.open(), "data_ingestion")
+            check_source(index, store, "--pipelines data_ingestion")
+    check_source(index_images(source.open()), source.open(), "--pipelines data_ingestion")
 
 
 def test_a_source_is_the_same_in_another_place(source: Folders, tmp_path: Path) -> None:

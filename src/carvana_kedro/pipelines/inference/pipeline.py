@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from carvana_kedro.prediction_plan import select_test_images
+from carvana_kedro.prediction_plan import INPUTS, select_test_images
 
 from .nodes import (
     index_test_images,
@@ -30,16 +30,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 predict_masks,
-                inputs=[
-                    "model",
-                    "test_index",
-                    "test_images",
-                    "prediction_shards",
-                    "predicted_images",
-                    "params:inference",
-                    "params:model_training",
-                    "source",
-                ],
+                inputs=INPUTS,
                 outputs="predictions",
                 name="predict_masks",
                 tags="network",

@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Mapping
 
+import pandas as pd
+
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import UserError
-from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.predicting import engine
 from carvana_kedro.predicting.work import Job
-from carvana_kedro.prediction_plan import PredictionPlan, select_test_images
+from carvana_kedro.prediction_plan import PredictionPlan
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 def predict_share(
     model: TrainedModel,
+    test_index: pd.DataFrame,
     test_images: ImageSource,
     prediction_shards: PredictionShards,
     predicted_images: PredictedImages,
@@ -35,6 +37,7 @@ def predict_share(
 
     Args:
         model: The model.
+        test_index: What `select_test_images` returned before the first share.
         test_images: The test images.
         prediction_shards: Where shards are written.
         predicted_images: Where images are written.
@@ -45,7 +48,6 @@ def predict_share(
     Raises:
         UserError: See `predict_masks`; or image files of another prediction would be replaced.
     """
-    test_index = select_test_images(index_images(test_images), test_images, parameters)
     plan = PredictionPlan.make(
         model,
         test_index,

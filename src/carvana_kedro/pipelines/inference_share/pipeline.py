@@ -2,6 +2,8 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from carvana_kedro.prediction_plan import INPUTS
+
 from .nodes import predict_share
 
 
@@ -11,15 +13,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         [
             Node(
                 predict_share,
-                inputs=[
-                    "model",
-                    "test_images",
-                    "prediction_shards",
-                    "predicted_images",
-                    "params:inference",
-                    "params:model_training",
-                    "source",
-                ],
+                inputs=INPUTS,
                 outputs=None,
                 name="predict_share",
                 tags="network",

@@ -231,7 +231,7 @@ def _check_shared(checkpoints: RunCheckpoints) -> None:
 def _check_sides(indices: Sides, images: ImageSource) -> None:
     """Check that both indices are of these images and of one split: a run may have been killed between the two."""
     for index in indices:
-        check_source(index, images, "data_ingestion")
+        check_source(index, images, "--pipelines data_ingestion")
     if shared := {*indices[0]["car"]} & {*indices[1]["car"]}:
         raise UserError(
             f"train_index and validation_index are of two splits: both have the car {min(shared)}. Create them again "

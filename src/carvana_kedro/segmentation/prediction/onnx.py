@@ -113,7 +113,7 @@ def choose_device(name: str) -> str:
 
 
 class OnnxSegmenter:
-    """Runs an exported segmenter with ONNX Runtime, in float32.
+    """Runs an exported segmenter with ONNX Runtime, in float32, in as many threads as PyTorch.
 
     Args:
         model: Path or content of an ONNX file.
@@ -133,7 +133,11 @@ class OnnxSegmenter:
 
         options = {"use_tf32": 0} if device == "cuda" else {}
         content = model if isinstance(model, bytes) else str(model)
-        self._session = onnxruntime.InferenceSession(content, providers=[(provider, options)])
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = (
+            torch.get_num_threads()
+        )  # its default: all cores, in each of several processes
+        self._session = onnxruntime.InferenceSession(content, settings, providers=[(provider, options)])
         if (
             provider not in self._session.get_providers()
         ):  # ONNX Runtime silently skips providers it cannot load
