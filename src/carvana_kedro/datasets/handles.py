@@ -15,6 +15,7 @@ from kedro_datasets._typing import ImagePreview, TablePreview
 from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.datasets.previews.contact_sheet import PICTURES, sheet_of_files
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.folders import open_folder
 from carvana_kedro.stores.pixel_cache import PixelCache
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 from carvana_kedro.stores.review.editable_masks import EditableMasks
@@ -92,7 +93,10 @@ class PredictedImagesDataset(HandleDataset[PredictedImages]):
         """Return a contact sheet of the first images of one kind."""
         kinds = (("overlays", ".jpg"), ("cutouts", ".png"), ("masks", ".png"))
         found = (sorted((self._path / kind).rglob(f"*{suffix}")) for kind, suffix in kinds)
-        return sheet_of_files(self._path, next(filter(None, found), [])[:PICTURES])
+        paths = next(filter(None, found), [])[:PICTURES]
+        return sheet_of_files(
+            open_folder(self._path), [path.relative_to(self._path).as_posix() for path in paths]
+        )
 
 
 class EditableMasksDataset(HandleDataset[EditableMasks]):
@@ -105,7 +109,9 @@ class EditableMasksDataset(HandleDataset[EditableMasks]):
     @if_present
     def preview(self) -> ImagePreview:
         """Return a contact sheet of the first masks."""
-        return sheet_of_files(self._path, sorted(self._path.glob("[!.]*.png"))[:PICTURES])
+        return sheet_of_files(
+            open_folder(self._path), [path.name for path in sorted(self._path.glob("[!.]*.png"))[:PICTURES]]
+        )
 
 
 class PixelCacheDataset(HandleDataset[PixelCache]):
