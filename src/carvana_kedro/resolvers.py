@@ -55,13 +55,28 @@ def about(setting: str, *, _root_: Mapping[str, Any]) -> Any:
 
 
 def home(path: str | None) -> str | None:
-    """Resolve `${home:path}` to the path with a leading `~` replaced by the user's home folder."""
-    return None if path is None else str(Path(path).expanduser())
+    """Resolve `${home:path}` to the path with a leading `~` replaced by the user's home folder.
+
+    The address of an object store stays as it is.
+    """
+    return path if path is None or _is_address(path) else str(Path(path).expanduser())
 
 
 def here(path: str | None) -> str | None:
     """Resolve `${here:path}` like `home`, and make a relative path absolute: relative to the working directory."""
-    return None if path is None else str(Path(path).expanduser().absolute())
+    return path if path is None or _is_address(path) else str(Path(path).expanduser().absolute())
+
+
+def scratch(path: str | None, data: str) -> str:
+    """Resolve `${scratch:path,data}` to the path of a folder on a disk.
+
+    Without a path it is the folder of the data, or `data` if that is the address of an object store.
+    """
+    return home(path) or ("data" if _is_address(data) else data)
+
+
+def _is_address(path: str) -> bool:
+    return "://" in path  # `Path` would make one slash of two
 
 
 def model(choice: str | None) -> str | None:
@@ -69,4 +84,4 @@ def model(choice: str | None) -> str | None:
     return choice if choice in PACKAGED else here(choice)
 
 
-RESOLVERS = {"pick": pick, "side": side, "about": about, "home": home, "here": here, "model": model}
+RESOLVERS = {"pick": pick, "side": side, "about": about, "home": home, "here": here, "scratch": scratch, "model": model}

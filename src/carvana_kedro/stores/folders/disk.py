@@ -1,7 +1,7 @@
 """A folder on a disk."""
 
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,10 @@ class DiskFolder:
     def remove(self, name: str) -> None:
         """See `Folder.remove`."""
         (self.path / name).unlink(missing_ok=True)
+
+    def directory(self, name: str = "") -> AbstractContextManager[Path]:
+        """Yield the folder itself. It need not exist."""
+        return nullcontext(self.path / name)
 
     def locked(self, name: str = "") -> AbstractContextManager[None]:
         """See `Folder.locked`."""
