@@ -15,6 +15,7 @@ from kedro_datasets._typing import ImagePreview, TablePreview
 from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.datasets.previews.contact_sheet import PICTURES, sheet_of_files
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.pixel_cache import PixelCache
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 from carvana_kedro.stores.review.editable_masks import EditableMasks
@@ -58,7 +59,7 @@ class CheckpointsDataset(HandleDataset["CheckpointStore"]):
         """Return the store."""
         from carvana_kedro.stores.checkpoints import CheckpointStore
 
-        return CheckpointStore(self._path)
+        return CheckpointStore(DiskFolder(self._path))
 
     @if_present
     def preview(self) -> TablePreview:
@@ -77,7 +78,7 @@ class PredictionShardsDataset(HandleDataset[PredictionShards]):
 
     def load(self) -> PredictionShards:
         """Return the store."""
-        return PredictionShards(self._path)
+        return PredictionShards(DiskFolder(self._path))
 
 
 class PredictedImagesDataset(HandleDataset[PredictedImages]):
@@ -85,7 +86,7 @@ class PredictedImagesDataset(HandleDataset[PredictedImages]):
 
     def load(self) -> PredictedImages:
         """Return the store."""
-        return PredictedImages(self._path)
+        return PredictedImages(DiskFolder(self._path))
 
     @if_present
     def preview(self) -> ImagePreview:
@@ -100,7 +101,7 @@ class EditableMasksDataset(HandleDataset[EditableMasks]):
 
     def load(self) -> EditableMasks:
         """Return the store."""
-        return EditableMasks(self._path)
+        return EditableMasks(DiskFolder(self._path))
 
     @if_present
     def preview(self) -> ImagePreview:

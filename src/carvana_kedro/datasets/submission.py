@@ -11,6 +11,7 @@ from kedro_datasets._typing import TablePreview
 
 from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.datasets.record import RecordDataset
+from carvana_kedro.stores.folders import open_file
 from carvana_kedro.stores.predictions import SubmissionFile, write_submission
 from carvana_kedro.stores.tables import Row
 
@@ -38,11 +39,11 @@ class SubmissionDataset(AbstractDataset[Iterable[Row], SubmissionFile]):
 
     def load(self) -> SubmissionFile:
         """Return the file. Iterating over it yields (image id, rle) rows."""
-        return SubmissionFile(self._filepath)
+        return SubmissionFile(*open_file(self._filepath))
 
     def save(self, data: Iterable[Row]) -> None:
         """Write all rows atomically."""
-        rows = write_submission(self._filepath, data)
+        rows = write_submission(*open_file(self._filepath), data)
         self._logger.info("%s: %d rows, %.1f MB", self._filepath, rows, self._filepath.stat().st_size / 1e6)
 
     @if_present

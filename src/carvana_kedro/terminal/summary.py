@@ -53,7 +53,7 @@ def summarize(
     made = {name: path for name in saved if (path := _path(catalog, name))}
     if "predictions" in made and catalog.load("predictions")["parameters"]["cutouts"]:
         # Of all images, not only of those that the report shows.
-        made["cutouts"] = str(catalog.load("predicted_images").folder / "cutouts")
+        made["cutouts"] = catalog.load("predicted_images").folder.address("cutouts")
     words = ", ".join(_words(catalog, made))
     sections = {
         "model": _stand_in(catalog, made),

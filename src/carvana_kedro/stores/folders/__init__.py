@@ -7,7 +7,17 @@ from typing import Any
 from carvana_kedro.stores.folders.base import Folder, Stat
 from carvana_kedro.stores.folders.disk import DiskFolder
 
-__all__ = ["DiskFolder", "Folder", "Stat", "open_folder"]
+__all__ = ["DiskFolder", "Folder", "Stat", "open_file", "open_folder"]
+
+
+def open_file(
+    path: str | Path, *, scratch: str | Path | None = None, credentials: Mapping[str, Any] | None = None
+) -> tuple[Folder, str]:
+    """Return the folder of a file, and the name of the file. The arguments are those of `open_folder`."""
+    folder, slash, name = str(path).rpartition("/") if "://" in str(path) else ("", "", "")
+    if slash:
+        return open_folder(folder, scratch=scratch, credentials=credentials), name
+    return DiskFolder(Path(path).parent), Path(path).name
 
 
 def open_folder(
