@@ -67,6 +67,12 @@ class Folder(Protocol):
     def sweep(self) -> None:
         """Remove what killed processes left in the folder and its subfolders."""
 
+    def directory(self, name: str = "") -> AbstractContextManager[Path]:
+        """Yield a subfolder, or the folder itself, on a disk, for a library that writes several files into it.
+
+        An object store gets its new and changed files when the block ends, also after an error.
+        """
+
     def locked(self, name: str = "") -> AbstractContextManager[None]:
         """Hold the lock of a file or subfolder, or of the folder itself, while the block runs: see `locks.locked`."""
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,10 @@ class DiskFolder:
         """See `Folder.sweep`, and `remove_partial_files`."""
         for folder in {part.parent for part in self.path.rglob("*.part")}:
             remove_partial_files(folder)
+
+    def directory(self, name: str = "") -> AbstractContextManager[Path]:
+        """Yield the folder itself. It need not exist."""
+        return nullcontext(self.path / name)
 
     def locked(self, name: str = "") -> AbstractContextManager[None]:
         """See `Folder.locked`."""
