@@ -18,6 +18,7 @@ from carvana_kedro.pipelines.inference.nodes import predict_masks
 from carvana_kedro.pipelines.inference_share.nodes import predict_share
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.checkpoints import load_checkpoint
+from carvana_kedro.stores.folders import DiskFolder, open_file
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards, Shard, write_submission
 from carvana_kedro.stores.tables import Row
@@ -32,13 +33,13 @@ class PrintShards(PredictionShards):
 
 
 def _predict(model: TrainedModel, images: ImageStore, folder: Path, parameters: Inference) -> None:
-    shards = PrintShards(folder)
-    rest = (shards, PredictedImages(folder), parameters, RECIPE, SourceDescription(name="mine"))
+    shards = PrintShards(DiskFolder(folder))
+    rest = (shards, PredictedImages(DiskFolder(folder)), parameters, RECIPE, SourceDescription(name="mine"))
     if parameters.share:
         predict_share(model, images, *rest)
         return
     predictions = predict_masks(model, index_images(images), images, *rest)
-    write_submission(folder / "submit.csv.gz", shards.read(predictions["shards"]))
+    write_submission(*open_file(folder / "submit.csv.gz"), shards.read(predictions["shards"]))
 
 
 if __name__ == "__main__":

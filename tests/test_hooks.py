@@ -84,7 +84,14 @@ def test_credentials_in_base_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["kaggle: {token: KGAT_1", "kaggle: KGAT_1", "storage: KGAT_1", "kaggle: {token: '${nope:KGAT_1}'}", "- KGAT_1\n-"]
+    "text",
+    [
+        "kaggle: {token: KGAT_1",
+        "kaggle: KGAT_1",
+        "storage: KGAT_1",
+        "kaggle: {token: '${nope:KGAT_1}'}",
+        "- KGAT_1\n-",
+    ],
 )
 def test_the_message_about_an_invalid_file_does_not_quote_it(tmp_path: Path, text: str) -> None:
     path = _write(tmp_path / "local/credentials.yml", text)

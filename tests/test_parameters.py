@@ -331,7 +331,15 @@ def test_the_error_names_a_mistake_in_a_file(conf: Path, file: str, content: str
 
 PLACES = ("data_root", "checkpoint")
 PATHS = (*PLACES, "scratch_root", "archives", "folder.images", "folder.masks", "folder.test")
-URLS = ("s3://bucket/data", "gs://b/c", "https://host/a.zip", "file:///tmp", "file:/tmp", "S3://B", "hdfs:///a")
+URLS = (
+    "s3://bucket/data",
+    "gs://b/c",
+    "https://host/a.zip",
+    "file:///tmp",
+    "file:/tmp",
+    "S3://B",
+    "hdfs:///a",
+)
 
 
 def _nested(key: str, value: object) -> dict[str, Any]:
@@ -344,9 +352,7 @@ def _nested(key: str, value: object) -> dict[str, Any]:
     [(key, url) for key in PATHS for url in URLS if key not in PLACES or url[:5] not in ("s3://", "gs://")],
 )
 def test_a_url_is_no_path(conf: Path, key: str, url: str) -> None:
-    message = (
-        rf"^Invalid parameters:\n  {key}: '{url}' is a URL, but only local paths[^\n]* are supported\. [^\n]*$"
-    )
+    message = rf"^Invalid parameters:\n  {key}: '{url}' is a URL, but only local paths[^\n]* are supported\. [^\n]*$"
     with pytest.raises(UserError, match=message):
         _check(**_nested(key, url))
     (conf / "local/globals.yml").write_text(json.dumps(_nested(key, url)))

@@ -211,7 +211,7 @@ def _recipe_folders(pipeline: Pipeline, catalog: DataCatalog) -> list[Folder]:
     folders: dict[str, Folder] = {}
     for name in pipeline.all_outputs():
         dataset = catalog.get(name) if name in catalog else None
-        path = str(dataset and dataset._describe().get("filepath") or "")
+        path = str((dataset and dataset._describe().get("filepath")) or "")
         # `Path` would make one slash of the two in an address.
         parents = (parent := os.path.split(path)[0]), os.path.split(parent)[0]
         for folder in parents:

@@ -49,7 +49,11 @@ def _local(path: str, supported: str = "only local paths are") -> str:
 
 def _place(path: str) -> str:
     is_address = re.match(r"(s3|gs)://[^/\s]+", path)
-    return path if is_address else _local(path, "only local paths, s3://BUCKET/PREFIX and gs://BUCKET/PREFIX are")
+    return (
+        path
+        if is_address
+        else _local(path, "only local paths, s3://BUCKET/PREFIX and gs://BUCKET/PREFIX are")
+    )
 
 
 def _digest_of_file(key: str, path: Path) -> str:

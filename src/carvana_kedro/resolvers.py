@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from carvana_kedro.errors import UserError, suggestion
+from carvana_kedro.stores.folders import is_address
 from carvana_kedro.weights import PACKAGED
 
 
@@ -59,12 +60,12 @@ def home(path: str | None) -> str | None:
 
     The address of an object store stays as it is.
     """
-    return path if path is None or _is_address(path) else str(Path(path).expanduser())
+    return path if path is None or is_address(path) else str(Path(path).expanduser())
 
 
 def here(path: str | None) -> str | None:
     """Resolve `${here:path}` like `home`, and make a relative path absolute: relative to the working directory."""
-    return path if path is None or _is_address(path) else str(Path(path).expanduser().absolute())
+    return path if path is None or is_address(path) else str(Path(path).expanduser().absolute())
 
 
 def scratch(path: str | None, data: str) -> str:
@@ -72,11 +73,7 @@ def scratch(path: str | None, data: str) -> str:
 
     Without a path it is the folder of the data, or `data` if that is the address of an object store.
     """
-    return home(path) or ("data" if _is_address(data) else data)
-
-
-def _is_address(path: str) -> bool:
-    return "://" in path  # `Path` would make one slash of two
+    return home(path) or ("data" if is_address(data) else data)
 
 
 def model(choice: str | None) -> str | None:
@@ -84,4 +81,12 @@ def model(choice: str | None) -> str | None:
     return choice if choice in PACKAGED else here(choice)
 
 
-RESOLVERS = {"pick": pick, "side": side, "about": about, "home": home, "here": here, "scratch": scratch, "model": model}
+RESOLVERS = {
+    "pick": pick,
+    "side": side,
+    "about": about,
+    "home": home,
+    "here": here,
+    "scratch": scratch,
+    "model": model,
+}

@@ -12,6 +12,7 @@ from isal import igzip
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores import predictions
+from carvana_kedro.stores.folders import DiskFolder, open_file
 from carvana_kedro.stores.predictions import PredictionShards, SubmissionFile, write_submission
 from carvana_kedro.stores.tables import Row
 
@@ -19,14 +20,14 @@ ROWS = [("0123456789ab_01", "1 2 5 3"), ("0123456789ab_02", "")]
 
 
 def test_shards_are_read_back_in_order(tmp_path: Path) -> None:
-    shards = PredictionShards(tmp_path)
+    shards = PredictionShards(DiskFolder(tmp_path))
     names = [shards.write("key", number, [row]).name for number, row in enumerate(ROWS)]
     assert list(shards.read(names)) == ROWS
     assert list(shards.read(reversed(names))) == ROWS[::-1]
 
 
 def test_the_doubts_of_shards_are_joined(tmp_path: Path) -> None:
-    shards = PredictionShards(tmp_path)
+    shards = PredictionShards(DiskFolder(tmp_path))
     names = [
         shards.write("key", number, [row], doubts={row[0]: number + 0.5}).name
         for number, row in enumerate(ROWS)
@@ -40,14 +41,14 @@ def test_the_doubts_of_shards_are_joined(tmp_path: Path) -> None:
 
 def test_a_submission_has_the_format_of_kaggle(tmp_path: Path) -> None:
     path = tmp_path / "submit.csv.gz"
-    assert write_submission(path, ROWS) == 2
+    assert write_submission(*open_file(path), ROWS) == 2
     with gzip.open(path, "rt") as file:
         assert list(csv.reader(file)) == [
             ["img", "rle_mask"],
             ["0123456789ab_01.jpg", "1 2 5 3"],
             ["0123456789ab_02.jpg", ""],
         ]
-    assert list(SubmissionFile(path)) == ROWS
+    assert list(SubmissionFile(*open_file(path))) == ROWS
 
 
 def test_a_mask_of_many_runs_is_written_and_read(tmp_path: Path) -> None:
@@ -55,12 +56,13 @@ def test_a_mask_of_many_runs_is_written_and_read(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
+from carvana_kedro.stores.folders import DiskFolder, open_file
 from carvana_kedro.stores.predictions import PredictionShards, SubmissionFile, write_submission
 folder = Path(sys.argv[1])
 rows = [("a", " ".join(f"{n} 1" for n in range(1, 400_000, 2)))]
-shards = PredictionShards(folder)
-write_submission(folder / "submit.csv.gz", shards.read([shards.write("key", 0, rows).name]))
-assert list(SubmissionFile(folder / "submit.csv.gz")) == rows
+shards = PredictionShards(DiskFolder(folder))
+write_submission(*open_file(folder / "submit.csv.gz"), shards.read([shards.write("key", 0, rows).name]))
+assert list(SubmissionFile(*open_file(folder / "submit.csv.gz"))) == rows
 """
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
 
@@ -70,11 +72,11 @@ def test_the_same_rows_give_the_same_bytes_in_one_member(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: type
 ) -> None:
     monkeypatch.setattr(predictions, "_GzipFile", library)
-    shards = PredictionShards(tmp_path / "shards")
+    shards = PredictionShards(DiskFolder(tmp_path / "shards"))
     rows = shards.read([shards.write("key", number, [row]).name for number, row in enumerate(ROWS)])
-    assert write_submission(tmp_path / "one.csv.gz", rows) == 2
-    assert write_submission(tmp_path / "two.csv.gz", rows) == 2
-    assert write_submission(tmp_path / "plain.csv.gz", iter(rows)) == 2
+    assert write_submission(*open_file(tmp_path / "one.csv.gz"), rows) == 2
+    assert write_submission(*open_file(tmp_path / "two.csv.gz"), rows) == 2
+    assert write_submission(*open_file(tmp_path / "plain.csv.gz"), iter(rows)) == 2
     one, two, plain = (tmp_path / f"{name}.csv.gz" for name in ("one", "two", "plain"))
     assert one.read_bytes() == two.read_bytes()
     member = zlib.decompressobj(wbits=31)
@@ -89,7 +91,7 @@ def test_the_same_rows_give_the_same_bytes_in_one_member(
 
 def test_a_failure_leaves_the_old_submission(tmp_path: Path) -> None:
     path = tmp_path / "submit.csv.gz"
-    write_submission(path, ROWS)
+    write_submission(*open_file(path), ROWS)
     before = path.read_bytes()
 
     def rows() -> Iterator[Row]:
@@ -97,17 +99,17 @@ def test_a_failure_leaves_the_old_submission(tmp_path: Path) -> None:
         raise RuntimeError("out of luck")
 
     with pytest.raises(RuntimeError):
-        write_submission(path, rows())
+        write_submission(*open_file(path), rows())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_submission_can_be_read_repeatedly(tmp_path: Path) -> None:
-    submission = SubmissionFile(tmp_path / "submit.csv.gz")
-    write_submission(submission.path, ROWS)
+    submission = SubmissionFile(*open_file(tmp_path / "submit.csv.gz"))
+    write_submission(submission.folder, submission.name, ROWS)
     assert next(iter(submission)) == ROWS[0]
     assert list(submission) == list(submission) == ROWS
-    content = submission.path.read_bytes()
+    content = submission.local().read_bytes()
     assert submission.sha256() == hashlib.sha256(content).hexdigest()
     assert submission.size() == len(content)
 
@@ -144,11 +146,11 @@ def test_errors_name_the_damaged_submission(
 ) -> None:
     monkeypatch.setattr(predictions, "_GzipFile", library)
     path = tmp_path / "submit.csv.gz"
-    write_submission(path, [(f"{number:012x}_01", f"{number + 1} 2") for number in range(5000)])
+    write_submission(*open_file(path), [(f"{number:012x}_01", f"{number + 1} 2") for number in range(5000)])
     path.write_bytes(damage(path.read_bytes()))
     for read in (list, SubmissionFile.rows_sha256):
         with pytest.raises(UserError) as raised:
-            read(SubmissionFile(path))
+            read(SubmissionFile(*open_file(path)))
         assert str(path) in str(raised.value)
         assert "kedro run --pipelines inference" in str(raised.value)
 
@@ -157,13 +159,13 @@ def test_an_empty_file_is_not_a_submission(tmp_path: Path) -> None:
     path = tmp_path / "submit.csv.gz"
     path.touch()
     with pytest.raises(UserError, match=r"should have the columns img,rle_mask"):
-        list(SubmissionFile(path))
+        list(SubmissionFile(*open_file(path)))
 
 
 def test_intact_shards_are_found_and_damaged_ones_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shards = PredictionShards(tmp_path)
+    shards = PredictionShards(DiskFolder(tmp_path))
     assert shards.find("key") == {}
     names = [shards.write("key", number, [row]).name for number, row in enumerate([*ROWS, *ROWS])]
     shards.write("other", 7, ROWS)
@@ -177,7 +179,7 @@ def test_intact_shards_are_found_and_damaged_ones_are_logged(
 
 
 def test_partial_files_are_removed_under_the_lock(tmp_path: Path) -> None:
-    shards = PredictionShards(tmp_path)
+    shards = PredictionShards(DiskFolder(tmp_path))
     name = shards.write("key", 0, ROWS).name
     (tmp_path / f"{name}.1a2b3c4d.part").write_bytes(b"half")
     with shards.locked():

@@ -1,13 +1,12 @@
 """Base of the datasets that keep one file, on a disk or in an object store."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from kedro.io import AbstractDataset
 
-from carvana_kedro.stores.folders import DiskFolder, Folder, open_folder
+from carvana_kedro.stores.folders import DiskFolder, Folder, open_file, open_folder
 
 Saved = TypeVar("Saved")
 Loaded = TypeVar("Loaded")
@@ -18,14 +17,16 @@ Storage = Mapping[str, Any]
 
 def open_stored(path: str, storage: Storage | None) -> Folder:
     """Return the folder at a path or an address: see `open_folder`."""
-    storage = storage or {}
-    return open_folder(path, scratch=storage.get("path"), credentials=storage.get("credentials"))
+    return open_folder(path, **_options(storage or {}))
 
 
-def open_parent(path: str, storage: Storage | None) -> tuple[Folder, str]:
-    """Return the folder of a file, and the name of the file in it."""
-    parent, name = os.path.split(path)  # `Path` would make `s3:/` of `s3://`
-    return open_stored(parent, storage), name
+def open_stored_file(path: str, storage: Storage | None) -> tuple[Folder, str]:
+    """Return the folder of a file, and the name of the file: see `open_file`."""
+    return open_file(path, **_options(storage or {}))
+
+
+def _options(storage: Storage) -> dict[str, Any]:
+    return {"scratch": storage.get("path"), "credentials": storage.get("credentials")}
 
 
 class FileDataset(AbstractDataset[Saved, Loaded], Generic[Saved, Loaded]):
@@ -42,7 +43,7 @@ class FileDataset(AbstractDataset[Saved, Loaded], Generic[Saved, Loaded]):
     ) -> None:
         self.where = str(filepath)
         self.storage = storage
-        self._folder, self._name = open_parent(self.where, storage)
+        self._folder, self._name = open_stored_file(self.where, storage)
         self.metadata = metadata
 
     @property

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 # Kedro-Viz finds the kind of a preview by the name of this annotation.
 from kedro_datasets._typing import JSONPreview
 
-from carvana_kedro.datasets.file import FileDataset, Storage, open_parent, open_stored
+from carvana_kedro.datasets.file import FileDataset, Storage, open_stored, open_stored_file
 from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.folders import Folder
+from carvana_kedro.stores.folders import Folder, is_address
 from carvana_kedro.weights import PACKAGED, path_of
 
 if TYPE_CHECKING:
@@ -117,15 +117,15 @@ class ModelDataset(FileDataset["TrainedModel", "TrainedModel | None"]):
         return JSONPreview(shown and json.dumps(shown, indent=2))
 
     def _files(self, chosen: str | None) -> list[tuple[Folder, str]]:
-        """Return the folders and names of the model's files: of `chosen`, or of the recipe's own model if it is None."""
+        """Return folders and names of the files of `chosen`; None: of the recipe's own model."""
         if chosen is None:
             return [(self._folder, self._name)]
-        path = str(path_of(chosen)) if "://" not in chosen else chosen
+        path = str(path_of(chosen)) if not is_address(chosen) else chosen
         folder = open_stored(path, self.storage)
         names = folder.list("*.pt")
         if names or Path(path).is_dir():
             return [(folder, name) for name in names]
-        return [open_parent(path, self.storage)]
+        return [open_stored_file(path, self.storage)]
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self.where, "checkpoint": self._checkpoint}

@@ -53,7 +53,7 @@ def summarize(
     made = {name: path for name in saved if (path := _path(catalog, name))}
     if "predictions" in made and catalog.load("predictions")["parameters"]["cutouts"]:
         # Of all images, not only of those that the report shows.
-        made["cutouts"] = str(catalog.load("predicted_images").folder.folder("cutouts"))
+        made["cutouts"] = catalog.load("predicted_images").folder.address("cutouts")
     words = ", ".join(_words(catalog, made))
     sections = {
         "model": _stand_in(catalog, made),
@@ -86,9 +86,10 @@ def duration(seconds: float) -> str:
 def _path(catalog: DataCatalog, name: str) -> str | None:
     """Return the path or address of a dataset's file or folder, or None if there is none or the folder is empty."""
     dataset = catalog.get(name)
-    path = dataset and dataset._describe().get("filepath")
+    if dataset is None or not (path := dataset._describe().get("filepath")):
+        return None
     # A handle always exists for Kedro, and so does a model that is optional.
-    return str(path) if path and getattr(dataset, "is_there", dataset.exists)() else None
+    return str(path) if getattr(dataset, "is_there", dataset.exists)() else None
 
 
 def _words(catalog: DataCatalog, made: Mapping[str, str]) -> Iterator[str]:

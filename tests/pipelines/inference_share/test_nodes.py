@@ -17,6 +17,7 @@ from carvana_kedro.segmentation import hardware
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import locks
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 from models import RECIPE
@@ -67,7 +68,7 @@ def _predict(
 ) -> Any:
     index = [index_images(images)] if node is predict_masks else []
     parameters = Inference(**{"batch_size": 2, "shard_size": 3, **changed})
-    stores = PredictionShards(folder / "shards"), PredictedImages(folder)
+    stores = PredictionShards(DiskFolder(folder / "shards")), PredictedImages(DiskFolder(folder))
     return node(model, *index, images, *stores, parameters, RECIPE, SOURCE)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.folders import DiskFolder, disk
 from carvana_kedro.stores.review import editable_masks
 from carvana_kedro.stores.review.editable_masks import EditableMasks
 
@@ -28,7 +29,7 @@ def _update(folder: Path, photographs: str = "abc", rows: int = 4, digest: str =
     """Write a mask of each photograph, named after a letter."""
     names = [f"{letter}.png" for letter in photographs]
     return dict(
-        EditableMasks(folder).update(
+        EditableMasks(DiskFolder(folder)).update(
             {name: name + digest for name in names}, ((name, _mask(rows)) for name in names)
         )
     )
@@ -128,7 +129,7 @@ class Killed(BaseException):
 @pytest.fixture
 def killed_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """`killed_after(n)` ends the next run after it has written n files."""
-    whole = editable_masks.atomic_path
+    whole = disk.atomic_path
 
     def end(count: int) -> None:
         left = iter(range(count))
@@ -138,7 +139,7 @@ def killed_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], No
                 raise Killed
             return whole(path)
 
-        monkeypatch.setattr(editable_masks, "atomic_path", atomic_path)
+        monkeypatch.setattr(disk, "atomic_path", atomic_path)
 
     yield end
     monkeypatch.undo()

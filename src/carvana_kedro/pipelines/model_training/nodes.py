@@ -221,7 +221,7 @@ def _check_same_facts(facts: Mapping[str, Any], world: World) -> None:
 
 def _check_shared(checkpoints: RunCheckpoints) -> None:
     """Check that this process sees what the leader has written."""
-    if not (checkpoints.folder / checkpoints.FACTS).exists():
+    if checkpoints.folder.stat(checkpoints.FACTS) is None:
         raise UserError(
             f"The machine {platform.node()} does not see {checkpoints.folder}, which the first process has written. "
             f"{_SHARED_DATA_ROOT}"
@@ -318,7 +318,7 @@ def _restore(run: Run, state: Mapping[str, Any] | None, checkpoints: RunCheckpoi
     # model may not come out again.
     if training.world.leader:
         checkpoints.supersede("best", after=training.steps)
-    name, steps = checkpoints.folder.name, len(run.train_batches)
+    name, steps = checkpoints.run_id, len(run.train_batches)
     if state:
         logger.info(
             "Run %s resumes in epoch %d of %d, after step %d of %d",
@@ -396,7 +396,7 @@ def _log_differences(checkpoints: CheckpointStore, facts: dict[str, Any]) -> Non
     before = next(checkpoints.runs(), None)
     if before is not None:
         changes = provenance.differences(before.facts or {}, facts)
-        logger.info("This run differs from run %s in %s", before.folder.name, "; ".join(changes))
+        logger.info("This run differs from run %s in %s", before.run_id, "; ".join(changes))
 
 
 def evaluate_model(

@@ -7,7 +7,22 @@ from typing import Any
 from carvana_kedro.stores.folders.base import Folder, Stat
 from carvana_kedro.stores.folders.disk import DiskFolder
 
-__all__ = ["DiskFolder", "Folder", "Stat", "open_folder"]
+__all__ = ["DiskFolder", "Folder", "Stat", "is_address", "open_file", "open_folder"]
+
+
+def is_address(path: str | Path) -> bool:
+    """Return whether this is the address of an object store. A `Path` of one has lost its double slash, and is none."""
+    return "://" in str(path)
+
+
+def open_file(
+    path: str | Path, *, scratch: str | Path | None = None, credentials: Mapping[str, Any] | None = None
+) -> tuple[Folder, str]:
+    """Return the folder of a file, and the name of the file. The arguments are those of `open_folder`."""
+    if is_address(path):
+        folder, _, name = str(path).rpartition("/")
+        return open_folder(folder, scratch=scratch, credentials=credentials), name
+    return DiskFolder(Path(path).parent), Path(path).name
 
 
 def open_folder(
@@ -24,7 +39,7 @@ def open_folder(
     Raises:
         UserError: A package is missing, or the address is not valid.
     """
-    if "://" not in str(path):
+    if not is_address(path):
         return DiskFolder(Path(path))
     from carvana_kedro.stores.folders.objects import ObjectFolder  # imports fsspec
 

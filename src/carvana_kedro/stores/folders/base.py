@@ -1,5 +1,6 @@
 """What stores need of a folder, wherever it is."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -31,6 +32,9 @@ class Folder(Protocol):
         After an error in the block, nothing changes.
         """
 
+    def put(self, name: str, content: bytes) -> str:
+        """Write a file whole, and return its version: see `Stat`."""
+
     def read(self, name: str) -> bytes:
         """Return the content of a file.
 
@@ -48,6 +52,9 @@ class Folder(Protocol):
     def stat(self, name: str) -> Stat | None:
         """Return size, time and version of a file; None if it does not exist."""
 
+    def stats(self, names: Iterable[str]) -> dict[str, Stat]:
+        """Return `stat` of those of the files that exist, by name."""
+
     def list(self, pattern: str) -> list[str]:
         """Return the sorted names of the files that match a pattern of `Path.glob`, such as `*/run.json`."""
 
@@ -56,6 +63,9 @@ class Folder(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove a file, if it exists."""
+
+    def sweep(self) -> None:
+        """Remove what killed processes left in the folder and its subfolders."""
 
     def directory(self, name: str = "") -> AbstractContextManager[Path]:
         """Yield a subfolder, or the folder itself, on a disk, for a library that writes several files into it.
@@ -68,6 +78,12 @@ class Folder(Protocol):
 
     def folder(self, name: str) -> "Folder":
         """Return a subfolder. It need not exist."""
+
+    def address(self, name: str) -> str:
+        """Return where a file is, for messages: its path or its address."""
+
+    def is_absolute(self) -> bool:
+        """Return whether it is the same folder in every working directory."""
 
     def __str__(self) -> str:
         """Return the path or the address, as the user writes it."""

@@ -1,11 +1,12 @@
 """A folder on a disk."""
 
 import os
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from carvana_kedro.stores.atomic import atomic_path
+from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
 from carvana_kedro.stores.digests import state_of
 from carvana_kedro.stores.folders.base import Stat
 from carvana_kedro.stores.locks import locked
@@ -20,6 +21,12 @@ class DiskFolder:
     def write(self, name: str) -> AbstractContextManager[Path]:
         """See `Folder.write`, and `atomic_path`."""
         return atomic_path(self.path / name)
+
+    def put(self, name: str, content: bytes) -> str:
+        """See `Folder.put`."""
+        with self.write(name) as part:
+            part.write_bytes(content)
+        return state_of((self.path / name).stat())
 
     def read(self, name: str) -> bytes:
         """See `Folder.read`."""
@@ -39,6 +46,10 @@ class DiskFolder:
             return None
         return Stat(found.st_size, found.st_mtime, state_of(found))
 
+    def stats(self, names: Iterable[str]) -> dict[str, Stat]:
+        """See `Folder.stats`."""
+        return {name: found for name in names if (found := self.stat(name))}
+
     def list(self, pattern: str) -> list[str]:
         """See `Folder.list`."""
         found = (path for path in self.path.glob(pattern) if path.is_file())
@@ -52,6 +63,11 @@ class DiskFolder:
         """See `Folder.remove`."""
         (self.path / name).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """See `Folder.sweep`, and `remove_partial_files`."""
+        for folder in {part.parent for part in self.path.rglob("*.part")}:
+            remove_partial_files(folder)
+
     def directory(self, name: str = "") -> AbstractContextManager[Path]:
         """Yield the folder itself. It need not exist."""
         return nullcontext(self.path / name)
@@ -63,6 +79,14 @@ class DiskFolder:
     def folder(self, name: str) -> "DiskFolder":
         """See `Folder.folder`."""
         return DiskFolder(self.path / name)
+
+    def address(self, name: str) -> str:
+        """See `Folder.address`."""
+        return str(self.path / name)
+
+    def is_absolute(self) -> bool:
+        """See `Folder.is_absolute`."""
+        return self.path.is_absolute()
 
     def __str__(self) -> str:
         """Return the path."""
