@@ -63,7 +63,7 @@ class FolderHandleDataset(HandleDataset[Store]):
 
     def is_there(self) -> bool:
         """Return whether the folder has files."""
-        return bool(self._folder.list("*") or self._folder.list("*/*"))
+        return bool(self._folder.list("**/*"))
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._folder)}
