@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.folders import DiskFolder, disk
+from carvana_kedro.stores.folders import DiskFolder, Folder, disk
 from carvana_kedro.stores.review import editable_masks
 from carvana_kedro.stores.review.editable_masks import EditableMasks
 
@@ -202,3 +202,20 @@ def test_the_record_is_hidden_and_describes_each_mask_once(tmp_path: Path) -> No
     record = json.loads((tmp_path / ".written.json").read_text())
     assert {name: len(versions) for name, versions in record.items()} == {"a.png": 1, "b.png": 1, "c.png": 1}
     assert cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).shape == SIZE
+
+
+def test_what_a_person_has_changed_stays_in_any_folder(folder: Folder) -> None:
+    masks, photographs = EditableMasks(folder), {"a.png": "1", "b.png": "2", "c.png": "3"}
+
+    def update(rows: int) -> dict[str, str]:
+        return dict(masks.update(photographs, ((name, _mask(rows)) for name in photographs)))
+
+    assert set(update(4).values()) == {"written"}
+    folder.put("b.png", b"of a person")
+    folder.remove("c.png")
+    assert update(4) == {"a.png": "written", "b.png": "kept", "c.png": "removed"}
+    assert update(7) == {"a.png": "written", "b.png": "kept", "c.png": "written"}
+    assert folder.read("b.png") == b"of a person"
+    assert _rows(folder.local("c.png")) == 7
+    masks.update({}, [])
+    assert folder.list("[!.]*") == ["b.png"]
