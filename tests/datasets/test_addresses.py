@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
+import yaml
 from kedro.io import DataCatalog, DatasetError, MemoryDataset
 from kedro.pipeline import Node, Pipeline
 
@@ -21,6 +22,7 @@ from carvana_kedro.hooks import CheckInputsHook, LockOutputsHook
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.folders import open_folder
 
+PROJECT = Path(__file__).parents[2]
 MODEL = TrainedModel.from_dict(
     {
         "architecture": "unet_small", "width_multiplier": 1.0, "input_size": [32, 48], "threshold": 0.5,
@@ -161,3 +163,16 @@ def test_an_error_about_a_missing_input_names_its_address(root: str, storage: di
     pipeline = Pipeline([Node(lambda score: "", "submission_score", "text", name="describe")])
     with pytest.raises(UserError, match=rf"submission_score \({root}/score.json\)\nCreate them first"):
         CheckInputsHook().before_pipeline_run({}, pipeline=pipeline, catalog=catalog)
+
+
+def test_every_entry_below_data_root_knows_its_storage() -> None:
+    entries: dict[str, Any] = {}
+    for path in sorted((PROJECT / "conf/base").glob("catalog*.yml")):
+        entries |= yaml.safe_load(path.read_text())
+    below = {
+        name: entry
+        for name, entry in entries.items()
+        if isinstance(entry, dict) and "${_data}" in str(entry.get("filepath") or entry.get("path"))
+    }
+    assert len(below) > 30
+    assert {name for name, entry in below.items() if entry.get("storage") != "${_storage}"} == set()
