@@ -22,6 +22,7 @@ from carvana_kedro.predicting import engine
 from carvana_kedro.predicting.work import Job, Options, Work
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.checkpoints import load_checkpoint
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.machine import usable_cores
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
@@ -36,8 +37,9 @@ def predict(
     """Return the seconds to start and to predict, and the digest of all shards."""
     with tempfile.TemporaryDirectory() as folder:
         options = {"threshold": 0.5, "device": "auto", "engine": "torch"}
-        shards = PredictionShards(Path(folder))
-        work = Work(model, (), options, images, PredictedImages(Path(folder)), shards, "benchmark", Options())
+        written = DiskFolder(Path(folder))
+        shards, pictures = PredictionShards(written), PredictedImages(written)
+        work = Work(model, (), options, images, pictures, shards, "benchmark", Options())
         began = time.perf_counter()
         with engine.started(work, jobs, **engine_options) as predicted:
             started = time.perf_counter()

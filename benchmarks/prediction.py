@@ -35,6 +35,7 @@ from carvana_kedro.segmentation.prediction.predictor import Prediction, Predicto
 from carvana_kedro.stores import predictions as stored
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.checkpoints import load_checkpoint
+from carvana_kedro.stores.folders import DiskFolder, open_file
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictionShards, write_submission
 from carvana_kedro.stores.processes import map_in_threads
@@ -71,12 +72,12 @@ def predict(
     predictor: Predictor, store: ImageStore, image_ids: list[str], folder: Path, **options: Any
 ) -> None:
     """Predict as the inference pipeline does: from jpgs to shards to a submission."""
-    shards = PredictionShards(folder / "shards")
+    shards = PredictionShards(DiskFolder(folder / "shards"))
     sizes = [len(image_ids[start : start + SHARD]) for start in range(0, len(image_ids), SHARD)]
     found = predictor.predict(store, image_ids, threshold=0.5, shard_sizes=sizes, **options)
     rows = map_in_threads(_row, found, size=lambda prediction: prod(prediction.size), limit=PIXELS)
     names = [shards.write("key", number, list(islice(rows, size))).name for number, size in enumerate(sizes)]
-    write_submission(folder / "submit.csv.gz", shards.read(names))
+    write_submission(*open_file(folder / "submit.csv.gz"), shards.read(names))
 
 
 def _row(prediction: Prediction) -> MaskRow:
@@ -149,8 +150,10 @@ def split(report: Report, predictor: Predictor, task: Task, store: ImageStore, i
             ends("enlarge, threshold, find runs")
             rows.append((image_id, run_lengths.format_runs(edges)))
             ends("write the runs")
-        shards = PredictionShards(Path(folder))
-        write_submission(Path(folder) / "submit.csv.gz", shards.read([shards.write("key", 0, rows).name]))
+        shards = PredictionShards(DiskFolder(Path(folder)))
+        write_submission(
+            *open_file(Path(folder) / "submit.csv.gz"), shards.read([shards.write("key", 0, rows).name])
+        )
         ends("shard and submission")
     total = sum(seconds.values())
     table: list[Row] = [
@@ -215,7 +218,7 @@ def write_rows(report: Report, store: ImageStore, image_ids: list[str], count: i
     """Time writing a submission of `count` rows from shards, with each compression library."""
     random = np.random.default_rng(0)
     edges = [run_lengths.find_edges(store.read_mask(image_id)) for image_id in image_ids]
-    shards = PredictionShards(folder / "shards")
+    shards = PredictionShards(DiskFolder(folder / "shards"))
     names = []
     for start in range(0, count, SHARD):
         numbers = range(start, min(count, start + SHARD))
@@ -228,7 +231,7 @@ def write_rows(report: Report, store: ImageStore, image_ids: list[str], count: i
             for number in numbers
         ]
         names.append(shards.write("key", start // SHARD, rows).name)
-    size = sum((shards.folder / name).stat().st_size for name in names)
+    size = sum(found.size for found in shards.folder.stats(names).values())
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     table: list[Row] = []
     for name, library in {"standard library": gzip.GzipFile, "ISA-L": _isal()}.items():
@@ -237,7 +240,7 @@ def write_rows(report: Report, store: ImageStore, image_ids: list[str], count: i
             continue
         setattr(stored, "_GzipFile", library)  # noqa: B010
         began, worked = time.perf_counter(), time.process_time()
-        rows_written = write_submission(folder / "submit.csv.gz", shards.read(names))
+        rows_written = write_submission(*open_file(folder / "submit.csv.gz"), shards.read(names))
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
         table.append(
             {

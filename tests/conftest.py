@@ -15,6 +15,7 @@ from carvana_kedro.stores.competition import open_side
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.studio import StudioSettings, render_competition
 from standin_kaggle import KEY, USERNAME, StandInKaggle
+from standin_s3 import StandInS3
 
 PROJECT = Path(__file__).parents[1]
 # A shell lets background jobs ignore Ctrl-C, and so would the programs that the tests start.
@@ -72,6 +73,13 @@ def on_kaggle(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             for member in standard.infolist():
                 hq.writestr(member.filename.replace(f"{name}/", f"{name}_hq/"), standard.read(member))
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInS3]:
+    """A stand-in for Amazon S3. Each test uses a bucket of its own."""
+    with StandInS3(tmp_path_factory.mktemp("s3") / "log.txt") as server:
+        yield server
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from carvana_kedro.pipelines.inference.nodes import predict_masks
 from carvana_kedro.pipelines.inference_share.nodes import predict_share
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.checkpoints import load_checkpoint
+from carvana_kedro.stores.folders import DiskFolder, open_file
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards, Shard, write_submission
 from carvana_kedro.stores.tables import Row
@@ -32,14 +33,14 @@ class PrintShards(PredictionShards):
 
 
 def _predict(model: TrainedModel, images: ImageStore, folder: Path, parameters: Inference) -> None:
-    shards = PrintShards(folder)
+    shards = PrintShards(DiskFolder(folder))
     source = SourceDescription(name="mine")
     inputs = (
         model,
         index_images(images),
         images,
         shards,
-        PredictedImages(folder),
+        PredictedImages(DiskFolder(folder)),
         parameters,
         RECIPE,
         source,
@@ -48,7 +49,7 @@ def _predict(model: TrainedModel, images: ImageStore, folder: Path, parameters: 
         predict_share(*inputs)
         return
     predictions = predict_masks(*inputs)
-    write_submission(folder / "submit.csv.gz", shards.read(predictions["shards"]))
+    write_submission(*open_file(folder / "submit.csv.gz"), shards.read(predictions["shards"]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kaggle's credentials in each environment, and locks. (test_cli.py tests the other hooks.)"""
+"""Credentials in each environment, and locks. (test_cli.py tests the other hooks.)"""
 
 from pathlib import Path
 from threading import Thread
@@ -16,17 +16,17 @@ from carvana_kedro.resolvers import ConfigLoader
 from carvana_kedro.stores.locks import locked
 
 
-def _credentials(conf: Path, env: str | None) -> dict[str, Any]:
-    """Return Kaggle's credentials that the catalog receives in an environment."""
+def _credentials(conf: Path, env: str | None, name: str = "kaggle") -> dict[str, Any]:
+    """Return the credentials that the catalog receives in an environment."""
     for folder in ("base", "local", "kaggle"):
         (conf / folder).mkdir(exist_ok=True)
     (conf / "base" / "parameters.yml").write_text("{}")
     if not (conf / "base" / "credentials.yml").exists():
-        (conf / "base" / "credentials.yml").write_text("kaggle: {}\n")
+        (conf / "base" / "credentials.yml").write_text("kaggle: {}\nstorage: {}\n")
     loader = ConfigLoader(str(conf), env=env, base_env="base", default_run_env="local")
     context: Any = SimpleNamespace(config_loader=loader, env=env)
     LocalCredentialsHook().after_context_created(context)
-    return loader["credentials"]["kaggle"]  # type: ignore[no-any-return]
+    return loader["credentials"][name]  # type: ignore[no-any-return]
 
 
 def _write(path: Path, text: str) -> Path:
@@ -62,6 +62,20 @@ def test_without_credentials_the_entry_is_empty(tmp_path: Path) -> None:
     assert _credentials(tmp_path, "kaggle") == {}
 
 
+@pytest.mark.parametrize("env", [None, "kaggle"])
+def test_the_credentials_of_the_object_store_are_used_in_every_environment(
+    tmp_path: Path, env: str | None
+) -> None:
+    text = "storage: {key: a, secret: b, client_kwargs: {endpoint_url: 'http://127.0.0.1:1'}}"
+    _write(tmp_path / "local/credentials.yml", text)
+    expected = {"key": "a", "secret": "b", "client_kwargs": {"endpoint_url": "http://127.0.0.1:1"}}
+    assert _credentials(tmp_path, env, "storage") == expected
+    assert _credentials(tmp_path, env, "kaggle") == {}
+    (tmp_path / "base/credentials.yml").write_text(text)
+    with pytest.raises(UserError, match="holds credentials, but it is under version control"):
+        _credentials(tmp_path, env, "storage")
+
+
 def test_credentials_in_base_are_refused(tmp_path: Path) -> None:
     path = _write(tmp_path / "base/credentials.yml", "kaggle: {token: KGAT_1}")
     with pytest.raises(UserError, match=f"{path} holds credentials, but it is under version") as caught:
@@ -70,7 +84,14 @@ def test_credentials_in_base_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["kaggle: {token: KGAT_1", "kaggle: KGAT_1", "kaggle: {token: '${nope:KGAT_1}'}", "- KGAT_1\n-"]
+    "text",
+    [
+        "kaggle: {token: KGAT_1",
+        "kaggle: KGAT_1",
+        "storage: KGAT_1",
+        "kaggle: {token: '${nope:KGAT_1}'}",
+        "- KGAT_1\n-",
+    ],
 )
 def test_the_message_about_an_invalid_file_does_not_quote_it(tmp_path: Path, text: str) -> None:
     path = _write(tmp_path / "local/credentials.yml", text)

@@ -329,7 +329,17 @@ def test_the_error_names_a_mistake_in_a_file(conf: Path, file: str, content: str
         _check("local", conf)
 
 
-PATHS = ("data_root", "archives", "checkpoint", "folder.images", "folder.masks", "folder.test")
+PLACES = ("data_root", "checkpoint")
+PATHS = (*PLACES, "scratch_root", "archives", "folder.images", "folder.masks", "folder.test")
+URLS = (
+    "s3://bucket/data",
+    "gs://b/c",
+    "https://host/a.zip",
+    "file:///tmp",
+    "file:/tmp",
+    "S3://B",
+    "hdfs:///a",
+)
 
 
 def _nested(key: str, value: object) -> dict[str, Any]:
@@ -337,20 +347,26 @@ def _nested(key: str, value: object) -> dict[str, Any]:
     return {first: {second: value}} if second else {first: value}
 
 
-@pytest.mark.parametrize("key", PATHS)
 @pytest.mark.parametrize(
-    "url",
-    ["s3://bucket/data", "gs://b/c", "https://host/a.zip", "file:///tmp", "file:/tmp", "S3://B", "hdfs:///a"],
+    ("key", "url"),
+    [(key, url) for key in PATHS for url in URLS if key not in PLACES or url[:5] not in ("s3://", "gs://")],
 )
 def test_a_url_is_no_path(conf: Path, key: str, url: str) -> None:
-    message = (
-        rf"^Invalid parameters:\n  {key}: '{url}' is a URL, but only local paths are supported\. [^\n]*$"
-    )
+    message = rf"^Invalid parameters:\n  {key}: '{url}' is a URL, but only local paths[^\n]* are supported\. [^\n]*$"
     with pytest.raises(UserError, match=message):
         _check(**_nested(key, url))
     (conf / "local/globals.yml").write_text(json.dumps(_nested(key, url)))
     with pytest.raises(UserError, match=message):
         _check("local", conf)
+
+
+@pytest.mark.parametrize("key", PLACES)
+def test_outputs_and_models_may_be_in_an_object_store(key: str) -> None:
+    for address in ("s3://bucket", "s3://bucket/a/b", "gs://bucket/a"):
+        _check(**_nested(key, address))
+    for address in ("s3://", "s3:///a", "gs:// b"):
+        with pytest.raises(UserError, match=f"{key}: '{address}' is a URL, but only .* s3://BUCKET/PREFIX"):
+            _check(**_nested(key, address))
 
 
 @pytest.mark.parametrize(

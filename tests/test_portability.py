@@ -28,6 +28,7 @@ for module in pkgutil.walk_packages(carvana_kedro.__path__, "carvana_kedro."):
     importlib.import_module(module.name)
 
 from pathlib import Path
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.pipelines.model_training.nodes import train_model
@@ -51,8 +52,8 @@ recipe = ModelTraining.model_validate({
     "cache": "memmap",
     "optimizer": {"name": "adamw", "learning_rate": 0.003},
 })
-checkpoints, pixels = CheckpointStore(folder / "checkpoints"), PixelCache(folder / "pixels")
-train_model(index[:12], index[12:], store, checkpoints, folder / "events", pixels, recipe)
+checkpoints, pixels = CheckpointStore(DiskFolder(folder / "checkpoints")), PixelCache(folder / "pixels")
+train_model(index[:12], index[12:], store, checkpoints, DiskFolder(folder / "events"), pixels, recipe)
 """
 
 

@@ -5,7 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.resolvers import ConfigLoader, about, here, home, model, pick, side
+from carvana_kedro.resolvers import ConfigLoader, about, here, home, model, pick, scratch, side
 
 
 def test_pick_returns_the_chosen_entry() -> None:
@@ -53,6 +53,17 @@ def test_paths_are_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.chdir(tmp_path)
     assert (home("~/data"), home("data"), home(None)) == (f"{tmp_path}/data", "data", None)
     assert (here("~/cars"), here("cars"), here(None)) == (f"{tmp_path}/cars", f"{tmp_path}/cars", None)
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/a", "gs://bucket"])
+def test_the_address_of_an_object_store_stays_as_it_is(address: str) -> None:
+    assert home(address) == here(address) == model(address) == address
+
+
+def test_scratch_is_on_a_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert (scratch(None, "here"), scratch(None, "s3://bucket/a")) == ("here", "data")
+    assert scratch("~/fast", "here") == scratch("~/fast", "s3://bucket/a") == f"{tmp_path}/fast"
 
 
 def test_a_packaged_model_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from carvana_kedro.stores.checkpoints import CheckpointStore
+from carvana_kedro.stores.folders import DiskFolder
 from processes import children, killed_afterwards, wait_until_ended
 
 PROJECT = Path(__file__).parents[1]
@@ -94,7 +95,7 @@ def _finish(process: subprocess.Popen[str]) -> str:
 
 
 def _last_state(data: Path) -> dict[str, Any]:
-    (run,) = CheckpointStore(data / "06_models/sample/checkpoints").runs()
+    (run,) = CheckpointStore(DiskFolder(data / "06_models/sample/checkpoints")).runs()
     state = run.newest("last")
     assert state is not None and state["finished"]
     return state

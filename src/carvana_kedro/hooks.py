@@ -1,8 +1,8 @@
 """Checks before a run, so that a mistake is reported before any node starts."""
 
 import logging
+import os
 import threading
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,18 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from carvana_kedro.commands.params import run_options
+from carvana_kedro.datasets.file import open_stored
 from carvana_kedro.errors import UserError
 from carvana_kedro.image_index import TEST_INDEX_OPTIONS
 from carvana_kedro.parameters import check_configuration
 from carvana_kedro.pipeline_registry import pipelines_making
-from carvana_kedro.stores.locks import locked
+from carvana_kedro.stores.folders import Folder
 from carvana_kedro.weights import PACKAGED
 
 logger = logging.getLogger(__name__)
+
+_CREDENTIALS = {"kaggle": "{token: ...}", "storage": "{key: ..., secret: ...}"}
+"""The entries of credentials that the catalog refers to, with examples."""
 
 
 class CheckParametersHook:
@@ -96,7 +100,9 @@ class LocalCredentialsHook:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Add Kaggle's credentials, and the path of the file they come from, to those of the catalog.
+        """Add the credentials of Kaggle and of the object store to those of the catalog.
+
+        Kaggle's come with the path of their file.
 
         Raises:
             UserError: a file is not valid, or `conf/base` holds credentials.
@@ -108,15 +114,17 @@ class LocalCredentialsHook:
                 if path.suffix not in (".yml", ".yaml", ".json"):
                     continue
                 with loader.alone:
-                    kaggle = _kaggle_entry(path)
-                if not kaggle:
+                    entries = _entries(path)
+                if not entries:
                     continue
                 if environment == "base":
                     raise UserError(
                         f"{path} holds credentials, but it is under version control. Move them to "
                         "conf/local/credentials.yml."
                     )
-                loader["credentials"] = loader["credentials"] | {"kaggle": {**kaggle, "file": str(path)}}
+                if "kaggle" in entries:
+                    entries["kaggle"] |= {"file": str(path)}
+                loader["credentials"] = loader["credentials"] | entries
 
 
 class CheckInputsHook:
@@ -176,10 +184,8 @@ class LockOutputsHook:
         if _trains_on_several_machines(pipeline, catalog):  # they would wait for each other
             return
         with ExitStack() as locks:
-            for folder in sorted(
-                _recipe_folders(pipeline, catalog)
-            ):  # sorted: two runs do not wait for each other
-                locks.enter_context(locked(folder))
+            for folder in _recipe_folders(pipeline, catalog):
+                locks.enter_context(folder.locked())
             self._held.locks = locks.pop_all()
 
     @hook_impl
@@ -203,30 +209,43 @@ def _trains_on_several_machines(pipeline: Pipeline, catalog: DataCatalog) -> boo
     return bool(trains and catalog.load("params:model_training").nodes > 1)
 
 
-def _recipe_folders(pipeline: Pipeline, catalog: DataCatalog) -> set[Path]:
-    """Return the folders named after the recipe that hold outputs of a pipeline, directly or in a subfolder."""
+def _recipe_folders(pipeline: Pipeline, catalog: DataCatalog) -> list[Folder]:
+    """Return the folders named after the recipe that hold outputs of a pipeline, directly or in a subfolder.
+
+    They are sorted: two runs that need the same ones do not wait for each other.
+    """
     recipe = catalog.load("params:recipe")
-    datasets = [catalog.get(name) for name in pipeline.all_outputs() if name in catalog]
-    paths = [Path(path) for dataset in datasets if (path := dataset and dataset._describe().get("filepath"))]
-    found = (next((folder for folder in path.parents[:2] if folder.name == recipe), None) for path in paths)
-    return {folder for folder in found if folder}
+    folders: dict[str, Folder] = {}
+    for name in pipeline.all_outputs():
+        dataset = catalog.get(name) if name in catalog else None
+        path = str((dataset and dataset._describe().get("filepath")) or "")
+        # `Path` would make one slash of the two in an address.
+        parents = (parent := os.path.split(path)[0]), os.path.split(parent)[0]
+        for folder in parents:
+            if os.path.split(folder)[1] == recipe:
+                folders[folder] = open_stored(folder, getattr(dataset, "storage", None))
+                break
+    return [folders[folder] for folder in sorted(folders)]
 
 
-def _kaggle_entry(path: Path) -> Mapping[str, Any] | None:
-    """Return the entry `kaggle` of a file of credentials, or None without such an entry."""
+def _entries(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of a file of credentials that this project reads and that are not empty."""
     # Like Kedro, which resolves `${oc.env:NAME}` in credentials and nowhere else.
     OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        entry = content.get("kaggle") if isinstance(content, dict) else None
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError):
         # No cause: its message would quote the line, and with it the secret.
-        raise UserError(f"{path} is not valid. It should contain   kaggle: {{token: ...}}") from None
+        raise UserError(
+            f"{path} is not valid. It should contain entries such as   kaggle: {{token: ...}}"
+        ) from None
     finally:
         OmegaConf.clear_resolver("oc.env")
-    if entry is not None and not isinstance(entry, Mapping):
-        raise UserError(f"{path}: kaggle should be a mapping, such as   kaggle: {{token: ...}}")
-    return entry
+    entries = {name: content.get(name) for name in _CREDENTIALS} if isinstance(content, dict) else {}
+    for name, example in _CREDENTIALS.items():
+        if not isinstance(entries.get(name) or {}, dict):
+            raise UserError(f"{path}: {name} should be a mapping, such as   {name}: {example}")
+    return {name: entry for name, entry in entries.items() if entry}
 
 
 def _where(catalog: DataCatalog, name: str) -> str:

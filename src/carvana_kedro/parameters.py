@@ -39,14 +39,21 @@ NotNegativeCount = Annotated[int, Field(strict=True, ge=0)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
 
-def _local(path: str) -> str:
+def _local(path: str, supported: str = "only local paths are") -> str:
     if re.search(r"^[a-z][a-z0-9+.-]+:/|://", path, re.IGNORECASE):
-        raise ValueError(
-            f"{path!r} is a URL, but only local paths are supported. Copy or mount the files first"
-        )
+        raise ValueError(f"{path!r} is a URL, but {supported} supported. Copy or mount the files first")
     if not path.strip() or "\0" in path:
         raise ValueError(f"{path!r} is not a path")
     return path
+
+
+def _place(path: str) -> str:
+    is_address = re.match(r"(s3|gs)://[^/\s]+", path)
+    return (
+        path
+        if is_address
+        else _local(path, "only local paths, s3://BUCKET/PREFIX and gs://BUCKET/PREFIX are")
+    )
 
 
 def _digest_of_file(key: str, path: Path) -> str:
@@ -58,6 +65,8 @@ def _digest_of_file(key: str, path: Path) -> str:
 
 
 LocalPath = Annotated[str, AfterValidator(_local)]
+Place = Annotated[str, AfterValidator(_place)]
+"""A path, or the address of an object store."""
 DottedPath = Annotated[str, Field(pattern=r"^\w+(\.\w+)+$")]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "bfloat16", "float16", "tf32", "float32"]
@@ -539,11 +548,13 @@ class Globals(_Frozen):
 
     source: str
     archives: LocalPath | None
-    checkpoint: LocalPath | None
+    checkpoint: Place | None
     kaggle: Kaggle
     folder: Folder
     recipe: str
-    data_root: LocalPath
+    data_root: Place
+    scratch_root: LocalPath | None
+    """Folder on a disk for what is never in an object store; None: `data_root`, or `data` if that is an address."""
     sample: SampleCompetition
 
 
@@ -564,6 +575,7 @@ class Parameters(_Frozen):
     kaggle: Any = None
     folder: Any = None
     data_root: Any = None
+    scratch_root: Any = None
 
 
 def check_configuration(

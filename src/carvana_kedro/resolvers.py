@@ -9,6 +9,7 @@ from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
 
 from carvana_kedro.errors import UserError, suggestion
+from carvana_kedro.stores.folders import is_address
 from carvana_kedro.weights import PACKAGED
 
 
@@ -57,13 +58,24 @@ def about(setting: str, *, _root_: Mapping[str, Any]) -> Any:
 
 
 def home(path: str | None) -> str | None:
-    """Resolve `${home:path}` to the path with a leading `~` replaced by the user's home folder."""
-    return None if path is None else str(Path(path).expanduser())
+    """Resolve `${home:path}` to the path with a leading `~` replaced by the user's home folder.
+
+    The address of an object store stays as it is.
+    """
+    return path if path is None or is_address(path) else str(Path(path).expanduser())
 
 
 def here(path: str | None) -> str | None:
     """Resolve `${here:path}` like `home`, and make a relative path absolute: relative to the working directory."""
-    return None if path is None else str(Path(path).expanduser().absolute())
+    return path if path is None or is_address(path) else str(Path(path).expanduser().absolute())
+
+
+def scratch(path: str | None, data: str) -> str:
+    """Resolve `${scratch:path,data}` to the path of a folder on a disk.
+
+    Without a path it is the folder of the data, or `data` if that is the address of an object store.
+    """
+    return home(path) or ("data" if is_address(data) else data)
 
 
 def model(choice: str | None) -> str | None:
@@ -71,7 +83,15 @@ def model(choice: str | None) -> str | None:
     return choice if choice in PACKAGED else here(choice)
 
 
-RESOLVERS = {"pick": pick, "side": side, "about": about, "home": home, "here": here, "model": model}
+RESOLVERS = {
+    "pick": pick,
+    "side": side,
+    "about": about,
+    "home": home,
+    "here": here,
+    "scratch": scratch,
+    "model": model,
+}
 
 
 class ConfigLoader(OmegaConfigLoader):

@@ -16,8 +16,8 @@ CHANGED_BY_YAML = (
     "=", "a=b", "[^_]+", "[a", "{a", "{a: b}", "]", "a,b", "(.+)_[0-9]{1,2}", "a, b", r"\d+", r"C:\new", "it's", 'a"b"',
 )  # fmt: skip
 TEXTS = (
-    "data_root", "source", "recipe", "checkpoint", "archives", "folder.images", "folder.masks", "folder.test",
-    "folder.group", "folder.mask_suffix", "kaggle.competition", "kaggle.quality", "inference.background",
+    "data_root", "scratch_root", "source", "recipe", "checkpoint", "archives", "folder.images", "folder.masks",
+    "folder.test", "folder.group", "folder.mask_suffix", "kaggle.competition", "kaggle.quality", "inference.background",
     "inference.engine", "submission.message", "data_ingestion.on_problem", "model_training.architecture",
     "model_training.architecture.type", "model_training.device", "recipes.mine.architecture",
 )  # fmt: skip

@@ -40,6 +40,7 @@ from carvana_kedro.datasets import (
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.checkpoints import CheckpointStore, save_checkpoint
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.predictions import PredictionShards
 
 
@@ -455,7 +456,7 @@ def test_a_submission_is_saved_from_an_iterator(tmp_path: Path) -> None:
     [
         (CheckpointsDataset, CheckpointStore),
         (PredictionShardsDataset, PredictionShards),
-        (FolderDataset, Path),
+        (FolderDataset, DiskFolder),
     ],
 )
 def test_a_handle_loads_a_store_and_cannot_be_saved(tmp_path: Path, dataset_type: type, loaded: type) -> None:

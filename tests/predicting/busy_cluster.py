@@ -22,6 +22,7 @@ from carvana_kedro.predicting.actors import Order, try_out
 from carvana_kedro.prediction_plan import PredictionPlan
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.checkpoints import load_checkpoint
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.machine import usable_cores
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
@@ -68,7 +69,7 @@ def try_all(plan: PredictionPlan) -> None:
 
     order = replace(ours._order, folder=Path("/no/such/folder"))
     tell(cores=ray.get(ray.remote(cores).options(num_cpus=1).remote(order)))
-    shards = PredictionShards(Path("shards"))
+    shards = PredictionShards(DiskFolder(Path("shards")))
     relative = [ray.put(pickle.dumps(replace(plan.work, shards=shards)))]
     tell(folder=refused(replace(order, work=relative)))
     tell(versions=refused(replace(order, versions={"PyTorch": "0.9"})))
@@ -93,7 +94,7 @@ def try_all(plan: PredictionPlan) -> None:
         if len(passes) > 1:
             yield from found
             return
-        (plan.work.predicted_images.folder / jobs[0].names[0]).unlink()
+        (plan.work.predicted_images.folder.path / jobs[0].names[0]).unlink()
         raise driver._LostError("a test")
 
     ours._pass = losing  # type: ignore[method-assign]
@@ -108,8 +109,8 @@ if __name__ == "__main__":
         TrainedModel.from_dict(load_checkpoint(model)),
         index_images(store),
         store,
-        PredictionShards(folder / "shards"),
-        PredictedImages(folder),
+        PredictionShards(DiskFolder(folder / "shards")),
+        PredictedImages(DiskFolder(folder)),
         Inference.model_validate_json(sys.argv[4]),
         RECIPE,
         SourceDescription(name="mine"),

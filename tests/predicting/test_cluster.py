@@ -36,6 +36,7 @@ from carvana_kedro.predicting.driver import _connect
 from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.checkpoints import load_checkpoint, save_checkpoint
+from carvana_kedro.stores.folders import DiskFolder, open_file
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards, write_submission
 from models import RECIPE
@@ -245,19 +246,19 @@ def _state() -> dict[str, Any]:
 
 
 def _predict_here(inputs: Path, folder: Path, parameters: Inference) -> None:
-    store, written = ImageStore(inputs / "images"), PredictionShards(folder / "shards")
+    store, written = ImageStore(inputs / "images"), PredictionShards(DiskFolder(folder / "shards"))
     model = TrainedModel.from_dict(load_checkpoint(inputs / "model.pt"))
     predictions = predict_masks(
         model,
         index_images(store),
         store,
         written,
-        PredictedImages(folder),
+        PredictedImages(DiskFolder(folder)),
         parameters,
         RECIPE,
         SourceDescription(name="mine"),
     )
-    write_submission(folder / "submit.csv.gz", written.read(predictions["shards"]))
+    write_submission(*open_file(folder / "submit.csv.gz"), written.read(predictions["shards"]))
     (folder / "predictions.json").write_text(json.dumps(predictions))
 
 

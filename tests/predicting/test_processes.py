@@ -25,6 +25,7 @@ from carvana_kedro.prediction_plan import PredictionPlan
 from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 from models import RECIPE
@@ -62,7 +63,8 @@ def _plan(model: TrainedModel, images: ImageStore, folder: Path, **changed: Any)
     }
     kinds = {"masks": True, "cutouts": True, "overlays": True}
     return PredictionPlan.make(
-        model, index_images(images), images, PredictionShards(folder / "shards"), PredictedImages(folder),
+        model, index_images(images), images,
+        PredictionShards(DiskFolder(folder / "shards")), PredictedImages(DiskFolder(folder)),
         Inference(**{**options, **kinds, **changed}), RECIPE, SourceDescription(name="mine"),
     )  # fmt: skip
 

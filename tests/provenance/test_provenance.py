@@ -17,6 +17,7 @@ from carvana_kedro import provenance
 from carvana_kedro.errors import UserError
 from carvana_kedro.provenance.code_digest import code_of, digest, place_digest, source_digest
 from carvana_kedro.segmentation.model import Member, TrainedModel
+from carvana_kedro.stores.folders import DiskFolder, open_file
 from carvana_kedro.stores.predictions import PredictionShards, SubmissionFile, write_submission
 
 # Covers the syntax of Python 3.11. Its digest was the same under 3.11, 3.12, 3.13 and 3.14.
@@ -394,11 +395,11 @@ def models() -> tuple[TrainedModel, TrainedModel]:
 
 def _predicted(model: TrainedModel, path: Path) -> tuple[dict[str, Any], SubmissionFile]:
     """Return the manifest and the submission of a prediction with a model."""
-    shards = PredictionShards(path.parent / "shards")
+    shards = PredictionShards(DiskFolder(path.parent / "shards"))
     rows = shards.read([shards.write("key", 0, [("0123456789ab_01", "1 2")]).name])
-    write_submission(path, rows)
+    write_submission(*open_file(path), rows)
     facts = {"run_id": model.run_id, "model": model.digest(), "checkpoint": model.checkpoint}
-    return {**facts, "rows_sha256": rows.sha256()}, SubmissionFile(path)
+    return {**facts, "rows_sha256": rows.sha256()}, SubmissionFile(*open_file(path))
 
 
 def test_predictions_of_the_model_are_accepted(
@@ -449,6 +450,6 @@ def test_a_submission_with_other_rows_is_refused(
     models: tuple[TrainedModel, TrainedModel], tmp_path: Path, rows: list[tuple[str, str]]
 ) -> None:
     predictions, submission = _predicted(models[0], tmp_path / "submit.csv.gz")
-    write_submission(submission.path, rows)
+    write_submission(submission.folder, submission.name, rows)
     with pytest.raises(UserError, match="does not have the rows of the predictions beside it"):
         provenance.check_predictions(predictions, submission, models[0])

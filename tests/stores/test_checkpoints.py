@@ -1,5 +1,6 @@
 import hashlib
 import os
+import re
 import resource
 import zipfile
 from pathlib import Path
@@ -12,7 +13,14 @@ from hypothesis import strategies as st
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores import checkpoints
-from carvana_kedro.stores.checkpoints import CheckpointStore, load_checkpoint, save_checkpoint
+from carvana_kedro.stores.checkpoints import (
+    CheckpointStore,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    write_checkpoint,
+)
+from carvana_kedro.stores.folders import DiskFolder, Folder
 
 
 class Evil:
@@ -81,83 +89,78 @@ def test_no_code_of_a_checkpoint_is_executed(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "evil.pt")
 
 
-def test_the_newest_checkpoints_of_each_series_are_kept(tmp_path: Path) -> None:
-    run = CheckpointStore(tmp_path).run("run", keep=2)
+def test_the_newest_checkpoints_of_each_series_are_kept(folder: Folder) -> None:
+    run = CheckpointStore(folder).run("run", keep=2)
     for step in (8, 9, 10, 11):
         run.save("last", step, {"step": step})
     run.save("best", 9, {"step": 9})
-    assert {path.name for path in run.folder.iterdir()} == {
-        "last-000000010.pt", "last-000000011.pt", "best-000000009.pt"
-    }  # fmt: skip
+    assert run.folder.list("*") == ["best-000000009.pt", "last-000000010.pt", "last-000000011.pt"]
     assert run.newest("last") == {"step": 11}
     assert run.newest("best") == {"step": 9}
     assert run.newest("skipped") is None
 
 
 def test_the_previous_checkpoint_replaces_a_damaged_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = CheckpointStore(tmp_path).run("run", keep=2)
+    run = CheckpointStore(folder).run("run", keep=2)
     for step in (1, 2):
         run.save("last", step, {"step": step})
-    newest = run.folder / "last-000000002.pt"
-    newest.write_bytes(newest.read_bytes()[:-100])
+    run.folder.put("last-000000002.pt", run.folder.read("last-000000002.pt")[:-100])
     assert run.newest("last") == {"step": 1}
-    assert "last-000000002.pt is truncated" in caplog.text
+    assert f"{run.folder.address('last-000000002.pt')} is truncated" in caplog.text
     assert "It was renamed to last-000000002.damaged" in caplog.text
     # The damaged file does not count: the next checkpoint does not replace the intact one.
     run.save("last", 2, {"step": 2})
-    assert {path.name for path in run.folder.iterdir()} == {
-        "last-000000001.pt", "last-000000002.pt", "last-000000002.damaged"
-    }  # fmt: skip
-    for path in run.folder.glob("*.pt"):
-        path.write_bytes(b"")
+    assert run.folder.list("*") == ["last-000000001.pt", "last-000000002.damaged", "last-000000002.pt"]
+    for name in run.folder.list("*.pt"):
+        run.folder.put(name, b"")
     assert run.newest("last") is None
 
 
 def test_partial_files_are_removed_under_the_lock(tmp_path: Path) -> None:
-    run = CheckpointStore(tmp_path).run("run")
+    run = CheckpointStore(DiskFolder(tmp_path)).run("run")
     run.save("last", 1, {})
-    (run.folder / "last-000000002.pt.1a2b3c4d.part").write_bytes(b"half")
+    (run.folder.path / "last-000000002.pt.1a2b3c4d.part").write_bytes(b"half")
     with run.locked():
-        assert [path.name for path in run.folder.iterdir()] == ["last-000000001.pt"]
+        assert [path.name for path in run.folder.path.iterdir()] == ["last-000000001.pt"]
 
 
 def test_partial_files_of_other_runs_are_removed_too(tmp_path: Path) -> None:
     left = tmp_path / "other" / ".1a2b3c4d.part"
     left.parent.mkdir()
     left.touch()
-    with CheckpointStore(tmp_path).run("run").locked():
+    with CheckpointStore(DiskFolder(tmp_path)).run("run").locked():
         assert not left.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b'{"number"', b"\xff\xfe", b"[1]", b"null", b"[" * 100_000])
 def test_damaged_facts_are_logged_and_can_be_written_again(
-    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+    folder: Folder, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = CheckpointStore(tmp_path).run("run")
+    run = CheckpointStore(folder).run("run")
     run.begin({"number": 1})
-    (run.folder / "run.json").write_bytes(content)
+    run.folder.put("run.json", content)
     assert run.facts is None
-    assert f"{run.folder / 'run.json'} is damaged: " in caplog.text
+    assert f"{run.folder.address('run.json')} is damaged: " in caplog.text
     run.begin({"number": 2})
     assert run.facts == {"number": 2}
 
 
 def test_runs_are_listed_newest_first(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path)
+    store = CheckpointStore(DiskFolder(tmp_path))
     assert list(store.runs()) == []
     for number, name in enumerate(("b", "c", "a")):
         run = store.run(name)
         assert run.facts is None
         run.begin({"number": number})
-        os.utime(run.folder / "run.json", (number, number))
-    assert [run.folder.name for run in store.runs()] == ["a", "c", "b"]
+        os.utime(run.folder.path / "run.json", (number, number))
+    assert [run.run_id for run in store.runs()] == ["a", "c", "b"]
     assert [run.facts for run in store.runs()] == [{"number": number} for number in (2, 1, 0)]
 
 
 def test_a_checkpoint_stays_if_it_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = CheckpointStore(tmp_path).run("run")
+    run = CheckpointStore(DiskFolder(tmp_path)).run("run")
     for step in (1, 2):
         run.save("last", step, {"step": step})
 
@@ -176,20 +179,20 @@ def test_a_checkpoint_stays_if_it_cannot_be_read(tmp_path: Path, monkeypatch: py
 
 
 def test_the_log_says_that_all_checkpoints_are_damaged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    folder: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = CheckpointStore(tmp_path).run("run")
+    run = CheckpointStore(folder).run("run")
     for step in (1, 2):
         run.save("last", step, {"step": step})
-        (run.folder / f"last-{step:09d}.pt").write_bytes(b"")
+        run.folder.put(f"last-{step:09d}.pt", b"")
     assert run.newest("last") is None
     first, second = (record.message for record in caplog.records)
     assert first.endswith("It was renamed to last-000000002.damaged. The previous checkpoint is used.")
     assert second.endswith("It was renamed to last-000000001.damaged. There is no earlier checkpoint.")
 
 
-def test_checkpoints_of_repeated_steps_are_renamed(tmp_path: Path) -> None:
-    run = CheckpointStore(tmp_path).run("run", keep=3)
+def test_checkpoints_of_repeated_steps_are_renamed(folder: Folder) -> None:
+    run = CheckpointStore(folder).run("run", keep=3)
     for step in (3, 80, 100):
         run.save("best", step, {"step": step})
     run.supersede("best", after=80)
@@ -197,7 +200,29 @@ def test_checkpoints_of_repeated_steps_are_renamed(tmp_path: Path) -> None:
     run.supersede("best", after=0)
     run.save("best", 3, {"step": "3 again"})
     assert run.newest("best") == {"step": "3 again"}
-    assert len(list(run.folder.glob("best-*.superseded"))) == 3
+    assert len(run.folder.list("best-*.superseded")) == 3
+
+
+def test_a_run_is_found_locked_and_resumed_in_any_folder(folder: Folder) -> None:
+    store = CheckpointStore(folder)
+    assert list(store.runs()) == []
+    for name in ("a", "b"):
+        run = store.run(name)
+        with run.locked():
+            run.begin({"name": name})
+            run.save("last", 1, {"weights": torch.arange(3), "name": name})
+    found = {run.run_id: run for run in store.runs()}
+    assert {name: run.facts for name, run in found.items()} == {"a": {"name": "a"}, "b": {"name": "b"}}
+    content = found["b"].newest("last")
+    assert content is not None and content["name"] == "b"
+    assert torch.equal(content["weights"], torch.arange(3))
+
+
+def test_a_missing_checkpoint_is_told_with_its_address(folder: Folder) -> None:
+    with pytest.raises(UserError, match=rf"The checkpoint {re.escape(str(folder))}/a\.pt does not exist"):
+        read_checkpoint(folder, "a.pt")
+    write_checkpoint(folder, "a.pt", {"step": 1})
+    assert read_checkpoint(folder, "a.pt") == {"step": 1}
 
 
 def test_a_full_disk_is_an_error_and_the_old_checkpoint_stays(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import plotly.graph_objects as go
 import pytest
 import torch
 from kedro.io import DatasetError
-from kedro_datasets.partitions import PartitionedDataset
 
 from carvana_kedro import datasets
 from carvana_kedro.datasets.competition import SourceDataset
@@ -25,6 +24,7 @@ from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores import faults
 from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.checkpoints import CheckpointStore
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.locks import locked
 from carvana_kedro.stores.pixel_cache import PixelCache
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
@@ -117,7 +117,7 @@ def test_every_dataset_that_writes_a_file_is_tested() -> None:
     stores = {
         name
         for name in datasets.__all__
-        if issubclass(getattr(datasets, name), HandleDataset | SourceDataset | PartitionedDataset)
+        if issubclass(getattr(datasets, name), HandleDataset | SourceDataset | datasets.PicturesDataset)
     }
     assert {*datasets.__all__} - stores == set(FILES)
 
@@ -284,11 +284,11 @@ def test_a_record_with_the_wrong_content_is_damaged(content: str, expected: str,
 
 # Of each store: an action that writes, and the file that the message should name.
 STORES: dict[str, Callable[[Path], object]] = {
-    "shards": lambda folder: PredictionShards(folder).write("key", 0, [("a", "1 2")]),
-    "pictures": lambda folder: PredictedImages(folder).write("masks", "a", np.ones((2, 2), bool)),
+    "shards": lambda folder: PredictionShards(DiskFolder(folder)).write("key", 0, [("a", "1 2")]),
+    "pictures": lambda folder: PredictedImages(DiskFolder(folder)).write("masks", "a", np.ones((2, 2), bool)),
     "cache": lambda folder: PixelCache(folder).rows("a", "b", (2, 3), lambda rows: None),
-    "checkpoint": lambda folder: CheckpointStore(folder).run("a").save("last", 1, {"a": 1}),
-    "facts": lambda folder: CheckpointStore(folder).run("a").begin({"a": 1}),
+    "checkpoint": lambda folder: CheckpointStore(DiskFolder(folder)).run("a").save("last", 1, {"a": 1}),
+    "facts": lambda folder: CheckpointStore(DiskFolder(folder)).run("a").begin({"a": 1}),
 }
 
 
@@ -313,7 +313,9 @@ def test_the_longest_names_can_be_written_and_locked(name: str, tmp_path: Path) 
     with locked(tmp_path / name), atomic_path(tmp_path / name) as part:
         part.write_text("content")
     assert (tmp_path / name).read_text() == "content"
-    PredictedImages(tmp_path).write("cutouts", name.removesuffix(".png"), np.ones((2, 2, 4), np.uint8))
+    PredictedImages(DiskFolder(tmp_path)).write(
+        "cutouts", name.removesuffix(".png"), np.ones((2, 2, 4), np.uint8)
+    )
 
 
 def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:

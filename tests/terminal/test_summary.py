@@ -31,6 +31,7 @@ from carvana_kedro.datasets import (
 from carvana_kedro.datasets.kaggle import KaggleCompetitionDataset
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.pipeline_registry import register_pipelines
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.review.editable_masks import EditableMasks
 from carvana_kedro.terminal.summary import MADE, WORTH_OPENING, summarize
@@ -133,7 +134,7 @@ def test_the_next_command_continues_the_run_with_its_options(
 @pytest.mark.parametrize("removed", [False, True])
 def test_after_a_review_the_next_command_trains_on_its_masks(tmp_path: Path, removed: bool) -> None:
     masks = tmp_path / "review" / "masks"
-    EditableMasks(masks).update({"a.png": "digest"}, [("a.png", np.ones((2, 2), bool))])
+    EditableMasks(DiskFolder(masks)).update({"a.png": "digest"}, [("a.png", np.ones((2, 2), bool))])
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "a.jpg").touch()

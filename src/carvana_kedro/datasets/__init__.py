@@ -10,11 +10,10 @@ from .handles import (
     PredictedImagesDataset,
     PredictionShardsDataset,
 )
-from .image import AnimationDataset, ImageDataset
 from .image_folder import ImageFolderDataset
 from .kaggle import KaggleCompetitionDataset, KaggleDataset
 from .model import ModelDataset
-from .pictures import PicturesDataset
+from .pictures import AnimationDataset, ImageDataset, PicturesDataset
 from .record import RecordDataset
 from .source_description import SourceDescriptionDataset
 from .submission import ReceiptDataset, SubmissionDataset

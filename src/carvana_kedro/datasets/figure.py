@@ -1,16 +1,14 @@
 """Plotly figures in json files, and tables that are shown as a figure."""
 
 import json
-from pathlib import Path
 
 import plotly.graph_objects as go
 import plotly.io
 from kedro_datasets._typing import PlotlyPreview
-from kedro_datasets.plotly import JSONDataset
 
+from carvana_kedro.datasets.file import FileDataset
 from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.datasets.table import TableDataset
-from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.faults import reading
 
 _CURVE = "#0072b2"
@@ -19,20 +17,18 @@ _TEXT = "#8a8a8a"
 _LINES = "rgba(138, 138, 138, 0.35)"
 
 
-class FigureDataset(JSONDataset):
-    """Kedro's dataset of Plotly figures with atomic writes. Kedro-Viz previews the figure."""
+class FigureDataset(FileDataset[go.Figure, go.Figure]):
+    """A Plotly figure in a json file. Kedro-Viz previews the figure."""
 
     def load(self) -> go.Figure:
         """Return the figure."""
-        path = Path(self._filepath)
-        with reading(path):
-            return plotly.io.from_json(path.read_text("utf-8"), **self._load_args)
+        with reading(self.where):
+            return plotly.io.from_json(self._folder.read(self._name).decode())
 
     def save(self, data: go.Figure) -> None:
         """Write the figure."""
-        with atomic_path(Path(self._filepath)) as part:
-            part.write_text(data.to_json(**self._save_args), "utf-8")
-        self._invalidate_cache()
+        with self._folder.write(self._name) as part:
+            part.write_text(data.to_json(), "utf-8")
 
     @if_present
     def preview(self) -> PlotlyPreview:

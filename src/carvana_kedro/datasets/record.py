@@ -1,14 +1,12 @@
 """Plain values in json files."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from kedro_datasets._typing import JSONPreview
-from kedro_datasets.json import JSONDataset
 
+from carvana_kedro.datasets.file import FileDataset
 from carvana_kedro.datasets.previews import if_present
-from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.faults import damaged, reading
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -19,13 +17,13 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-class RecordDataset(JSONDataset):
-    """Kedro's json dataset with atomic writes and checked content.
+class RecordDataset(FileDataset[Any, Any]):
+    """Plain values in a json file, whose content is checked.
 
     Args:
         fields: fields that the file must have, and their types: `object`, `array`, `string` or `number`.
         optional: whether a run that reads the file also starts without it.
-        options: of Kedro's dataset.
+        options: see `FileDataset`.
     """
 
     def __init__(
@@ -41,26 +39,24 @@ class RecordDataset(JSONDataset):
         Raises:
             UserError: the file is missing, cannot be read or is damaged.
         """
-        path = Path(self._filepath)
-        if self.optional and not path.exists():
+        if self.optional and not self.is_there():
             return None
-        with reading(path):
-            content = json.loads(path.read_text("utf-8"))
+        with reading(self.where):
+            content = json.loads(self._folder.read(self._name))
         if self._fields is not None:
             if not isinstance(content, dict):
-                raise damaged(path, f"it holds a {type(content).__name__} instead of named values")
+                raise damaged(self.where, f"it holds a {type(content).__name__} instead of named values")
             for name, kind in self._fields.items():
                 if not isinstance(content.get(name), _TYPES[kind]):
-                    raise damaged(path, f"it should hold {name}, of type {kind}")
+                    raise damaged(self.where, f"it should hold {name}, of type {kind}")
         return content
 
     def save(self, data: Any) -> None:
         """Write the values."""
-        with atomic_path(Path(self._filepath)) as part:
+        with self._folder.write(self._name) as part:
             part.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
-        self._invalidate_cache()
 
     @if_present
     def preview(self) -> JSONPreview:
         """Return the values as JSON."""
-        return super().preview()
+        return JSONPreview(json.dumps(self.load()))

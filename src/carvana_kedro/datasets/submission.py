@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from kedro.io import AbstractDataset
 from kedro_datasets._typing import TablePreview
 
+from carvana_kedro.datasets.file import FileDataset
 from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.datasets.record import RecordDataset
 from carvana_kedro.stores.predictions import SubmissionFile, write_submission
@@ -24,35 +23,21 @@ class ReceiptDataset(RecordDataset):
             super().save(data)
 
 
-class SubmissionDataset(AbstractDataset[Iterable[Row], SubmissionFile]):
-    """`img,rle_mask` rows in a gzip csv file. Saving consumes an iterator, so that memory holds one mask at a time.
-
-    Args:
-        filepath: path of the file.
-        metadata: for Kedro-Viz.
-    """
-
-    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
+class SubmissionDataset(FileDataset[Iterable[Row], SubmissionFile]):
+    """`img,rle_mask` rows in a gzip csv file. Saving consumes an iterator, so that memory holds one mask at a time."""
 
     def load(self) -> SubmissionFile:
         """Return the file. Iterating over it yields (image id, rle) rows."""
-        return SubmissionFile(self._filepath)
+        return SubmissionFile(self._folder, self._name)
 
     def save(self, data: Iterable[Row]) -> None:
         """Write all rows atomically."""
-        rows = write_submission(self._filepath, data)
-        self._logger.info("%s: %d rows, %.1f MB", self._filepath, rows, self._filepath.stat().st_size / 1e6)
+        rows = write_submission(self._folder, self._name, data)
+        size = found.size if (found := self._folder.stat(self._name)) else 0
+        self._logger.info("%s: %d rows, %.1f MB", self.where, rows, size / 1e6)
 
     @if_present
     def preview(self, nrows: int = 8) -> TablePreview:
         """Return the first rows with shortened masks."""
         rows = [[f"{image_id}.jpg", shorten(rle, 60)] for image_id, rle in islice(self.load(), nrows)]
         return TablePreview({"index": list(range(len(rows))), "columns": ["img", "rle_mask"], "data": rows})
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
-
-    def _exists(self) -> bool:
-        return self._filepath.is_file()

@@ -5,30 +5,31 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pandas as pd
 from kedro_datasets._typing import TablePreview
-from kedro_datasets.pandas import CSVDataset
 
+from carvana_kedro.datasets.file import FileDataset
 from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.faults import damaged, reading
 
 
-class TableDataset(CSVDataset):
-    """Kedro's csv dataset with atomic writes. It reads ids and empty cells as text.
+class TableDataset(FileDataset[pd.DataFrame, pd.DataFrame]):
+    """A table in a csv file. Ids and empty cells are read as text.
 
     Without the dtypes, a car id such as `120e45678901` would be read as a number. Text that a spreadsheet would take
     for a formula is stored with an apostrophe in front.
 
     Args:
         columns: columns that the file must have, and their types: `string` or `number`.
-        options: of Kedro's dataset.
+        load_args: of `pandas.read_csv`, in place of those of this class.
+        save_args: of `DataFrame.to_csv`, likewise.
+        options: see `FileDataset`.
     """
 
-    DEFAULT_LOAD_ARGS = {  # noqa: RUF012 - Kedro defines this attribute
+    DEFAULT_LOAD_ARGS: ClassVar[dict[str, Any]] = {
         "dtype": dict.fromkeys(("image", "car", "source", "problems", "digest", "run_id"), str),
         "keep_default_na": False,
         # NaN is an empty cell: an area or a doubt without a mask, the mean over an epoch without a finite loss.
@@ -45,10 +46,19 @@ class TableDataset(CSVDataset):
             )
         },
     }
-    DEFAULT_SAVE_ARGS = {"index": False}  # noqa: RUF012
+    DEFAULT_SAVE_ARGS: ClassVar[dict[str, Any]] = {"index": False}
 
-    def __init__(self, *, columns: dict[str, str] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        columns: dict[str, str] | None = None,
+        load_args: dict[str, Any] | None = None,
+        save_args: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        self._load_args = {**self.DEFAULT_LOAD_ARGS, **(load_args or {})}
+        self._save_args = {**self.DEFAULT_SAVE_ARGS, **(save_args or {})}
         self._columns = columns
         self._written: str | None = None  # digest of what this object has written
 
@@ -59,45 +69,46 @@ class TableDataset(CSVDataset):
             UserError: the file is missing, cannot be read or is damaged, or another run has changed it since this
                 object wrote it.
         """
-        path = Path(self._filepath)
-        with reading(path):
+        with reading(self.where):
+            path = self._folder.local(self._name)
             if self._written is not None and _digest(path) != self._written:
                 raise UserError(
-                    f"{path} was written by this run, and another run has changed it since. Runs of the same source "
-                    "share this file: run one after the other, or give each its own --params data_root=PATH"
+                    f"{self.where} was written by this run, and another run has changed it since. Runs of the same "
+                    "source share this file: run one after the other, or give each its own --params data_root=PATH"
                 )
             table = cast(pd.DataFrame, pd.read_csv(path, **self._load_args))
         if self._columns is not None:
             self._check(table, self._columns, path)
         return _change_text(table, _unquoted)
 
-    @staticmethod
-    def _check(table: pd.DataFrame, columns: dict[str, str], path: Path) -> None:
+    def _check(self, table: pd.DataFrame, columns: dict[str, str], path: Path) -> None:
         if missing := [name for name in columns if name not in table]:
-            raise damaged(path, f"it has no column {missing[0]}")
+            raise damaged(self.where, f"it has no column {missing[0]}")
         if table.empty:
-            raise damaged(path, "it has no rows")
+            raise damaged(self.where, "it has no rows")
         for name, kind in columns.items():
             if kind == "number" and not pd.api.types.is_numeric_dtype(table[name]):
-                raise damaged(path, f"column {name} holds other values than numbers")
+                raise damaged(self.where, f"column {name} holds other values than numbers")
             if kind == "string" and table[name].isna().any():
-                raise damaged(path, f"column {name} has empty cells")
+                raise damaged(self.where, f"column {name} has empty cells")
         with path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             if file.read() != b"\n":
-                raise damaged(path, "its last line is cut short")
+                raise damaged(self.where, "its last line is cut short")
 
     def save(self, data: pd.DataFrame) -> None:
         """Write the table."""
-        with atomic_path(Path(self._filepath)) as part:
+        with self._folder.write(self._name) as part:
             _change_text(data, _quoted).to_csv(part, **self._save_args)
-        self._written = _digest(Path(self._filepath))
-        self._invalidate_cache()
+            written = _digest(part)
+        self._written = written
 
     @if_present
     def preview(self, nrows: int = 5) -> TablePreview:
         """Return the first rows."""
-        return super().preview(nrows)
+        with reading(self.where):
+            table = pd.read_csv(self._folder.local(self._name), **{**self._load_args, "nrows": nrows})
+        return TablePreview(_change_text(table, _unquoted).to_dict(orient="split"))
 
 
 def _change_text(table: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:

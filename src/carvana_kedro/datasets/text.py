@@ -1,31 +1,27 @@
 """Text files and web pages."""
 
 import re
-from pathlib import Path
 
 from kedro_datasets._typing import HTMLPreview
-from kedro_datasets.text import TextDataset as KedroTextDataset
 from markdown_it import MarkdownIt
 
+from carvana_kedro.datasets.file import FileDataset
 from carvana_kedro.datasets.previews import html_preview, if_present
-from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.faults import reading
 
 
-class TextDataset(KedroTextDataset):
-    """Kedro's text dataset with atomic writes."""
+class TextDataset(FileDataset[str, str]):
+    """A text in UTF-8."""
 
     def load(self) -> str:
         """Return the text."""
-        path = Path(self._filepath)
-        with reading(path):
-            return path.read_text("utf-8")
+        with reading(self.where):
+            return self._folder.read(self._name).decode()
 
     def save(self, data: str) -> None:
         """Write the text."""
-        with atomic_path(Path(self._filepath)) as part:
+        with self._folder.write(self._name) as part:
             part.write_text(data, encoding="utf-8")
-        self._invalidate_cache()
 
 
 class MarkdownDataset(TextDataset):

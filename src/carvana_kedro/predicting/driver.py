@@ -288,14 +288,14 @@ class _Driver:
         Raises:
             UserError: A shard does not appear.
         """
-        path, until = self._work.shards.folder / shard.name, time.monotonic() + _VISIBLE_WITHIN
-        while not path.exists():
+        folder, until = self._work.shards.folder, time.monotonic() + _VISIBLE_WITHIN
+        while folder.stat(shard.name) is None:
             if time.monotonic() > until:
                 raise UserError(
-                    f"A node of inference.cluster={self._cluster} has written {path}, but this machine does not see "
-                    "it. Keep the data on a disk that all nodes share: --params data_root=PATH"
+                    f"A node of inference.cluster={self._cluster} has written {folder.address(shard.name)}, but this "
+                    "machine does not see it. Keep the data on a disk that all nodes share: --params data_root=PATH"
                 )
-            os.scandir(path.parent if path.parent.exists() else self._work.shards.folder).close()
+            folder.list("*/*")  # a network file system may look again only if its folders are read
             time.sleep(0.2)
 
 

@@ -145,14 +145,14 @@ def check_predictions(
         now = _named(model.checkpoint, model.run_id, model.digest())
         if model.checkpoint or not chosen:
             raise UserError(
-                f"{submission.path} was predicted with another model than the one that is used now.\n"
+                f"{submission} was predicted with another model than the one that is used now.\n"
                 f"  predicted with: {made_with}\n  used now: {now}\n{again}"
             )
     if chosen and not (model and model.checkpoint):
-        logger.warning("%s is of another model than the recipe's: %s", submission.path, made_with)
+        logger.warning("%s is of another model than the recipe's: %s", submission, made_with)
     if "rows_sha256" in predictions and submission.rows_sha256() != predictions["rows_sha256"]:
         raise UserError(
-            f"{submission.path} does not have the rows of the predictions beside it: it was changed, or a run was "
+            f"{submission} does not have the rows of the predictions beside it: it was changed, or a run was "
             f"interrupted. {again}"
         )
     return submission

@@ -43,11 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     # Random, so that two processes can write the same file. Short: any name that is allowed for `path` can be written.
     part = path.with_name(f".{uuid4().hex[:8]}.part")
     with writing(path, part):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Once per process: listing a large folder for each of its files would take long.
-        if (folder := path.parent.absolute()) not in _swept:
-            _swept.add(folder)
-            remove_partial_files(folder)
+        _prepare(path.parent)
         claim = _claim(part)
         try:
             yield part
@@ -63,6 +59,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 part.unlink(missing_ok=True)
 
 
+@contextmanager
+def temporary_path(folder: Path) -> Iterator[Path]:
+    """Yield the path of an empty file in a folder. It is removed when the block ends.
+
+    What killed processes left in the folder is removed first.
+
+    Raises:
+        UserError: the disk is full, the folder is read-only, or the like.
+    """
+    part = folder / f".{uuid4().hex[:8]}.part"
+    with writing(part):
+        _prepare(folder)
+        with _claim(part):
+            try:
+                yield part
+            finally:
+                with suppress(OSError):
+                    part.unlink(missing_ok=True)
+
+
 def remove_partial_files(folder: Path) -> None:
     """Remove the temporary files that killed processes left in `folder`. Those of living processes stay.
 
@@ -73,6 +89,14 @@ def remove_partial_files(folder: Path) -> None:
             if _PARTIAL.fullmatch(part.name):
                 with suppress(OSError):
                     _remove_unclaimed(part)
+
+
+def _prepare(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    # Once per process: listing a large folder for each of its files would take long.
+    if (folder := folder.absolute()) not in _swept:
+        _swept.add(folder)
+        remove_partial_files(folder)
 
 
 def _claim(part: Path) -> BinaryIO:

@@ -55,7 +55,7 @@ def explain(error: OSError) -> str | None:
 
 
 @contextmanager
-def writing(path: Path, *temporary: Path) -> Iterator[None]:
+def writing(path: Path | str, *temporary: Path) -> Iterator[None]:
     """Turn faults of the machine inside the block, where `path` is written, into errors that name `path`.
 
     Args:
@@ -73,7 +73,7 @@ def writing(path: Path, *temporary: Path) -> Iterator[None]:
         name = _text(error.filename)
         if name in ("", str(path), *map(str, temporary)):
             where = ""
-        elif Path(name) in path.parents:
+        elif Path(name) in Path(path).parents:
             where = f"{name}: "
         else:  # another file, which the block reads
             raise
@@ -81,11 +81,11 @@ def writing(path: Path, *temporary: Path) -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: Path, advice: str = CREATE_AGAIN) -> Iterator[None]:
+def reading(path: Path | str, advice: str = CREATE_AGAIN) -> Iterator[None]:
     """Turn all errors inside the block, where a library reads `path`, into errors that name `path`.
 
     Args:
-        path: the file.
+        path: the file, or its address.
         advice: what to do if the file is damaged.
 
     Raises:
@@ -106,7 +106,7 @@ def reading(path: Path, advice: str = CREATE_AGAIN) -> Iterator[None]:
         raise damaged(path, error, advice) from error
 
 
-def damaged(path: Path, reason: object, advice: str = CREATE_AGAIN) -> UserError:
+def damaged(path: Path | str, reason: object, advice: str = CREATE_AGAIN) -> UserError:
     """Return the error about a file with the wrong content."""
     first_line = str(reason).strip().partition("\n")[0].rstrip(".") or type(reason).__name__
     return UserError(f"{path} is damaged: {first_line}. {advice}")

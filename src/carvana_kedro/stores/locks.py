@@ -23,7 +23,7 @@ _LONGEST_NAME = 120
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, called: str | None = None) -> Iterator[None]:
     """Hold the lock named after `path` while the block runs. Wait while another process holds it.
 
     The operating system releases the lock when the process ends, even if it is killed. Child processes do not
@@ -31,6 +31,7 @@ def locked(path: Path) -> Iterator[None]:
 
     Args:
         path: file or folder that the lock protects. It need not exist. The lock file is `.<name>.lock` beside it.
+        called: what messages call it; None: its path.
 
     Raises:
         UserError: the file system does not support locks, or the lock file cannot be created.
@@ -46,7 +47,7 @@ def locked(path: Path) -> Iterator[None]:
         fallback_to_soft=False,  # a soft lock stays behind when its process is killed
     )
     try:
-        _acquire(lock, path)
+        _acquire(lock, called or str(path))
     except OSError as error:
         if error.errno in _UNSUPPORTED:
             raise UserError(
@@ -68,9 +69,9 @@ def _lock_file(path: Path) -> Path:
     return path.with_name(f".{name}.lock")
 
 
-def _acquire(lock: FileLock, path: Path) -> None:
+def _acquire(lock: FileLock, called: str) -> None:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        logger.info("Waiting for another run that uses %s", path)
+        logger.info("Waiting for another run that uses %s", called)
         lock.acquire()

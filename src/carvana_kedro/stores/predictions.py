@@ -6,22 +6,19 @@ import hashlib
 import io
 import json
 import logging
-import shutil
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
-from carvana_kedro.stores.digests import state_of
 from carvana_kedro.stores.faults import explain, reading
+from carvana_kedro.stores.folders import Folder, Stat
 from carvana_kedro.stores.images.encoding import encode
-from carvana_kedro.stores.locks import locked
 from carvana_kedro.stores.processes import map_in_threads
 from carvana_kedro.stores.tables import COLUMNS, Row, read_masks
 
@@ -49,21 +46,18 @@ class Seal(NamedTuple):
 
     Attributes:
         digest: of its content.
-        state: see `state_of`. While it is the same, the file need not be read.
+        state: the version of the file: see `Stat`. While it is the same, the file need not be read.
     """
 
     digest: str
     state: str
 
-    @classmethod
-    def of(cls, path: Path, content: bytes) -> "Seal":
-        """Return the seal of a file that has just been written."""
-        return cls(_digest(content), state_of(path.stat()))
-
-    def fits(self, path: Path) -> bool:
-        """Return whether a file has this content."""
+    def fits(self, folder: Folder, name: str, found: Stat | None) -> bool:
+        """Return whether a file, of which the folder knows this, has this content."""
+        if found is None or found.version == self.state:
+            return found is not None
         try:
-            return state_of(path.stat()) == self.state or _digest(path.read_bytes()) == self.digest
+            return _digest(folder.read(name)) == self.digest
         except OSError:
             return False
 
@@ -93,7 +87,7 @@ class PredictionShards:
     the intact shards, and predicts only the others. The json file of the same name describes the shard: see `Shard`.
     """
 
-    folder: Path
+    folder: Folder
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -101,8 +95,8 @@ class PredictionShards:
 
         Wait while another process holds the lock.
         """
-        with locked(self.folder):
-            _sweep(self.folder)
+        with self.folder.locked():
+            self.folder.sweep()
             yield
 
     def write(
@@ -121,63 +115,70 @@ class PredictionShards:
         shard = Shard(
             f"{key}/{number:05d}-{_digest(content)}.csv", images or {}, problems or {}, doubts or {}
         )
-        path = self.folder / shard.name
         # The rows come last: with them, the shard is there.
-        with atomic_path(path.with_suffix(".json")) as part:
-            part.write_text(json.dumps(asdict(shard)))
-        with atomic_path(path) as part:
-            part.write_bytes(content)
-        for earlier in path.parent.glob(f"{number:05d}-*"):
-            if earlier.stem != path.stem:
-                earlier.unlink(missing_ok=True)  # another process may predict the same shard
+        self.folder.put(_description(shard.name), json.dumps(asdict(shard)).encode())
+        self.folder.put(shard.name, content)
+        for earlier in self.folder.list(f"{key}/{number:05d}-*"):
+            if earlier not in (shard.name, _description(shard.name)):
+                self.folder.remove(earlier)
         return shard
 
     def remove(self, key: str, shards: Iterable[Shard] | None = None) -> None:
         """Remove shards of a key; None: all of them."""
-        if shards is None:
-            shutil.rmtree(self.folder / key)
-            return
-        for shard in shards:
-            path = self.folder / shard.name
-            path.unlink(missing_ok=True)  # first: without its rows, a shard is not there
-            path.with_suffix(".json").unlink(missing_ok=True)
+        names = self.folder.list(f"{key}/*.csv") if shards is None else [shard.name for shard in shards]
+        for name in names:
+            self.folder.remove(name)  # first: without its rows, a shard is not there
+            self.folder.remove(_description(name))
 
     def find(self, key: str) -> dict[int, Shard]:
         """Return the intact shards of a key, by number. Others are logged: those that are damaged or have problems."""
         shards = {}
-        for path in sorted((self.folder / key).glob("*-*.csv")):
-            number, _, digest = path.stem.partition("-")
-            shard = _read_shard(path)
-            with reading(path):
+        for name in self.folder.list(f"{key}/*-*.csv"):
+            address = self.folder.address(name)
+            shard = self._describe(name)
+            with reading(address):
                 try:
-                    content = path.read_bytes()
+                    content = self.folder.read(name)
                 except FileNotFoundError:  # another process has just replaced it
                     continue
-            if shard is None or _digest(content) != digest:
-                logger.warning("%s is damaged. Its images are predicted again.", path)
+            if shard is None or not _is_intact(name, content):
+                logger.warning("%s is damaged. Its images are predicted again.", address)
             elif shard.problems:
-                logger.info("%s has images that could not be read. It is predicted again.", path)
+                logger.info("%s has images that could not be read. It is predicted again.", address)
             else:
-                shards[int(number)] = shard
+                shards[int(PurePosixPath(name).name.partition("-")[0])] = shard
         return shards
 
     def images(self, but: str | None = None) -> dict[str, list[Seal]]:
         """Return the seals of all images that shards of any key, but one, describe, by their names."""
         seals: dict[str, list[Seal]] = {}
-        for path in self.folder.glob("*/*-*.csv"):
-            shard = _read_shard(path) if path.parent.name != but else None
+        for shard_name in self.folder.list("*/*-*.csv"):
+            shard = self._describe(shard_name) if shard_name.partition("/")[0] != but else None
             for name, seal in shard.images.items() if shard else ():
                 seals.setdefault(name, []).append(seal)
         return seals
 
     def doubts(self, names: Sequence[str]) -> dict[str, float]:
         """Return the doubts of all images of the named shards, by image id, as far as they are known."""
-        shards = (_read_shard(self.folder / name) for name in names)
+        shards = (self._describe(name) for name in names)
         return {image: doubt for shard in shards if shard for image, doubt in shard.doubts.items()}
 
     def read(self, names: Sequence[str]) -> "ShardRows":
         """Return the rows of the named shards. They are read one shard at a time, when iterated."""
-        return ShardRows([self.folder / name for name in names])
+        return ShardRows(self.folder, list(names))
+
+    def _describe(self, name: str) -> Shard | None:
+        """Return the description of a shard by the name of its rows, or None if there is none or it is damaged."""
+        try:
+            content = json.loads(self.folder.read(_description(name)))
+            return Shard(
+                name,
+                {image: Seal(*seal) for image, seal in content["images"].items()},
+                dict(content["problems"]),
+                dict(content.get("doubts", {})),  # missing in files of earlier versions
+            )
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
 
 
 @dataclass(frozen=True)
@@ -185,10 +186,12 @@ class ShardRows:
     """The rows of shards, in order.
 
     Attributes:
-        paths: paths of the shards.
+        folder: of all shards.
+        names: names of the shards.
     """
 
-    paths: Sequence[Path]
+    folder: Folder
+    names: Sequence[str]
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows.
@@ -196,8 +199,9 @@ class ShardRows:
         Raises:
             UserError: a shard is missing or damaged.
         """
-        for path, content in zip(self.paths, self.contents(), strict=True):
-            yield from read_masks(io.StringIO(f"{_HEADER}{content.decode()}", newline=""), path)
+        for name, content in zip(self.names, self.contents(), strict=True):
+            text = io.StringIO(f"{_HEADER}{content.decode()}", newline="")
+            yield from read_masks(text, self.folder.address(name))
 
     def contents(self) -> Iterator[bytes]:
         """Yield the bytes of each shard without its header: complete csv rows.
@@ -206,7 +210,9 @@ class ShardRows:
             UserError: a shard is missing or damaged.
         """
         # The next shards are read and checked in threads while the caller uses this one.
-        return map_in_threads(_content, self.paths, size=_file_size, limit=_READ_AHEAD)
+        found = self.folder.stats(self.names)
+        sizes = {name: found[name].size if name in found else 0 for name in self.names}
+        return map_in_threads(self._content, self.names, size=sizes.__getitem__, limit=_READ_AHEAD)
 
     def sha256(self) -> str:
         """Return the SHA-256 of the rows as `write_submission` writes them, before compression, 64 hex digits."""
@@ -214,6 +220,22 @@ class ShardRows:
         for content in self.contents():
             digest.update(content)
         return digest.hexdigest()
+
+    def _content(self, name: str) -> bytes:
+        """Return the bytes of a shard without its header.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        address = self.folder.address(name)
+        with reading(address):
+            try:
+                content = self.folder.read(name)
+            except FileNotFoundError as error:
+                raise UserError(f"{address} is missing. {CREATE_AGAIN}") from error
+        if not _is_intact(name, content):
+            raise UserError(f"{address} is damaged. {CREATE_AGAIN}")
+        return content[len(_HEADER) :]
 
 
 Kind = Literal["masks", "cutouts", "overlays"]
@@ -228,7 +250,7 @@ class PredictedImages:
         folder: parent folder of the three kinds.
     """
 
-    folder: Path
+    folder: Folder
 
     def name(self, kind: Kind, image_id: str) -> str:
         """Return the path of an image relative to the folder."""
@@ -236,21 +258,31 @@ class PredictedImages:
 
     def write(self, kind: Kind, image_id: str, image: np.ndarray) -> Seal:
         """Write an image atomically: (H, W) bool, (H, W, 3) uint8 RGB or (H, W, 4) uint8 RGBA. Return its seal."""
-        path = self.folder / self.name(kind, image_id)
-        content = encode(image, path.suffix)
-        with atomic_path(path) as part:
-            part.write_bytes(content)
-        return Seal.of(path, content)
+        name = self.name(kind, image_id)
+        content = encode(image, PurePosixPath(name).suffix)
+        return Seal(_digest(content), self.folder.put(name, content))
 
     def are_intact(self, names: Iterable[str], seals: Mapping[str, Seal]) -> bool:
         """Return whether images of these names exist, and their contents are those that the seals describe."""
-        return all(name in seals and seals[name].fits(self.folder / name) for name in names)
+        wanted = list(names)
+        if not seals.keys() >= set(wanted):
+            return False
+        found = self.folder.stats(wanted)
+        return all(seals[name].fits(self.folder, name, found.get(name)) for name in wanted)
+
+    def unchanged(self, seals: Mapping[str, Sequence[Seal]]) -> set[str]:
+        """Return the names of the images whose contents are those that one of their seals describes."""
+        found = self.folder.stats(seals)
+        return {
+            name
+            for name, stat in found.items()
+            if any(seal.fits(self.folder, name, stat) for seal in seals[name])
+        }
 
     def remove(self, seals: Mapping[str, Seal]) -> None:
         """Remove images, unless they have changed since they were written."""
-        for name, seal in seals.items():
-            if seal.fits(self.folder / name):
-                (self.folder / name).unlink(missing_ok=True)
+        for name in self.unchanged({name: [seal] for name, seal in seals.items()}):
+            self.folder.remove(name)
 
     def remove_others(
         self, kept: Collection[str], expected: Collection[str], shards: PredictionShards
@@ -265,18 +297,17 @@ class PredictedImages:
             expected: names of all images of this prediction.
             shards: the shards of this prediction and of earlier ones.
         """
-        _sweep(*(self.folder / kind for kind in KINDS))
-        paths = [path for kind in KINDS for path in sorted((self.folder / kind).rglob("*")) if path.is_file()]
-        others = {
-            name: path for path in paths if (name := path.relative_to(self.folder).as_posix()) not in kept
-        }
+        for kind in KINDS:
+            self.folder.folder(kind).sweep()
+        found = (name for kind in KINDS for name in self.folder.list(f"{kind}/**/*"))
+        others = [name for name in found if name not in kept]
         seals = shards.images() if others else {}
-        ours = [name for name, path in others.items() if any(seal.fits(path) for seal in seals.get(name, ()))]
+        ours = self.unchanged({name: seals[name] for name in others if name in seals})
         for name in ours:
-            others.pop(name).unlink()
+            self.folder.remove(name)
         if removed := sum(name not in expected for name in ours):
             logger.warning("Removed %d images of earlier predictions from %s", removed, self.folder)
-        if unknown := [name for name in others if name not in expected]:
+        if unknown := [name for name in others if name not in ours and name not in expected]:
             logger.warning(
                 "%d files in %s do not belong to this prediction, such as %s. They were not written by this project or "
                 "were changed later, so they stay. Move them elsewhere, or remove them.",
@@ -284,7 +315,7 @@ class PredictedImages:
             )  # fmt: skip
 
 
-def write_submission(path: Path, rows: Iterable[Row]) -> int:
+def write_submission(folder: Folder, name: str, rows: Iterable[Row]) -> int:
     """Write `img,rle_mask` rows atomically as a gzip csv file with a single member.
 
     The same rows give the same bytes with the same gzip library: the gzip header holds no time and no name. On run
@@ -292,14 +323,15 @@ def write_submission(path: Path, rows: Iterable[Row]) -> int:
     isal`) takes a third of that time.
 
     Args:
-        path: path of the file.
+        folder: folder of the file.
+        name: its name.
         rows: (image id, rle) pairs. `ShardRows` are copied without parsing, in a third of the time.
 
     Returns:
         The number of rows.
     """
     with (
-        atomic_path(path) as part,
+        folder.write(name) as part,
         part.open("wb") as raw,
         _GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
     ):
@@ -319,10 +351,12 @@ class SubmissionFile:
     """A submission. Each iteration reads the rows from the file.
 
     Attributes:
-        path: path of the gzip csv file.
+        folder: its folder.
+        name: its name in the folder.
     """
 
-    path: Path
+    folder: Folder
+    name: str
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the image id (without `.jpg`) and the mask of every row.
@@ -331,18 +365,18 @@ class SubmissionFile:
             UserError: the file is not gzip, or is cut short or damaged. See also `read_masks`.
         """
         try:
-            with io.TextIOWrapper(_GzipFile(self.path), newline="") as file:
-                yield from read_masks(file, self.path)
+            with io.TextIOWrapper(_GzipFile(self.local()), newline="") as file:
+                yield from read_masks(file, str(self))
         except (*_DAMAGED, UnicodeDecodeError) as error:
-            raise UserError(f"{self.path} is damaged or not gzip ({error}). {CREATE_AGAIN}") from error
+            raise UserError(f"{self} is damaged or not gzip ({error}). {CREATE_AGAIN}") from error
         except OSError as error:
-            raise UserError(f"{self.path} cannot be read: {explain(error) or error}") from error
+            raise UserError(f"{self} cannot be read: {explain(error) or error}") from error
         except UserError as error:
             raise UserError(f"{error} {CREATE_AGAIN}") from error
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file, 64 hex digits."""
-        with reading(self.path), self.path.open("rb") as file:
+        with reading(str(self)), self.local().open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def rows_sha256(self) -> str:
@@ -352,15 +386,23 @@ class SubmissionFile:
             UserError: the file is not gzip, or is cut short or damaged.
         """
         try:
-            with _GzipFile(self.path) as file:
+            with _GzipFile(self.local()) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except _DAMAGED as error:
-            raise UserError(f"{self.path} is damaged or not gzip ({error}). {CREATE_AGAIN}") from error
+            raise UserError(f"{self} is damaged or not gzip ({error}). {CREATE_AGAIN}") from error
 
     def size(self) -> int:
         """Return the size of the file in bytes."""
-        with reading(self.path):
-            return self.path.stat().st_size
+        with reading(str(self)):
+            return self.local().stat().st_size
+
+    def local(self) -> Path:
+        """Return the path of the file on a disk: see `Folder.local`."""
+        return self.folder.local(self.name)
+
+    def __str__(self) -> str:
+        """Return the path of the file, or its address."""
+        return self.folder.address(self.name)
 
 
 def _write_rows(file: io.TextIOBase, rows: Iterable[Row]) -> int:
@@ -377,41 +419,11 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _content(path: Path) -> bytes:
-    """Return the bytes of a shard without its header.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    if not path.exists():
-        raise UserError(f"{path} is missing. {CREATE_AGAIN}")
-    with reading(path):
-        content = path.read_bytes()
-    if not path.stem.endswith(f"-{_digest(content)}"):
-        raise UserError(f"{path} is damaged. {CREATE_AGAIN}")
-    return content[len(_HEADER) :]
+def _is_intact(name: str, content: bytes) -> bool:
+    """Return whether a shard has the content that its name describes."""
+    return PurePosixPath(name).stem.endswith(f"-{_digest(content)}")
 
 
-def _file_size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _read_shard(path: Path) -> Shard | None:
-    """Return the description of a shard by the path of its rows, or None if there is none or it is damaged."""
-    try:
-        content = json.loads(path.with_suffix(".json").read_bytes())
-        return Shard(
-            f"{path.parent.name}/{path.name}",
-            {name: Seal(*seal) for name, seal in content["images"].items()},
-            dict(content["problems"]),
-            dict(content.get("doubts", {})),  # missing in files of earlier versions
-        )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
-def _sweep(*folders: Path) -> None:
-    """Remove what killed processes left in folders and their subfolders."""
-    parts = [part for folder in folders for part in folder.rglob("*.part")]
-    for parent in {part.parent for part in parts}:
-        remove_partial_files(parent)
+def _description(name: str) -> str:
+    """Return the name of the file that describes a shard."""
+    return f"{name.removesuffix('.csv')}.json"

@@ -17,12 +17,12 @@ Row = tuple[str, str]
 COLUMNS = ("img", "rle_mask")
 
 
-def read_masks(file: TextIO, name: Path) -> Iterator[Row]:
+def read_masks(file: TextIO, name: Path | str) -> Iterator[Row]:
     """Yield the image id (without `.jpg`) and the mask of every row.
 
     Args:
         file: a submission, a solution or `train_masks.csv`, opened as text.
-        name: path of the file, for error messages.
+        name: path or address of the file, for error messages.
 
     Raises:
         UserError: the columns are not `img,rle_mask`, the file is not text, or a row has a wrong or duplicate name.

@@ -53,7 +53,7 @@ def summarize(
     made = {name: path for name in saved if (path := _path(catalog, name))}
     if "predictions" in made and catalog.load("predictions")["parameters"]["cutouts"]:
         # Of all images, not only of those that the report shows.
-        made["cutouts"] = str(catalog.load("predicted_images").folder / "cutouts")
+        made["cutouts"] = catalog.load("predicted_images").folder.address("cutouts")
     words = ", ".join(_words(catalog, made))
     sections = {
         "model": _stand_in(catalog, made),
@@ -84,12 +84,12 @@ def duration(seconds: float) -> str:
 
 
 def _path(catalog: DataCatalog, name: str) -> str | None:
-    """Return the path of a dataset's file or folder, or None if there is none or the folder is empty."""
+    """Return the path or address of a dataset's file or folder, or None if there is none or the folder is empty."""
     dataset = catalog.get(name)
-    path = dataset and dataset._describe().get("filepath")
-    if not path or not Path(path).exists() or (Path(path).is_dir() and not any(Path(path).iterdir())):
+    if dataset is None or not (path := dataset._describe().get("filepath")):
         return None
-    return str(path)
+    # A handle always exists for Kedro, and so does a model that is optional.
+    return str(path) if getattr(dataset, "is_there", dataset.exists)() else None
 
 
 def _words(catalog: DataCatalog, made: Mapping[str, str]) -> Iterator[str]:
@@ -158,7 +158,7 @@ def _options_to_train(catalog: DataCatalog, run_params: Mapping[str, Any]) -> st
     }
     folder |= {
         "images": str(catalog.load("test_images").images),
-        "masks": str(_path(catalog, "editable_masks")),
+        "masks": _path(catalog, "editable_masks"),
     }
     values |= {"source": "folder", "folder": folder, "recipe": "few_shot"}
     if (catalog.load("review_list")["mask"] == "removed").any():
@@ -177,7 +177,8 @@ def _next_commands(
         run_params: Kedro's record of the run, whose options are repeated.
     """
     options = run_options(run_params)
-    if "review_sheet" in made and catalog.load("source").name == "folder":
+    masks = _path(catalog, "editable_masks")
+    if masks and Path(masks).is_dir() and "review_sheet" in made and catalog.load("source").name == "folder":
         yield f"kedro run --pipelines data_ingestion,model_training{_options_to_train(catalog, run_params)}"
     if "train_index" in made and not {"model", "predictions"} & made.keys():
         yield f"kedro run --pipelines model_training{options}"

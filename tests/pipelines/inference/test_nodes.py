@@ -23,19 +23,20 @@ from carvana_kedro.prediction_plan import select_test_images
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import processes, run_lengths
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.predictions import KINDS, PredictedImages, PredictionShards
 from models import RECIPE, changed
 
-NO_IMAGES = PredictedImages(Path("nowhere"))
+NO_IMAGES = PredictedImages(DiskFolder(Path("nowhere")))
 SOURCE = SourceDescription(name="mine")
 
 
 def test_every_test_image_has_a_row_in_the_submission(
     model: TrainedModel, test_images: ImageStore, tmp_path: Path
 ) -> None:
-    shards = PredictionShards(tmp_path)
+    shards = PredictionShards(DiskFolder(tmp_path))
     parameters = Inference(batch_size=3, shard_size=3)
     predictions = predict_masks(
         model, index_images(test_images), test_images, shards, NO_IMAGES, parameters, RECIPE, SOURCE
@@ -54,7 +55,7 @@ def test_every_test_image_has_a_row_in_the_submission(
 def test_shards_of_other_parameters_are_not_used(
     model: TrainedModel, test_images: ImageStore, tmp_path: Path
 ) -> None:
-    index, shards = index_images(test_images), PredictionShards(tmp_path)
+    index, shards = index_images(test_images), PredictionShards(DiskFolder(tmp_path))
     first, second = (
         predict_masks(
             model, index, test_images, shards, NO_IMAGES, Inference(threshold=threshold), RECIPE, SOURCE
@@ -72,7 +73,7 @@ def test_images_of_other_content_and_equal_size_are_predicted_again(
     longest = max(path.stat().st_size for path in (first, second)) + 10
     for path in (first, second):  # both get the same size; decoders ignore what follows the image
         path.write_bytes(path.read_bytes() + bytes(longest - path.stat().st_size - 2) + b"\xff\xd9")
-    shards = PredictionShards(tmp_path / "shards")
+    shards = PredictionShards(DiskFolder(tmp_path / "shards"))
 
     def predict(index: pd.DataFrame) -> dict[str, str]:
         # An untrained network answers nearly the same everywhere. This threshold is between its answers.
@@ -111,7 +112,7 @@ def test_edges_are_found_with_the_logits_unless_the_masks_themselves_are_needed(
         return predict(*arguments, **options)
 
     monkeypatch.setattr(Predictor, "predict", predict_and_record)
-    index, shards = index_images(test_images), PredictionShards(tmp_path)
+    index, shards = index_images(test_images), PredictionShards(DiskFolder(tmp_path))
     parameters = Inference(threshold=0.4, **options)
     predict_masks(model, index, test_images, shards, NO_IMAGES, parameters, RECIPE, SOURCE)
     assert asked == [expected]
@@ -120,7 +121,7 @@ def test_edges_are_found_with_the_logits_unless_the_masks_themselves_are_needed(
 def test_images_that_change_while_they_are_predicted_stop_the_run(
     model: TrainedModel, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, shards = ImageStore(broken / "test"), PredictionShards(tmp_path / "shards")
+    store, shards = ImageStore(broken / "test"), PredictionShards(DiskFolder(tmp_path / "shards"))
     index = index_images(store)
     first, second, *_ = (store.image_path(image_id) for image_id in store.ids())
     predict = Predictor.predict
@@ -164,9 +165,9 @@ def test_on_bad_image_empty_leaves_masks_of_unreadable_images_empty(
     index = select_test_images(index_images(store), store, parameters)
     assert f"2 masks will be empty:\n  {missing}: the image is missing" in caplog.text
     predictions = predict_masks(
-        model, index, store, PredictionShards(tmp_path), NO_IMAGES, parameters, RECIPE, SOURCE
+        model, index, store, PredictionShards(DiskFolder(tmp_path)), NO_IMAGES, parameters, RECIPE, SOURCE
     )
-    rows = dict(write_submission(predictions, PredictionShards(tmp_path)))
+    rows = dict(write_submission(predictions, PredictionShards(DiskFolder(tmp_path))))
     assert list(rows) == list(test_images.expected or ())
     assert [image_id for image_id, runs in rows.items() if not runs] == [missing, damaged]
     assert predictions["problems"] == {}  # the index knows them
@@ -186,7 +187,7 @@ def test_an_image_that_could_not_be_read_is_predicted_by_the_next_run(
 ) -> None:
     store = Unreadable(broken / "test", expected=test_images.expected)
     away, *_ = store.ids()
-    shards, images = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
+    shards, images = PredictionShards(DiskFolder(tmp_path / "shards")), PredictedImages(DiskFolder(tmp_path))
     parameters = Inference(on_bad_image="empty", threshold=0.01, shard_size=3, masks=True)
     index = index_images(store)
     arguments = (model, index, store, shards, images, parameters, RECIPE, SOURCE)
@@ -215,7 +216,7 @@ def test_an_image_with_a_problem_in_the_index_gets_no_mask_even_if_it_can_be_rea
         image = training_images.read_image(training_images.ids()[number])
         Image.fromarray(image).resize(size).save(folder / f"car{number}.png")
     store = FolderStore(folder)
-    shards, images = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
+    shards, images = PredictionShards(DiskFolder(tmp_path / "shards")), PredictedImages(DiskFolder(tmp_path))
     parameters = Inference(on_bad_image="empty", threshold=0.01, masks=True, cutouts=True, overlays=True)
     index = select_test_images(index_images(store), store, parameters)
     predictions = predict_masks(model, index, store, shards, images, parameters, RECIPE, SOURCE)
@@ -242,7 +243,7 @@ def test_an_image_that_is_not_in_the_sample_submission_gets_no_row(
     index = select_test_images(index_images(store), store, parameters)
     assert "1 images are not in sample_submission.csv. They are left out:\n  0123456789ab_01" in caplog.text
     assert "will be empty" not in caplog.text
-    shards = PredictionShards(tmp_path / "shards")
+    shards = PredictionShards(DiskFolder(tmp_path / "shards"))
     predictions = predict_masks(model, index, store, shards, NO_IMAGES, parameters, RECIPE, SOURCE)
     assert [image_id for image_id, _ in write_submission(predictions, shards)] == list(store.expected or ())
 
@@ -250,7 +251,7 @@ def test_an_image_that_is_not_in_the_sample_submission_gets_no_row(
 def test_the_threshold_auto_is_the_best_one_of_the_validation(
     model: TrainedModel, test_images: ImageStore, tmp_path: Path
 ) -> None:
-    index, shards = index_images(test_images), PredictionShards(tmp_path)
+    index, shards = index_images(test_images), PredictionShards(DiskFolder(tmp_path))
     with pytest.raises(UserError, match="this model has not been validated"):
         predict_masks(
             model, index, test_images, shards, NO_IMAGES, Inference(threshold="auto"), RECIPE, SOURCE
@@ -271,7 +272,7 @@ def test_existing_shards_are_used_only_with_the_same_model_and_parameters(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    index, shards = index_images(test_images), PredictionShards(tmp_path)
+    index, shards = index_images(test_images), PredictionShards(DiskFolder(tmp_path))
     first = predict_masks(
         model, index, test_images, shards, NO_IMAGES, Inference(shard_size=3), RECIPE, SOURCE
     )
@@ -302,8 +303,8 @@ def test_existing_shards_are_used_only_with_the_same_model_and_parameters(
 def test_requested_images_are_written_and_replaced_if_missing(
     model: TrainedModel, test_images: ImageStore, tmp_path: Path
 ) -> None:
-    index, shards = index_images(test_images), PredictionShards(tmp_path / "shards")
-    images = PredictedImages(tmp_path)
+    index, shards = index_images(test_images), PredictionShards(DiskFolder(tmp_path / "shards"))
+    images = PredictedImages(DiskFolder(tmp_path))
     parameters = Inference(masks=True, cutouts=True, overlays=True, threshold=0.48)
     predictions = predict_masks(model, index, test_images, shards, images, parameters, RECIPE, SOURCE)
     rows = dict(write_submission(predictions, shards))
@@ -342,17 +343,17 @@ def _shown(folder: Path, kind: str) -> dict[str, bytes]:
 def test_images_are_those_of_the_last_prediction_however_they_alternate(
     model: TrainedModel, test_images: ImageStore, tmp_path: Path, other: dict[str, Any]
 ) -> None:
-    index, shards = index_images(test_images), PredictionShards(tmp_path / "both/shards")
+    index, shards = index_images(test_images), PredictionShards(DiskFolder(tmp_path / "both/shards"))
     first = Inference(masks=True, cutouts=True, overlays=True, threshold=0.48, shard_size=3)
     second = first.model_copy(update=other)
     for number, parameters in enumerate([first, second, first, second, second]):
-        both, alone = PredictedImages(tmp_path / "both"), PredictedImages(tmp_path / f"{number}")
+        both, alone = (PredictedImages(DiskFolder(tmp_path / name)) for name in ("both", f"{number}"))
         predict_masks(model, index, test_images, shards, both, parameters, RECIPE, SOURCE)
-        fresh = PredictionShards(alone.folder / "shards")
+        fresh = PredictionShards(DiskFolder(alone.folder.path / "shards"))
         predict_masks(model, index, test_images, fresh, alone, parameters, RECIPE, SOURCE)
         for kind in KINDS:
-            assert _shown(both.folder, kind) == _shown(alone.folder, kind)
-            assert len(_shown(both.folder, kind)) == 4 * (kind in _requested(parameters))
+            assert _shown(both.folder.path, kind) == _shown(alone.folder.path, kind)
+            assert len(_shown(both.folder.path, kind)) == 4 * (kind in _requested(parameters))
     assert any(_shown(tmp_path / "0", kind) != _shown(tmp_path / "1", kind) for kind in KINDS)
 
 
@@ -373,8 +374,8 @@ def test_damaged_images_are_written_again(
 ) -> None:
     index, shards, images = (
         index_images(test_images),
-        PredictionShards(tmp_path / "shards"),
-        PredictedImages(tmp_path),
+        PredictionShards(DiskFolder(tmp_path / "shards")),
+        PredictedImages(DiskFolder(tmp_path)),
     )
     parameters = Inference(masks=True, overlays=True, threshold=0.48)
     arguments = (model, index, test_images, shards, images, parameters, RECIPE, SOURCE)
@@ -391,7 +392,7 @@ def test_a_copied_folder_is_not_predicted_again(
     index, parameters = index_images(test_images), Inference(masks=True)
 
     def predict(folder: Path) -> dict[str, Any]:
-        shards, images = PredictionShards(folder / "shards"), PredictedImages(folder)
+        shards, images = PredictionShards(DiskFolder(folder / "shards")), PredictedImages(DiskFolder(folder))
         return predict_masks(model, index, test_images, shards, images, parameters, RECIPE, SOURCE)
 
     first = predict(tmp_path / "one")
@@ -404,7 +405,7 @@ def test_images_of_a_removed_photograph_go_and_files_of_the_user_stay(
     model: TrainedModel, broken: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = ImageStore(broken / "test")
-    shards, images = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
+    shards, images = PredictionShards(DiskFolder(tmp_path / "shards")), PredictedImages(DiskFolder(tmp_path))
     parameters = Inference(masks=True, overlays=True)
 
     def predict() -> None:
@@ -436,7 +437,7 @@ def test_the_summary_describes_the_mask_of_every_image(
     store = ImageStore(broken / "test", expected=test_images.expected)
     missing, *others = store.ids()
     store.image_path(missing).unlink()
-    shards, images = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
+    shards, images = PredictionShards(DiskFolder(tmp_path / "shards")), PredictedImages(DiskFolder(tmp_path))
     parameters = Inference(on_bad_image="empty", masks=True, shard_size=3, threshold=0.48)
     index = select_test_images(index_images(store), store, parameters)
     predictions = predict_masks(model, index, store, shards, images, parameters, RECIPE, SOURCE)
@@ -475,7 +476,7 @@ def test_the_summary_describes_the_mask_of_every_image(
 def test_onnx_runtime_predicts_the_same_masks_into_other_shards(
     model: TrainedModel, test_images: ImageStore, tmp_path: Path
 ) -> None:
-    index, shards = index_images(test_images), PredictionShards(tmp_path)
+    index, shards = index_images(test_images), PredictionShards(DiskFolder(tmp_path))
     masks, names = [], []
     for engine in ("torch", "onnxruntime"):
         parameters = Inference(engine=engine, precision="float32", threshold=0.48)
@@ -506,7 +507,7 @@ def test_a_photograph_that_vanishes_stops_the_run_and_the_next_run_continues(
     parameters = Inference(masks=True, cutouts=True, overlays=True, threshold=0.48, shard_size=2)
 
     def predict(store: ImageStore, folder: Path) -> dict[str, Any]:
-        shards, images = PredictionShards(folder / "shards"), PredictedImages(folder)
+        shards, images = PredictionShards(DiskFolder(folder / "shards")), PredictedImages(DiskFolder(folder))
         return predict_masks(model, index_images(store), store, shards, images, parameters, RECIPE, SOURCE)
 
     store = ImageStore(broken / "test")
@@ -528,7 +529,7 @@ def test_any_other_error_names_the_image(
 
     monkeypatch.setattr(work, "cut_out", fail)
     index, parameters = index_images(test_images), Inference(cutouts=True)
-    shards, images = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
+    shards, images = PredictionShards(DiskFolder(tmp_path / "shards")), PredictedImages(DiskFolder(tmp_path))
     with pytest.raises(MemoryError) as raised:
         predict_masks(model, index, test_images, shards, images, parameters, RECIPE, SOURCE)
     assert test_images.ids()[0] in raised.value.__notes__[0]

@@ -17,6 +17,7 @@ from carvana_kedro.segmentation import hardware
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import locks
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 from models import RECIPE
@@ -66,7 +67,7 @@ def _predict(
     node: Callable[..., Any], model: TrainedModel, images: ImageStore, folder: Path, **changed: Any
 ) -> Any:
     parameters = Inference(**{"batch_size": 2, "shard_size": 3, **changed})
-    stores = PredictionShards(folder / "shards"), PredictedImages(folder)
+    stores = PredictionShards(DiskFolder(folder / "shards")), PredictedImages(DiskFolder(folder))
     return node(model, index_images(images), images, *stores, parameters, RECIPE, SOURCE)
 
 
@@ -126,7 +127,7 @@ def test_a_share_refuses_an_index_of_other_files(model: TrainedModel, broken: Pa
     index = index_images(images)
     first, second, *_ = (images.image_path(image_id) for image_id in images.ids())
     first.write_bytes(second.read_bytes())
-    stores = PredictionShards(tmp_path / "shards"), PredictedImages(tmp_path)
+    stores = PredictionShards(DiskFolder(tmp_path / "shards")), PredictedImages(DiskFolder(tmp_path))
     with pytest.raises(UserError, match=r"kedro run --to-nodes inference\.select_test_images"):
         predict_share(model, index, images, *stores, Inference(share="1/2"), RECIPE, SOURCE)
 

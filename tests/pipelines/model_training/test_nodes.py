@@ -26,6 +26,7 @@ from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedEr
 from carvana_kedro.segmentation.training.state import Step, Training
 from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.checkpoints import CheckpointStore
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.pixel_cache import PixelCache
@@ -38,9 +39,9 @@ def _train(
     folder: Path,
     recipe: ModelTraining = RECIPE,
 ) -> tuple[TrainedModel, pd.DataFrame]:
-    checkpoints = CheckpointStore(folder / "checkpoints")
+    checkpoints = CheckpointStore(DiskFolder(folder / "checkpoints"))
     return train_model(
-        *indices, images, checkpoints, folder / "events", PixelCache(folder / "pixels"), recipe
+        *indices, images, checkpoints, DiskFolder(folder / "events"), PixelCache(folder / "pixels"), recipe
     )
 
 
@@ -61,8 +62,11 @@ def test_training_saves_model_history_checkpoints_and_events(
     assert history["epoch"].tolist() == [1, 2]
     assert model.members[0].architecture == "unet_small"
     run_id = model.run_id
-    run = CheckpointStore(tmp_path / "checkpoints").run(run_id)
-    assert {path.name for path in run.folder.glob("last-*")} == {"last-000000003.pt", "last-000000006.pt"}
+    run = CheckpointStore(DiskFolder(tmp_path / "checkpoints")).run(run_id)
+    assert {path.name for path in run.folder.path.glob("last-*")} == {
+        "last-000000003.pt",
+        "last-000000006.pt",
+    }
     events = EventAccumulator(str(tmp_path / "events" / run_id)).Reload()
     (text,) = events.Tensors("recipe/origin/text_summary")
     assert f"fingerprint `{training_images.fingerprint()}`" in text.tensor_proto.string_val[0].decode()
@@ -503,7 +507,7 @@ def test_a_lost_best_model_is_replaced_by_the_last_one_with_a_warning(
     model, _ = _train(indices, training_images, tmp_path)
     assert f"The model of the best epoch, {best}, is lost" in caplog.text
     assert "The model of epoch 2 is used" in caplog.text
-    last = CheckpointStore(tmp_path / "checkpoints").run(model.run_id).newest("last")
+    last = CheckpointStore(DiskFolder(tmp_path / "checkpoints")).run(model.run_id).newest("last")
     for name, weight in last["model"]["weights"].items():
         assert torch.equal(weight, model.members[0].weights[name])
 
@@ -565,7 +569,7 @@ def test_a_finished_run_of_an_earlier_version_that_diverged_is_refused(
     indices: tuple[pd.DataFrame, pd.DataFrame], training_images: ImageStore, tmp_path: Path, part: str
 ) -> None:
     model, _ = _train(indices, training_images, tmp_path)
-    run = CheckpointStore(tmp_path / "checkpoints").run(model.run_id)
+    run = CheckpointStore(DiskFolder(tmp_path / "checkpoints")).run(model.run_id)
     state = run.newest("last")
     assert state and state["finished"]
     if part == "history":

@@ -14,6 +14,7 @@ from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.pipelines.model_training import nodes
 from carvana_kedro.stores.checkpoints import CheckpointStore, RunCheckpoints
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.pixel_cache import PixelCache
 from models import RECIPE
@@ -29,7 +30,7 @@ def sides(training_images: ImageStore) -> Sides:
 
 
 def _run(folder: Path) -> RunCheckpoints:
-    (run,) = CheckpointStore(folder / "checkpoints").runs()
+    (run,) = CheckpointStore(DiskFolder(folder / "checkpoints")).runs()
     return run
 
 
@@ -38,7 +39,11 @@ def test_processes_train_the_same_run_from_the_state_of_the_first_or_not_at_all(
 ) -> None:
     def arguments(folder: str, recipe: ModelTraining = ON_CPU) -> tuple[Any, ...]:
         path = tmp_path / folder
-        stores = CheckpointStore(path / "checkpoints"), path / "events", PixelCache(path / "pixels")
+        stores = (
+            CheckpointStore(DiskFolder(path / "checkpoints")),
+            DiskFolder(path / "events"),
+            PixelCache(path / "pixels"),
+        )
         return [sides], training_images, *stores, recipe
 
     def copied(folder: str) -> Path:
@@ -47,13 +52,13 @@ def test_processes_train_the_same_run_from_the_state_of_the_first_or_not_at_all(
     optimizer = {"name": "adamw", "learning_rate": 0.001}
     other = ModelTraining.model_validate({**ON_CPU.model_dump(), "optimizer": optimizer})
     nodes.train_model(*sides, *arguments("stopped")[1:])
-    *_, last = sorted(_run(tmp_path / "stopped").folder.glob("last-*.pt"))
+    *_, last = sorted(_run(tmp_path / "stopped").folder.path.glob("last-*.pt"))
     last.unlink()  # as if the training had been stopped before its end
     copied("whole")
-    *_, newest = sorted(_run(copied("damaged")).folder.glob("last-*.pt"))
+    *_, newest = sorted(_run(copied("damaged")).folder.path.glob("last-*.pt"))
     newest.write_bytes(newest.read_bytes()[:-1])
     copied("new")
-    *_, newest = sorted(_run(copied("old")).folder.glob("last-*.pt"))
+    *_, newest = sorted(_run(copied("old")).folder.path.glob("last-*.pt"))
     newest.unlink()
     runs = [
         (arguments("unequal"), arguments("unequal", other)),
@@ -69,14 +74,18 @@ def test_processes_train_the_same_run_from_the_state_of_the_first_or_not_at_all(
     whole, new, damaged = (_run(tmp_path / name).newest("last") for name in ("whole", "new", "damaged"))
     assert whole and new and damaged and whole["finished"] and damaged["finished"]
     assert all(torch.equal(weights, new["network"][name]) for name, weights in whole["network"].items())
-    assert len([*_run(tmp_path / "damaged").folder.glob("*.damaged")]) == 1
+    assert len([*_run(tmp_path / "damaged").folder.path.glob("*.damaged")]) == 1
 
 
 def test_a_machine_that_does_not_see_the_finished_run_neither_trains_nor_renames(
     sides: Sides, training_images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nodes, "run_in_processes", lambda *arguments, **options: None)  # it trained elsewhere
-    stores = CheckpointStore(tmp_path / "checkpoints"), tmp_path / "events", PixelCache(tmp_path / "pixels")
+    stores = (
+        CheckpointStore(DiskFolder(tmp_path / "checkpoints")),
+        DiskFolder(tmp_path / "events"),
+        PixelCache(tmp_path / "pixels"),
+    )
     arguments = *sides, training_images, *stores
     in_two = ON_CPU.model_copy(update={"devices": 2})
     with pytest.raises(UserError, match="has no finished run on this machine"):
@@ -84,7 +93,7 @@ def test_a_machine_that_does_not_see_the_finished_run_neither_trains_nor_renames
     assert not [*tmp_path.iterdir()]
     model, _ = nodes.train_model(*arguments, ON_CPU)
     assert nodes.train_model(*arguments, in_two)[0].run_id == model.run_id
-    *_, last = sorted(_run(tmp_path).folder.glob("last-*.pt"))
+    *_, last = sorted(_run(tmp_path).folder.path.glob("last-*.pt"))
     last.write_bytes(last.read_bytes()[:-1])
     files = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match="has no finished run on this machine"):

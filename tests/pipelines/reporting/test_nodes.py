@@ -95,6 +95,6 @@ def test_results_of_another_run_are_not_reported(
         tabulate_scores(table, None)
     tabulate_scores(table.drop(columns="run_id"), later)
     assert "does not say which run it belongs to" in caplog.text
-    write_submission(submission.path, solution[1:])
+    write_submission(submission.folder, submission.name, solution[1:])
     with pytest.raises(UserError, match="does not have the rows of the predictions beside it"):
         score_submission(submission, predictions, model, solution, test_images)

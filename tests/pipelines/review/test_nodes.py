@@ -16,6 +16,7 @@ from carvana_kedro.image_index import index_images
 from carvana_kedro.pipelines.review.nodes import rank_masks, write_masks
 from carvana_kedro.pipelines.review.sheet import write_sheet
 from carvana_kedro.stores import run_lengths
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.predictions import PredictionShards
 from carvana_kedro.stores.review.editable_masks import EditableMasks
@@ -58,7 +59,7 @@ def predicted(tmp_path: Path) -> Callable[..., Inputs]:
     """`predicted(images)` returns what the inference pipeline leaves, as its files give it back."""
 
     def call(images: FolderStore) -> Inputs:
-        index, shards = index_images(images), PredictionShards(tmp_path / "shards")
+        index, shards = index_images(images), PredictionShards(DiskFolder(tmp_path / "shards"))
         rows = [(name, run_lengths.encode(mask)) for name, (mask, _) in MASKS.items()]
         names = [shards.write("key", number, rows[3 * number : 3 * number + 3]).name for number in range(3)]
         table = pd.DataFrame({
@@ -84,7 +85,7 @@ def predicted(tmp_path: Path) -> Callable[..., Inputs]:
 
 def _written(inputs: Inputs, masks: Path) -> pd.DataFrame:
     shared = {name: inputs[name] for name in ("predictions", "prediction_shards", "test_images")}
-    return write_masks(rank_masks(**inputs), editable_masks=EditableMasks(masks), **shared)
+    return write_masks(rank_masks(**inputs), editable_masks=EditableMasks(DiskFolder(masks)), **shared)
 
 
 def test_masks_with_something_unusual_come_first_and_then_those_with_more_doubt(
@@ -159,7 +160,7 @@ def test_the_sheet_shows_what_nobody_has_looked_at_and_links_to_the_masks(
     (masks / "full.png").unlink()
     listed = _written(inputs, masks)
     shared = {name: inputs[name] for name in ("predictions", "prediction_shards", "test_images")}
-    page = write_sheet(listed, editable_masks=EditableMasks(masks), **shared)
+    page = write_sheet(listed, editable_masks=EditableMasks(DiskFolder(masks)), **shared)
     cases = re.findall(r"<figcaption><strong>(.*?)</strong>", page)
     assert cases == ["empty", "two &amp; more", "tiny", "specks", "clear"]
     assert len(re.findall("data:image/webp;base64,", page)) == len(cases)

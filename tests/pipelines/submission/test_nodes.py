@@ -23,6 +23,7 @@ from carvana_kedro.pipelines import submission as pipeline
 from carvana_kedro.pipelines.submission.nodes import check_submission, upload_submission
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores import run_lengths
+from carvana_kedro.stores.folders import open_file
 from carvana_kedro.stores.predictions import SubmissionFile, write_submission
 from carvana_kedro.stores.tables import Row
 from models import changed
@@ -38,8 +39,8 @@ def write(tmp_path: Path) -> Callable[[Iterable[Row]], SubmissionFile]:
     """`write(rows)` writes them as the project writes a submission."""
 
     def call(rows: Iterable[Row]) -> SubmissionFile:
-        write_submission(tmp_path / "submit.csv.gz", rows)
-        return SubmissionFile(tmp_path / "submit.csv.gz")
+        write_submission(*open_file(tmp_path / "submit.csv.gz"), rows)
+        return SubmissionFile(*open_file(tmp_path / "submit.csv.gz"))
 
     return call
 
@@ -57,7 +58,7 @@ def check(submission: SubmissionFile) -> dict[str, Any]:
 def _refused(file: SubmissionFile, *expected: str) -> None:
     with pytest.raises(UserError) as caught:
         check_submission(file, IDS, INDEX)
-    for text in (str(file.path), *expected, "kedro run --pipelines inference"):
+    for text in (str(file.local()), *expected, "kedro run --pipelines inference"):
         assert text in str(caught.value)
 
 
@@ -69,7 +70,7 @@ def test_a_valid_submission_passes_in_any_order(
         assert check_submission(file, IDS[1:] + IDS[:1], INDEX[::-1]) == {
             "rows": 3,
             "empty_masks": 1,
-            "bytes": file.path.stat().st_size,
+            "bytes": file.local().stat().st_size,
             "sha256": file.sha256(),
         }
 
@@ -140,7 +141,7 @@ def test_missing_and_unknown_images_are_named(
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "submit.csv.gz"
     path.write_bytes(content)
-    _refused(SubmissionFile(path), message)
+    _refused(SubmissionFile(*open_file(path)), message)
 
 
 def test_a_submission_of_empty_masks_is_rejected(
@@ -239,7 +240,7 @@ def test_the_checked_file_is_uploaded_and_scored(
     with caplog.at_level(logging.INFO):
         receipt = upload_submission(submission, check, kaggle, Submission(message="first try"), clock)
     message = f"first try (sha256 {submission.sha256()[:12]})"
-    assert kaggle.uploads == [(submission.path, message)]
+    assert kaggle.uploads == [(submission.local(), message)]
     assert receipt == {
         "uploaded": True,
         "reference": 101,

@@ -18,6 +18,7 @@ from carvana_kedro.segmentation.training.interrupts import TrainingInterruptedEr
 from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.stores import checkpoints as checkpoints_module
 from carvana_kedro.stores.checkpoints import CheckpointStore
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
 
 Setup = Callable[..., tuple]
@@ -139,7 +140,7 @@ def test_after_another_error_the_checkpoint_is_written_and_its_error_is_logged(
 
 
 def test_a_full_disk_stops_the_training_and_earlier_checkpoints_stay(setup: Setup, tmp_path: Path) -> None:
-    checkpoints = CheckpointStore(tmp_path).run("run")
+    checkpoints = CheckpointStore(DiskFolder(tmp_path)).run("run")
     run, *batches = setup(epochs=1)
     train(run, *batches, [CheckpointSaver(checkpoints, minutes=1e9)])
     later, *batches = setup(epochs=2)
@@ -178,7 +179,7 @@ def test_workers_can_start_while_a_checkpoint_is_written(
     monkeypatch.setattr(checkpoints_module._HashingFile, "write", write_slowly)
     run, train_batches, _ = setup(epochs=1)
     samples = Samples(training_images, training_images.ids()[12:], run.geometry)
-    checkpoints = CheckpointStore(tmp_path).run("run")
+    checkpoints = CheckpointStore(DiskFolder(tmp_path)).run("run")
 
     class SaveOnce(CheckpointSaver):
         def on_step_end(self, run: Any, step: Any) -> None:

@@ -25,6 +25,7 @@ from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Step, Training
 from carvana_kedro.stores.checkpoints import CheckpointStore, RunCheckpoints
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
 
 STEPS_PER_EPOCH, EPOCHS = 3, 2
@@ -88,7 +89,7 @@ def assert_average(found: Weights, steps: list[dict[str, Tensor]], decay: float)
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> RunCheckpoints:
-    return CheckpointStore(tmp_path).run("run", keep=EPOCHS)
+    return CheckpointStore(DiskFolder(tmp_path)).run("run", keep=EPOCHS)
 
 
 @pytest.fixture
@@ -208,7 +209,7 @@ def test_predictions_are_those_of_the_average(
 ) -> None:
     run, recorder = _run(training_images, 0.9), Recorder()
     train(*run, [recorder, CheckpointSaver(checkpoints, minutes=10)])
-    (path,) = checkpoints.folder.glob(f"last-*{EPOCHS * STEPS_PER_EPOCH}.pt")
+    (path,) = checkpoints.folder.path.glob(f"last-*{EPOCHS * STEPS_PER_EPOCH}.pt")
     image = training_images.read_image(training_images.ids()[-1])
     found = Predictor.from_checkpoint(path, device="cpu", precision="float32").predict_one(image).logits
 

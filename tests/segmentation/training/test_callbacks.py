@@ -22,6 +22,7 @@ from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.segmentation.training.losses import segmentation_loss
 from carvana_kedro.segmentation.training.state import Progress
 from carvana_kedro.stores.checkpoints import CheckpointStore
+from carvana_kedro.stores.folders import DiskFolder
 
 Setup = Callable[..., tuple]
 
@@ -178,7 +179,7 @@ def test_the_batch_of_a_skipped_step_is_saved_for_debugging(setup: Setup, tmp_pa
     def poisoned(logits: Tensor, targets: Tensor) -> Tensor:
         return segmentation_loss(logits, targets) * (math.inf if len(seen) == 1 else 1.0)
 
-    checkpoints = CheckpointStore(tmp_path).run("run")
+    checkpoints = CheckpointStore(DiskFolder(tmp_path)).run("run")
     train(replace(run, loss=poisoned), *batches, [Watch(), CheckpointSaver(checkpoints, minutes=1e9)])
     skipped = checkpoints.newest("skipped")
     assert skipped is not None

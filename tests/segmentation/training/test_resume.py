@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from carvana_kedro.stores.checkpoints import CheckpointStore
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
 from processes import killed_afterwards
 
@@ -56,7 +57,7 @@ def _finish(process: subprocess.Popen[str]) -> str:
 
 def _results(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the last state and the best model of a finished training, without measured times."""
-    run = CheckpointStore(folder).run("run")
+    run = CheckpointStore(DiskFolder(folder)).run("run")
     last, best = run.newest("last"), run.newest("best")
     assert last is not None and best is not None
     for content in (last, best):
@@ -174,6 +175,6 @@ def test_a_signal_saves_the_training_and_stops_it(
     message = output.strip().splitlines()[-1]
     assert "Training was interrupted in epoch 2, after step" in message
     assert "The same command resumes it." in message
-    saved = CheckpointStore(tmp_path).run("run").newest("last")
+    saved = CheckpointStore(DiskFolder(tmp_path)).run("run").newest("last")
     assert saved is not None
     assert saved["progress"]["steps"] == int(message.split("after step ")[1].split(".")[0])

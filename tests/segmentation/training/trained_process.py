@@ -17,6 +17,7 @@ from carvana_kedro.segmentation.training.loop import train
 from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Step, Training
 from carvana_kedro.stores.checkpoints import CheckpointStore
+from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
 
 
@@ -49,7 +50,7 @@ def main(images: Path, masks: Path, folder: Path, num_workers: int, epochs: int)
     run, train_batches, validation_batches = build_run(
         recipe, store, [ids[:12], ids[12:]], origin={}, about={}
     )
-    checkpoints = CheckpointStore(folder).run("run")
+    checkpoints = CheckpointStore(DiskFolder(folder)).run("run")
     saver = CheckpointSaver(checkpoints, minutes=0)
     with checkpoints.locked(), Interrupts() as run.interrupted, saver:
         if state := checkpoints.newest("last"):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.folders import DiskFolder, Folder, disk
 from carvana_kedro.stores.review import editable_masks
 from carvana_kedro.stores.review.editable_masks import EditableMasks
 
@@ -28,7 +29,7 @@ def _update(folder: Path, photographs: str = "abc", rows: int = 4, digest: str =
     """Write a mask of each photograph, named after a letter."""
     names = [f"{letter}.png" for letter in photographs]
     return dict(
-        EditableMasks(folder).update(
+        EditableMasks(DiskFolder(folder)).update(
             {name: name + digest for name in names}, ((name, _mask(rows)) for name in names)
         )
     )
@@ -128,7 +129,7 @@ class Killed(BaseException):
 @pytest.fixture
 def killed_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """`killed_after(n)` ends the next run after it has written n files."""
-    whole = editable_masks.atomic_path
+    whole = disk.atomic_path
 
     def end(count: int) -> None:
         left = iter(range(count))
@@ -138,7 +139,7 @@ def killed_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], No
                 raise Killed
             return whole(path)
 
-        monkeypatch.setattr(editable_masks, "atomic_path", atomic_path)
+        monkeypatch.setattr(disk, "atomic_path", atomic_path)
 
     yield end
     monkeypatch.undo()
@@ -201,3 +202,20 @@ def test_the_record_is_hidden_and_describes_each_mask_once(tmp_path: Path) -> No
     record = json.loads((tmp_path / ".written.json").read_text())
     assert {name: len(versions) for name, versions in record.items()} == {"a.png": 1, "b.png": 1, "c.png": 1}
     assert cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).shape == SIZE
+
+
+def test_what_a_person_has_changed_stays_in_any_folder(folder: Folder) -> None:
+    masks, photographs = EditableMasks(folder), {"a.png": "1", "b.png": "2", "c.png": "3"}
+
+    def update(rows: int) -> dict[str, str]:
+        return dict(masks.update(photographs, ((name, _mask(rows)) for name in photographs)))
+
+    assert set(update(4).values()) == {"written"}
+    folder.put("b.png", b"of a person")
+    folder.remove("c.png")
+    assert update(4) == {"a.png": "written", "b.png": "kept", "c.png": "removed"}
+    assert update(7) == {"a.png": "written", "b.png": "kept", "c.png": "written"}
+    assert folder.read("b.png") == b"of a person"
+    assert _rows(folder.local("c.png")) == 7
+    masks.update({}, [])
+    assert folder.list("[!.]*") == ["b.png"]

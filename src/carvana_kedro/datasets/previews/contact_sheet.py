@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import numpy as np
 from kedro_datasets._typing import ImagePreview
@@ -13,6 +13,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.monitoring.lettering import shortened, write
 from carvana_kedro.segmentation.monitoring.visualization import fitted
 from carvana_kedro.stores.faults import reading
+from carvana_kedro.stores.folders import Folder
 
 PICTURES = 9
 """Number of pictures on a sheet."""
@@ -25,10 +26,10 @@ _CAPTION = 40  # height in pixels; the side panel shows a third of it
 _LETTERS = 0.9  # size of the font
 
 
-def read_small(path: Path) -> np.ndarray:
+def read_small(folder: Folder, name: str) -> np.ndarray:
     """Read a picture, (H, W, 3) uint8 RGB: on white, without transparent margins, and no larger than the sheet."""
     height, width = SIZE
-    with reading(path), Image.open(path) as opened:
+    with reading(f"{folder}/{name}"), Image.open(folder.local(name)) as opened:
         opened.draft("RGB", (width // 2, height // 2))  # decodes jpg at a fraction of its size
         picture = opened.convert("RGBA")
     picture = picture.crop(picture.getchannel("A").getbbox())
@@ -36,12 +37,12 @@ def read_small(path: Path) -> np.ndarray:
     return np.asarray(on_white(picture))
 
 
-def sheet_of_files(folder: Path, paths: Iterable[Path]) -> ImagePreview:
-    """Arrange the pictures in files below a folder. Those that cannot be read are left out."""
+def sheet_of_files(folder: Folder, names: Iterable[str]) -> ImagePreview:
+    """Arrange the pictures in files of a folder. Those that cannot be read are left out."""
     pictures = {}
-    for path in paths:
+    for name in names:
         with suppress(UserError):
-            pictures[path.relative_to(folder).with_suffix("").as_posix()] = read_small(path)
+            pictures[PurePosixPath(name).with_suffix("").as_posix()] = read_small(folder, name)
     return contact_sheet(pictures) if pictures else ImagePreview("")
 
 

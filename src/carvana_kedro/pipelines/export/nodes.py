@@ -1,7 +1,6 @@
 """Nodes of the export pipeline."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,6 +8,7 @@ import pandas as pd
 from carvana_kedro.parameters import Export, ModelTraining
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction import export
+from carvana_kedro.stores.folders import Folder
 from carvana_kedro.studio import StudioSettings, render_view
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ _TOLERANCE = 1e-3
 
 
 def export_model(
-    model: TrainedModel, export_folder: Path, parameters: Export, model_training: ModelTraining
+    model: TrainedModel, export_folder: Folder, parameters: Export, model_training: ModelTraining
 ) -> dict[str, Any]:
     """Write a model in every format that the parameters name: `model.onnx`, `model.pt2`.
 
@@ -31,18 +31,19 @@ def export_model(
     """
     exportable = export.ExportableModel(model, model_training.trusted())
     files = []
-    for name in parameters.formats:
-        file, write = export.FORMATS[name]
-        write(exportable, export_folder / file)
-        size = (export_folder / file).stat().st_size
-        logger.info("%s: %.1f MB", export_folder / file, size / 1e6)
-        files.append(file)
+    with export_folder.directory() as directory:
+        for name in parameters.formats:
+            file, write = export.FORMATS[name]
+            write(exportable, directory / file)
+            size = (directory / file).stat().st_size
+            logger.info("%s: %.1f MB", export_folder.address(file), size / 1e6)
+            files.append(file)
     return {"files": files, **exportable.metadata}
 
 
 def check_export(
     model: TrainedModel,
-    export_folder: Path,
+    export_folder: Folder,
     export_manifest: dict[str, Any],
     model_training: ModelTraining,
 ) -> pd.DataFrame:
@@ -55,7 +56,7 @@ def check_export(
         UserError: onnxruntime is not installed.
     """
     image, _ = render_view(_STUDIO, 0, 3)
-    paths = [export_folder / file for file in export_manifest["files"]]
+    paths = [export_folder.local(file) for file in export_manifest["files"]]
     table = pd.DataFrame(export.check_export(model, paths, image, model_training.trusted()))
     difference, share, largest = table[["largest_difference", "differing_pixels", "largest_logit"]].max(
         skipna=False

@@ -81,9 +81,10 @@ def _check_images(plan: PredictionPlan, jobs: Mapping[int, Job]) -> None:
     """Check that no image file of another prediction, which its manifest still describes, would be replaced."""
     images, names = plan.work.predicted_images, {name for job in jobs.values() for name in job.names}
     seals = plan.work.shards.images(but=plan.work.key) if names else {}
-    for name in sorted(names & seals.keys()):
-        if any(seal.fits(images.folder / name) for seal in seals[name]):
-            raise UserError(
-                f"{images.folder / name} belongs to another prediction, which a share does not replace. Choose another "
-                "data_root, or remove the images of that prediction (the folders masks, cutouts and overlays)."
-            )
+    others = images.unchanged({name: seals[name] for name in names & seals.keys()})
+    if others:
+        raise UserError(
+            f"{images.folder.address(min(others))} belongs to another prediction, which a share does not replace. "
+            "Choose another data_root, or remove the images of that prediction (the folders masks, cutouts and "
+            "overlays)."
+        )

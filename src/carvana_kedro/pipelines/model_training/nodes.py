@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,7 @@ from carvana_kedro.segmentation.training.recipe import Recipe
 from carvana_kedro.segmentation.training.state import Record, Training, divergence
 from carvana_kedro.segmentation.training.warm_start import read_start
 from carvana_kedro.stores.checkpoints import CheckpointStore, RunCheckpoints
+from carvana_kedro.stores.folders import Folder
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.pixel_cache import MappedRows, PixelCache
 
@@ -50,7 +50,7 @@ def train_model(
     validation_index: pd.DataFrame,
     training_images: ImageSource,
     checkpoints: CheckpointStore,
-    tensorboard: Path,
+    tensorboard: Folder,
     pixel_cache: PixelCache,
     parameters: ModelTraining,
 ) -> tuple[TrainedModel, pd.DataFrame]:
@@ -64,7 +64,7 @@ def train_model(
         validation_index: Images that choose the best epoch.
         training_images: The source that both indices were made from.
         checkpoints: Of the recipe's runs.
-        tensorboard: Folder of the events; each run has a subfolder.
+        tensorboard: Folder of the events; each run has a subfolder. An object store gets them when training ends.
         pixel_cache: Keeps decoded images if the recipe's cache is `memmap`.
         parameters: `model_training`, the recipe.
 
@@ -106,7 +106,7 @@ def _train_splits(
     splits: Sequence[Sides],
     training_images: ImageSource,
     checkpoints: CheckpointStore,
-    tensorboard: Path,
+    tensorboard: Folder,
     pixel_cache: PixelCache,
     parameters: ModelTraining,
 ) -> list[tuple[TrainedModel, list[Record]]]:
@@ -146,7 +146,7 @@ def _train_run(
     indices: Sides,
     training_images: ImageSource,
     checkpoints: CheckpointStore,
-    tensorboard: Path,
+    tensorboard: Folder,
     pixel_cache: PixelCache,
     caches: dict[str, Cache],
     parameters: ModelTraining,
@@ -197,7 +197,7 @@ def _train_run(
                 world=world,
             )
             _restore(run, state, run_checkpoints)
-            state = _train(run, recipe, run_checkpoints, tensorboard / run_id, _origin(source))
+            state = _train(run, recipe, run_checkpoints, tensorboard.folder(run_id), _origin(source))
             if world.leader and training_images.fingerprint() != source:
                 logger.warning(
                     "Files in %s changed while run %s was trained: it may have seen both contents. To train again, "
@@ -221,7 +221,7 @@ def _check_same_facts(facts: Mapping[str, Any], world: World) -> None:
 
 def _check_shared(checkpoints: RunCheckpoints) -> None:
     """Check that this process sees what the leader has written."""
-    if not (checkpoints.folder / checkpoints.FACTS).exists():
+    if checkpoints.folder.stat(checkpoints.FACTS) is None:
         raise UserError(
             f"The machine {platform.node()} does not see {checkpoints.folder}, which the first process has written. "
             f"{_SHARED_DATA_ROOT}"
@@ -318,7 +318,7 @@ def _restore(run: Run, state: Mapping[str, Any] | None, checkpoints: RunCheckpoi
     # model may not come out again.
     if training.world.leader:
         checkpoints.supersede("best", after=training.steps)
-    name, steps = checkpoints.folder.name, len(run.train_batches)
+    name, steps = checkpoints.run_id, len(run.train_batches)
     if state:
         logger.info(
             "Run %s resumes in epoch %d of %d, after step %d of %d",
@@ -339,14 +339,14 @@ def _origin(source: str) -> str:
 
 
 def _train(
-    run: Run, recipe: Recipe, checkpoints: RunCheckpoints, events_folder: Path, origin: str
+    run: Run, recipe: Recipe, checkpoints: RunCheckpoints, events: Folder, origin: str
 ) -> Mapping[str, Any]:
     """Train to the end, and return the final state."""
     training = run.training
     alone = training.world.size == 1  # otherwise the process that has started this one receives the signals
     with (
         Interrupts() if alone else nullcontext(stop_requested) as training.interrupted,
-        _callbacks(training, recipe, checkpoints, events_folder, origin) as callbacks,
+        _callbacks(training, recipe, checkpoints, events, origin) as callbacks,
     ):
         train(*run, callbacks)
         if training.interrupted():
@@ -358,7 +358,7 @@ def _train(
 
 @contextmanager
 def _callbacks(
-    training: Training, recipe: Recipe, checkpoints: RunCheckpoints, events_folder: Path, origin: str
+    training: Training, recipe: Recipe, checkpoints: RunCheckpoints, events: Folder, origin: str
 ) -> Iterator[list[Callback]]:
     """Give the leader its callbacks, which write and show; the other processes none."""
     if not training.world.leader:
@@ -366,10 +366,11 @@ def _callbacks(
         return
     # Events that an earlier attempt has written of this epoch and later ones are purged.
     with (
-        EventWriter(events_folder, purge_step=training.epoch) as events,
+        events.directory() as folder,
+        EventWriter(folder, purge_step=training.epoch) as writer,
         CheckpointSaver(checkpoints, recipe.checkpoint_minutes) as saver,
     ):
-        yield build_callbacks(recipe, saver, events, origin)
+        yield build_callbacks(recipe, saver, writer, origin)
 
 
 def _best_model(state: Mapping[str, Any], checkpoints: RunCheckpoints) -> TrainedModel:
@@ -395,7 +396,7 @@ def _log_differences(checkpoints: CheckpointStore, facts: dict[str, Any]) -> Non
     before = next(checkpoints.runs(), None)
     if before is not None:
         changes = provenance.differences(before.facts or {}, facts)
-        logger.info("This run differs from run %s in %s", before.folder.name, "; ".join(changes))
+        logger.info("This run differs from run %s in %s", before.run_id, "; ".join(changes))
 
 
 def evaluate_model(

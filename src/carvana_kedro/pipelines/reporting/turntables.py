@@ -63,7 +63,7 @@ def draw_turntables(
     runs = {image_id: text for image_id, text in submission if image_id in wanted}
     if wanted - runs.keys():
         raise UserError(
-            f"{submission.path} lacks images of test_index, such as {min(wanted - runs.keys())}: the test images were "
+            f"{submission} lacks images of test_index, such as {min(wanted - runs.keys())}: the test images were "
             "listed again since. Predict again, with the same options: kedro run --pipelines inference"
         )
     return {name: partial(_frames, test_images, {view: runs[view] for view in cars[name]}) for name in names}

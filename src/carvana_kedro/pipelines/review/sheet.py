@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
@@ -65,7 +66,7 @@ def write_sheet(
         checkpoint=predictions.get("checkpoint"),
         run_id=predictions["run_id"],
         doubtful=DOUBTFUL,
-        link=lambda file: f"{editable_masks.folder.name}/{quote(file)}",
+        link=lambda file: f"{PurePath(str(editable_masks.folder)).name}/{quote(file)}",
     )
 
 

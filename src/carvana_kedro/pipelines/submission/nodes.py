@@ -13,7 +13,6 @@ from carvana_kedro.image_index import first_few
 from carvana_kedro.parameters import Submission
 from carvana_kedro.stores import run_lengths
 from carvana_kedro.stores.kaggle.competition import KaggleCompetition, ListedSubmission
-from carvana_kedro.stores.locks import locked
 from carvana_kedro.stores.predictions import CREATE_AGAIN, SubmissionFile
 
 logger = logging.getLogger(__name__)
@@ -54,13 +53,13 @@ def check_submission(
     if problems:
         wrong = "1 row is" if len(problems) == 1 else f"{len(problems)} rows are"
         raise UserError(
-            f"{submission.path} cannot be submitted, {wrong} wrong:\n{first_few(problems)}\n{CREATE_AGAIN}"
+            f"{submission} cannot be submitted, {wrong} wrong:\n{first_few(problems)}\n{CREATE_AGAIN}"
         )
     if empty_masks == rows:
         raise UserError(
-            f"{submission.path} has only empty masks: the model found no car in any image. {CREATE_AGAIN}"
+            f"{submission} has only empty masks: the model found no car in any image. {CREATE_AGAIN}"
         )
-    logger.info("%s: %d rows, all valid", submission.path, rows)
+    logger.info("%s: %d rows, all valid", submission, rows)
     if empty_masks:
         logger.warning("%d of %d masks are empty, but every image shows a car", empty_masks, rows)
     return {"rows": rows, "empty_masks": empty_masks, "bytes": submission.size(), "sha256": digest}
@@ -90,14 +89,15 @@ def upload_submission(
         UserError: the file has changed since it was checked, or Kaggle could not score it.
     """
     if parameters.dry_run:
-        logger.info("%s is not uploaded, because submission.dry_run is true.", submission.path)
+        logger.info("%s is not uploaded, because submission.dry_run is true.", submission)
         return {"uploaded": False, **submission_check}
     if submission.sha256() != submission_check["sha256"]:
         raise UserError(
-            f"{submission.path} has changed since it was checked. "
+            f"{submission} has changed since it was checked. "
             "Check it again with the same options: kedro run --pipelines submission"
         )
-    with locked(submission.path):  # without it two runs at the same time could both upload the file
+    # Without it, two runs at the same time could both upload the file.
+    with submission.folder.locked(submission.name):
         reference, message = _upload(submission, submission_check["sha256"], competition, parameters.message)
     scored = _wait_for_scores(competition, reference, parameters.wait_minutes, sleep)
     if not scored:
@@ -109,7 +109,7 @@ def upload_submission(
         )
     elif scored.status == "error":
         raise UserError(
-            f"Kaggle could not score {submission.path}: {scored.problem or 'no reason given'}. "
+            f"Kaggle could not score {submission}: {scored.problem or 'no reason given'}. "
             f"See {competition.page}. To upload the same file once more: kedro run --pipelines submission"
         )
     else:
@@ -171,11 +171,11 @@ def _upload(
     mark = f"(sha256 {digest[:12]})"
     for sent in competition.submissions():
         if mark in sent.description and sent.status != "error":
-            logger.info("Kaggle already has %s: %s", submission.path, sent.description)
+            logger.info("Kaggle already has %s: %s", submission, sent.description)
             return sent.reference, sent.description
     message = f"{message} {mark}"
     logger.info("Uploading to Kaggle with the message: %s", message)
-    return competition.submit(submission.path, message), message
+    return competition.submit(submission.local(), message), message
 
 
 def _wait_for_scores(

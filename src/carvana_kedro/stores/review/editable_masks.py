@@ -4,18 +4,16 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
-from carvana_kedro.stores.faults import writing
-from carvana_kedro.stores.locks import locked
+from carvana_kedro.stores.folders import Folder
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ class EditableMasks:
         folder: It need not exist.
     """
 
-    folder: Path
+    folder: Folder
 
     def update(
         self, photographs: Mapping[str, str], masks: Iterable[tuple[str, np.ndarray]]
@@ -69,9 +67,8 @@ class EditableMasks:
         Raises:
             UserError: A person has changed masks of other photographs with the same names.
         """
-        with locked(self.folder), writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            remove_partial_files(self.folder)
+        with self.folder.locked():
+            self.folder.sweep()
             record = self._read()
             self._check_photographs(photographs, record)
             self._remove_others(photographs, record)
@@ -91,16 +88,14 @@ class EditableMasks:
         return fates
 
     def _write(self, name: str, content: bytes, versions: Sequence[_Version]) -> Fate:
-        path = self.folder / name
         is_settled = len(versions) == 1
-        if not path.exists():
+        if self.folder.stat(name) is None:
             if is_settled:
                 return "removed"
-        elif not _is_one_of(versions, path):
+        elif not self._is_one_of(versions, name):
             return "kept"
         if not is_settled:
-            with atomic_path(path) as part:
-                part.write_bytes(content)
+            self.folder.put(name, content)
         return "written"
 
     def _check_photographs(self, photographs: Mapping[str, str], record: _Record) -> None:
@@ -109,8 +104,8 @@ class EditableMasks:
             for name, photograph in photographs.items()
             if name in record
             and photograph not in [version.photograph for version in record[name]]
-            and (self.folder / name).exists()
-            and not _is_one_of(record[name], self.folder / name)
+            and self.folder.stat(name)
+            and not self._is_one_of(record[name], name)
         ]
         if others:
             raise UserError(
@@ -119,15 +114,15 @@ class EditableMasks:
             )
 
     def _remove_others(self, photographs: Mapping[str, str], record: _Record) -> None:
-        paths = [path for path in sorted(self.folder.glob("[!.]*")) if path.name not in photographs]
-        ours = [path for path in paths if path.name in record and _is_one_of(record[path.name], path)]
-        self._save(record | {path.name: [*record[path.name], _NO_FILE] for path in ours})
-        for path in ours:
-            path.unlink()
-            del record[path.name]
+        others = [name for name in self.folder.list("[!.]*") if name not in photographs]
+        ours = [name for name in others if name in record and self._is_one_of(record[name], name)]
+        self._save(record | {name: [*record[name], _NO_FILE] for name in ours})
+        for name in ours:
+            self.folder.remove(name)
+            del record[name]
         if ours:
             logger.info("Removed %d masks of other photographs from %s", len(ours), self.folder)
-        if left := [path.name for path in paths if path.exists()]:
+        if left := [name for name in others if name not in ours]:
             logger.warning(
                 "%s has %d files that are no masks of these photographs as this project wrote them, such as %s. They "
                 "stay. Move them to another folder before you train on the masks.",
@@ -135,19 +130,25 @@ class EditableMasks:
             )  # fmt: skip
 
     def _read(self) -> _Record:
-        path = self.folder / _RECORD
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(self.folder.read(_RECORD))
             return {name: [_Version(*version) for version in versions] for name, versions in content.items()}
         except FileNotFoundError:
             return {}
         except (ValueError, TypeError, AttributeError):
-            logger.warning("%s is damaged. All masks in the folder are kept as they are.", path)
+            logger.warning(
+                "%s is damaged. All masks in the folder are kept as they are.", self.folder.address(_RECORD)
+            )
             return {}
 
     def _save(self, record: _Record) -> None:
-        with atomic_path(self.folder / _RECORD) as part:
-            part.write_text(json.dumps(record))
+        self.folder.put(_RECORD, json.dumps(record).encode())
+
+    def _is_one_of(self, versions: Sequence[_Version], name: str) -> bool:
+        """Return whether a file has the content of one of these versions."""
+        with suppress(FileNotFoundError, IsADirectoryError):
+            return _digest(self.folder.read(name)) in [version.mask for version in versions]
+        return False
 
 
 def _with(versions: list[_Version] | None, new: _Version) -> list[_Version]:
@@ -165,11 +166,6 @@ def _batches(masks: Iterable[tuple[str, np.ndarray]]) -> Iterator[list[tuple[str
 def _encoded(mask: np.ndarray) -> bytes:
     _, content = cv2.imencode(".png", mask.astype(np.uint8) * 255)
     return content.tobytes()
-
-
-def _is_one_of(versions: Sequence[_Version], path: Path) -> bool:
-    """Return whether a file has the content of one of these versions."""
-    return path.is_file() and _digest(path.read_bytes()) in [version.mask for version in versions]
 
 
 def _digest(content: bytes) -> str:

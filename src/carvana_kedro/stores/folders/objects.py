@@ -1,0 +1,278 @@
+"""A folder in an object store, such as Amazon S3."""
+
+import hashlib
+import importlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.utils import glob_translate
+
+from carvana_kedro.errors import UserError
+from carvana_kedro.stores.atomic import atomic_path, remove_partial_files, temporary_path
+from carvana_kedro.stores.folders.base import Stat
+from carvana_kedro.stores.folders.object_faults import asking
+from carvana_kedro.stores.folders.object_locks import locked_object
+
+# The package of each kind of address, which is also the name of its extra. `memory` is for tests.
+_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "memory": "fsspec"}
+
+_REQUESTS = 16  # at once
+
+_found_buckets: set[str] = set()
+
+
+@dataclass(frozen=True)
+class ObjectFolder:
+    """Objects below an address: see `Folder`. Nothing is asked at construction, and it can be pickled.
+
+    Attributes:
+        root: Address without a slash at its end, such as `s3://bucket/data`.
+        scratch: Folder on a disk for temporary files, copies of objects and locks of this machine.
+        options: Arguments of fsspec's file system. They may hold secrets, so `repr` leaves them out.
+    """
+
+    root: str
+    scratch: Path
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+
+    @classmethod
+    def open(
+        cls, address: str, *, scratch: str | Path | None, credentials: Mapping[str, Any]
+    ) -> "ObjectFolder":
+        """Return the folder at an address: see `open_folder`."""
+        protocol, _, path = address.partition("://")
+        if protocol not in _PACKAGES or not path.strip("/"):
+            raise UserError(
+                f"{address} is not an address of a folder. Write s3://BUCKET/FOLDER or gs://BUCKET/FOLDER, or a path."
+            )
+        try:
+            importlib.import_module(_PACKAGES[protocol])
+        except ImportError as error:
+            raise UserError(
+                f'{address} needs the package {_PACKAGES[protocol]}: pip install "carvana-kedro[{protocol}]"'
+            ) from error
+        return cls(
+            f"{protocol}://{path.strip('/')}", Path(scratch or _system_scratch()).absolute(), credentials
+        )
+
+    @contextmanager
+    def write(self, name: str) -> Iterator[Path]:
+        """See `Folder.write`. The object is uploaded after the block: an error in it leaves nothing in the store."""
+        with temporary_path(self._parts) as part:
+            yield part
+            with self._asking(name, "written"):
+                self._files.put_file(str(part), self._path(name))
+
+    def put(self, name: str, content: bytes) -> str:
+        """See `Folder.put`. It is one request."""
+        with self._asking(name, "written"):
+            answer = self._files.pipe_file(self._path(name), content)
+        if isinstance(answer, Mapping) and _version(answer):
+            return _version(answer)
+        found = self.stat(name)
+        return found.version if found else ""
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a file unless there is one. Return whether it was written. Of several processes, one writes."""
+        try:
+            with self._asking(name, "written"):
+                self._files.pipe_file(self._path(name), content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def read(self, name: str) -> bytes:
+        """See `Folder.read`."""
+        with self._asking(name, "read"):
+            content: bytes = self._files.cat_file(self._path(name))
+        return content
+
+    def local(self, name: str) -> Path:
+        """Return the path of a copy on the disk. It is downloaded if there is none of the object's present version."""
+        copies = self.scratch / "copies" / _hashed(self.address(name))
+        while True:
+            found = self.stat(name)
+            if found is None:
+                raise FileNotFoundError(self.address(name))
+            copy = copies / _hashed(found.version) / Path(name).name
+            if copy.exists():
+                return copy
+            with atomic_path(copy) as part, self._asking(name, "read"):
+                self._files.get_file(self._path(name), str(part))
+            if self.stat(name) == found:  # else it was replaced meanwhile, and the copy may be of either
+                break
+            shutil.rmtree(copy.parent, ignore_errors=True)
+        for earlier in copies.iterdir():
+            if earlier != copy.parent:
+                shutil.rmtree(earlier, ignore_errors=True)
+        return copy
+
+    def stat(self, name: str) -> Stat | None:
+        """See `Folder.stat`."""
+        try:
+            with self._asking(name, "read"):
+                found = self._files.info(self._path(name))
+        except FileNotFoundError:
+            return None
+        return None if found["type"] == "directory" else _stat(found)
+
+    def stats(self, names: Iterable[str]) -> dict[str, Stat]:
+        """See `Folder.stats`. Several requests are under way at once."""
+        wanted = list(names)
+        with ThreadPoolExecutor(_REQUESTS) as threads:
+            return {
+                name: found
+                for name, found in zip(wanted, threads.map(self.stat, wanted), strict=True)
+                if found
+            }
+
+    def list(self, pattern: str) -> list[str]:
+        """See `Folder.list`. What the pattern begins with limits the request."""
+        return sorted(self._found(pattern))
+
+    def rename(self, name: str, to: str) -> None:
+        """See `Folder.rename`. A killed process may leave both."""
+        with self._asking(name, "renamed"):
+            self._files.cp_file(self._path(name), self._path(to))
+            self._files.rm_file(self._path(name))
+
+    def remove(self, name: str) -> None:
+        """See `Folder.remove`."""
+        with suppress(FileNotFoundError), self._asking(name, "removed"):
+            self._files.rm_file(self._path(name))
+
+    def sweep(self) -> None:
+        """Remove the temporary files of killed processes. The store itself holds whole objects only."""
+        remove_partial_files(self._parts)
+
+    @contextmanager
+    def directory(self, name: str = "") -> Iterator[Path]:
+        """Yield a folder below `scratch`, which stays there. Its new and changed files are uploaded after the block."""
+        folder = self.folder(name) if name else self
+        path = self.scratch / "working" / folder.root.partition("://")[2]
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            yield path
+        finally:
+            folder._upload(path)
+
+    def locked(self, name: str = "") -> AbstractContextManager[None]:
+        """See `Folder.locked`, and `locked_object`."""
+        folder, _, last = (f"{self.root}/{name}" if name else self.root).rpartition("/")
+        if folder.endswith("/"):  # the bucket itself
+            return locked_object(self, "", self.scratch)
+        return locked_object(replace(self, root=folder), last, self.scratch)
+
+    def folder(self, name: str) -> "ObjectFolder":
+        """See `Folder.folder`."""
+        return replace(self, root=self.address(name))
+
+    def address(self, name: str) -> str:
+        """See `Folder.address`."""
+        return f"{self.root}/{name}"
+
+    def is_absolute(self) -> bool:
+        """Return True."""
+        return True
+
+    def __str__(self) -> str:
+        """Return the address."""
+        return self.root
+
+    @property
+    def _files(self) -> Any:
+        """The file system. fsspec keeps one for each process."""
+        # Other machines write too, so that listings must not be remembered.
+        return fsspec.filesystem(self.root.partition("://")[0], use_listings_cache=False, **self.options)
+
+    @property
+    def _parts(self) -> Path:
+        return self.scratch / "parts"
+
+    def _path(self, name: str) -> str:
+        """Return the path in the file system."""
+        return self.address(name).partition("://")[2]
+
+    def _found(self, pattern: str) -> dict[str, Stat]:
+        """Return what is known of the files that match a pattern, by name."""
+        folder, _, begin = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")
+        with suppress(FileNotFoundError), self._asking(folder, "read"):
+            found = self._files.find(self._path(folder).rstrip("/"), prefix=begin, detail=True)
+            matches = re.compile(glob_translate(pattern)).match
+            below = len(self._files._strip_protocol(self.root)) + 1
+            names = ((path[below:], info) for path, info in found.items() if not path.endswith("/"))
+            return {name: _stat(info) for name, info in names if matches(name)}
+        return {}
+
+    def _upload(self, path: Path) -> None:
+        """Upload the files of a folder on the disk that are new or have changed."""
+        there = self._found("**")
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            name, here = file.relative_to(path).as_posix(), file.stat()
+            known = there.get(name)
+            if known is None or known.size != here.st_size or known.modified < here.st_mtime:
+                with self._asking(name, "written"):
+                    self._files.put_file(str(file), self._path(name))
+
+    @contextmanager
+    def _asking(self, name: str, what: str) -> Iterator[None]:
+        """Turn errors of the store into errors that name the address. A missing file stays a FileNotFoundError."""
+        address = self.address(name).rstrip("/")
+        try:
+            with asking(address, what, self.options):
+                yield
+        except FileNotFoundError as error:
+            bucket = self._path("").partition("/")[0]
+            with asking(address, what, self.options):
+                if bucket not in _found_buckets and not self._has(bucket):
+                    protocol = self.root.partition("://")[0]
+                    raise UserError(
+                        f"{address} cannot be {what}: the bucket {protocol}://{bucket} does not exist. Create it, or "
+                        "correct the name: --params data_root=ADDRESS"
+                    ) from error
+            _found_buckets.add(bucket)
+            raise
+
+    def _has(self, bucket: str) -> bool:
+        if self.root.startswith("memory:"):
+            return True
+        try:
+            self._files.info(bucket)
+        except FileNotFoundError:
+            return False
+        except PermissionError:  # it may be allowed to use objects, but not to look at the bucket
+            return True
+        return True
+
+
+def _stat(info: Mapping[str, Any]) -> Stat:
+    return Stat(info["size"], _modified(info), _version(info) or f"{info['size']} {info.get('created')}")
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    """Return what a store calls the content: the ETag of S3, the generation of Google Cloud Storage."""
+    return str(info.get("ETag") or info.get("generation") or "").strip('"')
+
+
+def _modified(info: Mapping[str, Any]) -> float:
+    found = (info.get(key) for key in ("LastModified", "mtime", "created"))
+    return next((time.timestamp() for time in found if isinstance(time, datetime)), 0.0)
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _system_scratch() -> Path:
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+    return Path(tempfile.gettempdir()) / f"carvana-kedro{user}"
