@@ -3,13 +3,12 @@
 import json
 
 import plotly.graph_objects as go
-import plotly.io
 from kedro_datasets._typing import PlotlyPreview
+from kedro_datasets.plotly import JSONDataset
 
-from carvana_kedro.datasets.file import FileDataset
+from carvana_kedro.datasets.file import FormatDataset
 from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.datasets.table import TableDataset
-from carvana_kedro.stores.faults import reading
 
 _CURVE = "#0072b2"
 # Colors that can be read on light and on dark. Kedro-Viz gives its own only to the first x-axis and y-axis.
@@ -17,18 +16,14 @@ _TEXT = "#8a8a8a"
 _LINES = "rgba(138, 138, 138, 0.35)"
 
 
-class FigureDataset(FileDataset[go.Figure, go.Figure]):
-    """A Plotly figure in a json file. Kedro-Viz previews the figure."""
+class FigureDataset(FormatDataset[go.Figure, go.Figure]):
+    """A Plotly figure in a json file. Kedro-Viz previews the figure.
 
-    def load(self) -> go.Figure:
-        """Return the figure."""
-        with reading(self.where):
-            return plotly.io.from_json(self._folder.read(self._name).decode())
+    Args:
+        options: see `FormatDataset`.
+    """
 
-    def save(self, data: go.Figure) -> None:
-        """Write the figure."""
-        with self._folder.write(self._name) as part:
-            part.write_text(data.to_json(), "utf-8")
+    FORMAT = JSONDataset
 
     @if_present
     def preview(self) -> PlotlyPreview:

@@ -1,11 +1,13 @@
 """Base of the datasets that keep one file, on a disk or in an object store."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from kedro.io import AbstractDataset
+from kedro.io import AbstractDataset, DatasetError
 
+from carvana_kedro.stores.faults import reading
 from carvana_kedro.stores.folders import DiskFolder, Folder, open_file, open_folder
 
 Saved = TypeVar("Saved")
@@ -60,3 +62,64 @@ class FileDataset(AbstractDataset[Saved, Loaded], Generic[Saved, Loaded]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self.where}
+
+
+class FormatDataset(FileDataset[Saved, Loaded]):
+    """Base class of datasets whose file has the format of one of Kedro's datasets.
+
+    Kedro's dataset reads the local copy of the file and writes the temporary one. `Folder` does the rest: the file
+    appears whole, on a disk or in an object store.
+
+    Args:
+        filepath: path or address of the file.
+        storage: see `FileDataset`.
+        metadata: for Kedro-Viz.
+        options: of Kedro's dataset, such as `load_args` and `save_args`.
+    """
+
+    FORMAT: ClassVar[type[AbstractDataset[Any, Any]]]
+
+    def __init__(
+        self,
+        filepath: str,
+        storage: Storage | None = None,
+        metadata: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(filepath, storage, metadata)
+        self._options = options
+        self._at(Path(self._name))  # refuses an option that there is not
+
+    def load(self) -> Loaded:
+        """Return the content.
+
+        Raises:
+            UserError: the file is missing, cannot be read or is damaged.
+        """
+        with reading(self.where):
+            return self._read(self._folder.local(self._name))
+
+    def save(self, data: Saved) -> None:
+        """Write the file, whole or not at all."""
+        with self._folder.write(self._name) as part:
+            self._write(data, part)
+
+    def _at(self, path: Path) -> Any:
+        return self.FORMAT(filepath=str(path), **self._options)  # type: ignore[call-arg]
+
+    def _read(self, path: Path) -> Any:
+        with _causes():
+            return self._at(path).load()
+
+    def _write(self, data: Any, path: Path) -> None:
+        with _causes():
+            self._at(path).save(data)
+
+
+@contextmanager
+def _causes() -> Iterator[None]:
+    """Raise what has led to an error of Kedro, which names the temporary file or the local copy."""
+    try:
+        yield
+    except DatasetError as error:
+        raise (error.__cause__ or error) from None

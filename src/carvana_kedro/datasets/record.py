@@ -4,10 +4,11 @@ import json
 from typing import Any
 
 from kedro_datasets._typing import JSONPreview
+from kedro_datasets.json import JSONDataset
 
-from carvana_kedro.datasets.file import FileDataset
+from carvana_kedro.datasets.file import FormatDataset
 from carvana_kedro.datasets.previews import if_present
-from carvana_kedro.stores.faults import damaged, reading
+from carvana_kedro.stores.faults import damaged
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
@@ -17,14 +18,16 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-class RecordDataset(FileDataset[Any, Any]):
+class RecordDataset(FormatDataset[Any, Any]):
     """Plain values in a json file, whose content is checked.
 
     Args:
         fields: fields that the file must have, and their types: `object`, `array`, `string` or `number`.
         optional: whether a run that reads the file also starts without it.
-        options: see `FileDataset`.
+        options: see `FormatDataset`.
     """
+
+    FORMAT = JSONDataset
 
     def __init__(
         self, *, fields: dict[str, str] | None = None, optional: bool = False, **options: Any
@@ -41,8 +44,7 @@ class RecordDataset(FileDataset[Any, Any]):
         """
         if self.optional and not self.is_there():
             return None
-        with reading(self.where):
-            content = json.loads(self._folder.read(self._name))
+        content = super().load()
         if self._fields is not None:
             if not isinstance(content, dict):
                 raise damaged(self.where, f"it holds a {type(content).__name__} instead of named values")
@@ -50,11 +52,6 @@ class RecordDataset(FileDataset[Any, Any]):
                 if not isinstance(content.get(name), _TYPES[kind]):
                     raise damaged(self.where, f"it should hold {name}, of type {kind}")
         return content
-
-    def save(self, data: Any) -> None:
-        """Write the values."""
-        with self._folder.write(self._name) as part:
-            part.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
 
     @if_present
     def preview(self) -> JSONPreview:

@@ -5,31 +5,22 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any
 
 import pandas as pd
 from kedro_datasets._typing import TablePreview
+from kedro_datasets.pandas import CSVDataset
 
-from carvana_kedro.datasets.file import FileDataset
+from carvana_kedro.datasets.file import FormatDataset
 from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.faults import damaged, reading
 
 
-class TableDataset(FileDataset[pd.DataFrame, pd.DataFrame]):
-    """A table in a csv file. Ids and empty cells are read as text.
+class _CSVDataset(CSVDataset):
+    """Kedro's dataset with ids and empty cells as text."""
 
-    Without the dtypes, a car id such as `120e45678901` would be read as a number. Text that a spreadsheet would take
-    for a formula is stored with an apostrophe in front.
-
-    Args:
-        columns: columns that the file must have, and their types: `string` or `number`.
-        load_args: of `pandas.read_csv`, in place of those of this class.
-        save_args: of `DataFrame.to_csv`, likewise.
-        options: see `FileDataset`.
-    """
-
-    DEFAULT_LOAD_ARGS: ClassVar[dict[str, Any]] = {
+    DEFAULT_LOAD_ARGS = {  # noqa: RUF012 - Kedro defines this attribute
         "dtype": dict.fromkeys(("image", "car", "source", "problems", "digest", "run_id"), str),
         "keep_default_na": False,
         # NaN is an empty cell: an area or a doubt without a mask, the mean over an epoch without a finite loss.
@@ -46,19 +37,24 @@ class TableDataset(FileDataset[pd.DataFrame, pd.DataFrame]):
             )
         },
     }
-    DEFAULT_SAVE_ARGS: ClassVar[dict[str, Any]] = {"index": False}
+    DEFAULT_SAVE_ARGS = {"index": False}  # noqa: RUF012
 
-    def __init__(
-        self,
-        *,
-        columns: dict[str, str] | None = None,
-        load_args: dict[str, Any] | None = None,
-        save_args: dict[str, Any] | None = None,
-        **options: Any,
-    ) -> None:
+
+class TableDataset(FormatDataset[pd.DataFrame, pd.DataFrame]):
+    """A table in a csv file. Ids and empty cells are read as text.
+
+    Without the dtypes, a car id such as `120e45678901` would be read as a number. Text that a spreadsheet would take
+    for a formula is stored with an apostrophe in front.
+
+    Args:
+        columns: columns that the file must have, and their types: `string` or `number`.
+        options: see `FormatDataset`.
+    """
+
+    FORMAT = _CSVDataset
+
+    def __init__(self, *, columns: dict[str, str] | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self._load_args = {**self.DEFAULT_LOAD_ARGS, **(load_args or {})}
-        self._save_args = {**self.DEFAULT_SAVE_ARGS, **(save_args or {})}
         self._columns = columns
         self._written: str | None = None  # digest of what this object has written
 
@@ -76,7 +72,7 @@ class TableDataset(FileDataset[pd.DataFrame, pd.DataFrame]):
                     f"{self.where} was written by this run, and another run has changed it since. Runs of the same "
                     "source share this file: run one after the other, or give each its own --params data_root=PATH"
                 )
-            table = cast(pd.DataFrame, pd.read_csv(path, **self._load_args))
+            table: pd.DataFrame = self._read(path)
         if self._columns is not None:
             self._check(table, self._columns, path)
         return _change_text(table, _unquoted)
@@ -99,7 +95,7 @@ class TableDataset(FileDataset[pd.DataFrame, pd.DataFrame]):
     def save(self, data: pd.DataFrame) -> None:
         """Write the table."""
         with self._folder.write(self._name) as part:
-            _change_text(data, _quoted).to_csv(part, **self._save_args)
+            self._write(_change_text(data, _quoted), part)
             written = _digest(part)
         self._written = written
 
@@ -107,8 +103,8 @@ class TableDataset(FileDataset[pd.DataFrame, pd.DataFrame]):
     def preview(self, nrows: int = 5) -> TablePreview:
         """Return the first rows."""
         with reading(self.where):
-            table = pd.read_csv(self._folder.local(self._name), **{**self._load_args, "nrows": nrows})
-        return TablePreview(_change_text(table, _unquoted).to_dict(orient="split"))
+            shown = self._at(self._folder.local(self._name)).preview(nrows)
+        return TablePreview({**shown, "data": [[_unquoted(cell) for cell in row] for row in shown["data"]]})
 
 
 def _change_text(table: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:

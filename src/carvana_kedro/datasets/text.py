@@ -1,27 +1,29 @@
 """Text files and web pages."""
 
 import re
+from typing import Any
 
 from kedro_datasets._typing import HTMLPreview
+from kedro_datasets.text import TextDataset as KedroTextDataset
 from markdown_it import MarkdownIt
 
-from carvana_kedro.datasets.file import FileDataset
+from carvana_kedro.datasets.file import FormatDataset
 from carvana_kedro.datasets.previews import html_preview, if_present
-from carvana_kedro.stores.faults import reading
+
+_UTF8 = {"open_args_load": {"encoding": "utf-8"}, "open_args_save": {"encoding": "utf-8"}}
 
 
-class TextDataset(FileDataset[str, str]):
-    """A text in UTF-8."""
+class TextDataset(FormatDataset[str, str]):
+    """A text in UTF-8.
 
-    def load(self) -> str:
-        """Return the text."""
-        with reading(self.where):
-            return self._folder.read(self._name).decode()
+    Args:
+        options: see `FormatDataset`.
+    """
 
-    def save(self, data: str) -> None:
-        """Write the text."""
-        with self._folder.write(self._name) as part:
-            part.write_text(data, encoding="utf-8")
+    FORMAT = KedroTextDataset
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"fs_args": _UTF8, **options})
 
 
 class MarkdownDataset(TextDataset):
