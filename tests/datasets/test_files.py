@@ -86,6 +86,37 @@ def test_every_text_is_read_as_it_was_saved(tmp_path_factory: pytest.TempPathFac
     assert dataset.load()["image"].tolist() == ids
 
 
+def test_arguments_of_kedros_datasets_are_passed_on(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    dataset = TableDataset(filepath=str(path), load_args={"sep": ";"}, save_args={"sep": ";", "index": False})
+    table = pd.DataFrame({"image": ["=a", "b"], "dice": [0.5, 1.0]})
+    dataset.save(table)
+    assert path.read_text() == "image;dice\n'=a;0.5\nb;1.0\n"
+    pd.testing.assert_frame_equal(dataset.load(), table, check_dtype=False)
+    assert dataset.preview(1)["data"] == [["=a", 0.5]]
+    with pytest.raises(TypeError, match="no_such"):
+        RecordDataset(filepath=str(path), no_such=1)
+
+
+@pytest.mark.parametrize("dataset_type", [TableDataset, RecordDataset, FigureDataset, HTMLDataset])
+def test_an_error_names_the_file_and_not_a_temporary_one(tmp_path: Path, dataset_type: type) -> None:
+    path = tmp_path / "file"
+    path.mkdir()
+    dataset = dataset_type(filepath=str(path))
+    with pytest.raises(DatasetError) as reading:
+        dataset.load()
+    with pytest.raises(DatasetError) as writing:
+        dataset.save(pd.DataFrame({"a": [1]}) if dataset_type is TableDataset else _content(dataset_type))
+    for cause in (reading.value.__cause__, writing.value.__cause__):
+        assert isinstance(cause, UserError)
+        assert str(cause).startswith(f"{path} cannot be ")
+        assert ".part" not in str(cause)
+
+
+def _content(dataset_type: type) -> Any:
+    return {RecordDataset: {}, FigureDataset: go.Figure(), HTMLDataset: "text"}[dataset_type]
+
+
 def test_a_dry_run_does_not_overwrite_the_receipt_of_an_upload(tmp_path: Path) -> None:
     dataset = ReceiptDataset(filepath=str(tmp_path / "receipt.json"))
     dry, done, again = (
