@@ -13,6 +13,7 @@ from carvana_kedro.folds import Sides
 from carvana_kedro.image_index import index_images
 from carvana_kedro.parameters import ModelTraining
 from carvana_kedro.pipelines.model_training import nodes
+from carvana_kedro.segmentation.training.distributed import World
 from carvana_kedro.stores.checkpoints import CheckpointStore, RunCheckpoints
 from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
@@ -75,6 +76,15 @@ def test_processes_train_the_same_run_from_the_state_of_the_first_or_not_at_all(
     assert whole and new and damaged and whole["finished"] and damaged["finished"]
     assert all(torch.equal(weights, new["network"][name]) for name, weights in whole["network"].items())
     assert len([*_run(tmp_path / "damaged").folder.path.glob("*.damaged")]) == 1
+
+
+def test_processes_that_load_other_code_than_the_run_was_started_with_are_refused(
+    sides: Sides, training_images: ImageStore, tmp_path: Path
+) -> None:
+    stores = CheckpointStore(tmp_path / "checkpoints"), tmp_path / "events", PixelCache(tmp_path / "pixels")
+    with pytest.raises(UserError, match="code, parameters or images changed since this training was started"):
+        nodes._train_splits(World(), [sides], training_images, *stores, ON_CPU, ["run that was started"])
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_machine_that_does_not_see_the_finished_run_neither_trains_nor_renames(

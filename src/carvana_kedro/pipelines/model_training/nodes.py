@@ -86,6 +86,7 @@ def train_model(
         run_in_processes(
             _train_splits,
             *arguments,
+            ids,
             devices=devices,
             nodes=parameters.nodes,
             rendezvous=parameters.rendezvous,
@@ -109,16 +110,21 @@ def _train_splits(
     tensorboard: Folder,
     pixel_cache: PixelCache,
     parameters: ModelTraining,
+    run_ids: Sequence[str] = (),
 ) -> list[tuple[TrainedModel, list[Record]]]:
-    """Train one network on each split; return their models and histories. Several processes return nothing."""
+    """Train one network on each split; return their models and histories. Several processes return nothing.
+
+    `run_ids` are those of the runs that the process that has started this one will read.
+    """
     caches: dict[str, Cache] = {}
     trained = []
     for number, sides in enumerate(splits, start=1):
+        expected = run_ids[number - 1] if run_ids else None
         if parameters.folds:
             cars = [index["car"].nunique() for index in sides]
             logger.info("Fold %d of %d: %d training cars, %d validation cars", number, len(splits), *cars)
         trained += _train_run(
-            world, sides, training_images, checkpoints, tensorboard, pixel_cache, caches, parameters
+            world, sides, training_images, checkpoints, tensorboard, pixel_cache, caches, parameters, expected
         )
     return trained
 
@@ -150,11 +156,12 @@ def _train_run(
     pixel_cache: PixelCache,
     caches: dict[str, Cache],
     parameters: ModelTraining,
+    expected: str | None,
 ) -> list[tuple[TrainedModel, list[Record]]]:
     """Train one network on one split, or resume it; return the model of its best epoch and its history.
 
     `caches` holds the decoded images of each source for the runs that follow. Of several processes, the leader locks
-    and writes, and none returns the model: the process that has started them reads it.
+    and writes, and none returns the model: the process that has started them reads it, by the id `expected`.
     """
     recipe = parameters.to_recipe()
     sides = [index["image"].tolist() for index in indices]
@@ -162,6 +169,12 @@ def _train_run(
         facts = _facts(indices, training_images, parameters)
     _check_same_facts(facts, world)
     source, decisive, run_id = facts["source"], facts["parameters"], provenance.run_id(facts)
+    with world.together():
+        if expected not in (None, run_id):  # processes load the code when they start, also after a restart
+            raise UserError(
+                f"The code, parameters or images changed since this training was started: it is run {expected}, but "
+                f"they are now those of run {run_id}. Start the command again."
+            )
     run_checkpoints = checkpoints.run(run_id, keep=recipe.keep_checkpoints)
     with run_checkpoints.locked() if world.leader else nullcontext():
         # The leader reads for all: it holds the lock, and renames damaged checkpoints.
