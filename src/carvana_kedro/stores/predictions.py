@@ -7,11 +7,11 @@ import io
 import json
 import logging
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ except ImportError:
     _Damage = zlib.error  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _DAMAGED: tuple[Any, ...] = (gzip.BadGzipFile, EOFError, zlib.error, _Damage)  # `Any`: isal's stubs are wrong
 _HEADER = f"{','.join(COLUMNS)}\n"
@@ -133,18 +135,17 @@ class PredictionShards:
     def find(self, key: str) -> dict[int, Shard]:
         """Return the intact shards of a key, by number. Others are logged: those that are damaged or have problems."""
         shards = {}
-        for name in self.folder.list(f"{key}/*-*.csv"):
-            address = self.folder.address(name)
-            shard = self._describe(name)
-            with reading(address):
-                try:
-                    content = self.folder.read(name)
-                except FileNotFoundError:  # another process has just replaced it
-                    continue
-            if shard is None or not _is_intact(name, content):
-                logger.warning("%s is damaged. Its images are predicted again.", address)
+        names = self.folder.list(f"{key}/*-*.csv")
+        for name, found in zip(names, _in_threads(self.folder, self._inspect, names), strict=True):
+            if found is None:
+                continue
+            shard, is_intact = found
+            if shard is None or not is_intact:
+                logger.warning("%s is damaged. Its images are predicted again.", self.folder.address(name))
             elif shard.problems:
-                logger.info("%s has images that could not be read. It is predicted again.", address)
+                logger.info(
+                    "%s has images that could not be read. It is predicted again.", self.folder.address(name)
+                )
             else:
                 shards[int(PurePosixPath(name).name.partition("-")[0])] = shard
         return shards
@@ -152,20 +153,30 @@ class PredictionShards:
     def images(self, but: str | None = None) -> dict[str, list[Seal]]:
         """Return the seals of all images that shards of any key, but one, describe, by their names."""
         seals: dict[str, list[Seal]] = {}
-        for shard_name in self.folder.list("*/*-*.csv"):
-            shard = self._describe(shard_name) if shard_name.partition("/")[0] != but else None
+        names = [name for name in self.folder.list("*/*-*.csv") if name.partition("/")[0] != but]
+        for shard in _in_threads(self.folder, self._describe, names):
             for name, seal in shard.images.items() if shard else ():
                 seals.setdefault(name, []).append(seal)
         return seals
 
     def doubts(self, names: Sequence[str]) -> dict[str, float]:
         """Return the doubts of all images of the named shards, by image id, as far as they are known."""
-        shards = (self._describe(name) for name in names)
+        shards = _in_threads(self.folder, self._describe, names)
         return {image: doubt for shard in shards if shard for image, doubt in shard.doubts.items()}
 
     def read(self, names: Sequence[str]) -> "ShardRows":
         """Return the rows of the named shards. They are read one shard at a time, when iterated."""
         return ShardRows(self.folder, list(names))
+
+    def _inspect(self, name: str) -> tuple[Shard | None, bool] | None:
+        """Return the description of a shard, and whether its rows are intact; None: it has just been replaced."""
+        shard = self._describe(name)
+        with reading(self.folder.address(name)):
+            try:
+                content = self.folder.read(name)
+            except FileNotFoundError:  # another process did
+                return None
+        return shard, _is_intact(name, content)
 
     def _describe(self, name: str) -> Shard | None:
         """Return the description of a shard by the name of its rows, or None if there is none or it is damaged."""
@@ -210,9 +221,7 @@ class ShardRows:
             UserError: a shard is missing or damaged.
         """
         # The next shards are read and checked in threads while the caller uses this one.
-        found = self.folder.stats(self.names)
-        sizes = {name: found[name].size if name in found else 0 for name in self.names}
-        return map_in_threads(self._content, self.names, size=sizes.__getitem__, limit=_READ_AHEAD)
+        return _in_threads(self.folder, self._content, self.names)
 
     def sha256(self) -> str:
         """Return the SHA-256 of the rows as `write_submission` writes them, before compression, 64 hex digits."""
@@ -417,6 +426,16 @@ def _write_rows(file: io.TextIOBase, rows: Iterable[Row]) -> int:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _in_threads(folder: Folder, function: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
+    """Yield the result of a function for every shard, in order. It reads the shard, in as many threads as pay."""
+    found = folder.stats(names)
+
+    def size(name: str) -> int:
+        return found[name].size if name in found else 0
+
+    return map_in_threads(function, names, size=size, limit=_READ_AHEAD, threads=folder.threads)
 
 
 def _is_intact(name: str, content: bytes) -> bool:

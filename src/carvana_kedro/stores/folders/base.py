@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 
 class Stat(NamedTuple):
@@ -24,7 +24,12 @@ class Folder(Protocol):
     """Files by name. A name is a relative path with slashes, such as `shards/00000.csv`; `str()` shows where it is.
 
     All methods raise `UserError` if the disk or the object store refuses them.
+
+    Attributes:
+        threads: How many threads read several files best; None: one per core.
     """
+
+    threads: ClassVar[int | None]
 
     def write(self, name: str) -> AbstractContextManager[Path]:
         """Yield the path of a temporary file. Its content appears under `name`, whole, when the block ends.

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
 from carvana_kedro.stores.digests import state_of
@@ -15,6 +16,8 @@ from carvana_kedro.stores.locks import locked
 @dataclass(frozen=True)
 class DiskFolder:
     """Files below `path`: see `Folder`. They are flushed to the disk before they appear."""
+
+    threads: ClassVar[int | None] = None
 
     path: Path
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 from fsspec.utils import glob_translate
@@ -26,8 +26,6 @@ from carvana_kedro.stores.folders.object_locks import locked_object
 # The package of each kind of address, which is also the name of its extra. `memory` is for tests.
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "memory": "fsspec"}
 
-_REQUESTS = 16  # at once
-
 _found_buckets: set[str] = set()
 
 
@@ -40,6 +38,8 @@ class ObjectFolder:
         scratch: Folder on a disk for temporary files, copies of objects and locks of this machine.
         options: Arguments of fsspec's file system. They may hold secrets, so `repr` leaves them out.
     """
+
+    threads: ClassVar[int | None] = 16
 
     root: str
     scratch: Path
@@ -129,7 +129,7 @@ class ObjectFolder:
     def stats(self, names: Iterable[str]) -> dict[str, Stat]:
         """See `Folder.stats`. Several requests are under way at once."""
         wanted = list(names)
-        with ThreadPoolExecutor(_REQUESTS) as threads:
+        with ThreadPoolExecutor(self.threads) as threads:
             return {
                 name: found
                 for name, found in zip(wanted, threads.map(self.stat, wanted), strict=True)
