@@ -1,5 +1,6 @@
 """Checks before a run, so that a mistake is reported before any node starts."""
 
+import atexit
 import logging
 import os
 import threading
@@ -187,6 +188,8 @@ class LockOutputsHook:
             for folder in _recipe_folders(pipeline, catalog):
                 locks.enter_context(folder.locked())
             self._held.locks = locks.pop_all()
+            # Kedro calls no hook after Ctrl-C. On a disk the lock ends with the process, in an object store it stays.
+            atexit.register(self._held.locks.close)
 
     @hook_impl
     def after_pipeline_run(self) -> None:
@@ -200,6 +203,7 @@ class LockOutputsHook:
 
     def _release(self) -> None:
         if hasattr(self._held, "locks"):
+            atexit.unregister(self._held.locks.close)
             self._held.locks.close()
             del self._held.locks
 
