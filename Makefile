@@ -51,7 +51,7 @@ ray:  ## Run the tests of the extra `ray` in an environment of its own
 s3:  ## Run the tests of the extra `s3` in an environment of its own
 	$(call environment,$(S3))
 	$(S3)/bin/python -m pip install -e ".[s3]" "aiobotocore[boto3]>=3" "moto[server]>=5.2"
-	$(S3)/bin/python -m pytest -m s3 tests/stores
+	$(S3)/bin/python -m pytest -m s3 tests/stores tests/test_object_stores.py
 
 # Airflow needs other versions of some packages than constraints.txt, so it is installed without.
 airflow:  ## Write the DAG for Airflow, and run it, in an environment of its own
