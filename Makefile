@@ -48,9 +48,10 @@ ray:  ## Run the tests of the extra `ray` in an environment of its own
 
 # Without constraints.txt: botocore needs an older python-dateutil. moto's server, which stands in for Amazon S3, listens
 # on the loopback interface only. `boto3` makes aiobotocore name the version that fits, where pip would try them all.
+# The versions are exact, because pip would try hundreds of combinations of boto's packages.
 s3:  ## Run the tests of the extra `s3` in an environment of its own
 	$(call environment,$(S3))
-	$(S3)/bin/python -m pip install -e ".[s3]" "aiobotocore[boto3]>=3" "moto[server]>=5.2"
+	$(S3)/bin/python -m pip install -e ".[s3]" "s3fs==2026.9.0" "aiobotocore[boto3]==3.10.0" "moto[server]==5.2.5"
 	$(S3)/bin/python -m pytest -m s3 tests/stores tests/test_object_stores.py
 
 # Airflow needs other versions of some packages than constraints.txt, so it is installed without.
