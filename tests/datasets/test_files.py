@@ -94,8 +94,10 @@ def test_arguments_of_kedros_datasets_are_passed_on(tmp_path: Path) -> None:
     assert path.read_text() == "image;dice\n'=a;0.5\nb;1.0\n"
     pd.testing.assert_frame_equal(dataset.load(), table, check_dtype=False)
     assert dataset.preview(1)["data"] == [["=a", 0.5]]
-    with pytest.raises(TypeError, match="no_such"):
-        RecordDataset(filepath=str(path), no_such=1)
+    with pytest.raises(TypeError, match="load_args"):
+        RecordDataset(filepath=str(path), load_args={})
+    with pytest.raises(DatasetError, match="TableDataset has no argument 'version'"):
+        TableDataset.from_config("table", {"type": TableDataset, "filepath": str(path), "versioned": True})
 
 
 @pytest.mark.parametrize("dataset_type", [TableDataset, RecordDataset, FigureDataset, HTMLDataset])

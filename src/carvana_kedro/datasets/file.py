@@ -74,10 +74,11 @@ class FormatDataset(FileDataset[Saved, Loaded]):
         filepath: path or address of the file.
         storage: see `FileDataset`.
         metadata: for Kedro-Viz.
-        options: of Kedro's dataset, such as `load_args` and `save_args`.
+        options: `load_args`, `save_args` and `fs_args`, as Kedro's dataset takes them.
     """
 
     FORMAT: ClassVar[type[AbstractDataset[Any, Any]]]
+    _OPTIONS = frozenset({"load_args", "save_args", "fs_args"})
 
     def __init__(
         self,
@@ -87,8 +88,10 @@ class FormatDataset(FileDataset[Saved, Loaded]):
         **options: Any,
     ) -> None:
         super().__init__(filepath, storage, metadata)
+        if unknown := options.keys() - self._OPTIONS:  # `version` above all, which `Folder` does not know
+            raise TypeError(f"{type(self).__name__} has no argument {min(unknown)!r}")
         self._options = options
-        self._at(Path(self._name))  # refuses an option that there is not
+        self._at(Path(self._name))  # refuses what Kedro's dataset does not take
 
     def load(self) -> Loaded:
         """Return the content.
