@@ -216,7 +216,7 @@ def _check(project: Path, params: str, env: str = "test") -> None:
     values = parse_params(params)
     loader = OmegaConfigLoader(str(project / "conf"), env=env, runtime_params=values, **CONFIG_LOADER_ARGS)
     checked = check_configuration(loader["parameters"], loader["globals"], values)
-    DataCatalog.from_config(loader["catalog"], credentials={"kaggle": {}}).get("source")
+    DataCatalog.from_config(loader["catalog"], credentials=loader["credentials"]).get("source")
     check_recipe(checked.model_training.to_recipe())
 
 
