@@ -58,6 +58,7 @@ def test_paths_are_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 @pytest.mark.parametrize("address", ["s3://bucket/a", "gs://bucket"])
 def test_the_address_of_an_object_store_stays_as_it_is(address: str) -> None:
     assert home(address) == here(address) == model(address) == address
+    assert home(f"{address}/") == address  # with another slash behind it, it would be another folder
 
 
 def test_scratch_is_on_a_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

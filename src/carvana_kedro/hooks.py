@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import click
 import yaml
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -189,7 +190,9 @@ class LockOutputsHook:
                 locks.enter_context(folder.locked())
             self._held.locks = locks.pop_all()
             # Kedro calls no hook after Ctrl-C. On a disk the lock ends with the process, in an object store it stays.
-            atexit.register(self._held.locks.close)
+            # At the exit of Python, libraries of stores may not connect any more: that is the last resort.
+            command = click.get_current_context(silent=True)
+            (command.call_on_close if command else atexit.register)(self._held.locks.close)
 
     @hook_impl
     def after_pipeline_run(self) -> None:

@@ -60,14 +60,17 @@ def about(setting: str, *, _root_: Mapping[str, Any]) -> Any:
 def home(path: str | None) -> str | None:
     """Resolve `${home:path}` to the path with a leading `~` replaced by the user's home folder.
 
-    The address of an object store stays as it is.
+    The address of an object store stays as it is, without slashes at its end.
     """
-    return path if path is None or is_address(path) else str(Path(path).expanduser())
+    if path is None or is_address(path):
+        return path and path.rstrip("/")
+    return str(Path(path).expanduser())
 
 
 def here(path: str | None) -> str | None:
     """Resolve `${here:path}` like `home`, and make a relative path absolute: relative to the working directory."""
-    return path if path is None or is_address(path) else str(Path(path).expanduser().absolute())
+    found = home(path)
+    return found if found is None or is_address(found) else str(Path(found).absolute())
 
 
 def scratch(path: str | None, data: str) -> str:

@@ -55,7 +55,7 @@ class ModelDataset(FileDataset["TrainedModel", "TrainedModel | None"]):
 
         It does not stand in for a model that is damaged, nor for one whose training was interrupted.
         """
-        is_begun = self._folder.list("**/*.pt") or self._folder.list("**/run.json")
+        is_begun = self.is_there() or self._folder.list("**/*.pt") or self._folder.list("**/run.json")
         return None if self._checkpoint or is_begun else self._fallback
 
     def load(self) -> "TrainedModel | None":

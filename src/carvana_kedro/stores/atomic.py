@@ -71,12 +71,13 @@ def temporary_path(folder: Path) -> Iterator[Path]:
     part = folder / f".{uuid4().hex[:8]}.part"
     with writing(part):
         _prepare(folder)
-        with _claim(part):
-            try:
-                yield part
-            finally:
-                with suppress(OSError):
-                    part.unlink(missing_ok=True)
+        claim = _claim(part)
+        try:
+            yield part
+        finally:
+            claim.close()  # first: Windows does not remove a file that is open
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -177,8 +177,8 @@ def _next_commands(
         run_params: Kedro's record of the run, whose options are repeated.
     """
     options = run_options(run_params)
-    masks = _path(catalog, "editable_masks")
-    if masks and Path(masks).is_dir() and "review_sheet" in made and catalog.load("source").name == "folder":
+    masks = _path(catalog, "editable_masks") if "review_sheet" in made else None
+    if masks and Path(masks).is_dir() and catalog.load("source").name == "folder":
         yield f"kedro run --pipelines data_ingestion,model_training{_options_to_train(catalog, run_params)}"
     if "train_index" in made and not {"model", "predictions"} & made.keys():
         yield f"kedro run --pipelines model_training{options}"

@@ -1,15 +1,19 @@
 """What a store may expect of a folder, wherever it is."""
 
+import errno
 import pickle
 import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.folders import DiskFolder, Folder, Stat, is_address, open_file, open_folder
+from carvana_kedro.stores.folders.object_faults import asking
+from carvana_kedro.stores.folders.objects import ObjectFolder
 
 NAMES = (
     "run.json", ".hidden.png", "a/run.json", "b/run.json", "b/c/run.json", "b/last-000000002.pt",
@@ -122,6 +126,44 @@ def test_a_directory_is_kept_also_after_an_error(folder: Folder) -> None:
         (path / "run" / "second").write_text("22")
         raise RuntimeError
     assert events.list("**/*") == ["run/first", "run/second"]
+
+
+def test_an_earlier_file_of_a_directory_does_not_replace_that_of_another_machine(in_memory: Folder) -> None:
+    with in_memory.directory("export") as path:
+        (path / "model").write_text("earlier, and longer")
+    in_memory.put("export/model", b"later")
+    with in_memory.directory("export") as path:
+        (path / "manifest").write_text("1")
+    assert in_memory.read("export/model") == b"later"
+    in_memory.remove("export/manifest")  # as if this process had been killed before it was uploaded
+    with in_memory.directory("export"):
+        pass
+    assert in_memory.list("**/*") == ["export/manifest", "export/model"]
+
+
+class Unreachable(ObjectFolder):
+    """A store that takes nothing."""
+
+    def _upload(self, path: Path, before: Mapping[str, str]) -> None:
+        raise UserError("the store does not answer")
+
+
+def test_the_error_of_a_directory_is_that_of_the_block(
+    in_memory: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Unreachable(str(in_memory), tmp_path)
+    with pytest.raises(RuntimeError, match="the cause"), folder.directory():
+        raise RuntimeError("the cause")
+    assert "the store does not answer" in caplog.text
+    with pytest.raises(UserError, match="does not answer"), folder.directory():
+        pass
+
+
+def test_a_full_disk_of_copies_is_no_fault_of_the_store() -> None:
+    with pytest.raises(OSError, match="full"), asking("s3://bucket/a", "read", {}):
+        raise OSError(errno.ENOSPC, "full")
+    with pytest.raises(UserError, match="s3://bucket/a cannot be read"), asking("s3://bucket/a", "read", {}):
+        raise OSError(errno.ECONNRESET, "reset")
 
 
 def test_a_folder_can_be_sent_to_another_process(folder: Folder) -> None:

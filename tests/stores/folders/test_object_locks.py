@@ -62,6 +62,29 @@ def test_what_a_killed_process_left_is_taken_over(
     assert in_memory.list("*") == []
 
 
+def test_a_lock_that_this_process_could_not_remove_is_taken_over(in_memory: Folder) -> None:
+    _leave(in_memory, Owner.here())  # this process runs, but does not hold it
+    with in_memory.locked("run"):
+        pass
+    assert in_memory.list("*") == []
+
+
+def test_a_process_that_the_machine_hides_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = Owner.here()._replace(pid=_ended())
+    assert not hidden.is_alive()
+
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert hidden.is_alive()
+
+
+def test_machines_that_tell_only_their_name_are_not_taken_for_one() -> None:
+    nameless = Owner.here()._replace(machine="")
+    assert not nameless.is_near(nameless)
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"pid": 1}', b"[]", b"\xff"])
 def test_a_damaged_lock_is_told(in_memory: Folder, content: bytes) -> None:
     in_memory.put(LOCK, content)

@@ -23,7 +23,7 @@ class Stat(NamedTuple):
 class Folder(Protocol):
     """Files by name. A name is a relative path with slashes, such as `shards/00000.csv`; `str()` shows where it is.
 
-    All methods raise `UserError` if the disk or the object store refuses them.
+    Methods raise `UserError` if an object store refuses them. On a disk `write` and `put` do, and the others `OSError`.
 
     Attributes:
         threads: How many threads read several files best; None: one per core.

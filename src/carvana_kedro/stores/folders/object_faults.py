@@ -1,10 +1,13 @@
 """Faults of an object store, such as a wrong key or a lost connection, as errors of one line."""
 
+import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from carvana_kedro.errors import UserError
+
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 _CREDENTIALS = (
     "Check the key, and what it may do. Put it under `storage` in conf/local/credentials.yml, or where the tools of "
@@ -29,12 +32,15 @@ def asking(address: str, what: str, options: Mapping[str, Any]) -> Iterator[None
         UserError: Access is denied, or the store does not answer.
         FileNotFoundError: There is no such object, or no such bucket.
         FileExistsError: There is one, but must not be.
+        OSError: The disk that receives a copy is full, or the like.
     """
     try:
         yield
     except (UserError, MemoryError, FileNotFoundError, FileExistsError):
         raise
     except Exception as error:  # each library of a store has its own
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise
         if "ConditionalRequestConflict" in str(
             error.__cause__
         ):  # two processes create one object at the same time

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 _ASKS_EVERY = 1.0  # seconds
 
+_held: set[str] = set()
+"""Tokens of the locks of this process."""
+
 
 class ObjectStore(Protocol):
     """What a lock needs of an object store."""
@@ -56,11 +59,22 @@ class Owner(NamedTuple):
         return cls(platform.node(), _machine(), os.getpid(), _started(os.getpid()) or "", now, uuid4().hex)
 
     def is_near(self, other: "Owner") -> bool:
-        """Return whether another owner is on the same machine, so that its process can be looked for."""
-        return (self.host, self.machine) == (other.host, other.machine)
+        """Return whether another owner is on the same machine, so that its process can be looked for.
+
+        Without `machine` nothing is known: two machines may have one name.
+        """
+        return bool(self.machine) and (self.host, self.machine) == (other.host, other.machine)
 
     def is_alive(self) -> bool:
-        """Return whether a process of this machine still runs."""
+        """Return whether a process of this machine still holds its lock."""
+        if (self.pid, self.started) == (os.getpid(), _started(os.getpid())):
+            return self.token in _held  # else it could not be removed when it was released
+        try:
+            os.kill(self.pid, 0)
+        except PermissionError:  # of another user; /proc may hide it
+            return True
+        except OSError:
+            return False
         return _started(self.pid) == self.started
 
 
@@ -85,9 +99,11 @@ def locked_object(store: ObjectStore, name: str, scratch: Path) -> Iterator[None
     with locked(scratch / "locks" / hashlib.sha256(what.encode()).hexdigest()[:16], what):
         owner = Owner.here()
         _acquire(store, lock, what, owner)
+        _held.add(owner.token)
         try:
             yield
         finally:
+            _held.discard(owner.token)
             _release(store, lock, owner)
 
 
@@ -154,17 +170,9 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Return when a process of this machine was started, as far as the machine tells; None: it does not run."""
+    """Return when a process was started, as far as the machine tells (Linux does); None: it does not run."""
     try:
         state, *facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else facts[18]  # in ticks since the machine was started
     except OSError:
-        if Path("/proc/self/stat").exists():
-            return None
-    try:  # a system without /proc
-        os.kill(pid, 0)
-    except ProcessLookupError:
         return None
-    except OSError:
-        pass
-    return ""

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import logging
 import os
 import re
 import shutil
@@ -19,9 +20,12 @@ from fsspec.utils import glob_translate
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path, remove_partial_files, temporary_path
+from carvana_kedro.stores.digests import state_of
 from carvana_kedro.stores.folders.base import Stat
 from carvana_kedro.stores.folders.object_faults import asking
 from carvana_kedro.stores.folders.object_locks import locked_object
+
+logger = logging.getLogger(__name__)
 
 # The package of each kind of address, which is also the name of its extra. `memory` is for tests.
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "memory": "fsspec"}
@@ -74,7 +78,7 @@ class ObjectFolder:
                 self._files.put_file(str(part), self._path(name))
 
     def put(self, name: str, content: bytes) -> str:
-        """See `Folder.put`. It is one request."""
+        """See `Folder.put`. It is one request, up to 100 MB."""
         with self._asking(name, "written"):
             answer = self._files.pipe_file(self._path(name), content)
         if isinstance(answer, Mapping) and _version(answer):
@@ -157,14 +161,24 @@ class ObjectFolder:
 
     @contextmanager
     def directory(self, name: str = "") -> Iterator[Path]:
-        """Yield a folder below `scratch`, which stays there. Its new and changed files are uploaded after the block."""
+        """Yield a folder below `scratch`, which stays there.
+
+        After the block, the files that it has written are uploaded, and those that the store does not have: a process
+        that was killed has not uploaded any. An earlier file never replaces one of another machine.
+        """
         folder = self.folder(name) if name else self
         path = self.scratch / "working" / folder.root.partition("://")[2]
         path.mkdir(parents=True, exist_ok=True)
+        before = _states(path)
         try:
             yield path
-        finally:
-            folder._upload(path)
+        except BaseException:
+            try:
+                folder._upload(path, before)
+            except UserError as fault:  # the first error says what has happened
+                logger.warning("%s", fault)
+            raise
+        folder._upload(path, before)
 
     def locked(self, name: str = "") -> AbstractContextManager[None]:
         """See `Folder.locked`, and `locked_object`."""
@@ -214,15 +228,13 @@ class ObjectFolder:
             return {name: _stat(info) for name, info in names if matches(name)}
         return {}
 
-    def _upload(self, path: Path) -> None:
-        """Upload the files of a folder on the disk that are new or have changed."""
+    def _upload(self, path: Path, before: Mapping[str, str]) -> None:
+        """Upload the files of a folder on the disk that have changed since `before`, or are not in the store."""
         there = self._found("**")
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
-            name, here = file.relative_to(path).as_posix(), file.stat()
-            known = there.get(name)
-            if known is None or known.size != here.st_size or known.modified < here.st_mtime:
+        for name, state in _states(path).items():
+            if state != before.get(name) or name not in there:
                 with self._asking(name, "written"):
-                    self._files.put_file(str(file), self._path(name))
+                    self._files.put_file(str(path / name), self._path(name))
 
     @contextmanager
     def _asking(self, name: str, what: str) -> Iterator[None]:
@@ -253,6 +265,12 @@ class ObjectFolder:
         except PermissionError:  # it may be allowed to use objects, but not to look at the bucket
             return True
         return True
+
+
+def _states(path: Path) -> dict[str, str]:
+    """Return the states of all files of a folder on the disk, by name."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): state_of(file.stat()) for file in files}
 
 
 def _stat(info: Mapping[str, Any]) -> Stat:
