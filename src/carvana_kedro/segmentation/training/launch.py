@@ -4,7 +4,6 @@ PyTorch's elastic launcher does the work. This module decides when it may start 
 log lines, errors and steps to the process that has started them (the parent).
 """
 
-import fcntl
 import gc
 import logging
 import logging.handlers
@@ -398,6 +397,8 @@ def _environment(address: str) -> dict[str, str]:
 
 def _interface(address: str) -> str | None:
     """Return the network interface that has an address of this machine, or None if the system does not say."""
+    import fcntl  # Windows does not have it
+
     names = [name for _, name in socket.if_nameindex()]
     for name in names:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
