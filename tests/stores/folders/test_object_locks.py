@@ -116,6 +116,22 @@ def test_a_store_without_conditional_writes_is_refused(tmp_path: Path, in_memory
     assert folder.list("*") == []
 
 
+class Stopped(ObjectFolder):
+    """A store that is asked again when Ctrl-C is pressed, just after the lock is there."""
+
+    def create(self, name: str, content: bytes) -> bool:
+        if super().create(name, content):
+            return True
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_leaves_no_lock_that_has_just_been_taken(tmp_path: Path, in_memory: Folder) -> None:
+    folder = Stopped(str(in_memory), tmp_path)
+    with pytest.raises(KeyboardInterrupt), folder.locked("run"):
+        pass
+    assert folder.list("*") == []
+
+
 class Interrupted(ObjectFolder):
     """A store whose answers to `create` are lost, so that the request is repeated."""
 

@@ -98,7 +98,13 @@ def locked_object(store: ObjectStore, name: str, scratch: Path) -> Iterator[None
     # First among the processes of this machine: they wait without requests, and only one takes a lock over.
     with locked(scratch / "locks" / hashlib.sha256(what.encode()).hexdigest()[:16], what):
         owner = Owner.here()
-        _acquire(store, lock, what, owner)
+        try:
+            _acquire(store, lock, what, owner)
+        except BaseException:  # Ctrl-C, for example: the object may be there already
+            with suppress(UserError):
+                if _holder(store, lock, what) == owner:
+                    store.remove(lock)
+            raise
         _held.add(owner.token)
         try:
             yield
