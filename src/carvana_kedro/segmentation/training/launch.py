@@ -31,6 +31,7 @@ from torch.multiprocessing import ProcessExitedException
 from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.heartbeat import Heartbeat, within
 from carvana_kedro.segmentation.training.distributed import (
     BACKEND,
     LostProcessError,
@@ -38,7 +39,6 @@ from carvana_kedro.segmentation.training.distributed import (
     noticing_lost_processes,
     portable,
 )
-from carvana_kedro.segmentation.training.heartbeat import Heartbeat, within
 from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingInterruptedError
 from carvana_kedro.stores.machine import share_machine
 from carvana_kedro.stores.processes import end_with_parent
