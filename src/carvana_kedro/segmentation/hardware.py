@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.machine import format_size, free_shared_memory, usable_cores
+from carvana_kedro.stores.machine import format_size, free_shared_memory, processes_here, usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -196,11 +196,12 @@ def workers_within_shared_memory(num_workers: int, batch_nbytes: int) -> int:
     if free is None or not num_workers or (2 * num_workers + 2) * size <= free:
         return num_workers
     fitting = max(0, free // size - 2) // 2
+    count = processes_here()
+    needed = (2 * num_workers + 2) * size * count
     logger.warning(
         "Only %s of shared memory (/dev/shm) is free, but %d processes that read images need %s: continuing with "
         "num_workers=%d. In a container, allow more shared memory: docker run --shm-size=%dg",
-        format_size(free), num_workers, format_size((2 * num_workers + 2) * size), fitting,
-        (2 * num_workers + 2) * size // 10**9 + 1,
+        format_size(free * count), num_workers * count, format_size(needed), fitting * count, needed // 10**9 + 1,
     )  # fmt: skip
     return fitting
 

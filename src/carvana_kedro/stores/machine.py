@@ -13,7 +13,12 @@ _CGROUP = Path("/sys/fs/cgroup")
 _SHARED_MEMORY = Path("/dev/shm")
 
 
-_sharing = 1  # processes of one run on this machine
+_sharing = 1
+
+
+def processes_here() -> int:
+    """Return the number of processes of this run on this machine."""
+    return _sharing
 
 
 def share_machine(processes: int) -> None:

@@ -93,7 +93,7 @@ def test_a_cache_in_memory_needs_it_for_every_process_of_the_machine(
     needed = Samples(*arguments[:3]).nbytes
     monkeypatch.setattr(machine, "available_memory", lambda: 2 * needed - 1)
     assert Cache(name, processes=1).choose(*arguments) == name
-    with pytest.raises(UserError, match="memory of each of 2 processes needs"):
+    with pytest.raises(UserError, match="memory in each of 2 processes needs"):
         Cache(name, processes=2).choose(*arguments)
     monkeypatch.setattr(machine, "available_memory", lambda: 2 * needed)
     assert Cache(name, processes=2).choose(*arguments) == name

@@ -59,10 +59,11 @@ class GlobalBatchNorm(_BatchNorm):
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
+        weight: Any = self.momentum
+        if weight is None:  # not int(), at which torch.compile would break the graph
+            weight = self.num_batches_tracked.to(self.running_mean.dtype).reciprocal()
         for running, of_batch in ((self.running_mean, mean), (self.running_var, variance)):
-            # Not int(), at which torch.compile would break the graph.
-            average = self.num_batches_tracked.to(running.dtype).reciprocal()
-            running.lerp_(of_batch.to(running.dtype), average if self.momentum is None else self.momentum)
+            running.lerp_(of_batch.to(running.dtype), weight)
 
 
 def _statistics(features: Tensor, total: Total) -> tuple[Tensor, Tensor, Tensor]:

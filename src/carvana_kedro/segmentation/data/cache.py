@@ -68,8 +68,8 @@ class Cache:
         if self._name == "auto":
             return choose_cache(samples.nbytes, device, self._processes)
         if self._name == "memory" or (self._name == "device" and device.type != "cuda"):
-            each = f" of each of {self._processes} processes" if self._processes > 1 else ""
-            require_memory(samples.nbytes * self._processes, f"keeping the images in the memory{each}")
+            each = f" in each of {self._processes} processes" if self._processes > 1 else ""
+            require_memory(samples.nbytes * self._processes, f"keeping the images in memory{each}")
         return self._name
 
     def samples(

@@ -134,9 +134,8 @@ class OnnxSegmenter:
         options = {"use_tf32": 0} if device == "cuda" else {}
         content = model if isinstance(model, bytes) else str(model)
         settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = (
-            torch.get_num_threads()
-        )  # its default: all cores, in each of several processes
+        # By itself it would use all cores, in each of several processes.
+        settings.intra_op_num_threads = torch.get_num_threads()
         self._session = onnxruntime.InferenceSession(content, settings, providers=[(provider, options)])
         if (
             provider not in self._session.get_providers()

@@ -341,9 +341,8 @@ def _build_samples(
     arguments = images, image_ids, geometry, hardware.device
     with world.together():
         chosen = cache.choose(*arguments)
-    agreed = _BY_NEED[
-        world.agree(_BY_NEED.index(chosen))
-    ]  # nobody decodes before all have measured their memory
+    # Nobody decodes before all have measured their memory.
+    agreed = _BY_NEED[world.agree(_BY_NEED.index(chosen))]
     if agreed != chosen:
         logger.info("cache=%s: another process has less memory", agreed)
     with world.together():

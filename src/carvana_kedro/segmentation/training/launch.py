@@ -411,8 +411,8 @@ def _interface(address: str) -> str | None:
 def _own_address(rendezvous: str | None) -> tuple[str, bool]:
     """Return the address of this machine at which that of the rendezvous finds it, and whether it is that machine.
 
-    PyTorch does not recognize the rendezvous by an address that this machine's name does not stand for. With an address
-    of the loopback interface, it decides which process is the rendezvous.
+    PyTorch does not recognize the rendezvous by an address that this machine's name does not stand for. For a loopback
+    address, which every machine has, PyTorch decides.
     """
     if rendezvous is None:
         return "127.0.0.1", False
@@ -446,9 +446,8 @@ class _FileContent:
 def _content(duplicate: Any) -> bytes:
     number = duplicate.detach()
     try:
-        return os.pread(
-            number, os.fstat(number).st_size, 0
-        )  # not read(): the ranks share the position in the file
+        size = os.fstat(number).st_size
+        return os.pread(number, size, 0)  # not read(): the ranks share the position in the file
     finally:
         os.close(number)
 
@@ -592,8 +591,8 @@ def _join_group() -> None:
     local_size = int(os.environ["LOCAL_WORLD_SIZE"])
     torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
     share_machine(local_size)
-    # No time limit: one rank may wait for a lock, draw or decode while the others wait for it. See `Heartbeat`.
-    dist.init_process_group(BACKEND if has_gpus else "gloo", timeout=timedelta(days=1))
+    # No time limit, nearly: one rank may wait for a lock, draw or decode while the others wait for it. See `Heartbeat`.
+    dist.init_process_group(BACKEND if has_gpus else "gloo", timeout=timedelta(weeks=52))
 
 
 def _release(error: BaseException | None) -> None:
