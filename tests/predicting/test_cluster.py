@@ -410,10 +410,11 @@ class FailingRay:
         self.calls.append("shutdown")
 
 
-def test_a_connection_that_fails_once_is_tried_again() -> None:
+def test_a_connection_that_fails_once_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     once, twice, local = FailingRay(1), FailingRay(2), FailingRay(1)
     _connect(once, "ray://head:10001", {})
     assert once.calls == ["init", "shutdown", "init"]
+    assert "ray://head:10001: the process is a zombie. Connecting again." in caplog.text
     with pytest.raises(UserError, match="ray://head:10001: the process is a zombie"):
         _connect(twice, "ray://head:10001", {})
     with pytest.raises(UserError, match="local: the process is a zombie"):

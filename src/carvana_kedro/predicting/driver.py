@@ -102,9 +102,10 @@ def _connect(ray: Any, cluster: str, options: Mapping[str, Any]) -> None:
     try:
         try:
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
-        except Exception:
+        except Exception as first:
             if cluster == "local":
                 raise
+            logger.warning("inference.cluster=%s: %s. Connecting again.", cluster, _text(first))
             ray.shutdown()
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except Exception as error:  # RuntimeError, ConnectionError and others

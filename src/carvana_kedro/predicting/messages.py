@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from logging.handlers import QueueHandler
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, NoReturn
 
 from carvana_kedro.errors import UserError
+from carvana_kedro.stores.processes import interrupts_blocked
 
 # In seconds.
 _PATIENCE = 10  # a process that has finished its work, or whose connection has ended, has to end by itself
@@ -80,7 +80,7 @@ def started(
     workers: list[Worker] = []
     finished = False
     try:
-        with _interrupts_blocked():
+        with interrupts_blocked():
             for number in range(count):
                 workers.append(start(number))
         for each in workers:  # now, because they take seconds to be able to receive it
@@ -220,20 +220,6 @@ def _cause(process: SpawnProcess) -> str:
     process.join(_PATIENCE)
     code = process.exitcode or 0
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Block SIGINT, and let it be blocked in processes that are started: Ctrl-C reaches the whole process group."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # when it starts later, it unblocks SIGINT
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from multiprocessing import Pipe, reduction, resource_tracker
+from multiprocessing import Pipe, reduction
 from multiprocessing.connection import Connection
 from types import FrameType, ModuleType, TracebackType
 from typing import Any, NoReturn, Self, TypeVar
@@ -41,7 +41,7 @@ from carvana_kedro.segmentation.training.distributed import (
 )
 from carvana_kedro.segmentation.training.interrupts import Interrupts, TrainingInterruptedError
 from carvana_kedro.stores.machine import share_machine
-from carvana_kedro.stores.processes import end_with_parent
+from carvana_kedro.stores.processes import end_with_parent, interrupts_blocked
 
 T = TypeVar("T")
 
@@ -336,18 +336,14 @@ def _as_before() -> Iterator[None]:
     """Undo within this process what starting the ranks needs, or leaves behind."""
     environment = os.environ.copy()
     main = sys.modules["__main__"]
-    # Ranks inherit that SIGINT is blocked, so that Ctrl-C, which reaches them too, does not end them while they start.
-    # This process still receives it, in the thread that listens to the ranks.
-    resource_tracker.ensure_running()  # when it starts later, it unblocks SIGINT
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     # Ranks would import the program that was started, and with it Kedro, which configures logging: a log file that is
     # opened again would be emptied.
     sys.modules["__main__"] = ModuleType("__main__")
     try:
-        yield
+        with interrupts_blocked():  # this process still receives it, in the thread that listens to the ranks
+            yield
     finally:
         sys.modules["__main__"] = main
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
         os.environ |= environment
