@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from kedro.io import AbstractDataset, DatasetError
 
 from carvana_kedro.stores.faults import reading
 from carvana_kedro.stores.folders import DiskFolder, Folder, open_file, open_folder
+
+if TYPE_CHECKING:
+    from carvana_kedro.stores.folders.objects import ObjectFolder
 
 Saved = TypeVar("Saved")
 Loaded = TypeVar("Loaded")
@@ -17,7 +20,7 @@ Storage = Mapping[str, Any]
 """What an address needs: `path`, a folder on a disk for temporary files and copies, and `credentials`."""
 
 
-def open_stored(path: str, storage: Storage | None) -> Folder:
+def open_stored(path: str, storage: Storage | None) -> "DiskFolder | ObjectFolder":
     """Return the folder at a path or an address: see `open_folder`."""
     return open_folder(path, **_options(storage or {}))
 

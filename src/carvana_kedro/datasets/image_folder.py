@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from carvana_kedro.datasets.competition import ImagesDataset
+from carvana_kedro.datasets.file import Storage, open_stored
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.competition import Side
 from carvana_kedro.stores.digests import Digests
+from carvana_kedro.stores.folders import DiskFolder
+from carvana_kedro.stores.images.files import FilesInStore
 from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.images.mask_values import parse_values
 
@@ -20,7 +23,7 @@ class ImageFolderDataset(ImagesDataset[FolderStore | list[Any]]):
 
     Args:
         side: `training`, `test`, `sample_submission` or `solution`.
-        images: folder of images.
+        images: path or address of the folder of images.
         masks: folder of masks. It may be the folder of images if there is a `mask_suffix`.
         test: folder of the images to predict, if they are not those in `images`.
         mask_suffix: text after the image's id in the name of a mask.
@@ -28,6 +31,7 @@ class ImageFolderDataset(ImagesDataset[FolderStore | list[Any]]):
         digests: `path` of the file that remembers the digests of images and masks: see `Digests`.
         mask_background: value of the background in masks, if it is not black: see `parse_values`.
         mask_values: values of the object in masks, if there are more than two values: see `parse_values`.
+        storage: what an address needs: see `Storage`. Images are copied to its `path` when they are first needed.
         metadata: for Kedro-Viz.
     """
 
@@ -42,6 +46,7 @@ class ImageFolderDataset(ImagesDataset[FolderStore | list[Any]]):
         digests: Mapping[str, str] | None = None,
         mask_background: str | int | None = None,
         mask_values: str | int | list[str | int] | None = None,
+        storage: Storage | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._side = side
@@ -53,6 +58,7 @@ class ImageFolderDataset(ImagesDataset[FolderStore | list[Any]]):
         self._digests = Digests(Path(digests["path"]) if digests else None)
         self._mask_background = mask_background
         self._mask_values = mask_values
+        self._storage = storage
         self.metadata = metadata
 
     def load(self) -> FolderStore | list[Any]:
@@ -72,7 +78,7 @@ class ImageFolderDataset(ImagesDataset[FolderStore | list[Any]]):
             )
         if self._side == "test":
             # With the suffix, masks in the same folder are not predicted.
-            store = FolderStore(Path(images), None, self._mask_suffix, self._group, self._digests)
+            store = FolderStore(self._at(images), None, self._mask_suffix, self._group, self._digests)
         elif self._masks is None:
             raise UserError(
                 f"Training on {images} needs masks: --params folder.masks=PATH. If the masks are in the same folder, "
@@ -81,8 +87,8 @@ class ImageFolderDataset(ImagesDataset[FolderStore | list[Any]]):
             )
         else:
             store = FolderStore(
-                Path(images),
-                Path(self._masks),
+                self._at(images),
+                self._at(self._masks),
                 self._mask_suffix,
                 self._group,
                 self._digests,
@@ -92,11 +98,18 @@ class ImageFolderDataset(ImagesDataset[FolderStore | list[Any]]):
         return store
 
     def images(self) -> FolderStore | None:
-        """Return the images, if their folder exists."""
+        """Return the images, if their folder exists. Those in an object store are not listed yet."""
         images = self._images if self._side == "training" else self._test or self._images
-        if self._side in ("solution", "sample_submission") or images is None or not Path(images).is_dir():
+        if self._side in ("solution", "sample_submission") or images is None:
             return None
-        return FolderStore(Path(images), None, self._mask_suffix, self._group)
+        folder = self._at(images)
+        if isinstance(folder, Path) and not folder.is_dir():
+            return None
+        return FolderStore(folder, None, self._mask_suffix, self._group)
+
+    def _at(self, folder: str) -> Path | FilesInStore:
+        found = open_stored(folder, self._storage)
+        return found.path if isinstance(found, DiskFolder) else FilesInStore(found)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._images), "side": self._side}

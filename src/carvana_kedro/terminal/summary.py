@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from kedro.io import DataCatalog
@@ -178,7 +177,7 @@ def _next_commands(
     """
     options = run_options(run_params)
     masks = _path(catalog, "editable_masks") if "review_sheet" in made else None
-    if masks and Path(masks).is_dir() and catalog.load("source").name == "folder":
+    if masks and catalog.load("source").name == "folder":
         yield f"kedro run --pipelines data_ingestion,model_training{_options_to_train(catalog, run_params)}"
     if "train_index" in made and not {"model", "predictions"} & made.keys():
         yield f"kedro run --pipelines model_training{options}"

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carvana_kedro.stores.folders.base import Folder, Stat
 from carvana_kedro.stores.folders.disk import DiskFolder
+
+if TYPE_CHECKING:
+    from carvana_kedro.stores.folders.objects import ObjectFolder
 
 __all__ = ["DiskFolder", "Folder", "Stat", "is_address", "open_file", "open_folder"]
 
@@ -27,7 +30,7 @@ def open_file(
 
 def open_folder(
     path: str | Path, *, scratch: str | Path | None = None, credentials: Mapping[str, Any] | None = None
-) -> Folder:
+) -> "DiskFolder | ObjectFolder":
     """Return the folder at a path, such as `data`, or at an address, such as `s3://bucket/data`.
 
     Args:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePath
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from carvana_kedro.errors import UserError, shown
 from carvana_kedro.stores.digests import Digests, fingerprint
 from carvana_kedro.stores.images import decoding
+from carvana_kedro.stores.images.files import Files, FilesInStore, FilesOnDisk, Found
 from carvana_kedro.stores.images.mask_values import MaskValues
 from carvana_kedro.stores.images.masks import read_mask
 from carvana_kedro.stores.images.source import ImageRecord, examine_all
@@ -31,10 +33,10 @@ _BLACK_IS_OUTSIDE = MaskValues()
 
 
 class _Listing(NamedTuple):
-    """Files by image id. More than one file per id is a problem."""
+    """Names of files by image id. More than one file per id is a problem."""
 
-    images: dict[str, list[Path]]
-    masks: dict[str, list[Path]]
+    images: dict[str, list[str]]
+    masks: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class FolderStore:
 
     Attributes:
         images: folder of jpg, png, webp, tiff, bmp, avif or heic files of any size. The id of an image is the file name
-            without its extension.
+            without its extension. Files in an object store are copied to a disk when they are first needed.
         masks: folder of png, gif, tiff, bmp, webp or jpg files, or None. It may be the folder of images if there is a
             suffix.
         mask_suffix: text between the image id and the extension in the name of a mask. Files with this suffix are never
@@ -64,8 +66,8 @@ class FolderStore:
 
     one_size: ClassVar[bool] = False
 
-    images: Path
-    masks: Path | None = None
+    images: Path | FilesInStore
+    masks: Path | FilesInStore | None = None
     mask_suffix: str = ""
     group: str | None = None
     digests: Digests = field(default_factory=Digests, compare=False, repr=False)
@@ -85,53 +87,41 @@ class FolderStore:
         Raises:
             UserError: a folder is missing, or holds no images or masks.
         """
-        return sorted(image_id for image_id, paths in self._listing.images.items() if len(paths) == 1)
+        return sorted(image_id for image_id, names in self._listing.images.items() if len(names) == 1)
 
     def fingerprint(self) -> str:
         """Return a short hash of the names and contents of all images and masks, of `group` and of `mask_values`.
 
         It identifies the source, wherever its folders are. Files are read if they are new or changed: see `Digests`.
         """
-        files = [
-            (kind, image_id, path)
-            for kind, found in zip(("image", "mask"), self._listing, strict=True)
-            for image_id, paths in found.items()
-            for path in paths
-        ]
-        digests = self.digests.of([path for *_, path in files])
-        facts = [
-            (kind, image_id, _normalize(path.name), digest)
-            for (kind, image_id, path), digest in zip(files, digests, strict=True)
-        ]
-        return fingerprint([*facts, ("group", repr(self.group)), ("mask_values", repr(self.mask_values))])
+        facts: list[tuple[str, ...]] = [("group", repr(self.group)), ("mask_values", repr(self.mask_values))]
+        for kind, files, found in (
+            ("image", self._image_files, self._listing.images),
+            ("mask", self._mask_files, self._listing.masks),
+        ):
+            named = [(image_id, name) for image_id, names in found.items() for name in names]
+            digests = self.digests.of(files.paths([name for _, name in named])) if files else []
+            facts += [
+                (kind, image_id, _normalize(name), digest)
+                for (image_id, name), digest in zip(named, digests, strict=True)
+            ]
+        return fingerprint(facts)
 
     def image_path(self, image_id: str) -> Path:
-        """Return the path of the image.
+        """Return the path of the image, or of its copy.
 
         Raises:
             UserError: no file or more than one file has this id.
         """
-        paths = self._listing.images.get(image_id, [])
-        if len(paths) != 1:
-            raise UserError(
-                f"{self.images} should hold one image {image_id}, but holds {_format_names(paths)}."
-            )
-        return paths[0]
+        return _path(self._image_files, self._image_name(image_id))
 
     def mask_path(self, image_id: str) -> Path:
-        """Return the path of the mask.
+        """Return the path of the mask, or of its copy.
 
         Raises:
             UserError: there are no masks, or not exactly one file is the mask of this image.
         """
-        if self.masks is None:
-            raise UserError(f"The images in {self.images} have no masks.")
-        paths = self._listing.masks.get(image_id, [])
-        if len(paths) != 1:
-            raise UserError(
-                f"{self.masks} should hold one mask of {image_id}, but holds {_format_names(paths)}."
-            )
-        return paths[0]
+        return _path(*self._mask_file(image_id))
 
     def size(self, image_id: str) -> tuple[int, int]:
         """Return the (height, width) of the upright image.
@@ -139,8 +129,7 @@ class FolderStore:
         Raises:
             UserError: the file is missing, cannot be read or is too large.
         """
-        path = self.image_path(image_id)
-        with _as_user_error(path):
+        with _opened(self._image_files, self._image_name(image_id)) as path:
             return decoding.read_header(path).upright
 
     def read_image(self, image_id: str, at_least: tuple[int, int] | None = None) -> np.ndarray:
@@ -154,8 +143,7 @@ class FolderStore:
         Raises:
             UserError: the file is missing, cannot be decoded or is too large.
         """
-        path = self.image_path(image_id)
-        with _as_user_error(path):
+        with _opened(self._image_files, self._image_name(image_id)) as path:
             return decoding.read_rgb(path, at_least)
 
     def read_mask(self, image_id: str) -> np.ndarray:
@@ -164,8 +152,7 @@ class FolderStore:
         Raises:
             UserError: the file is missing, cannot be decoded, or is not black and white.
         """
-        path = self.mask_path(image_id)
-        with _as_user_error(path):
+        with _opened(*self._mask_file(image_id)) as path:
             return read_mask(path, self.mask_values)
 
     def examine(self) -> Iterator[ImageRecord]:
@@ -184,8 +171,8 @@ class FolderStore:
                 "both sides of the split, and the scores will be too high. If the names show which images belong "
                 "together, set folder.group: --params folder.group='(.+)_[0-9]+' puts car_1 and car_2 into one group."
             )
-        single = {image_id: paths[0] for image_id, paths in images.items() if len(paths) == 1}
-        digests = dict(zip(single, self.digests.of([*single.values()]), strict=True))
+        single = {image_id: names[0] for image_id, names in images.items() if len(names) == 1}
+        digests = dict(zip(single, self.digests.of(self._image_files.paths([*single.values()])), strict=True))
         yield from examine_all(
             partial(self._examine, digests),
             sorted({*images, *masks}),
@@ -198,11 +185,11 @@ class FolderStore:
         group = self._group_of(image_id)
         if not group and self.masks is not None:  # only the split needs groups
             problems.append(f"the name does not match folder.group = {self.group!r}")
-        paths = self._listing.images.get(image_id, [])
-        header = _examine_image(paths, problems)
+        images, masks = (found.get(image_id, []) for found in self._listing)
+        header = _examine_image(self._image_files, images, problems)
         area = float("nan")
-        if self.masks is not None:
-            area = _examine_mask(self._listing.masks.get(image_id, []), header, self.mask_values, problems)
+        if self._mask_files is not None:
+            area = _examine_mask(self._mask_files, masks, header, self.mask_values, problems)
         height, width = header.upright if header else (0, 0)
         digest = digests.get(image_id, "")
         return ImageRecord(image_id, group or image_id, 0, width, height, area, problems, digest)
@@ -217,91 +204,118 @@ class FolderStore:
         return (match[1] if match.re.groups else match[0]) or ""
 
     @cached_property
+    def _image_files(self) -> Files:
+        return _files_of(self.images)
+
+    @cached_property
+    def _mask_files(self) -> Files | None:
+        return None if self.masks is None else _files_of(self.masks)
+
+    def _image_name(self, image_id: str) -> str:
+        names = self._listing.images.get(image_id, [])
+        if len(names) != 1:
+            raise UserError(
+                f"{self.images} should hold one image {image_id}, but holds {_format_names(names)}."
+            )
+        return names[0]
+
+    def _mask_file(self, image_id: str) -> tuple[Files, str]:
+        if self._mask_files is None:
+            raise UserError(f"The images in {self.images} have no masks.")
+        names = self._listing.masks.get(image_id, [])
+        if len(names) != 1:
+            raise UserError(
+                f"{self.masks} should hold one mask of {image_id}, but holds {_format_names(names)}."
+            )
+        return self._mask_files, names[0]
+
+    @cached_property
     def _listing(self) -> _Listing:
         found = _Listing({}, {})
-        files = _list_files(self.images, "folder.images")
-        shared = self.masks is not None and self.masks.is_dir() and self.images.samefile(self.masks)
+        images, masks = self._image_files, self._mask_files
+        names, subfolders = _find(images, "folder.images")
+        shared = masks is not None and images.is_same_as(masks)
         if shared and not self.mask_suffix:
             raise UserError(
-                f"Images and masks are both in {self.images}. Set the suffix of mask names, "
+                f"Images and masks are both in {images}. Set the suffix of mask names, "
                 "--params folder.mask_suffix=_mask, or move the masks to another folder: folder.masks."
             )
-        with_suffix: dict[str, list[Path]] = {}
-        others = _collect(with_suffix, files, _MASK_TYPES, self.mask_suffix) if self.mask_suffix else files
+        with_suffix: dict[str, list[str]] = {}
+        others = _collect(with_suffix, names, _MASK_TYPES, self.mask_suffix) if self.mask_suffix else names
         others = _collect(found.images, others, IMAGE_TYPES)
-        _warn(f"%s: %d files are not {_FORMATS} and are ignored: %s", self.images, others)
+        _warn(f"%s: %d files are not {_FORMATS} and are ignored: %s", images, others)
         if shared:
             found.masks.update(with_suffix)
         else:
-            masks = [path for paths in with_suffix.values() for path in paths]
-            _warn("%s: %d files have names of masks and are not used as images: %s", self.images, masks)
-        if self.masks is not None and not shared:
-            self._list_masks(self.masks, found.masks)
+            of_masks = [name for names in with_suffix.values() for name in names]
+            _warn("%s: %d files have names of masks and are not used as images: %s", images, of_masks)
         if not found.images:
             raise UserError(
-                f"{self.images} holds no {_FORMATS}{_format_contents(self.images, others)}. "
+                f"{images} holds no {_FORMATS}{_format_contents(subfolders, others)}. "
                 "Set folder.images to the folder of your images."
             )
-        if self.masks is not None and not found.masks:
-            ending = f" with a name that ends in {self.mask_suffix!r}" if self.mask_suffix else ""
-            raise UserError(
-                f"{self.masks} holds no mask{ending}{_format_contents(self.masks, [])}. "
-                "Check folder.masks and folder.mask_suffix."
-            )
+        if masks is not None:
+            if not shared:
+                subfolders = self._list_masks(masks, found.masks)
+            if not found.masks:
+                ending = f" with a name that ends in {self.mask_suffix!r}" if self.mask_suffix else ""
+                raise UserError(
+                    f"{masks} holds no mask{ending}{_format_contents(subfolders, [])}. "
+                    "Check folder.masks and folder.mask_suffix."
+                )
         return found
 
-    def _list_masks(self, folder: Path, masks: dict[str, list[Path]]) -> None:
-        others = _collect(masks, _list_files(folder, "folder.masks"), _MASK_TYPES, self.mask_suffix)
-        without_suffix = [path for path in others if path.suffix.lower() in _MASK_TYPES]
+    def _list_masks(self, files: Files, masks: dict[str, list[str]]) -> dict[str, int]:
+        """Add the names of masks to `masks`, by image id. Return the subfolders."""
+        names, subfolders = _find(files, "folder.masks")
+        others = _collect(masks, names, _MASK_TYPES, self.mask_suffix)
+        without_suffix = [name for name in others if _type_of(name) in _MASK_TYPES]
         ending = repr(self.mask_suffix).replace("%", "%%")
         _warn(
             f"%s: %d masks are ignored, because their names do not end in {ending}: %s",
-            folder,
+            files,
             without_suffix,
         )
-        not_images = [path for path in others if path.suffix.lower() not in _MASK_TYPES]
-        _warn("%s: %d files are not images and are ignored: %s", folder, not_images)
+        not_images = [name for name in others if _type_of(name) not in _MASK_TYPES]
+        _warn("%s: %d files are not images and are ignored: %s", files, not_images)
+        return subfolders
 
 
-def _list_files(folder: Path, parameter: str) -> list[Path]:
-    """Return the files of a folder, sorted, without hidden files. Warn about subfolders and leave them out."""
+def _files_of(folder: Path | FilesInStore) -> Files:
+    return FilesOnDisk(folder) if isinstance(folder, Path) else folder
+
+
+def _find(files: Files, parameter: str) -> Found:
+    """Return what a folder holds. Warn about subfolders."""
     try:
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        subfolders = [path for path in paths if _is_subfolder(path)]
+        found = files.find(_MASK_TYPES)
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be opened as a folder ({error.strerror}). Set {parameter} to an existing folder."
+            f"{files} cannot be opened as a folder ({error.strerror}). Set {parameter} to an existing folder."
         ) from error
-    if subfolders:
+    if found.subfolders:
         logger.warning(
-            "%s: %d subfolders are not read: %s", folder, len(subfolders), _format_subfolders(subfolders)
+            "%s: %d subfolders are not read: %s",
+            files,
+            len(found.subfolders),
+            _format_subfolders(found.subfolders),
         )
-    skipped = set(subfolders)
-    return [path for path in paths if path not in skipped]
+    return found
 
 
-def _is_subfolder(path: Path) -> bool:
-    # A folder with a name like x.jpg is a mistake. It stays in the list, and is reported as a problem.
-    return path.suffix.lower() not in _MASK_TYPES and path.is_dir()
+def _type_of(name: str) -> str:
+    return PurePath(name).suffix.lower()
 
 
-def _format_subfolders(subfolders: Sequence[Path], count: int = 5) -> str:
-    """Join the first names and the numbers of image files below them."""
-    counts = [
-        sum(path.suffix.lower() in _MASK_TYPES and path.name[0] != "." for path in folder.rglob("*"))
-        for folder in subfolders
-    ]
-    named = [
-        f"{_normalize(folder.name)} ({images} images)"
-        for folder, images in zip(subfolders[:count], counts, strict=False)
-    ]
-    rest = f", ... ({sum(counts)} images in all)" if len(subfolders) > count else ""
-    return ", ".join(named) + rest
+def _format_subfolders(subfolders: Mapping[str, int], count: int = 5) -> str:
+    """Join the first names and the numbers of images in them."""
+    first = [f"{_normalize(name)} ({images} images)" for name, images in islice(subfolders.items(), count)]
+    rest = f", ... ({sum(subfolders.values())} images in all)" if len(subfolders) > count else ""
+    return ", ".join(first) + rest
 
 
-def _format_contents(folder: Path, others: Sequence[Path]) -> str:
+def _format_contents(subfolders: Mapping[str, int], others: Sequence[str]) -> str:
     """Return what a folder holds instead of images, as the continuation of a message."""
-    subfolders = sorted(path for path in folder.iterdir() if path.name[0] != "." and _is_subfolder(path))
     parts = [f"subfolders, which are not read: {_format_subfolders(subfolders)}"] if subfolders else []
     if others:
         parts.append(f"{len(others)} other files: {_format_first(others)}")
@@ -309,17 +323,17 @@ def _format_contents(folder: Path, others: Sequence[Path]) -> str:
 
 
 def _collect(
-    found: dict[str, list[Path]], paths: Sequence[Path], types: frozenset[str], suffix: str = ""
-) -> list[Path]:
+    found: dict[str, list[str]], names: Sequence[str], types: frozenset[str], suffix: str = ""
+) -> list[str]:
     """Add the files with these types and this suffix to `found`, by image id. Return the other files."""
     others = []
     suffix = _normalize(suffix)
-    for path in paths:
-        stem = _normalize(path.stem)
-        if path.suffix.lower() in types and stem.endswith(suffix) and stem != suffix:
-            found.setdefault(stem.removesuffix(suffix), []).append(path)
+    for name in names:
+        stem = _normalize(PurePath(name).stem)
+        if _type_of(name) in types and stem.endswith(suffix) and stem != suffix:
+            found.setdefault(stem.removesuffix(suffix), []).append(name)
         else:
-            others.append(path)
+            others.append(name)
     return others
 
 
@@ -329,58 +343,63 @@ def _normalize(name: str) -> str:
     return shown(name)  # image ids are shown in tables, log lines and the model card
 
 
-def _warn(message: str, folder: Path, paths: Sequence[Path], count: int = 5) -> None:
-    """Log the number of paths and the first names, if there are any."""
-    if paths:
-        logger.warning(message, folder, len(paths), _format_first(paths, count))
+def _warn(message: str, files: Files, names: Sequence[str], count: int = 5) -> None:
+    """Log the number of files and the first names, if there are any."""
+    if names:
+        logger.warning(message, files, len(names), _format_first(names, count))
 
 
-def _format_first(paths: Sequence[Path], count: int = 5) -> str:
+def _format_first(names: Sequence[str], count: int = 5) -> str:
     """Join the first names."""
-    rest = ["..."] if len(paths) > count else []
-    return ", ".join([*(_normalize(path.name) for path in paths[:count]), *rest])
+    rest = ["..."] if len(names) > count else []
+    return ", ".join([*map(_normalize, names[:count]), *rest])
 
 
-def _format_names(paths: Sequence[Path]) -> str:
+def _format_names(names: Sequence[str]) -> str:
     """Join the names of files.
 
-    >>> _format_names([Path("car.jpg"), Path("car.png")])
+    >>> _format_names(["car.jpg", "car.png"])
     'car.jpg and car.png'
     """
-    return " and ".join(_normalize(path.name) for path in paths) or "none"
+    return " and ".join(map(_normalize, names)) or "none"
 
 
-def _examine_image(paths: Sequence[Path], problems: list[str]) -> decoding.Header | None:
+def _examine_image(files: Files, names: Sequence[str], problems: list[str]) -> decoding.Header | None:
     """Return the header, or None if it cannot be read. Append to `problems` what is wrong."""
-    path = _single(paths, "image", problems)
-    if path is None:
+    name = _single(names, "image", problems)
+    if name is None:
         return None
     header = None
+    path = _path(files, name)
     try:
         header = decoding.read_header(path)
         decoding.check_pixels(path)
     except decoding.UnusableImageError as error:
-        problems.append(f"{_normalize(path.name)} {error}")
+        problems.append(f"{_normalize(name)} {error}")
         return header
     if min(header.upright) < _SMALLEST_SIDE:
         height, width = header.upright
         problems.append(
-            f"{_normalize(path.name)} is {width}x{height} pixels: the minimum is {_SMALLEST_SIDE} per side"
+            f"{_normalize(name)} is {width}x{height} pixels: the minimum is {_SMALLEST_SIDE} per side"
         )
     return header
 
 
 def _examine_mask(
-    paths: Sequence[Path], image: decoding.Header | None, meaning: MaskValues, problems: list[str]
+    files: Files,
+    names: Sequence[str],
+    image: decoding.Header | None,
+    meaning: MaskValues,
+    problems: list[str],
 ) -> float:
     """Return the mask's fraction of the pixels, or NaN if it cannot be read. Append to `problems` what is wrong."""
-    path = _single(paths, "mask", problems)
-    if path is None:
+    name = _single(names, "mask", problems)
+    if name is None:
         return float("nan")
     try:
-        mask = read_mask(path, meaning)
+        mask = read_mask(_path(files, name), meaning)
     except decoding.UnusableImageError as error:
-        problems.append(f"{_normalize(path.name)} {error}")
+        problems.append(f"{_normalize(name)} {error}")
         return float("nan")
     if image and mask.shape != image.upright:
         size, upright = (f"{width}x{height}" for height, width in (mask.shape, image.upright))
@@ -393,19 +412,22 @@ def _examine_mask(
     return float(mask.mean())
 
 
-def _single(paths: Sequence[Path], what: str, problems: list[str]) -> Path | None:
-    """Return the only path, or None. Append to `problems` if there are none or several."""
-    if len(paths) == 1:
-        return paths[0]
-    problems.append(f"ambiguous: {_format_names(paths)}" if paths else f"the {what} is missing")
+def _single(names: Sequence[str], what: str, problems: list[str]) -> str | None:
+    """Return the only name, or None. Append to `problems` if there are none or several."""
+    if len(names) == 1:
+        return names[0]
+    problems.append(f"ambiguous: {_format_names(names)}" if names else f"the {what} is missing")
     return None
 
 
+def _path(files: Files, name: str) -> Path:
+    return files.paths([name])[0]
+
+
 @contextmanager
-def _as_user_error(path: Path) -> Iterator[None]:
-    """Turn an `UnusableImageError` of the block into a `UserError` that names the file."""
+def _opened(files: Files, name: str) -> Iterator[Path]:
+    """Yield the path of a file. Turn an `UnusableImageError` of the block into a `UserError` that names the file."""
     try:
-        yield
+        yield _path(files, name)
     except decoding.UnusableImageError as error:
-        name = path.parent / _normalize(path.name)
-        raise UserError(f"{name} {error}. Replace or remove it.") from error
+        raise UserError(f"{files.address(_normalize(name))} {error}. Replace or remove it.") from error

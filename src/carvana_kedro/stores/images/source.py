@@ -8,6 +8,8 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from carvana_kedro.stores.images.files import FilesInStore
+
 _WINDOW = 1024
 
 
@@ -67,11 +69,11 @@ class ImageSource(Protocol):
     """Whether all images with masks have the same size."""
 
     @property
-    def images(self) -> Path:
-        """The folder of images."""
+    def images(self) -> Path | FilesInStore:
+        """The folder of images. `str()` shows its path or address."""
 
     @property
-    def masks(self) -> Path | None:
+    def masks(self) -> Path | FilesInStore | None:
         """The folder of masks, or None."""
 
     def ids(self) -> list[str]:
