@@ -199,6 +199,51 @@ def test_a_checkpoint_may_be_in_a_bucket(project: Project, finished: Data, tmp_p
     assert f"checkpoint={runs}/nothing.pt: there is no such file or folder" in output
 
 
+def test_photographs_may_be_in_a_bucket(
+    project: Project, on_disk: DiskFolder, data: Data, s3: StandInS3, tmp_path: Path
+) -> None:
+    photographs = open_folder(f"s3://{s3.bucket()}/photographs", credentials=s3.options)
+    local = tmp_path / "photographs"
+    for kind, pattern in (("images", "train*/*_0[123].jpg"), ("masks", "train_masks*/*_0[123]_mask.gif")):
+        (local / kind).mkdir(parents=True)
+        for path in (on_disk.path / "01_raw").rglob(pattern):
+            shutil.copy(path, local / kind)
+            photographs.put(f"{kind}/{path.name}", path.read_bytes())
+    roots = (DiskFolder(tmp_path / "data"), data.folder)
+    settings = ",".join([
+        "model_training.epochs=2", "folder.mask_suffix=_mask", "folder.group='(.+)_..'",
+        *(f"inference.{kind}=false" for kind in ("masks", "cutouts", "overlays")),
+    ])  # fmt: skip
+    for folder, root in zip((local, photographs), roots, strict=True):
+        chosen = f"source=folder,folder.images={folder}/images,folder.masks={folder}/masks,{settings}"
+        params = f"{chosen},data_root={root},scratch_root={data.scratch}"
+        printed = project.run(
+            "run", "--pipelines", "data_ingestion,model_training,inference", "--params", params
+        )
+    assert "Copying 12 files" in printed
+    same = [name for name in roots[1].list("**/*") if name.endswith((".csv", ".csv.gz"))]
+    assert {"05_model_input/folder/train_index.csv", "07_model_output/folder/sample/submit.csv.gz"} < {*same}
+    for name in same:
+        first, second = (_comparable(name, root.read(name)) for root in roots)
+        assert first == second, name
+
+    # A machine that predicts a share copies its own photographs only.
+    another = tmp_path / "another"
+    share = (
+        f"{chosen},data_root={data.folder},scratch_root={another},inference.share=1/3,inference.shard_size=1"
+    )
+    project.run("run", "--pipelines", "inference_share", "--params", f"{share},inference.threshold=0.4")
+    assert len([*another.glob("copies/images/*/*.jpg")]) == 4
+
+    # The index was made from other photographs than those that are there now.
+    first, second = photographs.list("images/*")[:2]
+    photographs.put(first, photographs.read(second))
+    with project.start("run", "--pipelines", "model_training", "--params", params) as process:
+        output, _ = process.communicate(timeout=600)
+    assert process.returncode == 1
+    assert f"The index was made from other files than those that are now in {photographs}/images" in output
+
+
 def _interrupt(process: subprocess.Popen[str], begun: Callable[[], bool], number: signal.Signals) -> str:
     """Send a signal to a process once it has begun; return what it printed."""
     with killed_afterwards() as processes:

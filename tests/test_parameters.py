@@ -329,8 +329,8 @@ def test_the_error_names_a_mistake_in_a_file(conf: Path, file: str, content: str
         _check("local", conf)
 
 
-PLACES = ("data_root", "checkpoint")
-PATHS = (*PLACES, "scratch_root", "archives", "folder.images", "folder.masks", "folder.test")
+PLACES = ("data_root", "checkpoint", "folder.images", "folder.masks", "folder.test")
+PATHS = (*PLACES, "scratch_root", "archives")
 URLS = (
     "s3://bucket/data",
     "gs://b/c",
@@ -361,7 +361,7 @@ def test_a_url_is_no_path(conf: Path, key: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("key", PLACES)
-def test_outputs_and_models_may_be_in_an_object_store(key: str) -> None:
+def test_outputs_models_and_photographs_may_be_in_an_object_store(key: str) -> None:
     for address in ("s3://bucket", "s3://bucket/a/b", "gs://bucket/a"):
         _check(**_nested(key, address))
     for address in ("s3://", "s3:///a", "gs:// b"):

@@ -152,10 +152,20 @@ def check_source(index: pd.DataFrame, images: ImageSource, options: str) -> None
         UserError: the index was made from another source, or files were added, changed or removed since.
     """
     if index["source"].iat[0] != images.fingerprint():
-        raise UserError(
-            f"The index was made from other files than those that are now in {images.images}, or with other "
-            f"options. Create it again with the same options: kedro run {options}"
-        )
+        raise outdated(images, options)
+
+
+def outdated(images: ImageSource, options: str) -> UserError:
+    """Return the error of an index that was made from other images. The arguments are those of `check_source`."""
+    return UserError(
+        f"The index was made from other files than those that are now in {images.images}, or with other options. "
+        f"Create it again with the same options: kedro run {options}"
+    )
+
+
+def are_unchanged(index: pd.DataFrame, images: ImageSource, image_ids: Sequence[str]) -> bool:
+    """Return whether the files of some images are those that the index describes. Other files are not read."""
+    return index.set_index("image").loc[[*image_ids], "digest"].tolist() == images.digests_of(image_ids)
 
 
 def first_few(names: Sequence[str], count: int = 10) -> str:

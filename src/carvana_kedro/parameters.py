@@ -528,10 +528,10 @@ class Kaggle(_Frozen):
 class Folder(_Frozen):
     """A folder of the user's own images."""
 
-    images: LocalPath | None
-    masks: LocalPath | None
+    images: Place | None
+    masks: Place | None
     """Folder of the masks, for training."""
-    test: LocalPath | None
+    test: Place | None
     """Folder of the images to predict; None: those in `images`."""
     mask_suffix: str
     """What follows the image's name in the name of its mask."""

@@ -10,7 +10,7 @@ import pandas as pd
 from carvana_kedro import provenance
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import UserError
-from carvana_kedro.image_index import TEST_INDEX_OPTIONS, check_source, first_few, usable_images
+from carvana_kedro.image_index import TEST_INDEX_OPTIONS, are_unchanged, first_few, outdated, usable_images
 from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.predicting.work import Job, Options, Work
 from carvana_kedro.segmentation.hardware import choose_device, choose_precision
@@ -106,13 +106,14 @@ class PredictionPlan:
     ) -> "PredictionPlan":
         """Plan the prediction of all images of an index. The arguments are those of the node `predict_masks`.
 
+        The index must describe these images: see `check_source` and `check_images`.
+
         Raises:
-            UserError: The index was made from other files, or the model is unknown.
+            UserError: The model is unknown.
         """
-        check_source(test_index, test_images, TEST_INDEX_OPTIONS)
         parameters = parameters.with_images(source.writes_images)
         trusted = model_training.trusted()
-        origin = _origin(model, test_index, test_images, parameters, trusted)
+        origin = _origin(model, test_index, parameters, trusted)
         work = Work(
             model=model,
             trusted=trusted,
@@ -126,9 +127,23 @@ class PredictionPlan:
         )
         return cls(origin, _jobs(test_index, predicted_images, parameters), work)
 
-    def files_have_changed(self) -> bool:
-        """Return whether files of the source have changed since the plan was made."""
-        return self.work.images.fingerprint() != self.origin["source"]
+
+def check_images(index: pd.DataFrame, images: ImageSource, image_ids: Sequence[str]) -> None:
+    """Check that an index describes some images as they are now, without reading others, and has no image to add.
+
+    Args:
+        index: What `select_test_images` returns.
+        images: The test images.
+        image_ids: Those to look at.
+
+    Raises:
+        UserError: The index was made from other files.
+    """
+    is_complete = isinstance(images, ImageStore) and images.expected is not None
+    if not (is_complete or {*images.ids()} <= {*index["image"]}) or not are_unchanged(
+        index, images, image_ids
+    ):
+        raise outdated(images, TEST_INDEX_OPTIONS)
 
 
 def requested_kinds(parameters: Inference) -> list[Kind]:
@@ -154,7 +169,6 @@ def _jobs(index: pd.DataFrame, predicted_images: PredictedImages, parameters: In
 def _origin(
     model: TrainedModel,
     index: pd.DataFrame,
-    images: ImageSource,
     parameters: Inference,
     trusted: Sequence[str],
 ) -> dict[str, Any]:
@@ -163,7 +177,7 @@ def _origin(
     return {
         "run_id": model.run_id,
         "model": model.digest(),
-        "source": images.fingerprint(),
+        "source": index["source"].iat[0],
         "image_ids": provenance.images_digest(index["image"].tolist(), index.loc[bad, "image"].tolist()),
         "parameters": parameters.decisive(),
         "hardware": _hardware(parameters),

@@ -1,7 +1,7 @@
 """Shares of a prediction: what they write is what one process writes."""
 
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from carvana_kedro.segmentation import hardware
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.segmentation.prediction.predictor import Predictor
 from carvana_kedro.stores import locks
+from carvana_kedro.stores.digests import Digests
 from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
@@ -126,10 +127,48 @@ def test_a_share_refuses_an_index_of_other_files(model: TrainedModel, broken: Pa
     images = ImageStore(broken / "train")
     index = index_images(images)
     first, second, *_ = (images.image_path(image_id) for image_id in images.ids())
+    content = first.read_bytes()
+    stores = (
+        PredictionShards(DiskFolder(tmp_path / "out/shards")),
+        PredictedImages(DiskFolder(tmp_path / "out")),
+    )
+    parameters = Inference(share="1/2", shard_size=1)
+
+    def refused() -> None:
+        with pytest.raises(UserError, match=r"kedro run --to-nodes inference\.select_test_images"):
+            predict_share(model, index, images, *stores, parameters, RECIPE, SOURCE)
+        assert not _files(tmp_path / "out")
+
     first.write_bytes(second.read_bytes())
-    stores = PredictionShards(DiskFolder(tmp_path / "shards")), PredictedImages(DiskFolder(tmp_path))
-    with pytest.raises(UserError, match=r"kedro run --to-nodes inference\.select_test_images"):
-        predict_share(model, index, images, *stores, Inference(share="1/2"), RECIPE, SOURCE)
+    refused()
+    first.unlink()
+    refused()
+    first.write_bytes(content)
+    added = first.with_name("000000000000_01.jpg")
+    added.write_bytes(content)
+    refused()
+    added.unlink()
+    second.write_bytes(content)  # of the other share, which refuses it
+    predict_share(model, index, images, *stores, parameters, RECIPE, SOURCE)
+    assert len(_files(tmp_path / "out")) == len(index) // 2
+
+
+def test_a_share_reads_its_own_images_only(model: TrainedModel, broken: Path, tmp_path: Path) -> None:
+    index = index_images(ImageStore(broken / "train"))
+    read: list[str] = []
+
+    class Watched(Digests):
+        def of(self, paths: Sequence[Path]) -> list[str]:
+            read.extend(path.stem for path in paths)
+            return super().of(paths)
+
+    images = ImageStore(broken / "train", digests=Watched())
+    stores = (
+        PredictionShards(DiskFolder(tmp_path / "out/shards")),
+        PredictedImages(DiskFolder(tmp_path / "out")),
+    )
+    predict_share(model, index, images, *stores, Inference(share="2/4", shard_size=1), RECIPE, SOURCE)
+    assert {*read} == {*images.ids()[1::4]}
 
 
 def test_more_shares_than_shards_leave_some_without_work(
@@ -146,7 +185,7 @@ def test_shards_of_files_that_changed_are_removed_and_those_of_other_shares_stay
     folder = tmp_path / "predicted"
     _predict(predict_share, model, images, folder, share="1/2", masks=True)
     before, predict = _names(folder), Predictor.predict
-    first, second, *_ = (images.image_path(image_id) for image_id in images.ids())
+    first, *_, second = (images.image_path(image_id) for image_id in images.ids()[3:6])  # of the second share
 
     def predict_and_change(*arguments: Any, **options: Any) -> Any:
         yield from predict(*arguments, **options)

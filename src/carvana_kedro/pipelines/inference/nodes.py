@@ -8,7 +8,7 @@ import pandas as pd
 
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import UserError
-from carvana_kedro.image_index import index_images
+from carvana_kedro.image_index import TEST_INDEX_OPTIONS, check_source, index_images
 from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.predicting import engine
 from carvana_kedro.prediction_plan import PredictionPlan, requested_kinds
@@ -60,6 +60,7 @@ def predict_masks(
         UserError: The index was made from other files, files change during the prediction, the model cannot be built,
             or an image cannot be read.
     """
+    check_source(test_index, test_images, TEST_INDEX_OPTIONS)
     plan = PredictionPlan.make(
         model,
         test_index,
@@ -83,7 +84,7 @@ def predict_masks(
             )
             shards |= predicted
         assert shards.keys() == plan.jobs.keys()
-        if missing and plan.files_have_changed():
+        if missing and test_images.fingerprint() != plan.origin["source"]:
             prediction_shards.remove(plan.work.key)  # some may be of the earlier contents, some of the new
             raise UserError(f"Files in {test_images.images} changed while they were predicted. Run again.")
         names = [shards[number].name for number in plan.jobs]

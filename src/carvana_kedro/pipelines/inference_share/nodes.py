@@ -7,10 +7,11 @@ import pandas as pd
 
 from carvana_kedro.datasets.source_description import SourceDescription
 from carvana_kedro.errors import UserError
+from carvana_kedro.image_index import are_unchanged
 from carvana_kedro.parameters import Inference, ModelTraining
 from carvana_kedro.predicting import engine
 from carvana_kedro.predicting.work import Job
-from carvana_kedro.prediction_plan import PredictionPlan
+from carvana_kedro.prediction_plan import PredictionPlan, check_images
 from carvana_kedro.segmentation.model import TrainedModel
 from carvana_kedro.stores.images.source import ImageSource
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
@@ -30,10 +31,10 @@ def predict_share(
 ) -> None:
     """Predict a share of the shards, beside other hosts.
 
-    Shards that exist are not predicted again. Nothing is locked, and nothing of other predictions is removed or
-    replaced, so that many hosts can work at once. If two hosts predict the same shard, and their rows differ, each may
-    remove the other's, and the shard may be missing. Then `predict_masks` of the inference pipeline checks all shards,
-    and predicts those that are missing.
+    Shards that exist are not predicted again, and only the images of the others are read. Nothing is locked, and
+    nothing of other predictions is removed or replaced, so that many hosts can work at once. If two hosts predict the
+    same shard, and their rows differ, each may remove the other's, and the shard may be missing. Then `predict_masks`
+    of the inference pipeline checks all shards, and predicts those that are missing.
 
     Args:
         model: The model.
@@ -61,11 +62,13 @@ def predict_share(
     mine = {number: job for number, job in plan.jobs.items() if parameters.has_shard(number)}
     finished = plan.work.finished(mine).keys()
     missing = {number: job for number, job in mine.items() if number not in finished}
-    _check_images(plan, missing)
+    readable = [image_id for job in missing.values() for image_id in job.readable]
+    check_images(test_index, test_images, readable)
+    _check_written(plan, missing)
     with engine.started(plan.work, missing, parameters.devices) as predicted:
         written = dict(predicted)
     assert written.keys() == missing.keys()
-    if missing and plan.files_have_changed():
+    if not are_unchanged(test_index, test_images, readable):
         for shard in written.values():
             predicted_images.remove(shard.images)
         prediction_shards.remove(plan.work.key, written.values())
@@ -77,7 +80,7 @@ def predict_share(
     )  # fmt: skip
 
 
-def _check_images(plan: PredictionPlan, jobs: Mapping[int, Job]) -> None:
+def _check_written(plan: PredictionPlan, jobs: Mapping[int, Job]) -> None:
     """Check that no image file of another prediction, which its manifest still describes, would be replaced."""
     images, names = plan.work.predicted_images, {name for job in jobs.values() for name in job.names}
     seals = plan.work.shards.images(but=plan.work.key) if names else {}

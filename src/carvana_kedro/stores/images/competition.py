@@ -3,7 +3,7 @@
 import hashlib
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from io import BytesIO
@@ -67,6 +67,10 @@ class ImageStore:
         contents = zip(files, self.digests.of(files), strict=True)
         facts = [(file.suffix, file.name, digest) for file, digest in contents]
         return fingerprint([*facts, ("expected", repr(self.expected))])
+
+    def digests_of(self, image_ids: Sequence[str]) -> list[str]:
+        """Return the digest of each image file, or "" if it cannot be read: see `Digests`."""
+        return self.digests.of([self.image_path(image_id) for image_id in image_ids])
 
     def image_path(self, image_id: str) -> Path:
         """Return the path of the image."""
@@ -139,9 +143,7 @@ class ImageStore:
             )
         known = set(wanted)
         image_ids = wanted + [image_id for image_id in present if image_id not in known]
-        digests = dict(
-            zip(present, self.digests.of([self.image_path(name) for name in present]), strict=True)
-        )
+        digests = dict(zip(present, self.digests_of(present), strict=True))
         examine = partial(self._examine, digests)
         has_masks = self.masks is not None
         # Reading a header takes less time than handing it to a thread.

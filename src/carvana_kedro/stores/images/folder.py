@@ -107,6 +107,16 @@ class FolderStore:
             ]
         return fingerprint(facts)
 
+    def digests_of(self, image_ids: Sequence[str]) -> list[str]:
+        """Return the digest of each image file, or "" if it cannot be read: see `Digests`.
+
+        Raises:
+            UserError: no file or more than one file has one of these ids.
+        """
+        return self.digests.of(
+            self._image_files.paths([self._image_name(image_id) for image_id in image_ids])
+        )
+
     def image_path(self, image_id: str) -> Path:
         """Return the path of the image, or of its copy.
 
@@ -164,18 +174,17 @@ class FolderStore:
         Raises:
             UserError: a folder is missing, or holds no images or masks.
         """
-        images, masks = self._listing
         if self.masks is not None and self.group is None:
             logger.warning(
                 "Each image is treated as a different object. If several images show the same object, they may be on "
                 "both sides of the split, and the scores will be too high. If the names show which images belong "
                 "together, set folder.group: --params folder.group='(.+)_[0-9]+' puts car_1 and car_2 into one group."
             )
-        single = {image_id: names[0] for image_id, names in images.items() if len(names) == 1}
-        digests = dict(zip(single, self.digests.of(self._image_files.paths([*single.values()])), strict=True))
+        present = self.ids()
+        digests = dict(zip(present, self.digests_of(present), strict=True))
         yield from examine_all(
             partial(self._examine, digests),
-            sorted({*images, *masks}),
+            sorted({*self._listing.images, *self._listing.masks}),
             in_threads=True,
             unique=self.masks is not None,
         )

@@ -82,6 +82,9 @@ class ImageSource(Protocol):
     def fingerprint(self) -> str:
         """Return a short hash of all that decides the index of the source: names and contents of images and masks."""
 
+    def digests_of(self, image_ids: Sequence[str]) -> list[str]:
+        """Return the digest of each image file: see `Digests`."""
+
     def size(self, image_id: str) -> tuple[int, int]:
         """Return the (height, width) of the image, without decoding it."""
 
