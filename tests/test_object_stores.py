@@ -180,7 +180,7 @@ def test_the_other_pipelines_run_in_a_bucket(project: Project, finished: Data) -
     assert "4 written, 0 kept" in printed
     # What a person corrects in the bucket stays.
     review = finished.folder.folder("07_model_output/sample/review/masks")
-    mask = review.list("*.png")[0]
+    mask = min(review.list("*.png"))
     review.put(mask, b"corrected")
     assert "3 written, 1 kept" in project.run("run", "--pipelines", "review", *finished.params())
     assert review.read(mask) == b"corrected"

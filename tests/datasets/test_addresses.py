@@ -83,7 +83,7 @@ def test_a_dataset_keeps_its_file_at_an_address(name: str, root: str, storage: d
         assert dataset.preview()
     assert dataset._describe()["filepath"] == f"{root}/a/file"
     assert dataset.filepath is None  # Kedro-Viz would ask for its size without the credentials
-    assert open_folder(root).list("**/*") == ["a/file"]
+    assert [*open_folder(root).list("**/*")] == ["a/file"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -105,7 +105,7 @@ def test_pictures_at_an_address_are_replaced(root: str, storage: dict[str, Any])
     assert {name: int(load()[0, 0, 0]) for name, load in dataset.load().items()} == {"a": 100, "b/c": 101}
     assert dataset.preview()
     dataset.save({"d": picture})
-    assert open_folder(root).list("**/*") == ["cutouts/d.png"]
+    assert [*open_folder(root).list("**/*")] == ["cutouts/d.png"]
 
 
 def test_handles_at_an_address(root: str, storage: dict[str, Any]) -> None:
@@ -142,7 +142,7 @@ def test_events_are_copied_when_their_writer_stops(
         (folder / "train/events").write_text("1")
         assert folder.is_relative_to(tmp_path / "scratch")
         raise KeyboardInterrupt
-    assert events.list("**/*") == ["run/train/events"]
+    assert [*events.list("**/*")] == ["run/train/events"]
 
 
 def test_a_run_locks_the_folder_of_its_recipe_at_an_address(root: str, storage: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ def test_a_run_locks_the_folder_of_its_recipe_at_an_address(root: str, storage: 
     hook.before_pipeline_run(pipeline=pipeline, catalog=catalog)
     assert open_folder(root).stat("06_models/.mine.lock")
     hook.on_pipeline_error()
-    assert open_folder(root).list("**/*") == []
+    assert open_folder(root).list("**/*") == {}
 
 
 def test_an_error_about_a_missing_input_names_its_address(root: str, storage: dict[str, Any]) -> None:

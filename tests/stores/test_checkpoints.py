@@ -94,7 +94,7 @@ def test_the_newest_checkpoints_of_each_series_are_kept(folder: Folder) -> None:
     for step in (8, 9, 10, 11):
         run.save("last", step, {"step": step})
     run.save("best", 9, {"step": 9})
-    assert run.folder.list("*") == ["best-000000009.pt", "last-000000010.pt", "last-000000011.pt"]
+    assert [*run.folder.list("*")] == ["best-000000009.pt", "last-000000010.pt", "last-000000011.pt"]
     assert run.newest("last") == {"step": 11}
     assert run.newest("best") == {"step": 9}
     assert run.newest("skipped") is None
@@ -112,7 +112,7 @@ def test_the_previous_checkpoint_replaces_a_damaged_one(
     assert "It was renamed to last-000000002.damaged" in caplog.text
     # The damaged file does not count: the next checkpoint does not replace the intact one.
     run.save("last", 2, {"step": 2})
-    assert run.folder.list("*") == ["last-000000001.pt", "last-000000002.damaged", "last-000000002.pt"]
+    assert [*run.folder.list("*")] == ["last-000000001.pt", "last-000000002.damaged", "last-000000002.pt"]
     for name in run.folder.list("*.pt"):
         run.folder.put(name, b"")
     assert run.newest("last") is None

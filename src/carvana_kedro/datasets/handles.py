@@ -14,7 +14,7 @@ from kedro_datasets._typing import ImagePreview, TablePreview
 
 from carvana_kedro.datasets.file import Storage, open_stored
 from carvana_kedro.datasets.previews import if_present
-from carvana_kedro.datasets.previews.contact_sheet import PICTURES, sheet_of_files
+from carvana_kedro.datasets.previews.contact_sheet import sheet_of_files
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.folders import Folder, Stat
 from carvana_kedro.stores.pixel_cache import PixelCache
@@ -81,7 +81,7 @@ class CheckpointsDataset(FolderHandleDataset["CheckpointStore"]):
     @if_present
     def preview(self) -> TablePreview:
         """Return a table of the newest checkpoints of all runs. Training removes old ones at any time."""
-        found = self._folder.stats(self._folder.list("*/*.pt"))
+        found = self._folder.list("*/*.pt")
         newest = sorted(found, key=lambda name: found[name].modified, reverse=True)[:_MOST_CHECKPOINTS]
         rows = [_describe_checkpoint(self._folder, name, found[name]) for name in newest]
         return TablePreview(pd.DataFrame(rows).to_dict("split") if rows else {})
@@ -107,7 +107,7 @@ class PredictedImagesDataset(FolderHandleDataset[PredictedImages]):
         """Return a contact sheet of the first images of one kind."""
         kinds = (("overlays", ".jpg"), ("cutouts", ".png"), ("masks", ".png"))
         found = (self._folder.list(f"{kind}/**/*{suffix}") for kind, suffix in kinds)
-        return sheet_of_files(self._folder, next(filter(None, found), [])[:PICTURES])
+        return sheet_of_files(self._folder, next(filter(None, found), {}))
 
 
 class EditableMasksDataset(FolderHandleDataset[EditableMasks]):
@@ -120,7 +120,7 @@ class EditableMasksDataset(FolderHandleDataset[EditableMasks]):
     @if_present
     def preview(self) -> ImagePreview:
         """Return a contact sheet of the first masks."""
-        return sheet_of_files(self._folder, self._folder.list("[!.]*.png")[:PICTURES])
+        return sheet_of_files(self._folder, self._folder.list("[!.]*.png"))
 
 
 class PixelCacheDataset(HandleDataset[PixelCache]):
@@ -157,7 +157,7 @@ def _describe_checkpoint(folder: Folder, name: str, found: Stat) -> dict[str, An
     run, _, file = name.partition("/")
     row = {"run": run, "file": file, "epoch": "cannot be read", "validation Dice": "", "MB": ""}
     with suppress(OSError, UserError):
-        last = (load_values(folder.local(name)).get("history") or [{}])[-1]
+        last = (load_values(folder.local(name, found)).get("history") or [{}])[-1]
         dice = last.get("val_dice_coeff")
         row |= {
             "epoch": last.get("epoch", ""),

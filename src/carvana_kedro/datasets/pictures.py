@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from carvana_kedro.datasets.file import FileDataset, Storage, open_stored
 from carvana_kedro.datasets.previews import if_present, preview_of
-from carvana_kedro.datasets.previews.contact_sheet import PICTURES, sheet_of_files
+from carvana_kedro.datasets.previews.contact_sheet import sheet_of_files
 from carvana_kedro.stores.faults import reading, writing
+from carvana_kedro.stores.folders import Stat
 from carvana_kedro.stores.machine import usable_cores
 
 _MOST_THREADS = 4  # each has pictures of full size in memory
@@ -167,13 +168,13 @@ class PicturesDataset(AbstractDataset[Mapping[str, Any], dict[str, Callable[[], 
     @if_present
     def preview(self) -> ImagePreview:
         """Return a contact sheet of the first pictures; of an animation, its first frame."""
-        return sheet_of_files(self._folder, self._files()[:PICTURES])
+        return sheet_of_files(self._folder, self._files())
 
     def is_there(self) -> bool:
         """Return whether the folder has pictures."""
         return bool(self._files())
 
-    def _files(self) -> list[str]:
+    def _files(self) -> dict[str, Stat]:
         return self._folder.list(f"**/*{self._suffix}")
 
     def _dataset(self, name: str) -> AbstractDataset[Any, Any]:

@@ -151,7 +151,7 @@ class CheckpointStore:
 
     def runs(self) -> Iterator["RunCheckpoints"]:
         """Yield the existing runs, newest first."""
-        facts = self.folder.stats(self.folder.list(f"*/{RunCheckpoints.FACTS}"))
+        facts = self.folder.list(f"*/{RunCheckpoints.FACTS}")
         for name in sorted(facts, key=lambda name: facts[name].modified)[::-1]:
             yield RunCheckpoints(self.folder, name.partition("/")[0])
 
@@ -247,4 +247,5 @@ class RunCheckpoints:
                 self.folder.rename(name, f"{stem}.superseded")
 
     def _series(self, series: str) -> list[str]:
-        return self.folder.list(f"{series}-*.pt")[::-1]
+        """Return the names of the checkpoints of a series, newest first."""
+        return sorted(self.folder.list(f"{series}-*.pt"), reverse=True)

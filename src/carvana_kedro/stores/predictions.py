@@ -136,7 +136,7 @@ class PredictionShards:
         """Return the intact shards of a key, by number. Others are logged: those that are damaged or have problems."""
         shards = {}
         names = self.folder.list(f"{key}/*-*.csv")
-        for name, found in zip(names, _in_threads(self.folder, self._inspect, names), strict=True):
+        for name, found in zip(names, _in_threads(self.folder, self._inspect, names, names), strict=True):
             if found is None:
                 continue
             shard, is_intact = found
@@ -153,15 +153,16 @@ class PredictionShards:
     def images(self, but: str | None = None) -> dict[str, list[Seal]]:
         """Return the seals of all images that shards of any key, but one, describe, by their names."""
         seals: dict[str, list[Seal]] = {}
-        names = [name for name in self.folder.list("*/*-*.csv") if name.partition("/")[0] != but]
-        for shard in _in_threads(self.folder, self._describe, names):
+        found = self.folder.list("*/*-*.csv")
+        names = [name for name in found if name.partition("/")[0] != but]
+        for shard in _in_threads(self.folder, self._describe, names, found):
             for name, seal in shard.images.items() if shard else ():
                 seals.setdefault(name, []).append(seal)
         return seals
 
     def doubts(self, names: Sequence[str]) -> dict[str, float]:
         """Return the doubts of all images of the named shards, by image id, as far as they are known."""
-        shards = _in_threads(self.folder, self._describe, names)
+        shards = _in_threads(self.folder, self._describe, names, _listed(self.folder, names))
         return {image: doubt for shard in shards if shard for image, doubt in shard.doubts.items()}
 
     def read(self, names: Sequence[str]) -> "ShardRows":
@@ -221,7 +222,7 @@ class ShardRows:
             UserError: a shard is missing or damaged.
         """
         # The next shards are read and checked in threads while the caller uses this one.
-        return _in_threads(self.folder, self._content, self.names)
+        return _in_threads(self.folder, self._content, self.names, _listed(self.folder, self.names))
 
     def sha256(self) -> str:
         """Return the SHA-256 of the rows as `write_submission` writes them, before compression, 64 hex digits."""
@@ -271,27 +272,33 @@ class PredictedImages:
         content = encode(image, PurePosixPath(name).suffix)
         return Seal(_digest(content), self.folder.put(name, content))
 
-    def are_intact(self, names: Iterable[str], seals: Mapping[str, Seal]) -> bool:
-        """Return whether images of these names exist, and their contents are those that the seals describe."""
-        wanted = list(names)
-        if not seals.keys() >= set(wanted):
-            return False
-        found = self.folder.stats(wanted)
-        return all(seals[name].fits(self.folder, name, found.get(name)) for name in wanted)
+    def list(self, kinds: Iterable[Kind] = KINDS) -> dict[str, Stat]:
+        """Return what the folder knows of the images of some kinds, and of other files among them, by name."""
+        return {name: stat for kind in kinds for name, stat in self.folder.list(f"{kind}/**/*").items()}
 
-    def unchanged(self, seals: Mapping[str, Sequence[Seal]]) -> set[str]:
-        """Return the names of the images whose contents are those that one of their seals describes."""
-        found = self.folder.stats(seals)
+    def are_intact(self, names: Iterable[str], seals: Mapping[str, Seal], found: Mapping[str, Stat]) -> bool:
+        """Return whether images of these names exist, and their contents are those that the seals describe.
+
+        Args:
+            names: names of the images.
+            seals: their seals.
+            found: what `list` has returned.
+        """
+        return all(name in seals and seals[name].fits(self.folder, name, found.get(name)) for name in names)
+
+    def unchanged(self, seals: Mapping[str, Sequence[Seal]], found: Mapping[str, Stat]) -> set[str]:
+        """Return the names of those images found whose contents are those that one of their seals describes."""
         return {
             name
-            for name, stat in found.items()
-            if any(seal.fits(self.folder, name, stat) for seal in seals[name])
+            for name in seals.keys() & found.keys()
+            if any(seal.fits(self.folder, name, found[name]) for seal in seals[name])
         }
 
     def remove(self, seals: Mapping[str, Seal]) -> None:
         """Remove images, unless they have changed since they were written."""
-        for name in self.unchanged({name: [seal] for name, seal in seals.items()}):
-            self.folder.remove(name)
+        for name, seal in seals.items():
+            if seal.fits(self.folder, name, self.folder.stat(name)):
+                self.folder.remove(name)
 
     def remove_others(
         self, kept: Collection[str], expected: Collection[str], shards: PredictionShards
@@ -308,10 +315,8 @@ class PredictedImages:
         """
         for kind in KINDS:
             self.folder.folder(kind).sweep()
-        found = (name for kind in KINDS for name in self.folder.list(f"{kind}/**/*"))
-        others = [name for name in found if name not in kept]
-        seals = shards.images() if others else {}
-        ours = self.unchanged({name: seals[name] for name in others if name in seals})
+        others = {name: stat for name, stat in self.list().items() if name not in kept}
+        ours = self.unchanged(shards.images(), others) if others else set()
         for name in ours:
             self.folder.remove(name)
         if removed := sum(name not in expected for name in ours):
@@ -428,14 +433,28 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _in_threads(folder: Folder, function: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
-    """Yield the result of a function for every shard, in order. It reads the shard, in as many threads as pay."""
-    found = folder.stats(names)
+def _in_threads(
+    folder: Folder, function: Callable[[str], T], names: Iterable[str], found: Mapping[str, Stat]
+) -> Iterator[T]:
+    """Yield the result of a function for every shard, in order. It reads the shard, in as many threads as pay.
+
+    Args:
+        folder: of the shards.
+        function: called with the name of a shard.
+        names: names of the shards.
+        found: what the folder has listed, for the sizes.
+    """
 
     def size(name: str) -> int:
         return found[name].size if name in found else 0
 
     return map_in_threads(function, names, size=size, limit=_READ_AHEAD, threads=folder.threads)
+
+
+def _listed(folder: Folder, names: Iterable[str]) -> dict[str, Stat]:
+    """Return what the folder knows of the shards beside these, themselves included: one list, not a question each."""
+    keys = sorted({name.partition("/")[0] for name in names})
+    return {name: stat for key in keys for name, stat in folder.list(f"{key}/*.csv").items()}
 
 
 def _is_intact(name: str, content: bytes) -> bool:

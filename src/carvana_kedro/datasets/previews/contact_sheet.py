@@ -1,7 +1,8 @@
 """Contact sheets: some pictures on one page, for previews in Kedro-Viz."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -13,7 +14,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.monitoring.lettering import shortened, write
 from carvana_kedro.segmentation.monitoring.visualization import fitted
 from carvana_kedro.stores.faults import reading
-from carvana_kedro.stores.folders import Folder
+from carvana_kedro.stores.folders import Folder, Stat
 
 PICTURES = 9
 """Number of pictures on a sheet."""
@@ -26,10 +27,10 @@ _CAPTION = 40  # height in pixels; the side panel shows a third of it
 _LETTERS = 0.9  # size of the font
 
 
-def read_small(folder: Folder, name: str) -> np.ndarray:
+def read_small(folder: Folder, name: str, known: Stat | None = None) -> np.ndarray:
     """Read a picture, (H, W, 3) uint8 RGB: on white, without transparent margins, and no larger than the sheet."""
     height, width = SIZE
-    with reading(f"{folder}/{name}"), Image.open(folder.local(name)) as opened:
+    with reading(f"{folder}/{name}"), Image.open(folder.local(name, known)) as opened:
         opened.draft("RGB", (width // 2, height // 2))  # decodes jpg at a fraction of its size
         picture = opened.convert("RGBA")
     picture = picture.crop(picture.getchannel("A").getbbox())
@@ -37,12 +38,12 @@ def read_small(folder: Folder, name: str) -> np.ndarray:
     return np.asarray(on_white(picture))
 
 
-def sheet_of_files(folder: Folder, names: Iterable[str]) -> ImagePreview:
-    """Arrange the pictures in files of a folder. Those that cannot be read are left out."""
+def sheet_of_files(folder: Folder, files: Mapping[str, Stat]) -> ImagePreview:
+    """Arrange the first pictures of those that a folder has listed. Those that cannot be read are left out."""
     pictures = {}
-    for name in names:
+    for name, known in islice(files.items(), PICTURES):
         with suppress(UserError):
-            pictures[PurePosixPath(name).with_suffix("").as_posix()] = read_small(folder, name)
+            pictures[PurePosixPath(name).with_suffix("").as_posix()] = read_small(folder, name, known)
     return contact_sheet(pictures) if pictures else ImagePreview("")
 
 

@@ -84,7 +84,8 @@ def _check_written(plan: PredictionPlan, jobs: Mapping[int, Job]) -> None:
     """Check that no image file of another prediction, which its manifest still describes, would be replaced."""
     images, names = plan.work.predicted_images, {name for job in jobs.values() for name in job.names}
     seals = plan.work.shards.images(but=plan.work.key) if names else {}
-    others = images.unchanged({name: seals[name] for name in names & seals.keys()})
+    there = images.list() if seals else {}
+    others = images.unchanged(seals, {name: stat for name, stat in there.items() if name in names})
     if others:
         raise UserError(
             f"{images.folder.address(min(others))} belongs to another prediction, which a share does not replace. "

@@ -1,6 +1,5 @@
 """What stores need of a folder, wherever it is."""
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
@@ -47,21 +46,24 @@ class Folder(Protocol):
             FileNotFoundError: There is no such file.
         """
 
-    def local(self, name: str) -> Path:
+    def local(self, name: str, known: Stat | None = None) -> Path:
         """Return the path of a file on a disk, for libraries that need one. It is only for reading.
+
+        Args:
+            name: Of the file.
+            known: What `list` or `stat` has returned for it. An object store then need not be asked for a copy that is
+                there already. A disk ignores it.
 
         Raises:
             FileNotFoundError: There is no such file.
+            UserError: An object is no longer the known one.
         """
 
     def stat(self, name: str) -> Stat | None:
         """Return size, time and version of a file; None if it does not exist."""
 
-    def stats(self, names: Iterable[str]) -> dict[str, Stat]:
-        """Return `stat` of those of the files that exist, by name."""
-
-    def list(self, pattern: str) -> list[str]:
-        """Return the sorted names of the files that match a pattern of `Path.glob`, such as `*/run.json`."""
+    def list(self, pattern: str) -> dict[str, Stat]:
+        """Return `stat` of the files that match a pattern of `Path.glob`, such as `*/run.json`, sorted by name."""
 
     def rename(self, name: str, to: str) -> None:
         """Rename a file, in place of an earlier one. An object store copies it, and removes it afterwards."""

@@ -1,8 +1,8 @@
 """A folder on a disk."""
 
 import os
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+import stat
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -35,7 +35,7 @@ class DiskFolder:
         """See `Folder.read`."""
         return (self.path / name).read_bytes()
 
-    def local(self, name: str) -> Path:
+    def local(self, name: str, known: Stat | None = None) -> Path:
         """Return the path of the file itself."""
         path = self.path / name
         path.stat()  # raises an error if there is none
@@ -44,19 +44,19 @@ class DiskFolder:
     def stat(self, name: str) -> Stat | None:
         """See `Folder.stat`."""
         try:
-            found = (self.path / name).stat()
+            return _stat((self.path / name).stat())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return Stat(found.st_size, found.st_mtime, state_of(found))
 
-    def stats(self, names: Iterable[str]) -> dict[str, Stat]:
-        """See `Folder.stats`."""
-        return {name: found for name in names if (found := self.stat(name))}
-
-    def list(self, pattern: str) -> list[str]:
+    def list(self, pattern: str) -> dict[str, Stat]:
         """See `Folder.list`."""
-        found = (path for path in self.path.glob(pattern) if path.is_file())
-        return sorted(path.relative_to(self.path).as_posix() for path in found)
+        depth, files = len(self.path.parts), {}
+        for path in self.path.glob(pattern):
+            with suppress(FileNotFoundError, NotADirectoryError):  # a broken link, or just removed
+                found = path.stat()
+                if stat.S_ISREG(found.st_mode):
+                    files["/".join(path.parts[depth:])] = _stat(found)
+        return dict(sorted(files.items()))
 
     def rename(self, name: str, to: str) -> None:
         """See `Folder.rename`."""
@@ -94,3 +94,7 @@ class DiskFolder:
     def __str__(self) -> str:
         """Return the path."""
         return str(self.path)
+
+
+def _stat(found: os.stat_result) -> Stat:
+    return Stat(found.st_size, found.st_mtime, state_of(found))

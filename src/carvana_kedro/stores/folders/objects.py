@@ -7,8 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -101,11 +100,11 @@ class ObjectFolder:
             content: bytes = self._files.cat_file(self._path(name))
         return content
 
-    def local(self, name: str) -> Path:
-        """Return the path of a copy on the disk. It is downloaded if there is none of the object's present version."""
+    def local(self, name: str, known: Stat | None = None) -> Path:
+        """Return the path of a copy on the disk. It is downloaded if there is none of the known or present version."""
         copies = self.scratch / "copies" / _hashed(self.address(name))
         while True:
-            found = self.stat(name)
+            found = known or self.stat(name)
             if found is None:
                 raise FileNotFoundError(self.address(name))
             copy = copies / _hashed(found.version) / Path(name).name
@@ -113,9 +112,12 @@ class ObjectFolder:
                 return copy
             with atomic_path(copy) as part, self._asking(name, "read"):
                 self._files.get_file(self._path(name), str(part))
-            if self.stat(name) == found:  # else it was replaced meanwhile, and the copy may be of either
+            now = self.stat(name)
+            if now and now.version == found.version:  # else it was replaced, and the copy may be of either
                 break
             shutil.rmtree(copy.parent, ignore_errors=True)
+            if known:
+                raise UserError(f"{self.address(name)} changed while it was read. Run again.")
         for earlier in copies.iterdir():
             if earlier != copy.parent:
                 shutil.rmtree(earlier, ignore_errors=True)
@@ -130,19 +132,16 @@ class ObjectFolder:
             return None
         return None if found["type"] == "directory" else _stat(found)
 
-    def stats(self, names: Iterable[str]) -> dict[str, Stat]:
-        """See `Folder.stats`. Several requests are under way at once."""
-        wanted = list(names)
-        with ThreadPoolExecutor(self.threads) as threads:
-            return {
-                name: found
-                for name, found in zip(wanted, threads.map(self.stat, wanted), strict=True)
-                if found
-            }
-
-    def list(self, pattern: str) -> list[str]:
+    def list(self, pattern: str) -> dict[str, Stat]:
         """See `Folder.list`. What the pattern begins with limits the request."""
-        return sorted(self._found(pattern))
+        folder, _, begin = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")
+        with suppress(FileNotFoundError), self._asking(folder, "read"):
+            found = self._files.find(self._path(folder).rstrip("/"), prefix=begin, detail=True)
+            matches = re.compile(glob_translate(pattern)).match
+            below = len(self._files._strip_protocol(self.root)) + 1
+            names = ((path[below:], info) for path, info in found.items() if not path.endswith("/"))
+            return dict(sorted((name, _stat(info)) for name, info in names if matches(name)))
+        return {}
 
     def rename(self, name: str, to: str) -> None:
         """See `Folder.rename`. A killed process may leave both."""
@@ -217,20 +216,9 @@ class ObjectFolder:
         """Return the path in the file system."""
         return self.address(name).partition("://")[2]
 
-    def _found(self, pattern: str) -> dict[str, Stat]:
-        """Return what is known of the files that match a pattern, by name."""
-        folder, _, begin = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")
-        with suppress(FileNotFoundError), self._asking(folder, "read"):
-            found = self._files.find(self._path(folder).rstrip("/"), prefix=begin, detail=True)
-            matches = re.compile(glob_translate(pattern)).match
-            below = len(self._files._strip_protocol(self.root)) + 1
-            names = ((path[below:], info) for path, info in found.items() if not path.endswith("/"))
-            return {name: _stat(info) for name, info in names if matches(name)}
-        return {}
-
     def _upload(self, path: Path, before: Mapping[str, str]) -> None:
         """Upload the files of a folder on the disk that have changed since `before`, or are not in the store."""
-        there = self._found("**")
+        there = self.list("**")
         for name, state in _states(path).items():
             if state != before.get(name) or name not in there:
                 with self._asking(name, "written"):
@@ -274,7 +262,8 @@ def _states(path: Path) -> dict[str, str]:
 
 
 def _stat(info: Mapping[str, Any]) -> Stat:
-    return Stat(info["size"], _modified(info), _version(info) or f"{info['size']} {info.get('created')}")
+    modified = _modified(info)
+    return Stat(info["size"], modified, _version(info) or f"{info['size']} {modified}")
 
 
 def _version(info: Mapping[str, Any]) -> str:
@@ -283,8 +272,8 @@ def _version(info: Mapping[str, Any]) -> str:
 
 
 def _modified(info: Mapping[str, Any]) -> float:
-    found = (info.get(key) for key in ("LastModified", "mtime", "created"))
-    return next((time.timestamp() for time in found if isinstance(time, datetime)), 0.0)
+    found = next(filter(None, (info.get(key) for key in ("LastModified", "mtime", "created"))), 0.0)
+    return found.timestamp() if isinstance(found, datetime) else float(found)
 
 
 def _hashed(text: str) -> str:
