@@ -236,7 +236,7 @@ def test_photographs_may_be_in_a_bucket(
     assert len([*another.glob("copies/images/*/*.jpg")]) == 4
 
     # The index was made from other photographs than those that are there now.
-    first, second = photographs.list("images/*")[:2]
+    first, second, *_ = photographs.list("images/*")
     photographs.put(first, photographs.read(second))
     with project.start("run", "--pipelines", "model_training", "--params", params) as process:
         output, _ = process.communicate(timeout=600)

@@ -97,7 +97,8 @@ class ObjectFolder:
     def read(self, name: str) -> bytes:
         """See `Folder.read`."""
         with self._asking(name, "read"):
-            content: bytes = self._files.cat_file(self._path(name))
+            # In one request: s3fs asks for the size first, if it may read several parts at once.
+            content: bytes = self._files.cat_file(self._path(name), max_concurrency=1)
         return content
 
     def local(self, name: str, known: Stat | None = None) -> Path:

@@ -1,6 +1,7 @@
 """The files of a folder of images: on a disk, or in an object store, from where they are copied."""
 
 import logging
+import re
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -166,12 +167,10 @@ class FilesInStore:
     @cached_property
     def _stats(self) -> dict[str, Stat]:
         """What the store tells about its files, by name, sorted."""
-        found = self.folder.stats(self.folder.list("**/*"))
+        found = self.folder.list("**/*")
         stats = {
-            name: stat
-            for name, stat in found.items()
-            if not any(part.startswith(".") for part in name.split("/"))
-        }
+            name: stat for name, stat in found.items() if not re.search(r"(^|/)\.", name)
+        }  # no hidden files
         self._remove_copies(but={_copy_of(name, stat) for name, stat in stats.items()})
         return stats
 
