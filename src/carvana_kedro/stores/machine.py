@@ -100,7 +100,8 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
     if free < needed:
         raise UserError(
             f"{purpose[:1].upper()}{purpose[1:]} needs {format_size(needed)}, but only {format_size(free)} is free "
-            f"on the disk of {folder}. Free some space, or keep the data elsewhere: --params data_root=PATH"
+            f"on the disk of {folder}. Free some space, or keep the data elsewhere: --params data_root=PATH (or "
+            "scratch_root=PATH, if data_root is an address)"
         )
 
 

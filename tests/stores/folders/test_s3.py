@@ -106,7 +106,7 @@ def test_a_missing_bucket_is_told(s3: StandInS3, tmp_path: Path) -> None:
     for action in _actions(folder):
         assert re.fullmatch(
             r"s3://no-bucket/\S+ cannot be (read|written|renamed): the bucket s3://no-bucket does not exist\. Create "
-            r"it, or correct the name: --params data_root=ADDRESS",
+            r"it, or correct the address",
             _message(action),
         )
     assert not list(tmp_path.rglob("*.part"))

@@ -239,7 +239,7 @@ class ObjectFolder:
                     protocol = self.root.partition("://")[0]
                     raise UserError(
                         f"{address} cannot be {what}: the bucket {protocol}://{bucket} does not exist. Create it, or "
-                        "correct the name: --params data_root=ADDRESS"
+                        "correct the address."
                     ) from error
             _found_buckets.add(bucket)
             raise
