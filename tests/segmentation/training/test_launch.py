@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 import launched_process
 from carvana_kedro.errors import UserError
+from carvana_kedro.segmentation.training import launch
 from carvana_kedro.segmentation.training.distributed import LostProcessError, noticing_lost_processes
 from carvana_kedro.segmentation.training.launch import report_step, run_in_processes, stop_requested
 from carvana_kedro.stores.machine import usable_cores
@@ -289,6 +290,23 @@ def test_another_thread_than_the_main_one_is_refused() -> None:
 def test_a_rendezvous_that_is_no_address_is_refused() -> None:
     with pytest.raises(UserError, match="It should be HOST:PORT"):
         run_in_processes(launched_process.surroundings, devices=1, nodes=2, rendezvous="nowhere")
+
+
+def test_a_machine_recognizes_its_own_address() -> None:
+    assert launch._own_address(None) == ("127.0.0.1", False)
+    # Every machine has it, so PyTorch decides.
+    assert launch._own_address("127.0.0.1:29500") == ("127.0.0.1", False)
+    assert (launch._interface("127.0.0.1") or "").startswith("lo")
+    assert launch._interface("203.0.113.1") is None  # of no machine: RFC 5737
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("203.0.113.1", 9))  # sends nothing
+        except OSError:
+            pytest.skip("this machine has only the loopback interface")
+        own = probe.getsockname()[0]
+    assert launch._own_address(f"{own}:29500") == (own, True)
+    assert launch._own_address("203.0.113.1:29500") == (own, False)
+    assert launch._interface(own) in {name for _, name in socket.if_nameindex()} - {"lo"}
 
 
 def test_outside_of_ranks_nothing_is_reported_and_no_stop_requested() -> None:
