@@ -33,10 +33,17 @@ _BLACK_IS_OUTSIDE = MaskValues()
 
 
 class _Listing(NamedTuple):
-    """Names of files by image id. More than one file per id is a problem."""
+    """What the folders hold.
+
+    Attributes:
+        images: names of files by image id. More than one file per id is a problem.
+        masks: the same of masks.
+        ignored: sentences about files that are not used.
+    """
 
     images: dict[str, list[str]]
     masks: dict[str, list[str]]
+    ignored: list[str]
 
 
 @dataclass(frozen=True)
@@ -169,11 +176,13 @@ class FolderStore:
         """Yield a record for every image and every mask without an image, in order, with its problems.
 
         All files are decoded in threads, jpg files at 1/8 of their size. If there are masks, two images with the same
-        bytes are a problem: they could be on different sides of the split.
+        bytes are a problem: they could be on different sides of the split. Files that are not used are logged.
 
         Raises:
             UserError: a folder is missing, or holds no images or masks.
         """
+        for sentence in self._listing.ignored:
+            logger.warning("%s", sentence)
         if self.masks is not None and self.group is None:
             logger.warning(
                 "Each image is treated as a different object. If several images show the same object, they may be on "
@@ -194,7 +203,7 @@ class FolderStore:
         group = self._group_of(image_id)
         if not group and self.masks is not None:  # only the split needs groups
             problems.append(f"the name does not match folder.group = {self.group!r}")
-        images, masks = (found.get(image_id, []) for found in self._listing)
+        images, masks = (found.get(image_id, []) for found in self._listing[:2])
         header = _examine_image(self._image_files, images, problems)
         area = float("nan")
         if self._mask_files is not None:
@@ -240,9 +249,9 @@ class FolderStore:
 
     @cached_property
     def _listing(self) -> _Listing:
-        found = _Listing({}, {})
+        found = _Listing({}, {}, [])
         images, masks = self._image_files, self._mask_files
-        names, subfolders = _find(images, "folder.images")
+        names, subfolders = _find(images, "folder.images", found.ignored)
         shared = masks is not None and images.is_same_as(masks)
         if shared and not self.mask_suffix:
             raise UserError(
@@ -252,12 +261,12 @@ class FolderStore:
         with_suffix: dict[str, list[str]] = {}
         others = _collect(with_suffix, names, _MASK_TYPES, self.mask_suffix) if self.mask_suffix else names
         others = _collect(found.images, others, IMAGE_TYPES)
-        _warn(f"%s: %d files are not {_FORMATS} and are ignored: %s", images, others)
+        _tell(found.ignored, images, others, f"files are not {_FORMATS} and are ignored")
         if shared:
             found.masks.update(with_suffix)
         else:
             of_masks = [name for names in with_suffix.values() for name in names]
-            _warn("%s: %d files have names of masks and are not used as images: %s", images, of_masks)
+            _tell(found.ignored, images, of_masks, "files have names of masks and are not used as images")
         if not found.images:
             raise UserError(
                 f"{images} holds no {_FORMATS}{_format_contents(subfolders, others)}. "
@@ -265,7 +274,7 @@ class FolderStore:
             )
         if masks is not None:
             if not shared:
-                subfolders = self._list_masks(masks, found.masks)
+                subfolders = self._list_masks(masks, found)
             if not found.masks:
                 ending = f" with a name that ends in {self.mask_suffix!r}" if self.mask_suffix else ""
                 raise UserError(
@@ -274,19 +283,15 @@ class FolderStore:
                 )
         return found
 
-    def _list_masks(self, files: Files, masks: dict[str, list[str]]) -> dict[str, int]:
-        """Add the names of masks to `masks`, by image id. Return the subfolders."""
-        names, subfolders = _find(files, "folder.masks")
-        others = _collect(masks, names, _MASK_TYPES, self.mask_suffix)
+    def _list_masks(self, files: Files, found: _Listing) -> dict[str, int]:
+        """Add the masks of a folder of their own. Return its subfolders."""
+        names, subfolders = _find(files, "folder.masks", found.ignored)
+        others = _collect(found.masks, names, _MASK_TYPES, self.mask_suffix)
         without_suffix = [name for name in others if _type_of(name) in _MASK_TYPES]
-        ending = repr(self.mask_suffix).replace("%", "%%")
-        _warn(
-            f"%s: %d masks are ignored, because their names do not end in {ending}: %s",
-            files,
-            without_suffix,
-        )
+        ending = f"masks are ignored, because their names do not end in {self.mask_suffix!r}"
+        _tell(found.ignored, files, without_suffix, ending)
         not_images = [name for name in others if _type_of(name) not in _MASK_TYPES]
-        _warn("%s: %d files are not images and are ignored: %s", files, not_images)
+        _tell(found.ignored, files, not_images, "files are not images and are ignored")
         return subfolders
 
 
@@ -294,8 +299,8 @@ def _files_of(folder: Path | FilesInStore) -> Files:
     return FilesOnDisk(folder) if isinstance(folder, Path) else folder
 
 
-def _find(files: Files, parameter: str) -> Found:
-    """Return what a folder holds. Warn about subfolders."""
+def _find(files: Files, parameter: str, ignored: list[str]) -> Found:
+    """Return what a folder holds. Add a sentence about subfolders to `ignored`."""
     try:
         found = files.find(_MASK_TYPES)
     except OSError as error:
@@ -303,12 +308,8 @@ def _find(files: Files, parameter: str) -> Found:
             f"{files} cannot be opened as a folder ({error.strerror}). Set {parameter} to an existing folder."
         ) from error
     if found.subfolders:
-        logger.warning(
-            "%s: %d subfolders are not read: %s",
-            files,
-            len(found.subfolders),
-            _format_subfolders(found.subfolders),
-        )
+        count, named = len(found.subfolders), _format_subfolders(found.subfolders)
+        ignored.append(f"{files}: {count} subfolders are not read: {named}")
     return found
 
 
@@ -352,10 +353,10 @@ def _normalize(name: str) -> str:
     return shown(name)  # image ids are shown in tables, log lines and the model card
 
 
-def _warn(message: str, files: Files, names: Sequence[str], count: int = 5) -> None:
-    """Log the number of files and the first names, if there are any."""
+def _tell(ignored: list[str], files: Files, names: Sequence[str], what: str) -> None:
+    """Add a sentence with the number of files and the first names to `ignored`, if there are any."""
     if names:
-        logger.warning(message, files, len(names), _format_first(names, count))
+        ignored.append(f"{files}: {len(names)} {what}: {_format_first(names)}")
 
 
 def _format_first(names: Sequence[str], count: int = 5) -> str:
