@@ -9,10 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.folders import Folder, open_folder
+from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 from processes import killed_afterwards
 from standin_s3 import NEEDS_S3, SECRET, StandInS3
 
@@ -178,6 +180,25 @@ def test_an_image_is_one_request(s3: StandInS3, in_s3: Folder) -> None:
     in_s3.put("masks/a.png", b"content")
     (request,) = s3.requests()[before:]
     assert re.fullmatch(r"PUT /\S+/data/masks/a\.png", request)
+
+
+def test_a_shard_is_two_requests(s3: StandInS3, in_s3: Folder) -> None:
+    shards = PredictionShards(in_s3)
+    shards.write("key", 0, [])
+    before = len(s3.requests())
+    shards.write("key", 1, [])
+    description, rows = s3.requests()[before:]
+    assert re.fullmatch(r"PUT /\S+/data/key/00001-\S+\.json", description)
+    assert re.fullmatch(r"PUT /\S+/data/key/00001-\S+\.csv", rows)
+
+
+def test_a_resume_lists_images_instead_of_asking_for_each(s3: StandInS3, in_s3: Folder) -> None:
+    images, mask = PredictedImages(in_s3), np.eye(8, dtype=bool)
+    seals = {images.name("masks", image): images.write("masks", image, mask) for image in ("a", "b/c", "d")}
+    before = len(s3.requests())
+    assert images.are_intact(seals, seals, images.list(["masks"]))
+    (request,) = s3.requests()[before:]
+    assert re.fullmatch(r"GET /\S+\?list-type=2\S*", request)
 
 
 def test_a_large_file_appears_whole_too(in_s3: Folder) -> None:
