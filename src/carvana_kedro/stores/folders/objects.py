@@ -194,10 +194,6 @@ class ObjectFolder:
         """See `Folder.address`."""
         return f"{self.root}/{name}"
 
-    def is_absolute(self) -> bool:
-        """Return True."""
-        return True
-
     def __str__(self) -> str:
         """Return the address."""
         return self.root
