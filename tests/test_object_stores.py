@@ -136,7 +136,7 @@ def test_a_run_in_a_bucket_writes_what_a_run_on_a_disk_writes(on_disk: DiskFolde
 
 def test_the_disk_keeps_only_what_is_scratch(project: Project, finished: Data) -> None:
     kept = {path.name for path in finished.scratch.iterdir()}
-    assert kept == {"01_raw", "02_intermediate", "copies", "locks", "parts", "working"}
+    assert kept == {"01_raw", "02_intermediate", "copies", "parts", "working"}
     assert not [*(finished.scratch / "parts").iterdir()]
     caches = [path for path in (finished.scratch / "02_intermediate").rglob("*") if path.is_file()]
     assert {path.suffix for path in caches} == {".sqlite", ".bits"}
@@ -276,6 +276,11 @@ def test_a_killed_run_in_a_bucket_resumes(project: Project, on_disk: DiskFolder,
     assert len(events.list("sample/*/events.*")) == 2
     assert not [name for name in data.names() if name.endswith(".lock")]
     assert "resumes in epoch" in project.run(*train)
+    # As if the process had been killed after its last epoch, before it copied its events.
+    written = {*events.list("sample/*/events.*")}
+    events.remove(max(written))
+    assert "is finished" in project.run(*train)
+    assert {*events.list("sample/*/events.*")} == written
     # Bit for bit the model of a run that was not interrupted.
     states = [
         read_checkpoint(folder, "06_models/sample/model.pt")["weights"] for folder in (on_disk, data.folder)

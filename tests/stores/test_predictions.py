@@ -188,8 +188,13 @@ def test_intact_shards_are_found_and_damaged_ones_are_logged(
 def test_a_shard_replaces_an_earlier_one_of_its_number(folder: Folder) -> None:
     shards = PredictionShards(folder)
     with shards.locked():
+        neighbor = shards.write("key", 4, ROWS)
         for rows in (ROWS[:1], ROWS[1:]):
             shard = shards.write("key", 3, rows)
+        folder.put("key/00003-of a killed process.json", b"{}")
+        shards.keep_only("key", {3: shard})
+    assert shards.find("key") == {3: shard, 4: neighbor}
+    shards.remove("key", [neighbor])
     assert [*folder.list("key/*")] == [f"{shard.name.removesuffix('.csv')}.json", shard.name][::-1]
     other = shards.write("other", 0, ROWS)
     shards.remove("key", [shard])

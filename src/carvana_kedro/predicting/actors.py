@@ -21,6 +21,7 @@ from carvana_kedro import __version__
 from carvana_kedro.errors import UserError
 from carvana_kedro.predicting.messages import for_parent
 from carvana_kedro.predicting.work import Job, Work
+from carvana_kedro.stores.folders import is_address
 from carvana_kedro.stores.machine import share_machine, usable_cores
 from carvana_kedro.stores.predictions import Shard
 
@@ -93,8 +94,9 @@ def _require_absolute(work: Work, error: OSError) -> None:
     """
     import ray
 
-    for path in (work.images.images, work.shards.folder, work.predicted_images.folder):
-        if not path.is_absolute():
+    for folder in (work.images.images, work.shards.folder, work.predicted_images.folder):
+        path = str(folder)
+        if not (is_address(path) or Path(path).is_absolute()):
             raise UserError(
                 f"The node {ray.util.get_node_ip_address()} cannot use the folder that {path} is relative to "
                 f"({error}). Keep the data on a disk that all nodes share, and name it: --params data_root=PATH, with "

@@ -110,7 +110,10 @@ class PredictionShards:
         problems: Mapping[str, str] | None = None,
         doubts: Mapping[str, float] | None = None,
     ) -> Shard:
-        """Write one shard atomically in place of an earlier one of this number. The arguments are those of `Shard`."""
+        """Write one shard atomically. The arguments are those of `Shard`.
+
+        An earlier one of this number with other rows stays until `keep_only`.
+        """
         text = io.StringIO(newline="")
         _write_rows(text, rows)
         content = text.getvalue().encode()
@@ -120,10 +123,15 @@ class PredictionShards:
         # The rows come last: with them, the shard is there.
         self.folder.put(_description(shard.name), json.dumps(asdict(shard)).encode())
         self.folder.put(shard.name, content)
-        for earlier in self.folder.list(f"{key}/{number:05d}-*"):
-            if earlier not in (shard.name, _description(shard.name)):
-                self.folder.remove(earlier)
         return shard
+
+    def keep_only(self, key: str, shards: Mapping[int, Shard]) -> None:
+        """Remove all other files of the numbers of these shards: earlier ones, and those of killed processes."""
+        numbers = {f"{number:05d}" for number in shards}
+        kept = {name for shard in shards.values() for name in (shard.name, _description(shard.name))}
+        for name in self.folder.list(f"{key}/*-*"):  # in order: rows come before their description
+            if name not in kept and PurePosixPath(name).name.partition("-")[0] in numbers:
+                self.folder.remove(name)
 
     def remove(self, key: str, shards: Iterable[Shard] | None = None) -> None:
         """Remove shards of a key; None: all of them."""
@@ -153,16 +161,15 @@ class PredictionShards:
     def images(self, but: str | None = None) -> dict[str, list[Seal]]:
         """Return the seals of all images that shards of any key, but one, describe, by their names."""
         seals: dict[str, list[Seal]] = {}
-        found = self.folder.list("*/*-*.csv")
-        names = [name for name in found if name.partition("/")[0] != but]
-        for shard in _in_threads(self.folder, self._describe, names, found):
+        names = [name for name in self.folder.list("*/*-*.csv") if name.partition("/")[0] != but]
+        for shard in self._descriptions(names):
             for name, seal in shard.images.items() if shard else ():
                 seals.setdefault(name, []).append(seal)
         return seals
 
     def doubts(self, names: Sequence[str]) -> dict[str, float]:
         """Return the doubts of all images of the named shards, by image id, as far as they are known."""
-        shards = _in_threads(self.folder, self._describe, names, _listed(self.folder, names))
+        shards = self._descriptions(names)
         return {image: doubt for shard in shards if shard for image, doubt in shard.doubts.items()}
 
     def read(self, names: Sequence[str]) -> "ShardRows":
@@ -178,6 +185,12 @@ class PredictionShards:
             except FileNotFoundError:  # another process did
                 return None
         return shard, _is_intact(name, content)
+
+    def _descriptions(self, names: Iterable[str]) -> Iterator[Shard | None]:
+        """Yield the descriptions of shards, in order."""
+        if self.folder.threads is None:  # they are parsed more slowly in threads than read from a disk
+            return map(self._describe, names)
+        return _in_threads(self.folder, self._describe, names, {})
 
     def _describe(self, name: str) -> Shard | None:
         """Return the description of a shard by the name of its rows, or None if there is none or it is damaged."""
@@ -442,7 +455,7 @@ def _in_threads(
         folder: of the shards.
         function: called with the name of a shard.
         names: names of the shards.
-        found: what the folder has listed, for the sizes.
+        found: what the folder has listed, for the sizes. They limit what is in memory at once.
     """
 
     def size(name: str) -> int:

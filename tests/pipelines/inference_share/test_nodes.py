@@ -99,6 +99,10 @@ def test_a_share_predicts_only_what_is_missing(
     for expected in ("2 predicted now, 0 before", "0 predicted now, 2 before"):
         _predict(predict_share, model, training_images, tmp_path, share="2/3")
         assert f"Share 2/3 has 2 of 6 shards: {expected}" in caplog.text
+    shard, _ = sorted(tmp_path.rglob("*.csv"))
+    shard.rename(shard.with_name("00001-0123456789abcdef.csv"))  # the digest of other rows
+    _predict(predict_share, model, training_images, tmp_path, share="2/3")
+    assert "1 predicted now, 1 before" in caplog.text
     numbers = sorted(int(path.name[:5]) for path in tmp_path.rglob("*.csv"))
     assert numbers == [1, 4]
 

@@ -210,6 +210,15 @@ def test_a_copy_is_downloaded_once_for_each_version(in_memory: Folder, tmp_path:
     assert [path.name for path in (tmp_path / "scratch" / "copies").rglob("*.txt")] == ["a.txt"]
 
 
+def test_the_copy_of_a_removed_object_is_removed(in_memory: Folder, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        in_memory.put(name, b"content")
+        in_memory.local(name)
+    in_memory.rename("a", "c")
+    in_memory.remove("b")
+    assert not [path for path in (tmp_path / "scratch" / "copies").rglob("*") if path.is_file()]
+
+
 def test_a_copy_of_a_known_version_is_not_asked_for_again(
     in_memory: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
+import numpy as np
 import pytest
 
 from carvana_kedro.errors import UserError
 from carvana_kedro.stores.folders import Folder, open_folder
+from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 from processes import killed_afterwards
 from standin_s3 import NEEDS_S3, SECRET, StandInS3
 
@@ -58,11 +61,17 @@ def start(s3: StandInS3, in_s3: Folder, tmp_path: Path) -> Iterator[Start]:
     """`start(program)` starts a program with the folder."""
     with killed_afterwards() as processes:
 
-        def call(program: str, scratch: Path = tmp_path / "scratch") -> subprocess.Popen[str]:
+        def call(program: str, temporary: str = "temporary") -> subprocess.Popen[str]:
+            # Each has a folder of its own for copies; those for temporary files, with the locks, may be one.
+            scratch, folder = tmp_path / f"scratch{len(processes)}", tmp_path / temporary
+            folder.mkdir(exist_ok=True)
             arguments = [str(in_s3), str(scratch), json.dumps(s3.options)]
             command = [sys.executable, "-c", BEGIN + program, *arguments]
+            environment = os.environ | {"TMPDIR": str(folder)}
             processes.append(
-                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+                )
             )
             return processes[-1]
 
@@ -180,6 +189,37 @@ def test_an_image_is_one_request(s3: StandInS3, in_s3: Folder) -> None:
     assert re.fullmatch(r"PUT /\S+/data/masks/a\.png", request)
 
 
+def test_a_browser_shows_a_report(s3: StandInS3, in_s3: Folder) -> None:
+    in_s3.put("put.html", b"<p>")
+    with in_s3.write("written.html") as part:
+        part.write_text("<p>")
+    with in_s3.directory() as path:
+        (path / "copied.html").write_text("<p>")
+    in_s3.rename("put.html", "renamed.html")
+    for name in ("written", "copied", "renamed"):
+        with urlopen(f"{s3.url}/{str(in_s3).removeprefix('s3://')}/{name}.html") as answer:
+            assert answer.headers["Content-Type"] == "text/html"
+
+
+def test_a_shard_is_two_requests(s3: StandInS3, in_s3: Folder) -> None:
+    shards = PredictionShards(in_s3)
+    shards.write("key", 0, [])
+    before = len(s3.requests())
+    shards.write("key", 1, [])
+    description, rows = s3.requests()[before:]
+    assert re.fullmatch(r"PUT /\S+/data/key/00001-\S+\.json", description)
+    assert re.fullmatch(r"PUT /\S+/data/key/00001-\S+\.csv", rows)
+
+
+def test_a_resume_lists_images_instead_of_asking_for_each(s3: StandInS3, in_s3: Folder) -> None:
+    images, mask = PredictedImages(in_s3), np.eye(8, dtype=bool)
+    seals = {images.name("masks", image): images.write("masks", image, mask) for image in ("a", "b/c", "d")}
+    before = len(s3.requests())
+    assert images.are_intact(seals, seals, images.list(["masks"]))
+    (request,) = s3.requests()[before:]
+    assert re.fullmatch(r"GET /\S+\?list-type=2\S*", request)
+
+
 def test_a_large_file_appears_whole_too(in_s3: Folder) -> None:
     """More than 100 MB are sent in parts, which the store joins in the end."""
     with in_s3.write("large") as part, part.open("wb") as file:
@@ -193,23 +233,21 @@ def test_a_large_file_appears_whole_too(in_s3: Folder) -> None:
 def test_a_killed_writer_leaves_no_object(start: Start, in_s3: Folder, tmp_path: Path) -> None:
     writer = start(WRITER)
     assert _line(writer) == "written"
-    (part,) = (tmp_path / "scratch").rglob("*.part")
+    (part,) = (tmp_path / "scratch0").rglob("*.part")
     assert part.stat().st_size == 1_000_000
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     assert in_s3.list("**/*") == {}
-    in_s3.sweep()
+    open_folder(str(in_s3), scratch=tmp_path / "scratch0").sweep()
     assert not part.exists()
 
 
-@pytest.mark.parametrize("scratch", ["scratch", "another"])
+@pytest.mark.parametrize("temporary", ["temporary", "another"])
 @pytest.mark.parametrize("end", ["ends", "is killed"])
-def test_a_process_waits_until_the_holder_ends(
-    start: Start, in_s3: Folder, tmp_path: Path, end: str, scratch: str
-) -> None:
+def test_a_process_waits_until_the_holder_ends(start: Start, in_s3: Folder, end: str, temporary: str) -> None:
     first = start(HOLDER)
     assert [_line(first), _line(first)] == ["asking", "held"]
-    second = start(HOLDER, tmp_path / scratch)
+    second = start(HOLDER, temporary)
     assert [_line(second), _line(second)] == ["asking", f"Waiting for another run that uses {in_s3}/run"]
     assert [*in_s3.list("*")] == [".run.lock"]
     with pytest.raises(subprocess.TimeoutExpired):  # it would end at once if it had the lock
@@ -223,7 +261,11 @@ def test_a_process_waits_until_the_holder_ends(
     assert in_s3.list("*") == {}
 
 
-def test_two_processes_never_hold_the_lock_at_once(start: Start, in_s3: Folder, tmp_path: Path) -> None:
+def test_two_processes_never_hold_the_lock_at_once(start: Start, in_s3: Folder) -> None:
+    killed = start(HOLDER.replace("run", "number"))
+    assert [_line(killed), _line(killed)] == ["asking", "held"]
+    killed.kill()
+    killed.wait()
     in_s3.put("number", b"0")
     counters = [start(COUNTER) for _ in range(2)]
     assert [process.wait(120) for process in counters] == [0, 0]

@@ -87,6 +87,7 @@ def predict_masks(
         if missing and test_images.fingerprint() != plan.origin["source"]:
             prediction_shards.remove(plan.work.key)  # some may be of the earlier contents, some of the new
             raise UserError(f"Files in {test_images.images} changed while they were predicted. Run again.")
+        prediction_shards.keep_only(plan.work.key, shards)
         names = [shards[number].name for number in plan.jobs]
         return {
             **plan.origin,

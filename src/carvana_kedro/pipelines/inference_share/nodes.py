@@ -73,6 +73,7 @@ def predict_share(
             predicted_images.remove(shard.images)
         prediction_shards.remove(plan.work.key, written.values())
         raise UserError(f"Files in {test_images.images} changed while they were predicted. Run again.")
+    prediction_shards.keep_only(plan.work.key, written)
     logger.info(
         "Share %s has %d of %d shards: %d predicted now, %d before. When all shares are predicted, run the pipeline "
         "inference with the same options, but without inference.share.",

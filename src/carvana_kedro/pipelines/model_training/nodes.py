@@ -187,6 +187,9 @@ def _train_run(
                 "Run %s is finished, and nothing that decides its result has changed: its model is used. To train "
                 "again, choose another model_training.seed, or remove %s.", run_id, run_checkpoints.folder,
             )  # fmt: skip
+            if world.leader:
+                with tensorboard.folder(run_id).directory():
+                    pass  # an object store gets the events of a process that was killed before it copied them
         else:
             with world.together():
                 if world.leader and run_checkpoints.facts is None:

@@ -89,8 +89,5 @@ class Folder(Protocol):
     def address(self, name: str) -> str:
         """Return where a file is, for messages: its path or its address."""
 
-    def is_absolute(self) -> bool:
-        """Return whether it is the same folder in every working directory."""
-
     def __str__(self) -> str:
         """Return the path or the address, as the user writes it."""

@@ -87,10 +87,6 @@ class DiskFolder:
         """See `Folder.address`."""
         return str(self.path / name)
 
-    def is_absolute(self) -> bool:
-        """See `Folder.is_absolute`."""
-        return self.path.is_absolute()
-
     def __str__(self) -> str:
         """Return the path."""
         return str(self.path)

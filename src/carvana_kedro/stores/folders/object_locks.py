@@ -89,7 +89,7 @@ def locked_object(store: ObjectStore, name: str, scratch: Path) -> Iterator[None
     Args:
         store: Folder of the object.
         name: Name of the file or folder. It need not exist.
-        scratch: Folder on a disk of this machine.
+        scratch: Folder on a disk that processes of this machine share: they wait there without requests.
 
     Raises:
         UserError: A process of another machine holds the lock, or the store cannot create an object conditionally.
@@ -127,7 +127,7 @@ def _acquire(store: ObjectStore, lock: str, what: str, owner: Owner) -> None:
         elif not holder.is_alive():
             logger.info("Process %d, which used %s, has ended. Its lock is taken over.", holder.pid, what)
             store.remove(lock)
-        else:  # with another folder for temporary files
+        else:  # of another user, or with another folder for temporary files
             if not waits:
                 logger.info("Waiting for another run that uses %s", what)
             waits = True

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import logging
+import mimetypes
 import os
 import re
 import shutil
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 # The package of each kind of address, which is also the name of its extra. `memory` is for tests.
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "memory": "fsspec"}
+# What each calls the kind of a content, which decides whether a browser shows it.
+_KINDS = {"s3": "ContentType", "gs": "content_type"}
 
 _found_buckets: set[str] = set()
 
@@ -38,7 +41,7 @@ class ObjectFolder:
 
     Attributes:
         root: Address without a slash at its end, such as `s3://bucket/data`.
-        scratch: Folder on a disk for temporary files, copies of objects and locks of this machine.
+        scratch: Folder on a disk for temporary files and copies of objects.
         options: Arguments of fsspec's file system. They may hold secrets, so `repr` leaves them out.
     """
 
@@ -74,12 +77,12 @@ class ObjectFolder:
         with temporary_path(self._parts) as part:
             yield part
             with self._asking(name, "written"):
-                self._files.put_file(str(part), self._path(name))
+                self._files.put_file(str(part), self._path(name), **self._kind(name))
 
     def put(self, name: str, content: bytes) -> str:
         """See `Folder.put`. It is one request, up to 100 MB."""
         with self._asking(name, "written"):
-            answer = self._files.pipe_file(self._path(name), content)
+            answer = self._files.pipe_file(self._path(name), content, **self._kind(name))
         if isinstance(answer, Mapping) and _version(answer):
             return _version(answer)
         found = self.stat(name)
@@ -103,7 +106,7 @@ class ObjectFolder:
 
     def local(self, name: str, known: Stat | None = None) -> Path:
         """Return the path of a copy on the disk. It is downloaded if there is none of the known or present version."""
-        copies = self.scratch / "copies" / _hashed(self.address(name))
+        copies = self._copies(name)
         while True:
             found = known or self.stat(name)
             if found is None:
@@ -149,11 +152,13 @@ class ObjectFolder:
         with self._asking(name, "renamed"):
             self._files.cp_file(self._path(name), self._path(to))
             self._files.rm_file(self._path(name))
+        shutil.rmtree(self._copies(name), ignore_errors=True)
 
     def remove(self, name: str) -> None:
         """See `Folder.remove`."""
         with suppress(FileNotFoundError), self._asking(name, "removed"):
             self._files.rm_file(self._path(name))
+        shutil.rmtree(self._copies(name), ignore_errors=True)
 
     def sweep(self) -> None:
         """Remove the temporary files of killed processes. The store itself holds whole objects only."""
@@ -184,8 +189,8 @@ class ObjectFolder:
         """See `Folder.locked`, and `locked_object`."""
         folder, _, last = (f"{self.root}/{name}" if name else self.root).rpartition("/")
         if folder.endswith("/"):  # the bucket itself
-            return locked_object(self, "", self.scratch)
-        return locked_object(replace(self, root=folder), last, self.scratch)
+            return locked_object(self, "", _system_scratch())
+        return locked_object(replace(self, root=folder), last, _system_scratch())
 
     def folder(self, name: str) -> "ObjectFolder":
         """See `Folder.folder`."""
@@ -195,10 +200,6 @@ class ObjectFolder:
         """See `Folder.address`."""
         return f"{self.root}/{name}"
 
-    def is_absolute(self) -> bool:
-        """Return True."""
-        return True
-
     def __str__(self) -> str:
         """Return the address."""
         return self.root
@@ -207,11 +208,24 @@ class ObjectFolder:
     def _files(self) -> Any:
         """The file system. fsspec keeps one for each process."""
         # Other machines write too, so that listings must not be remembered.
-        return fsspec.filesystem(self.root.partition("://")[0], use_listings_cache=False, **self.options)
+        return fsspec.filesystem(self._protocol, use_listings_cache=False, **self.options)
+
+    @property
+    def _protocol(self) -> str:
+        return self.root.partition("://")[0]
 
     @property
     def _parts(self) -> Path:
         return self.scratch / "parts"
+
+    def _copies(self, name: str) -> Path:
+        """Return the folder on the disk for copies of an object."""
+        return self.scratch / "copies" / _hashed(self.address(name))
+
+    def _kind(self, name: str) -> dict[str, str]:
+        """Return the argument of an upload that tells the kind of the content, as far as the name does."""
+        kind, packed = mimetypes.guess_type(name)
+        return {_KINDS[self._protocol]: kind} if kind and not packed and self._protocol in _KINDS else {}
 
     def _path(self, name: str) -> str:
         """Return the path in the file system."""
@@ -219,11 +233,12 @@ class ObjectFolder:
 
     def _upload(self, path: Path, before: Mapping[str, str]) -> None:
         """Upload the files of a folder on the disk that have changed since `before`, or are not in the store."""
-        there = self.list("**")
-        for name, state in _states(path).items():
+        after = _states(path)
+        there = self.list("**") if after else {}
+        for name, state in after.items():
             if state != before.get(name) or name not in there:
                 with self._asking(name, "written"):
-                    self._files.put_file(str(path / name), self._path(name))
+                    self._files.put_file(str(path / name), self._path(name), **self._kind(name))
 
     @contextmanager
     def _asking(self, name: str, what: str) -> Iterator[None]:
@@ -236,10 +251,9 @@ class ObjectFolder:
             bucket = self._path("").partition("/")[0]
             with asking(address, what, self.options):
                 if bucket not in _found_buckets and not self._has(bucket):
-                    protocol = self.root.partition("://")[0]
                     raise UserError(
-                        f"{address} cannot be {what}: the bucket {protocol}://{bucket} does not exist. Create it, or "
-                        "correct the address."
+                        f"{address} cannot be {what}: the bucket {self._protocol}://{bucket} does not exist. Create "
+                        "it, or correct the address."
                     ) from error
             _found_buckets.add(bucket)
             raise
@@ -282,5 +296,6 @@ def _hashed(text: str) -> str:
 
 
 def _system_scratch() -> Path:
+    """Return the folder that all processes of this machine and user share."""
     user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
     return Path(tempfile.gettempdir()) / f"carvana-kedro{user}"

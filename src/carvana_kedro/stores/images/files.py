@@ -156,10 +156,6 @@ class FilesInStore:
         """See `Files.address`."""
         return self.folder.address(name)
 
-    def is_absolute(self) -> bool:
-        """Return True: see `Path.is_absolute`."""
-        return True
-
     def __str__(self) -> str:
         """Return the address."""
         return str(self.folder)
