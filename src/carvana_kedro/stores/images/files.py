@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from tqdm import tqdm
 
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.atomic import atomic_path, remove_partial_files
+from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.digests import fingerprint
 from carvana_kedro.stores.folders import Stat
 from carvana_kedro.stores.machine import format_size, require_space
@@ -171,7 +171,6 @@ class FilesInStore:
         return stats
 
     def _remove_copies(self, but: Collection[str]) -> None:
-        remove_partial_files(self._copies)
         with suppress(OSError):  # they only take space
             for path in self._copies.iterdir():
                 if path.name not in but and not path.name.startswith("."):
