@@ -20,6 +20,10 @@ class UserError(Exception):
         super().__init__(shown_lines(message))
 
 
+class StoreError(UserError):
+    """An object store fails, or what it holds changes: this is no fault of a single image, which could be left out."""
+
+
 def suggestion(name: object, known: Iterable[object]) -> str:
     """Return what a person who mistyped a name may have meant, for a message; empty if no name is close.
 

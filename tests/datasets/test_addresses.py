@@ -117,8 +117,11 @@ def test_handles_at_an_address(root: str, storage: dict[str, Any]) -> None:
     checkpoints.load().run("first").save("best", 40, content)
     images.load().write("cutouts", "b/a_01", np.full((20, 30, 4), (0, 0, 200, 255), np.uint8))
     assert checkpoints.is_there() and images.is_there() and images.preview()
-    (row,) = checkpoints.preview()["data"]
-    assert row[:4] == ["first", "best-000000040.pt", 2, "0.5000"]
+    checkpoints.load().run("second").save("last", 80, content)
+    newest, other = checkpoints.preview()["data"]
+    assert newest[:4] == ["second", "last-000000080.pt", 2, "0.5000"]
+    assert other[:4] == ["first", "best-000000040.pt", "", ""]  # it is not downloaded
+    assert [path.name for path in Path(storage["path"]).rglob("*.pt")] == ["last-000000080.pt"]
 
 
 def test_a_packaged_model_stands_in_for_one_at_an_address(root: str, storage: dict[str, Any]) -> None:

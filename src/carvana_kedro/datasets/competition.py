@@ -40,11 +40,11 @@ class ImagesDataset(SourceDataset[Loaded]):
 
     @abstractmethod
     def images(self) -> ImageSource | None:
-        """Return the images that are on the disk already. None: there are none, or this side has none."""
+        """Return the images that are there already. None: there are none, or this side has none."""
 
     @if_present
     def preview(self) -> ImagePreview:
-        """Return a contact sheet of evenly spaced images. Nothing is downloaded, unpacked or rendered."""
+        """Return a contact sheet of evenly spaced images. Nothing is unpacked, rendered or downloaded from Kaggle."""
         images = self.images()
         if images is None:
             return ImagePreview("")

@@ -3,7 +3,6 @@
 In Kedro, a dataset cannot be both input and output of a node. A handle is an input.
 """
 
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -16,7 +15,7 @@ from carvana_kedro.datasets.file import Storage, open_stored
 from carvana_kedro.datasets.previews import if_present
 from carvana_kedro.datasets.previews.contact_sheet import sheet_of_files
 from carvana_kedro.errors import UserError
-from carvana_kedro.stores.folders import Folder, Stat
+from carvana_kedro.stores.folders import DiskFolder, Folder, Stat
 from carvana_kedro.stores.pixel_cache import PixelCache
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 from carvana_kedro.stores.review.editable_masks import EditableMasks
@@ -80,10 +79,18 @@ class CheckpointsDataset(FolderHandleDataset["CheckpointStore"]):
 
     @if_present
     def preview(self) -> TablePreview:
-        """Return a table of the newest checkpoints of all runs. Training removes old ones at any time."""
+        """Return a table of the newest checkpoints of all runs. Training removes old ones at any time.
+
+        In an object store only the newest one is read: each would be downloaded.
+        """
         found = self._folder.list("*/*.pt")
         newest = sorted(found, key=lambda name: found[name].modified, reverse=True)[:_MOST_CHECKPOINTS]
-        rows = [_describe_checkpoint(self._folder, name, found[name]) for name in newest]
+        read = newest if isinstance(self._folder, DiskFolder) else newest[:1]
+        rows = [
+            _describe_file(name, found[name])
+            | (_describe_checkpoint(self._folder, name, found[name]) if name in read else {})
+            for name in newest
+        ]
         return TablePreview(pd.DataFrame(rows).to_dict("split") if rows else {})
 
 
@@ -151,17 +158,20 @@ class FolderDataset(FolderHandleDataset[Folder]):
         return self._folder
 
 
+def _describe_file(name: str, found: Stat) -> dict[str, Any]:
+    """Return a row of the table of checkpoints, as far as the file is not read."""
+    run, _, file = name.partition("/")
+    size, written = f"{found.size / 1e6:.1f}", f"{datetime.fromtimestamp(found.modified):%Y-%m-%d %H:%M}"
+    return {"run": run, "file": file, "epoch": "", "validation Dice": "", "MB": size, "written": written}
+
+
 def _describe_checkpoint(folder: Folder, name: str, found: Stat) -> dict[str, Any]:
+    """Return what a checkpoint tells of its epoch."""
     from carvana_kedro.stores.checkpoints import load_values
 
-    run, _, file = name.partition("/")
-    row = {"run": run, "file": file, "epoch": "cannot be read", "validation Dice": "", "MB": ""}
-    with suppress(OSError, UserError):
+    try:
         last = (load_values(folder.local(name, found)).get("history") or [{}])[-1]
-        dice = last.get("val_dice_coeff")
-        row |= {
-            "epoch": last.get("epoch", ""),
-            "validation Dice": "" if dice is None else f"{dice:.4f}",
-            "MB": f"{found.size / 1e6:.1f}",
-        }
-    return {**row, "written": f"{datetime.fromtimestamp(found.modified):%Y-%m-%d %H:%M}"}
+    except (OSError, UserError):
+        return {"epoch": "cannot be read"}
+    dice = last.get("val_dice_coeff")
+    return {"epoch": last.get("epoch", ""), "validation Dice": "" if dice is None else f"{dice:.4f}"}

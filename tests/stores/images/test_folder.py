@@ -451,8 +451,8 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
         FolderStore(tmp_path / "images").ids()
     assert str(raised.value) == (
         f"{tmp_path / 'images'} holds no jpg, png, webp, tiff, bmp, avif or heic. It holds subfolders, which are not "
-        "read: empty (0 images), front (3 images); and 1 other files: raw.dng. Set folder.images to the folder of your "
-        "images."
+        "read: empty (0 images), front (3 images); and 1 other files: raw.dng. Set folder.images, or folder.test, "
+        "to the folder of your images."
     )
     with pytest.raises(
         UserError, match=r"holds no mask\. It holds subfolders, which are not read: front \(3 images\)"

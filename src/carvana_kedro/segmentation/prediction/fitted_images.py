@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from carvana_kedro.errors import UserError
+from carvana_kedro.errors import StoreError, UserError
 from carvana_kedro.segmentation.data.geometry import Geometry, Size
 from carvana_kedro.segmentation.data.samples import ImageReader, errors_naming
 from carvana_kedro.stores.images.pixels import check_image
@@ -126,7 +126,7 @@ class FittedImages:
                 check_image(image)
                 return _Image(image_id, fit(image), self.source.size(image_id), "")
         except UserError as error:
-            if not self.allow_bad:
+            if not self.allow_bad or isinstance(error, StoreError):
                 raise
             size = self.geometry.output_size
             return _Image(image_id, np.zeros((*size, 3), np.uint8), size, str(error))

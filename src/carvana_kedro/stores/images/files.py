@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from tqdm import tqdm
 
-from carvana_kedro.errors import UserError
+from carvana_kedro.errors import StoreError, UserError
 from carvana_kedro.stores.atomic import atomic_path
 from carvana_kedro.stores.digests import fingerprint
 from carvana_kedro.stores.folders import Stat
@@ -54,6 +54,9 @@ class Files(Protocol):
     def is_same_as(self, other: "Files") -> bool:
         """Return whether both are the same folder, which exists."""
 
+    def forget_earlier(self) -> None:
+        """Remove copies of earlier versions, and of files that are gone."""
+
     def address(self, name: str) -> str:
         """Return where a file is, for messages."""
 
@@ -81,7 +84,12 @@ class FilesOnDisk:
 
     def is_same_as(self, other: Files) -> bool:
         """See `Files.is_same_as`."""
-        return isinstance(other, FilesOnDisk) and other.folder.is_dir() and self.folder.samefile(other.folder)
+        if not isinstance(other, FilesOnDisk) or not (self.folder.is_dir() and other.folder.is_dir()):
+            return False
+        return self.folder.samefile(other.folder)
+
+    def forget_earlier(self) -> None:
+        """Do nothing: there are no copies."""
 
     def address(self, name: str) -> str:
         """See `Files.address`."""
@@ -96,8 +104,8 @@ class FilesOnDisk:
 class FilesInStore:
     """The files of a folder in an object store: see `Files`.
 
-    A file is copied to a disk when its path is asked for, once for each version. The store is listed once, when first
-    needed; this removes the copies of earlier versions and of files that are gone.
+    The store is listed once, when first needed. A file is copied to a disk when its path is asked for, once for each
+    version.
 
     Attributes:
         folder: in the object store. Copies are below its `scratch`.
@@ -121,36 +129,28 @@ class FilesInStore:
         """Return the paths of copies. Those that are missing are made, several at once.
 
         Raises:
-            UserError: the store refuses a file, a file was changed or removed meanwhile, or the disk is full.
+            StoreError: the store refuses a file, a file was changed or removed meanwhile, or the disk is full.
         """
         paths = [self._path(name) for name in names]
-        missing = [
-            name
-            for name, path in zip(names, paths, strict=True)
-            if not _has_size(path, self._stats[name].size)
-        ]
-        if len(missing) > 1:
-            size = sum(self._stats[name].size for name in missing)
-            require_space(self._copies, size, f"copying {len(missing)} files of {self}")
-            logger.info(
-                "Copying %d files (%s) of %s to %s", len(missing), format_size(size), self, self._copies
-            )
-        copied = map_in_threads(
-            self._copy,
-            missing,
-            size=lambda name: self._stats[name].size,
-            limit=_IN_MEMORY,
-            threads=self.folder.threads,
-        )
-        for _ in tqdm(
-            copied, "Copying", len(missing), unit=" files", leave=False, disable=len(missing) < 2 or None
-        ):
-            pass
+        missing = [name for name, path in zip(names, paths, strict=True) if not path.exists()]
+        try:
+            self._copy_all(missing)
+        except UserError as error:
+            raise StoreError(str(error)) from error
         return paths
 
     def is_same_as(self, other: Files) -> bool:
         """See `Files.is_same_as`."""
         return isinstance(other, FilesInStore) and str(self) == str(other)
+
+    def forget_earlier(self) -> None:
+        """See `Files.forget_earlier`."""
+        kept = {self._path(name).name for name in self._stats}
+        if self._copies.exists():
+            for path in self._copies.iterdir():
+                if path.name not in kept and not path.name.startswith("."):
+                    with suppress(OSError):  # it only takes space
+                        path.unlink()
 
     def address(self, name: str) -> str:
         """See `Files.address`."""
@@ -162,51 +162,49 @@ class FilesInStore:
 
     @cached_property
     def _stats(self) -> dict[str, Stat]:
-        """What the store tells about its files, by name, sorted."""
+        """What the store tells about its files, by name, sorted. Hidden files are left out."""
         found = self.folder.list("**/*")
-        stats = {
-            name: stat for name, stat in found.items() if not re.search(r"(^|/)\.", name)
-        }  # no hidden files
-        self._remove_copies(but={_copy_of(name, stat) for name, stat in stats.items()})
-        return stats
-
-    def _remove_copies(self, but: Collection[str]) -> None:
-        with suppress(OSError):  # they only take space
-            for path in self._copies.iterdir():
-                if path.name not in but and not path.name.startswith("."):
-                    path.unlink()
+        return {name: stat for name, stat in found.items() if not re.search(r"(^|/)\.", name)}
 
     @cached_property
     def _copies(self) -> Path:
         return self.folder.scratch / "copies" / "images" / fingerprint([(str(self),)])
 
     def _path(self, name: str) -> Path:
-        return self._copies / _copy_of(name, self._stats[name])
+        """Return the path of a copy. Another version of the file has another one."""
+        readable = re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)  # on all disks, and not too long
+        return self._copies / f"{fingerprint([(name, self._stats[name].version)])}-{readable[-100:]}"
+
+    def _copy_all(self, names: Sequence[str]) -> None:
+        if len(names) > 1:
+            size = sum(self._stats[name].size for name in names)
+            require_space(self._copies, size, f"copying {len(names)} files of {self}")
+            logger.info(
+                "Copying %d files (%s) of %s to %s", len(names), format_size(size), self, self._copies
+            )
+        copied = map_in_threads(
+            self._copy,
+            names,
+            size=lambda name: self._stats[name].size,
+            limit=_IN_MEMORY,
+            threads=self.folder.threads,
+        )
+        hidden = len(names) < 2 or None  # None: unless it is a terminal
+        for _ in tqdm(copied, "Copying", len(names), unit=" files", leave=False, disable=hidden):
+            pass
 
     def _copy(self, name: str) -> None:
-        try:
-            content = self.folder.read(name)
-        except FileNotFoundError:
-            content = None
-        if content is None or len(content) != self._stats[name].size:
-            raise UserError(
-                f"{self.address(name)} was changed or removed after the folder was listed. Run again."
-            )
         with atomic_path(self._path(name)) as part:
-            part.write_bytes(content)
-
-
-def _copy_of(name: str, stat: Stat) -> str:
-    """Return the name of the copy of a file. Another version of the file has another name."""
-    return f"{fingerprint([(stat.version,)])}-{name}"
+            try:
+                part.write_bytes(self.folder.read(name))
+                now = self.folder.stat(name)
+            except FileNotFoundError:
+                now = None
+            if now is None or now.version != self._stats[name].version:
+                raise UserError(
+                    f"{self.address(name)} was changed or removed after the folder was listed. Run again."
+                )
 
 
 def _count_images(paths: Iterable[PurePosixPath | Path], types: Collection[str]) -> int:
     return sum(path.suffix.lower() in types and not path.name.startswith(".") for path in paths)
-
-
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except FileNotFoundError:
-        return False

@@ -183,6 +183,9 @@ class FolderStore:
         """
         for sentence in self._listing.ignored:
             logger.warning("%s", sentence)
+        self._image_files.forget_earlier()
+        if self._mask_files:
+            self._mask_files.forget_earlier()
         if self.masks is not None and self.group is None:
             logger.warning(
                 "Each image is treated as a different object. If several images show the same object, they may be on "
@@ -227,7 +230,10 @@ class FolderStore:
 
     @cached_property
     def _mask_files(self) -> Files | None:
-        return None if self.masks is None else _files_of(self.masks)
+        if self.masks is None:
+            return None
+        files = _files_of(self.masks)
+        return self._image_files if self._image_files.is_same_as(files) else files
 
     def _image_name(self, image_id: str) -> str:
         names = self._listing.images.get(image_id, [])
@@ -252,7 +258,7 @@ class FolderStore:
         found = _Listing({}, {}, [])
         images, masks = self._image_files, self._mask_files
         names, subfolders = _find(images, "folder.images", found.ignored)
-        shared = masks is not None and images.is_same_as(masks)
+        shared = masks is images
         if shared and not self.mask_suffix:
             raise UserError(
                 f"Images and masks are both in {images}. Set the suffix of mask names, "
@@ -270,7 +276,7 @@ class FolderStore:
         if not found.images:
             raise UserError(
                 f"{images} holds no {_FORMATS}{_format_contents(subfolders, others)}. "
-                "Set folder.images to the folder of your images."
+                "Set folder.images, or folder.test, to the folder of your images."
             )
         if masks is not None:
             if not shared:
