@@ -249,3 +249,13 @@ def test_temporary_files_of_killed_processes_are_removed(in_memory: Folder, tmp_
         left.write_bytes(b"half")
         in_memory.sweep()
         assert part.exists() and not left.exists()
+
+
+def test_links_that_lead_nowhere_are_not_listed(tmp_path: Path) -> None:
+    folder = DiskFolder(tmp_path)
+    folder.put("a", b"content")
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "broken").symlink_to("nothing")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "through a file").symlink_to("a/b")
+    assert [*folder.list("*")] == ["a", "link"]

@@ -1,8 +1,9 @@
 """A folder on a disk."""
 
+import errno
 import os
 import stat
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -52,10 +53,14 @@ class DiskFolder:
         """See `Folder.list`."""
         depth, files = len(self.path.parts), {}
         for path in self.path.glob(pattern):
-            with suppress(FileNotFoundError, NotADirectoryError):  # a broken link, or just removed
+            try:
                 found = path.stat()
-                if stat.S_ISREG(found.st_mode):
-                    files["/".join(path.parts[depth:])] = _stat(found)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # a broken link, or just removed
+                    continue
+                raise
+            if stat.S_ISREG(found.st_mode):
+                files["/".join(path.parts[depth:])] = _stat(found)
         return dict(sorted(files.items()))
 
     def rename(self, name: str, to: str) -> None:
