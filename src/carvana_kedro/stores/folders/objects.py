@@ -206,8 +206,14 @@ class ObjectFolder:
     @property
     def _files(self) -> Any:
         """The file system. fsspec keeps one for each process."""
+        protocol = self.root.partition("://")[0]
+        kind = fsspec.get_filesystem_class(protocol)
+        if protocol == "gs":
+            # Its subclass for zonal buckets first asks for the kind of the bucket by gRPC: for a minute, again and
+            # again, if the server does not answer.
+            kind = importlib.import_module("gcsfs.core").GCSFileSystem
         # Other machines write too, so that listings must not be remembered.
-        return fsspec.filesystem(self.root.partition("://")[0], use_listings_cache=False, **self.options)
+        return kind(use_listings_cache=False, **self.options)
 
     @property
     def _parts(self) -> Path:
