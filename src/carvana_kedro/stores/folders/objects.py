@@ -22,7 +22,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path, remove_partial_files, temporary_path
 from carvana_kedro.stores.digests import state_of
 from carvana_kedro.stores.folders.base import Stat
-from carvana_kedro.stores.folders.object_faults import asking
+from carvana_kedro.stores.folders.object_faults import asking, is_denied
 from carvana_kedro.stores.folders.object_locks import locked_object
 
 logger = logging.getLogger(__name__)
@@ -265,11 +265,12 @@ class ObjectFolder:
         if self.root.startswith("memory:"):
             return True
         try:
-            self._files.info(bucket)
+            self._files.ls(bucket)
         except FileNotFoundError:
             return False
-        except PermissionError:  # it may be allowed to use objects, but not to look at the bucket
-            return True
+        except Exception as error:
+            if not is_denied(error):  # it may be allowed to use objects, but not to look at the bucket
+                raise
         return True
 
 
