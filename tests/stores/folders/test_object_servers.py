@@ -1,0 +1,205 @@
+"""Folders in object stores, with stand-ins on the loopback interface. `make stores` runs these tests."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from carvana_kedro.stores.folders import Folder, open_folder
+from processes import killed_afterwards
+from standin_stores import SECRET, StandInStore, do_not_wait, fault_of
+
+# Each program gets the address of a folder, the folder for temporary files, and the credentials.
+BEGIN = """
+import json, logging, sys, time
+from carvana_kedro.stores.folders import open_folder
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+logging.getLogger("carvana_kedro").setLevel("INFO")
+address, scratch, credentials = sys.argv[1:]
+folder = open_folder(address, scratch=scratch, credentials=json.loads(credentials))
+"""
+
+# Writes half of a file, and waits to be killed.
+WRITER = """
+with folder.write("file") as part:
+    part.write_bytes(bytes(1_000_000))
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+# Prints "held" once it has the lock, and ends when its standard input is closed.
+HOLDER = """
+print("asking", flush=True)
+with folder.locked("run"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+# Adds 1 to the number in a file, again and again. Without a lock, updates of two such processes are lost.
+COUNTER = """
+for _ in range(8):
+    with folder.locked("number"):
+        folder.put("number", b"%d" % (int(folder.read("number")) + 1))
+"""
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(server: StandInStore, in_store: Folder, tmp_path: Path) -> Iterator[Start]:
+    """`start(program)` starts a program with the folder."""
+    with killed_afterwards() as processes:
+
+        def call(program: str, scratch: Path = tmp_path / "scratch") -> subprocess.Popen[str]:
+            arguments = [str(in_store), str(scratch), json.dumps(server.options)]
+            command = [sys.executable, "-c", BEGIN + program, *arguments]
+            processes.append(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            return processes[-1]
+
+        yield call
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def _actions(folder: Folder) -> list[Callable[[], object]]:
+    """Return what asks the store, in each way."""
+    return [
+        lambda: folder.put("a", b""),
+        lambda: folder.read("a"),
+        lambda: folder.local("a"),
+        lambda: folder.stat("a"),
+        lambda: folder.stats(["a"]),
+        lambda: folder.list("*"),
+        lambda: folder.rename("a", "b"),
+        lambda: folder.locked("a").__enter__(),
+        lambda: _write(folder),
+    ]
+
+
+def _write(folder: Folder) -> None:
+    with folder.write("a") as part:
+        part.write_bytes(b"content")
+
+
+def test_a_missing_bucket_is_told(server: StandInStore, tmp_path: Path) -> None:
+    folder = open_folder(f"{server.scheme}://no-bucket/data", scratch=tmp_path, credentials=server.options)
+    for action in _actions(folder):
+        assert re.fullmatch(
+            r"(\w+)://no-bucket/\S+ cannot be (read|written|renamed): the bucket \1://no-bucket does not exist\. "
+            r"Create it, or correct the name: --params data_root=ADDRESS",
+            fault_of(action),
+        )
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_wrong_keys_are_told(server: StandInStore, tmp_path: Path) -> None:
+    address = f"{server.scheme}://{server.bucket()}/data"
+    with server.refusing() as options:
+        folder = open_folder(address, scratch=tmp_path, credentials=options)
+        for action in _actions(folder):
+            message = fault_of(action)
+            assert message.startswith(str(folder))
+            assert "Check the key, and what it may do. Put it under `storage` in" in message
+            assert server.scheme == "s3" or ": nobody does not have access to the object. " in message
+    _write(open_folder(address, scratch=tmp_path, credentials=server.options))
+
+
+def test_a_wrong_entry_is_told(server: StandInStore, tmp_path: Path) -> None:
+    # Each library refuses the entry that it does not understand; gcsfs takes those that it does not know.
+    options = server.options | {"no_such_option": SECRET, "token": {"type": SECRET}}
+    folder = open_folder(f"{server.scheme}://bucket/data", scratch=tmp_path, credentials=options)
+    message = fault_of(lambda: folder.read("a"))
+    assert "Check the entries below `storage` in conf/local/credentials.yml" in message
+
+
+def test_a_server_that_does_not_answer_is_told(
+    server: StandInStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do_not_wait(monkeypatch)
+    address = f"{server.scheme}://bucket/data"
+    folder = open_folder(address, scratch=tmp_path, credentials=server.unreachable())
+    for action in _actions(folder):
+        assert re.search("(Could not|Cannot) connect to", message := fault_of(action))
+        assert message.endswith(
+            "Check the connection to the store and its address, and run the same command again."
+        )
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_secrets_are_not_shown(in_store: Folder) -> None:
+    assert SECRET not in f"{in_store} {in_store!r} {in_store.folder('a')!r} {in_store.address('a')}"
+
+
+def test_an_image_is_one_request(server: StandInStore, in_store: Folder) -> None:
+    in_store.put("first", b"")
+    before = len(server.requests())
+    in_store.put("masks/a.png", b"content")
+    (request,) = server.requests()[before:]
+    assert re.fullmatch(r"PUT /\S+/data/masks/a\.png|POST /upload/storage/v1/b/\S+", request)
+
+
+def test_contents_of_all_bytes_are_kept(in_store: Folder) -> None:
+    """The stand-ins too: gcp-storage-emulator alone loses a carriage return at the end."""
+    for end in (b"", b"\r", b"\n", b"\r\n", b"--", b"\x00"):
+        content = bytes(range(256)) + b"\n--==0==" + end
+        in_store.put("a", content)
+        assert in_store.read("a") == content
+
+
+def test_a_large_file_appears_whole_too(in_store: Folder) -> None:
+    """More than 100 MB are sent in parts, which the store joins in the end."""
+    with in_store.write("large") as part, part.open("wb") as file:
+        file.truncate(110_000_000)
+    found = in_store.stat("large")
+    assert found is not None and found.size == 110_000_000
+    assert in_store.local("large").stat().st_size == 110_000_000
+
+
+def test_a_killed_writer_leaves_no_object(start: Start, in_store: Folder, tmp_path: Path) -> None:
+    writer = start(WRITER)
+    assert _line(writer) == "written"
+    (part,) = (tmp_path / "scratch").rglob("*.part")
+    assert part.stat().st_size == 1_000_000
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    assert in_store.list("**/*") == []
+    in_store.sweep()
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("scratch", ["scratch", "another"])
+@pytest.mark.parametrize("end", ["ends", "is killed"])
+def test_a_process_waits_until_the_holder_ends(
+    start: Start, in_store: Folder, tmp_path: Path, end: str, scratch: str
+) -> None:
+    first = start(HOLDER)
+    assert [_line(first), _line(first)] == ["asking", "held"]
+    second = start(HOLDER, tmp_path / scratch)
+    assert [_line(second), _line(second)] == ["asking", f"Waiting for another run that uses {in_store}/run"]
+    assert in_store.list("*") == [".run.lock"]
+    with pytest.raises(subprocess.TimeoutExpired):  # it would end at once if it had the lock
+        second.communicate(timeout=1)
+    if end == "ends":
+        first.communicate()
+    else:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    assert second.wait(30) == 0
+    assert in_store.list("*") == []
+
+
+def test_two_processes_never_hold_the_lock_at_once(start: Start, in_store: Folder, tmp_path: Path) -> None:
+    in_store.put("number", b"0")
+    counters = [start(COUNTER) for _ in range(2)]
+    assert [process.wait(120) for process in counters] == [0, 0]
+    assert in_store.read("number") == b"16"
