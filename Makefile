@@ -2,7 +2,7 @@
 
 SMP ?= build/smp
 RAY ?= build/ray
-S3 ?= build/s3
+STORES ?= build/stores
 AIRFLOW ?= build/airflow
 DOCKER ?= build/docker
 
@@ -11,7 +11,7 @@ DOCKER ?= build/docker
 environment = python -m venv $(1) && python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
 	> "$$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/active.pth"
 
-.PHONY: help install check lint types imports test smp ray s3 airflow docker
+.PHONY: help install check lint types imports test smp ray stores airflow docker
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,13 +46,14 @@ ray:  ## Run the tests of the extra `ray` in an environment of its own
 	$(RAY)/bin/python -m pip install -c constraints.txt -e ".[ray]"
 	$(RAY)/bin/python -m pytest -m ray tests/predicting tests/docs/test_commands.py
 
-# Without constraints.txt: botocore needs an older python-dateutil. moto's server, which stands in for Amazon S3, listens
-# on the loopback interface only. `boto3` makes aiobotocore name the version that fits, where pip would try them all.
-# The versions are exact, because pip would try hundreds of combinations of boto's packages.
-s3:  ## Run the tests of the extra `s3` in an environment of its own
-	$(call environment,$(S3))
-	$(S3)/bin/python -m pip install -e ".[s3]" "s3fs==2026.9.0" "aiobotocore[boto3]==3.10.0" "moto[server]==5.2.5"
-	$(S3)/bin/python -m pytest -m s3 tests/stores tests/test_object_stores.py
+# Without constraints.txt: botocore needs an older python-dateutil. The servers that stand in for Amazon S3 and Google
+# Cloud Storage listen on the loopback interface only. `boto3` makes aiobotocore name the version that fits, where pip
+# would try them all. The versions are exact, because pip would try hundreds of combinations of boto's packages.
+stores:  ## Run the tests of the extras `s3` and `gs` in an environment of their own
+	$(call environment,$(STORES))
+	$(STORES)/bin/python -m pip install -e ".[s3,gs]" "s3fs==2026.9.0" "aiobotocore[boto3]==3.10.0" \
+		"moto[server]==5.2.5" "gcsfs==2026.10.1" "gcp-storage-emulator==2026.7.19"
+	$(STORES)/bin/python -m pytest -m "s3 or gs" tests/stores tests/test_object_stores.py
 
 # Airflow needs other versions of some packages than constraints.txt, so it is installed without.
 airflow:  ## Write the DAG for Airflow, and run it, in an environment of its own

@@ -15,9 +15,10 @@ from carvana_kedro.stores.competition import open_side
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.studio import StudioSettings, render_competition
 from standin_kaggle import KEY, USERNAME, StandInKaggle
-from standin_s3 import StandInS3
+from standin_stores import StandInGS, StandInS3
 
 PROJECT = Path(__file__).parents[1]
+collect_ignore = ["gs_process.py"]  # a program, which needs packages that may be missing
 # A shell lets background jobs ignore Ctrl-C, and so would the programs that the tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -79,6 +80,13 @@ def on_kaggle(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInS3]:
     """A stand-in for Amazon S3. Each test uses a bucket of its own."""
     with StandInS3(tmp_path_factory.mktemp("s3") / "log.txt") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInGS]:
+    """A stand-in for Google Cloud Storage. Each test uses a bucket of its own."""
+    with StandInGS(tmp_path_factory.mktemp("gs") / "log.txt") as server:
         yield server
 
 

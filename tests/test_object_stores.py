@@ -1,4 +1,4 @@
-"""Whole runs with `data_root` in Amazon S3, with a stand-in on the loopback interface. `make s3` runs these tests."""
+"""Whole runs with `data_root` in an object store, with stand-ins on the loopback interface. `make stores` runs them."""
 
 import gzip
 import io
@@ -21,26 +21,27 @@ import torch
 from carvana_kedro.stores.checkpoints import read_checkpoint
 from carvana_kedro.stores.folders import DiskFolder, Folder, open_folder
 from processes import killed_afterwards
-from standin_s3 import NEEDS_S3, SECRET, StandInS3
+from standin_stores import SECRET, SERVERS, StandInStore
 
 PROJECT = Path(__file__).parents[1]
-pytestmark = NEEDS_S3
 
 # Only on a disk: raw images, caches and locks. In the bucket, a lock is there only while it is held.
 LOCAL = re.compile(r"01_raw/.*|02_intermediate/.*(\.sqlite|\.bits)|.*\.lock")
 KINDS = ("masks", "overlays")
+ON_S3 = pytest.mark.parametrize("server", SERVERS[:1], indirect=True, scope="module")
 PREDICT = ",".join(f"inference.{kind}=true" for kind in KINDS)
 
 
 class Project(NamedTuple):
-    """A copy of the project with the credentials of the stand-in in `conf/local`."""
+    """A copy of the project."""
 
     folder: Path
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start Kedro in the environment `test`."""
-        # Nothing of the user's account at Amazon.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        # Nothing of the user's accounts.
+        accounts = ("AWS_", "GOOGLE_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(accounts)}
         return subprocess.Popen(
             [sys.executable, "-m", "kedro", *arguments], cwd=self.folder, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
@@ -70,40 +71,54 @@ class Data(NamedTuple):
         return {*self.folder.list("**/*")}
 
 
-@pytest.fixture(scope="module")
-def project(s3: StandInS3, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    folder = tmp_path_factory.mktemp("project")
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> StandInStore:
+    """Each stand-in."""
+    found: StandInStore = request.getfixturevalue(request.param)
+    return found
+
+
+def _copy(folder: Path) -> Project:
     for name in ("conf", "src"):
         shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(PROJECT / name, folder)
-    (folder / "conf/local/credentials.yml").write_text(json.dumps({"storage": s3.options}))
     return Project(folder)
 
 
-def _new(s3: StandInS3, scratch: Path) -> Data:
-    folder = open_folder(f"s3://{s3.bucket()}/cars", scratch=scratch / "own", credentials=s3.options)
+@pytest.fixture(scope="module")
+def project(server: StandInStore, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project with the credentials of the stand-in in `conf/local`."""
+    project = _copy(tmp_path_factory.mktemp("project"))
+    (project.folder / "conf/local/credentials.yml").write_text(json.dumps({"storage": server.options}))
+    return project
+
+
+def _new(server: StandInStore, scratch: Path) -> Data:
+    address = f"{server.scheme}://{server.bucket()}/cars"
+    folder = open_folder(address, scratch=scratch / "own", credentials=server.options)
     return Data(folder, scratch / "scratch")
 
 
 @pytest.fixture
-def data(s3: StandInS3, tmp_path: Path) -> Data:
+def data(server: StandInStore, tmp_path: Path) -> Data:
     """A data root in a bucket of its own."""
-    return _new(s3, tmp_path)
+    return _new(server, tmp_path)
 
 
 @pytest.fixture(scope="module")
-def on_disk(project: Project, tmp_path_factory: pytest.TempPathFactory) -> DiskFolder:
+def on_disk(tmp_path_factory: pytest.TempPathFactory) -> DiskFolder:
     """The data root of a run on a disk."""
     folder = tmp_path_factory.mktemp("disk")
+    project = _copy(tmp_path_factory.mktemp("project"))
     project.run("run", "--params", f"data_root={folder},{PREDICT}")
     return DiskFolder(folder)
 
 
 @pytest.fixture(scope="module")
-def finished(project: Project, s3: StandInS3, tmp_path_factory: pytest.TempPathFactory) -> Data:
+def finished(project: Project, server: StandInStore, tmp_path_factory: pytest.TempPathFactory) -> Data:
     """The data root of the same run in a bucket."""
-    data = _new(s3, tmp_path_factory.mktemp("bucket"))
+    data = _new(server, tmp_path_factory.mktemp("bucket"))
     printed = project.run("run", *data.params(PREDICT))
     assert f"{data.folder}/08_reporting/sample/sample/report.html" in printed
     return data
@@ -144,15 +159,29 @@ def test_the_disk_keeps_only_what_is_scratch(project: Project, finished: Data) -
     assert not {"data", "s3:"} & {path.name for path in project.folder.iterdir()}
 
 
+def test_a_run_without_the_right_ends_with_one_line(server: StandInStore, data: Data, tmp_path: Path) -> None:
+    project = _copy(tmp_path / "project")
+    with server.refusing() as options:
+        if server.scheme == "gs":  # gcsfs logs the refusal of a caller without a key
+            options = options | {"token": "anon"}
+        (project.folder / "conf/local/credentials.yml").write_text(json.dumps({"storage": options}))
+        with project.start("run", "--pipelines", "model_training", *data.params()) as process:
+            output, _ = process.communicate(timeout=600)
+    assert process.returncode == 1
+    assert f"{data.folder}/" in output and "Check the key, and what it may do." in output
+    assert "Traceback" not in output and SECRET not in output
+
+
+@ON_S3
 def test_kedro_viz_previews_what_is_in_a_bucket(
-    project: Project, finished: Data, tmp_path: Path, s3: StandInS3
+    project: Project, finished: Data, tmp_path: Path, server: StandInStore
 ) -> None:
     viewer = Project(shutil.copytree(project.folder, tmp_path / "project"))
     settings = viewer.folder / "conf/test/globals.yml"
     chosen = f"data_root: {finished.folder}\nscratch_root: {finished.scratch}\n"
     settings.write_text(re.sub("data_root: .*\n", chosen, settings.read_text()))
     # Kedro-Viz calls no hooks, so it reads only the credentials of the environment.
-    settings.with_name("credentials.yml").write_text(json.dumps({"storage": s3.options}))
+    settings.with_name("credentials.yml").write_text(json.dumps({"storage": server.options}))
     viewer.run("viz", "build", "--include-previews")
     nodes = [json.loads(path.read_text()) for path in (viewer.folder / "build/api/nodes").iterdir()]
     shown = {node["filepath"] for node in nodes if node.get("preview") and node.get("filepath")}
@@ -165,6 +194,7 @@ def test_kedro_viz_previews_what_is_in_a_bucket(
         assert f"{finished.folder}/{name}" in shown
 
 
+@ON_S3
 def test_the_other_pipelines_run_in_a_bucket(project: Project, finished: Data) -> None:
     export = "export.formats=['program']"
     params = finished.params("submission.dry_run=true", export)
@@ -186,6 +216,7 @@ def test_the_other_pipelines_run_in_a_bucket(project: Project, finished: Data) -
     assert review.read(mask) == b"corrected"
 
 
+@ON_S3
 def test_a_checkpoint_may_be_in_a_bucket(project: Project, finished: Data, tmp_path: Path) -> None:
     runs = finished.folder.folder("06_models/sample/checkpoints")
     best = max(runs.list("*/best-*.pt"))
@@ -200,9 +231,10 @@ def test_a_checkpoint_may_be_in_a_bucket(project: Project, finished: Data, tmp_p
 
 
 def test_photographs_may_be_in_a_bucket(
-    project: Project, on_disk: DiskFolder, data: Data, s3: StandInS3, tmp_path: Path
+    project: Project, on_disk: DiskFolder, data: Data, server: StandInStore, tmp_path: Path
 ) -> None:
-    photographs = open_folder(f"s3://{s3.bucket()}/photographs", credentials=s3.options)
+    address = f"{server.scheme}://{server.bucket()}/photographs"
+    photographs = open_folder(address, credentials=server.options)
     local = tmp_path / "photographs"
     for kind, pattern in (("images", "train*/*_0[123].jpg"), ("masks", "train_masks*/*_0[123]_mask.gif")):
         (local / kind).mkdir(parents=True)
@@ -257,6 +289,7 @@ def _interrupt(process: subprocess.Popen[str], begun: Callable[[], bool], number
     return output
 
 
+@ON_S3
 def test_a_killed_run_in_a_bucket_resumes(project: Project, on_disk: DiskFolder, data: Data) -> None:
     project.run("run", "--pipelines", "data_ingestion", *data.params())
     train = ("run", "--pipelines", "model_training", *data.params())

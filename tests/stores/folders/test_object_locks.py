@@ -1,4 +1,4 @@
-"""Locks in object stores, as far as one process shows them. `test_s3.py` has those of several processes."""
+"""Locks in object stores, as far as one process shows them. `test_object_servers.py` has those of several processes."""
 
 import json
 import logging

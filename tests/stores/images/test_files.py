@@ -20,10 +20,12 @@ from carvana_kedro.segmentation.prediction.fitted_images import FittedImages
 from carvana_kedro.stores.folders.objects import ObjectFolder
 from carvana_kedro.stores.images.files import FilesInStore
 from carvana_kedro.stores.images.folder import FolderStore
-from standin_s3 import NEEDS_S3, StandInS3
+from standin_stores import NEEDS_GS, NEEDS_S3, StandInS3
 
 
-@pytest.fixture(params=["in_memory", pytest.param("in_s3", marks=NEEDS_S3)])
+@pytest.fixture(
+    params=["in_memory", pytest.param("in_s3", marks=NEEDS_S3), pytest.param("in_gs", marks=NEEDS_GS)]
+)
 def folder(request: pytest.FixtureRequest) -> ObjectFolder:
     """An empty folder in an object store."""
     found: ObjectFolder = request.getfixturevalue(request.param)

@@ -56,7 +56,11 @@ class DiskFolder:
             try:
                 found = path.stat()
             except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # a broken link, or just removed
+                if error.errno in (
+                    errno.ENOENT,
+                    errno.ENOTDIR,
+                    errno.ELOOP,
+                ):  # a broken link, or just removed
                     continue
                 raise
             if stat.S_ISREG(found.st_mode):

@@ -45,22 +45,30 @@ def asking(address: str, what: str, options: Mapping[str, Any]) -> Iterator[None
             error.__cause__
         ):  # two processes create one object at the same time
             raise FileExistsError(address) from error
-        advice = _CREDENTIALS if _is_denied(error) else _ENTRIES if _is_wrong(error) else _CONNECTION
+        advice = _CREDENTIALS if is_denied(error) else _ENTRIES if _is_wrong(error) else _CONNECTION
         raise UserError(f"{address} cannot be {what}: {_reason(error, options)}. {advice}") from error
 
 
-def _is_denied(error: Exception) -> bool:
+def is_denied(error: Exception) -> bool:
     """Return whether credentials are missing, wrong or without the right. Its libraries have many such errors."""
-    return isinstance(error, PermissionError) or "Credentials" in type(error).__name__
+    return (
+        isinstance(error, PermissionError)
+        or "Credentials" in type(error).__name__
+        # The rest is gcsfs. It takes the path of a key that does not exist for a token, and asks Google about it.
+        or str(getattr(error, "code", "")) in ("401", "403")
+        or str(error).startswith("Forbidden: ")
+        or "tokeninfo?" in str(error)
+    )
 
 
 def _is_wrong(error: Exception) -> bool:
     """Return whether the file system does not know its arguments."""
-    return isinstance(error, TypeError | ValueError)
+    return isinstance(error, TypeError | ValueError | KeyError)
 
 
 def _reason(error: Exception, options: Mapping[str, Any]) -> str:
-    text = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    # gcsfs says in a second line who may not do what.
+    text = ": ".join(str(error).strip().splitlines()[:2]).rstrip(".") or type(error).__name__
     for secret in _values(options):
         text = text.replace(secret, "***")
     return text

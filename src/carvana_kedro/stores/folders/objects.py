@@ -22,7 +22,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.stores.atomic import atomic_path, remove_partial_files, temporary_path
 from carvana_kedro.stores.digests import state_of
 from carvana_kedro.stores.folders.base import Stat
-from carvana_kedro.stores.folders.object_faults import asking
+from carvana_kedro.stores.folders.object_faults import asking, is_denied
 from carvana_kedro.stores.folders.object_locks import locked_object
 
 logger = logging.getLogger(__name__)
@@ -207,8 +207,13 @@ class ObjectFolder:
     @property
     def _files(self) -> Any:
         """The file system. fsspec keeps one for each process."""
+        kind = fsspec.get_filesystem_class(self._protocol)
+        if self._protocol == "gs":
+            # Its subclass for zonal buckets first asks for the kind of the bucket by gRPC: for a minute, again and
+            # again, if the server does not answer.
+            kind = importlib.import_module("gcsfs.core").GCSFileSystem
         # Other machines write too, so that listings must not be remembered.
-        return fsspec.filesystem(self._protocol, use_listings_cache=False, **self.options)
+        return kind(use_listings_cache=False, **self.options)
 
     @property
     def _protocol(self) -> str:
@@ -262,11 +267,12 @@ class ObjectFolder:
         if self.root.startswith("memory:"):
             return True
         try:
-            self._files.info(bucket)
+            self._files.ls(bucket)
         except FileNotFoundError:
             return False
-        except PermissionError:  # it may be allowed to use objects, but not to look at the bucket
-            return True
+        except Exception as error:
+            if not is_denied(error):  # it may be allowed to use objects, but not to look at the bucket
+                raise
         return True
 
 
