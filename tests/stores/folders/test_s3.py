@@ -185,8 +185,10 @@ def test_an_image_is_one_request(s3: StandInS3, in_s3: Folder) -> None:
     in_s3.put("first", b"")
     before = len(s3.requests())
     in_s3.put("masks/a.png", b"content")
-    (request,) = s3.requests()[before:]
-    assert re.fullmatch(r"PUT /\S+/data/masks/a\.png", request)
+    in_s3.read("masks/a.png")
+    write, read = s3.requests()[before:]
+    assert re.fullmatch(r"PUT /\S+/data/masks/a\.png", write)
+    assert re.fullmatch(r"GET /\S+/data/masks/a\.png", read)
 
 
 def test_a_browser_shows_a_report(s3: StandInS3, in_s3: Folder) -> None:
