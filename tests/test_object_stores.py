@@ -45,7 +45,8 @@ class Project(NamedTuple):
         return subprocess.Popen(
             [sys.executable, "-m", "kedro", *arguments], cwd=self.folder, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
-            env=environment | {"DO_NOT_TRACK": "1", "COLUMNS": "300", "KEDRO_ENV": "test"},
+            env=environment
+            | {"DO_NOT_TRACK": "1", "COLUMNS": "300", "KEDRO_ENV": "test", "TMPDIR": str(self.folder.parent)},
         )  # fmt: skip
 
     def run(self, *arguments: str) -> str:

@@ -1,6 +1,7 @@
 """Datasets in an object store: fsspec's store in the memory of this process."""
 
 import pickle
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ FILES: dict[str, Any] = {
 
 
 @pytest.fixture
-def root() -> Iterator[str]:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of an empty folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # for local locks
     bucket = uuid4().hex
     yield f"memory://{bucket}/data"
     files = fsspec.filesystem("memory")

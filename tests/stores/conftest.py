@@ -1,5 +1,6 @@
 """Folders of each kind, for the tests of stores."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -12,7 +13,13 @@ from standin_stores import NEEDS_GS, NEEDS_S3, SERVERS, StandInGS, StandInS3, St
 
 
 @pytest.fixture
-def in_memory(tmp_path: Path) -> Iterator[Folder]:
+def _own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep local locks of object stores out of the system's temporary folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.fixture
+def in_memory(tmp_path: Path, _own_temporary_folder: None) -> Iterator[Folder]:
     """An empty folder in fsspec's store in the memory of this process."""
     bucket = uuid4().hex
     yield open_folder(f"memory://{bucket}/data", scratch=tmp_path / "scratch")
@@ -22,13 +29,13 @@ def in_memory(tmp_path: Path) -> Iterator[Folder]:
 
 
 @pytest.fixture
-def in_s3(s3: StandInS3, tmp_path: Path) -> Folder:
+def in_s3(s3: StandInS3, tmp_path: Path, _own_temporary_folder: None) -> Folder:
     """An empty folder in a bucket of its own."""
     return _in_bucket(s3, tmp_path)
 
 
 @pytest.fixture
-def in_gs(gs: StandInGS, tmp_path: Path) -> Folder:
+def in_gs(gs: StandInGS, tmp_path: Path, _own_temporary_folder: None) -> Folder:
     """An empty folder in a bucket of its own."""
     return _in_bucket(gs, tmp_path)
 
@@ -41,7 +48,7 @@ def server(request: pytest.FixtureRequest) -> StandInStore:
 
 
 @pytest.fixture
-def in_store(server: StandInStore, tmp_path: Path) -> Folder:
+def in_store(server: StandInStore, tmp_path: Path, _own_temporary_folder: None) -> Folder:
     """An empty folder in a bucket of each stand-in."""
     return _in_bucket(server, tmp_path)
 

@@ -154,8 +154,10 @@ def test_an_image_is_one_request(server: StandInStore, in_store: Folder) -> None
     in_store.put("first", b"")
     before = len(server.requests())
     in_store.put("masks/a.png", b"content")
-    (request,) = server.requests()[before:]
-    assert re.fullmatch(r"PUT /\S+/data/masks/a\.png|POST /upload/storage/v1/b/\S+", request)
+    in_store.read("masks/a.png")
+    write, read = server.requests()[before:]
+    assert re.fullmatch(r"PUT /\S+/data/masks/a\.png|POST /upload/storage/v1/b/\S+", write)
+    assert re.match(r"GET /\S+", read)
 
 
 def test_contents_of_all_bytes_are_kept(in_store: Folder) -> None:

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "memory": "fsspec"}
 # What each calls the kind of a content, which decides whether a browser shows it.
 _KINDS = {"s3": "ContentType", "gs": "content_type"}
+# Otherwise each asks for the size first, to read parts at the same time.
+_WHOLE: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}, "gs": {"concurrency": 1}}
 
 _found_buckets: set[str] = set()
 
@@ -98,10 +100,9 @@ class ObjectFolder:
         return True
 
     def read(self, name: str) -> bytes:
-        """See `Folder.read`."""
+        """See `Folder.read`. It is one request, and so never of two versions."""
         with self._asking(name, "read"):
-            # In one request: s3fs asks for the size first, if it may read several parts at once.
-            content: bytes = self._files.cat_file(self._path(name), max_concurrency=1)
+            content: bytes = self._files.cat_file(self._path(name), **_WHOLE.get(self._protocol, {}))
         return content
 
     def local(self, name: str, known: Stat | None = None) -> Path:
