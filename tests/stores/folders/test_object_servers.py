@@ -106,7 +106,7 @@ def test_a_missing_bucket_is_told(server: StandInStore, tmp_path: Path) -> None:
     for action in _actions(folder):
         assert re.fullmatch(
             r"(\w+)://no-bucket/\S+ cannot be (read|written|renamed): the bucket \1://no-bucket does not exist\. "
-            r"Create it, or correct the name: --params data_root=ADDRESS",
+            r"Create it, or correct the address\.",
             fault_of(action),
         )
     assert not list(tmp_path.rglob("*.part"))
