@@ -1,18 +1,29 @@
-"""What several tests need: a small rendered competition, and the project's own commands as real processes."""
+"""What several tests need: a small rendered competition, and the project's own commands as real processes.
 
+With `pytest -n auto`, pytest-xdist runs the tests in several processes. The tests of a file stay in one process.
+"""
+
+import fcntl
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before PyTorch is imported: the cores are busy with other tests
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
 
 from carvana_kedro.stores.competition import open_side
 from carvana_kedro.stores.images.competition import ImageStore
+from carvana_kedro.stores.machine import usable_cores
 from carvana_kedro.studio import StudioSettings, render_competition
 from standin_kaggle import KEY, USERNAME, StandInKaggle
 from standin_s3 import StandInS3
@@ -22,7 +33,45 @@ PROJECT = Path(__file__).parents[1]
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+LONGEST = [
+    "tests/test_end_to_end.py",
+    "tests/test_cli.py",
+    "tests/test_kedro_viz.py",
+    "tests/test_several_processes.py",
+    "tests/docs/test_commands.py",
+    "tests/test_package.py",
+    "tests/test_kaggle_end_to_end.py",
+    "tests/segmentation/training/test_distributed.py",
+    "tests/experiments/test_seeds.py",
+    "tests/pipelines/model_training/test_nodes.py",
+    "tests/segmentation/training/test_launch.py",
+    "tests/docs/test_extend.py",
+]
+"""The files that take more than a minute, the longest first."""
+
 SMALL = StudioSettings(training_cars=4, test_cars=1, views=4, width=240, height=160)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of processes of `-n auto`. More than eight would wait for the longest file."""
+    return min(8, usable_cores())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file in one process, since they share fixtures, and begin with the longest files."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Move the longest files to the front if there are several processes, so that none works alone at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        ranks = {str(config.rootpath / name): rank for rank, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: ranks.get(str(item.path), len(ranks)))
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +132,17 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInS3]:
 
 
 @pytest.fixture
-def kaggle(on_kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInKaggle]:
+def port_of_kaggle() -> Iterator[None]:
+    """Reserve the port of the stand-in for Kaggle, which Kaggle's client determines, among all processes of tests."""
+    with (Path(tempfile.gettempdir()) / f"standin-kaggle-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def kaggle(
+    port_of_kaggle: None, on_kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[StandInKaggle]:
     """A stand-in for Kaggle that serves the competition, and an account there in the environment."""
     for variable in [name for name in os.environ if name.startswith("KAGGLE_")]:
         monkeypatch.delenv(variable)

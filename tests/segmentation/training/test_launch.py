@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.training.distributed import LostProcessError, noticing_lost_processes
 from carvana_kedro.segmentation.training.launch import report_step, run_in_processes, stop_requested
 from carvana_kedro.stores.machine import usable_cores
+from ports import free_port
 from processes import children, killed_afterwards, wait_until_ended
 
 TESTS = Path(launched_process.__file__).parent
@@ -215,9 +215,7 @@ def test_after_every_end_the_same_command_resumes_and_nothing_is_left(
 def test_two_machines_train_together_and_restart_together(
     start: Start, weight: float, tmp_path: Path
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     machines = [start(tmp_path, devices=1, nodes=2, rendezvous=f"127.0.0.1:{port}") for _ in range(2)]
     while not (tmp_path / "checkpoint.json").exists():
         time.sleep(0.01)
@@ -266,8 +264,10 @@ def _state() -> dict[str, Any]:
 
 
 def test_this_process_is_as_before_and_shows_the_log_of_the_first_process(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # other tests that run meanwhile do not write there
+    monkeypatch.setattr(tempfile, "tempdir", None)
     caplog.set_level(logging.INFO, "carvana_kedro")
     run = partial(run_in_processes, launched_process.surroundings, devices=2)
     run()  # loads modules, whose loggers and one process that tracks semaphores stay
