@@ -12,7 +12,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before PyTorch is imported: the cores
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,10 +24,12 @@ from carvana_kedro.stores.competition import open_side
 from carvana_kedro.stores.images.competition import ImageStore
 from carvana_kedro.stores.machine import usable_cores
 from carvana_kedro.studio import StudioSettings, render_competition
+from prepared_python import PreparedPython, run_in_new_python
 from standin_kaggle import KEY, USERNAME, StandInKaggle
 from standin_s3 import StandInS3
 
 PROJECT = Path(__file__).parents[1]
+Run = Kedro = Callable[..., subprocess.CompletedProcess[str]]
 # A shell lets background jobs ignore Ctrl-C, and so would the programs that the tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -154,21 +155,30 @@ def kaggle(
         yield server
 
 
-@pytest.fixture
-def kedro(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`kedro(...)` runs the command in the project, as a user would, with a data root of the test's own."""
+@pytest.fixture(scope="session")
+def prepared_python() -> Iterator[PreparedPython]:
+    with PreparedPython() as python:
+        yield python
 
+
+def _kedro(run: Run, data: Path) -> Kedro:
     def call(*arguments: str, params: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
-        params = ",".join(filter(None, [f"data_root={tmp_path / 'data'}", params]))
-        done = subprocess.run(
-            [sys.executable, "-m", "kedro", *arguments, "--params", params],
-            cwd=PROJECT,
-            env={**os.environ, "DO_NOT_TRACK": "1", "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
+        params = ",".join(filter(None, [f"data_root={data}", params]))
+        environment = {**os.environ, "DO_NOT_TRACK": "1", "COLUMNS": "200"}
+        done = run("kedro", *arguments, "--params", params, cwd=PROJECT, env=environment, timeout=600)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 
     return call
+
+
+@pytest.fixture
+def kedro(prepared_python: PreparedPython, tmp_path: Path) -> Kedro:
+    """`kedro(...)` runs the command in the project, as a user would, with a data root of the test's own."""
+    return _kedro(prepared_python.run, tmp_path / "data")
+
+
+@pytest.fixture
+def kedro_in_new_python(tmp_path: Path) -> Kedro:
+    """`kedro`, without the imports saved."""
+    return _kedro(run_in_new_python, tmp_path / "data")
