@@ -238,6 +238,17 @@ def test_an_error_of_one_process_ends_all_and_is_not_tried_again(
     assert multiprocessing.active_children() == []
 
 
+def test_an_error_of_one_process_leaves_no_semaphores() -> None:
+    fail = "import launched_process as p; p.run_in_processes(p.fail, p.UserError('photo.jpg is damaged.'), devices=2)"
+    done = subprocess.run(
+        [sys.executable, "-c", fail], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "photo.jpg is damaged." in done.stderr
+    assert "leaked" not in done.stderr
+
+
 def _state() -> dict[str, Any]:
     """Return what starting processes might change in this one."""
     loggers = [
