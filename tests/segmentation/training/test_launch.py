@@ -99,10 +99,12 @@ def test_a_training_whose_processes_are_killed_goes_on_from_its_checkpoint(
     os.kill(_ranks(tmp_path)[0], signal.SIGKILL)
     again, output = _finish(process)
     assert again == weight
-    assert (
-        "Process 1 of 2 was killed by SIGKILL. All processes start again (restart 3 of 3), from the last checkpoint.\n"
-        "INFO Process 1 starts after step 25\nINFO Training goes on. The restart has cost" in output
+    assert "Process 1 of 2 was killed by SIGKILL. All processes start again (restart 3 of 3)" in output
+    found = re.search(
+        r"from the last checkpoint.\nINFO Process 1 starts after step (\d+)\nINFO Training goes on. The restart has",
+        output[output.index("(restart 3 of 3)") :],
     )
+    assert found and int(found[1]) >= 25  # later on a busy machine, where this process sees step 28 late
     assert "Traceback" not in output
     assert "process 2" not in output  # it starts, too
 
