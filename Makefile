@@ -31,8 +31,8 @@ types:  ## Check types with mypy
 imports:  ## Check the imports between modules with import-linter
 	lint-imports
 
-test:  ## Run the tests, without those that take minutes
-	pytest
+test:  ## Run the tests in several processes, without those that take minutes
+	pytest -n auto
 
 # The extras below stay out of the active environment.
 smp:  ## Run the tests of the extra `smp` in an environment of its own

@@ -8,6 +8,7 @@ share of the time that is lost to communication. On a CPU, this says nothing abo
 
 import argparse
 import logging
+import multiprocessing
 import os
 import tempfile
 import time
@@ -169,7 +170,9 @@ def run_everywhere(function: Any, size: int, *arguments: Any) -> list[Any]:
     quiet = patch.dict(os.environ, TORCH_CPP_LOG_LEVEL="ERROR")  # all weights are used, which is no mistake
     with quiet, tempfile.TemporaryDirectory() as folder:
         arguments = (size, Path(folder), function, arguments)
-        torch.multiprocessing.start_processes(_rank, arguments, size, start_method="spawn")
+        # One process imports PyTorch, and the others are forks of it.
+        multiprocessing.set_forkserver_preload(["torch._dynamo", build.__name__])
+        torch.multiprocessing.start_processes(_rank, arguments, size, start_method="forkserver")
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(size)]
 
 

@@ -5,6 +5,7 @@ Its one weight depends on all ranks and on every step, so that a step that is lo
 
 import json
 import logging
+import multiprocessing
 import os
 import sys
 import time
@@ -53,7 +54,8 @@ def train(world: World, folder: Path) -> dict[str, Any]:
 
 
 def fail(world: World, error: Exception) -> None:
-    """Raise an error in the second process, while the first one waits for it."""
+    """Raise an error in the second process, while the first one waits for it. Each has a semaphore, as readers do."""
+    _semaphore = multiprocessing.get_context("spawn").Semaphore()
     if world.rank == 1:
         raise error
     world.sum(torch.ones(1))

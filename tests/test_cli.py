@@ -164,7 +164,7 @@ def test_the_package_runs_without_the_kedro_command(tmp_path: Path) -> None:
 def test_a_path_may_be_relative_to_the_working_directory(
     kedro: Kedro, archives: Path, tmp_path: Path
 ) -> None:
-    params = f"source=archives,archives={os.path.relpath(archives, PROJECT)}"
+    params = f"source=archives,archives={os.path.relpath(archives, PROJECT)},model_training.epochs=1"
     kedro("run", "--env", "test", params=params)
     score = tmp_path / "data/08_reporting/archives/sample/submission_score.json"
     assert json.loads(score.read_text())["images"] == 4

@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import pytest
 
 from carvana_kedro.__main__ import _COMMANDS
-from test_kedro_viz import free_port
+from ports import free_port
 
 PROJECT = Path(__file__).parents[1]
 HADOLINT = Path(sys.executable).with_name("hadolint")

@@ -45,8 +45,10 @@ OUTPUTS = [
 ]
 
 
-def test_kedro_run_writes_all_outputs_and_each_pipeline_can_be_repeated(kedro: Kedro, tmp_path: Path) -> None:
-    printed = kedro("run", "--env", "test").stdout.splitlines()
+def test_kedro_run_writes_all_outputs_and_each_pipeline_can_be_repeated(
+    kedro_in_new_python: Kedro, tmp_path: Path
+) -> None:
+    printed = kedro_in_new_python("run", "--env", "test").stdout.splitlines()
     data = tmp_path / "data"
     assert [name for name in OUTPUTS if not (data / name).is_file()] == []
     assert not list(data.rglob("*.part"))
@@ -79,7 +81,7 @@ def test_kedro_run_writes_all_outputs_and_each_pipeline_can_be_repeated(kedro: K
     assert f"  submission  Dice {score['dice']:.4f} (4 images: {spread})" in printed[end:]
 
     for pipeline in ("data_ingestion", "model_training", "inference", "reporting"):
-        kedro("run", "--env", "test", "--pipelines", pipeline)
+        kedro_in_new_python("run", "--env", "test", "--pipelines", pipeline)
     # Everything is seeded: the second run predicts the same masks.
     assert (data / "07_model_output/sample/sample/submit.csv.gz").read_bytes() == submission
 
@@ -153,7 +155,7 @@ def test_the_packaged_model_is_used_until_the_recipe_is_trained(
 def test_an_interrupted_training_resumes(kedro: Kedro, tmp_path: Path) -> None:
     kedro("run", "--env", "test", "--pipelines", "data_ingestion")
     train = ("run", "--env", "test", "--pipelines", "model_training")
-    epochs = "model_training.epochs=120"
+    epochs = "model_training.epochs=40"
 
     def interrupt(number: signal.Signals) -> str:
         """Train until there is a new checkpoint, then send the signal; return the output."""
@@ -184,16 +186,16 @@ def test_an_interrupted_training_resumes(kedro: Kedro, tmp_path: Path) -> None:
     done = kedro(*train, params=epochs)
     assert "resumes in epoch" in " ".join(done.stdout.split())
     history = pd.read_csv(tmp_path / "data/06_models/sample/training_history.csv")
-    assert history["epoch"].tolist() == list(range(1, 121))
+    assert history["epoch"].tolist() == list(range(1, 41))
     again = kedro(*train, params=epochs)
     assert "is finished, and nothing that decides its result has changed" in " ".join(again.stdout.split())
     other = kedro(*train, params="model_training.epochs=1")
-    assert "in parameters.epochs: 120 -> 1" in " ".join(other.stdout.split())
+    assert "in parameters.epochs: 40 -> 1" in " ".join(other.stdout.split())
     assert len(list((tmp_path / "data/06_models/sample/checkpoints").glob("*/run.json"))) == 2
 
 
 def test_a_run_with_archives_of_the_competition(kedro: Kedro, archives: Path, tmp_path: Path) -> None:
-    kedro("run", "--env", "test", params=f"source=archives,archives={archives}")
+    kedro("run", "--env", "test", params=f"source=archives,archives={archives},model_training.epochs=2")
     metrics = json.loads((tmp_path / "data/06_models/sample/validation_metrics.json").read_text())
     assert metrics["images"] == 4
     assert np.isfinite(metrics["dice"])

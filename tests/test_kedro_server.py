@@ -16,7 +16,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from test_kedro_viz import free_port
+from ports import free_port
 
 PROJECT = Path(__file__).parents[1]
 GUIDE = PROJECT / "docs/how-to/kedro-server.md"

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,18 +23,10 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from carvana_kedro.pipeline_registry import DEFAULT
 from chromium import broken_images, chromium, needs_chromium, sound_page
+from ports import free_port
 
 PROJECT = Path(__file__).parents[1]
 pytestmark = needs_chromium
-
-
-def free_port() -> int:
-    """Return a free port that no outgoing connection takes meanwhile: Linux gives them 32768 and above."""
-    for port in range(21410, 21510):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise RuntimeError("all ports from 21410 to 21509 are taken")
 
 
 def _kedro(project: Path, *arguments: str) -> subprocess.Popen[bytes]:

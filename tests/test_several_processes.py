@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import yaml
 
 from carvana_kedro.stores.checkpoints import CheckpointStore
 from carvana_kedro.stores.folders import DiskFolder
+from ports import free_port
 from processes import children, killed_afterwards, wait_until_ended
 
 PROJECT = Path(__file__).parents[1]
@@ -193,9 +193,7 @@ def test_an_image_that_becomes_unreadable_ends_all_processes(start: Start, data:
 def test_two_machines_with_one_data_root_train_the_same_as_two_processes(
     start: Start, data: Path, uninterrupted: tuple[dict[str, Any], str, str]
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     machines = [start(data, devices=1, nodes=2, rendezvous=f"127.0.0.1:{port}") for _ in range(2)]
     for machine in machines:
         assert "Done in" in _finish(machine)

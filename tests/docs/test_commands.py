@@ -16,12 +16,14 @@ which tests/test_airflow.py executes, because its package is not part of `dev`.
 """
 
 import itertools
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from kedro.framework.project import configure_project
 from carvana_kedro.cli import run
 from carvana_kedro.commands.serve import serve
 from my_runners import StopBeforeNodes
+from prepared_python import PreparedPython
 
 PROJECT = Path(__file__).parents[2]
 ELSEWHERE = ("docs/how-to/extend.md", "CHANGELOG.md")
@@ -224,13 +227,24 @@ def test_the_group_of_the_guide_arrives_as_it_is_typed(workplace: Path, kedro: C
     assert re.search(r"^(\w+)_\d+,\1,", index, re.MULTILINE)
 
 
+@pytest.fixture
+def in_project(prepared_python: PreparedPython) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a module in the folder of the project, as `python -m` does."""
+    return partial(prepared_python.run, cwd=PROJECT, env={**os.environ}, timeout=600)
+
+
 @pytest.mark.parametrize("command", MODULES)
-def test_modules_take_the_options(command: str) -> None:
-    arguments = shlex.split(_filled(command).replace("…", "'a folder'"))[1:]
-    done = subprocess.run([sys.executable, *arguments, "--help"], cwd=PROJECT, capture_output=True, text=True)
-    if arguments[0].endswith(".py"):
-        assert f"Usage: python {arguments[0]}" in done.stderr
+def test_modules_take_the_options(
+    command: str, in_project: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    first, *arguments = shlex.split(_filled(command).replace("…", "'a folder'"))[1:]
+    if first.endswith(".py"):
+        program = [sys.executable, first, *arguments, "--help"]
+        done = subprocess.run(program, cwd=PROJECT, capture_output=True, text=True)
+        assert f"Usage: python {first}" in done.stderr
         return
+    assert first == "-m"
+    done = in_project(*arguments, "--help")
     assert done.returncode == 0, done.stderr
     assert [option for option in arguments if option.startswith("--") and option not in done.stdout] == []
 
@@ -241,13 +255,11 @@ def test_targets_exist(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", PROGRAMS)
-def test_programs_start(command: str) -> None:
+def test_programs_start(command: str, in_project: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     program, *arguments = shlex.split(command)
     subcommands = itertools.takewhile(lambda argument: not argument.startswith("-"), arguments)
     module = ["kedro", *subcommands] if program == "kedro" else ["tensorboard.main"]
-    done = subprocess.run(
-        [sys.executable, "-m", *module, "--help"], cwd=PROJECT, capture_output=True, text=True
-    )
+    done = in_project(*module, "--help")
     assert done.returncode == 0
     assert [
         option for option in shlex.split(command) if option.startswith("-") and option not in done.stdout

@@ -10,7 +10,15 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from benchmarks.distributed import CASES, OTHERS, built, differences, largest_difference, run_everywhere
+from benchmarks.distributed import (
+    CASES,
+    OTHERS,
+    RECIPE,
+    built,
+    differences,
+    largest_difference,
+    run_everywhere,
+)
 from carvana_kedro.errors import UserError
 from carvana_kedro.segmentation.architectures import build_network
 from carvana_kedro.segmentation.architectures.global_batch_norm import GlobalBatchNorm
@@ -289,7 +297,7 @@ def test_automatic_devices_can_share_a_batch(
 
 
 def test_a_local_batch_norm_needs_several_values_in_each_process() -> None:
-    recipe = replace(LONGER, input_size=(32, 32), batch_size=2, devices=2)
+    recipe = replace(RECIPE, input_size=(32, 32), batch_size=2, devices=2)
     build.check_recipe(recipe)
     build.check_recipe(replace(recipe, batch_size=4, batch_norm="local"))
     with pytest.raises(UserError, match=r"batches of 1 image\(s\)"):

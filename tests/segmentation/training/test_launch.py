@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from carvana_kedro.segmentation.training import launch
 from carvana_kedro.segmentation.training.distributed import LostProcessError, noticing_lost_processes
 from carvana_kedro.segmentation.training.launch import report_step, run_in_processes, stop_requested
 from carvana_kedro.stores.machine import usable_cores
+from ports import free_port
 from processes import children, killed_afterwards, wait_until_ended
 
 TESTS = Path(launched_process.__file__).parent
@@ -100,10 +100,12 @@ def test_a_training_whose_processes_are_killed_goes_on_from_its_checkpoint(
     os.kill(_ranks(tmp_path)[0], signal.SIGKILL)
     again, output = _finish(process)
     assert again == weight
-    assert (
-        "Process 1 of 2 was killed by SIGKILL. All processes start again (restart 3 of 3), from the last checkpoint.\n"
-        "INFO Process 1 starts after step 25\nINFO Training goes on. The restart has cost" in output
+    assert "Process 1 of 2 was killed by SIGKILL. All processes start again (restart 3 of 3)" in output
+    found = re.search(
+        r"from the last checkpoint.\nINFO Process 1 starts after step (\d+)\nINFO Training goes on. The restart has",
+        output[output.index("(restart 3 of 3)") :],
     )
+    assert found and int(found[1]) >= 25  # later on a busy machine, where this process sees step 28 late
     assert "Traceback" not in output
     assert "process 2" not in output  # it starts, too
 
@@ -216,9 +218,7 @@ def test_after_every_end_the_same_command_resumes_and_nothing_is_left(
 def test_two_machines_train_together_and_restart_together(
     start: Start, weight: float, tmp_path: Path
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     machines = [start(tmp_path, devices=1, nodes=2, rendezvous=f"127.0.0.1:{port}") for _ in range(2)]
     while not (tmp_path / "checkpoint.json").exists():
         time.sleep(0.01)
@@ -239,6 +239,17 @@ def test_an_error_of_one_process_ends_all_and_is_not_tried_again(
     assert "start again" not in caplog.text
     assert ("in fail\n" in caplog.text) == (not isinstance(error, UserError))
     assert multiprocessing.active_children() == []
+
+
+def test_an_error_of_one_process_leaves_no_semaphores() -> None:
+    fail = "import launched_process as p; p.run_in_processes(p.fail, p.UserError('photo.jpg is damaged.'), devices=2)"
+    done = subprocess.run(
+        [sys.executable, "-c", fail], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "photo.jpg is damaged." in done.stderr
+    assert "leaked" not in done.stderr
 
 
 def _state() -> dict[str, Any]:
@@ -267,8 +278,10 @@ def _state() -> dict[str, Any]:
 
 
 def test_this_process_is_as_before_and_shows_the_log_of_the_first_process(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # other tests that run meanwhile do not write there
+    monkeypatch.setattr(tempfile, "tempdir", None)
     caplog.set_level(logging.INFO, "carvana_kedro")
     run = partial(run_in_processes, launched_process.surroundings, devices=2)
     run()  # loads modules, whose loggers and one process that tracks semaphores stay

@@ -255,7 +255,7 @@ def test_a_target_that_cannot_be_written_is_an_error(
 
 
 def test_a_refused_connection_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, competition: KaggleCompetition, target: Path
+    port_of_kaggle: None, monkeypatch: pytest.MonkeyPatch, competition: KaggleCompetition, target: Path
 ) -> None:
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
     with pytest.raises(UserError, match="Kaggle cannot be reached: Connection refused, 6 times in a row"):

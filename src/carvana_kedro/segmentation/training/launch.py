@@ -514,10 +514,12 @@ class _Rank:
         """End this process because of an error. Destructors of torch would wait for ranks that are gone."""
         if _has_lost_another(error):
             # Another rank is the reason. The launcher should find that one first, and then ends this one by SIGTERM.
+            reason = str(error)[:200]
+            _release(error)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             if not self.terminated:
                 time.sleep(3)
-            self.lose(str(error)[:200])
+            self.lose(reason)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         text = "".join(traceback.format_exception(error))
         self.send(
