@@ -176,12 +176,12 @@ def test_photographs_are_chosen_with_the_keyboard(
     browser: Browser, server: Served, photographs: list[Path]
 ) -> None:
     with sound_page(browser) as page:
+        # Before the page is opened: Playwright does not wait until Chromium leaves the choice to it.
+        page.on("filechooser", lambda chooser: chooser.set_files([photographs[0]]))
         page.goto(_address(server), wait_until="networkidle")  # before, a key may be lost
         page.keyboard.press("Tab")
         expect(page.get_by_label("Choose photographs")).to_be_focused()
-        with page.expect_file_chooser() as chooser:
-            page.keyboard.press("Space")
-        chooser.value.set_files([photographs[0]])
+        page.keyboard.press("Space")
         expect(page.locator("#status")).to_have_text("1 of 1 photograph is cut out", timeout=60_000)
 
 
