@@ -43,8 +43,9 @@ class PreparedPython:
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            cwd=Path(__file__).parents[1],  # Kedro reads its logging configuration when it is imported
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         return self
@@ -65,9 +66,10 @@ class PreparedPython:
             assert self._server.stdin and self._server.stdout
             self._server.stdin.write(json.dumps(program) + "\n")
             self._server.stdin.flush()
-            code = int(self._server.stdout.readline())
+            answer = self._server.stdout.readline()
+            assert answer, f"the prepared Python has ended with exit code {self._server.wait()}"
             return subprocess.CompletedProcess(
-                [module, *arguments], code, output.read_text(), errors.read_text()
+                [module, *arguments], int(answer), output.read_text(), errors.read_text()
             )
 
 

@@ -152,7 +152,7 @@ def test_a_run_in_a_bucket_writes_what_a_run_on_a_disk_writes(on_disk: DiskFolde
 
 def test_the_disk_keeps_only_what_is_scratch(project: Project, finished: Data) -> None:
     kept = {path.name for path in finished.scratch.iterdir()}
-    assert kept == {"01_raw", "02_intermediate", "copies", "parts", "working"}
+    assert kept == {"01_raw", "02_intermediate", "copies", "locks", "parts", "working"}
     assert not [*(finished.scratch / "parts").iterdir()]
     caches = [path for path in (finished.scratch / "02_intermediate").rglob("*") if path.is_file()]
     assert {path.suffix for path in caches} == {".sqlite", ".bits"}

@@ -115,9 +115,11 @@ def test_two_processes_write_the_files_of_one_and_leave_no_trace(
     model: TrainedModel,
     training_images: ImageStore,
     expected: Files,
+    threads: Callable[[int], None],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    threads(2)  # whatever the processes of tests have
     plan = _plan(model, training_images, tmp_path)
     before = _state()
     with caplog.at_level(logging.INFO):

@@ -3,6 +3,7 @@ import gzip
 import hashlib
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -183,6 +184,16 @@ def test_intact_shards_are_found_and_damaged_ones_are_logged(
     assert f"{folder.address(names[1])} is damaged. Its images are predicted again." in caplog.text
     with pytest.raises(UserError, match=r"00002-[0-9a-f]{16}\.csv is missing\. Create the submission again"):
         list(shards.read(names[2:]))
+
+
+def test_of_two_shards_of_a_number_the_later_one_is_found(folder: Folder) -> None:
+    shards = PredictionShards(folder)
+    for rows in (ROWS[:1], ROWS[1:]), (ROWS[1:], ROWS[:1]):
+        for part in rows:
+            shard = shards.write("key", 3, part)
+            time.sleep(1.1)  # some stores tell whole seconds
+        assert len([*folder.list("key/*.csv")]) == 2  # what a killed run leaves
+        assert shards.find("key") == {3: shard}
 
 
 def test_a_shard_replaces_an_earlier_one_of_its_number(folder: Folder) -> None:

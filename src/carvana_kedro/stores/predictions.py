@@ -141,10 +141,14 @@ class PredictionShards:
             self.folder.remove(_description(name))
 
     def find(self, key: str) -> dict[int, Shard]:
-        """Return the intact shards of a key, by number. Others are logged: those that are damaged or have problems."""
+        """Return the intact shards of a key, by number. Others are logged: those that are damaged or have problems.
+
+        Of two with one number, which a killed run may have left, it is the later one, whose images are there.
+        """
         shards = {}
-        names = self.folder.list(f"{key}/*-*.csv")
-        for name, found in zip(names, _in_threads(self.folder, self._inspect, names, names), strict=True):
+        listed = self.folder.list(f"{key}/*-*.csv")
+        names = sorted(listed, key=lambda name: listed[name].modified)
+        for name, found in zip(names, _in_threads(self.folder, self._inspect, names, listed), strict=True):
             if found is None:
                 continue
             shard, is_intact = found

@@ -188,8 +188,12 @@ def _train_run(
                 "again, choose another model_training.seed, or remove %s.", run_id, run_checkpoints.folder,
             )  # fmt: skip
             if world.leader:
-                with tensorboard.folder(run_id).directory():
-                    pass  # an object store gets the events of a process that was killed before it copied them
+                # An object store gets the events of a process that was killed before it copied them.
+                try:
+                    with tensorboard.folder(run_id).directory():
+                        pass
+                except UserError as error:  # the model is there
+                    logger.warning("%s", error)
         else:
             with world.together():
                 if world.leader and run_checkpoints.facts is None:

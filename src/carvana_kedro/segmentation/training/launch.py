@@ -515,6 +515,8 @@ class _Rank:
         if _has_lost_another(error):
             # Another rank is the reason. The launcher should find that one first, and then ends this one by SIGTERM.
             reason = str(error)[:200]
+            if hasattr(signal, "alarm"):  # not on Windows
+                signal.alarm(30)  # a destructor of torch might wait for ranks that are gone
             _release(error)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             if not self.terminated:

@@ -6,8 +6,8 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -72,14 +72,14 @@ class Owner(NamedTuple):
         try:
             os.kill(self.pid, 0)
         except PermissionError:  # of another user; /proc may hide it
-            return True
+            return _started(self.pid) in (None, self.started)
         except OSError:
             return False
         return _started(self.pid) == self.started
 
 
 @contextmanager
-def locked_object(store: ObjectStore, name: str, scratch: Path) -> Iterator[None]:
+def locked_object(store: ObjectStore, name: str, folders: Collection[Path]) -> Iterator[None]:
     """Hold the lock of a file or folder in an object store while the block runs.
 
     The lock is the object `.<name>.lock`, which names its owner. Only one process can create it. A process of the same
@@ -89,14 +89,17 @@ def locked_object(store: ObjectStore, name: str, scratch: Path) -> Iterator[None
     Args:
         store: Folder of the object.
         name: Name of the file or folder. It need not exist.
-        scratch: Folder on a disk that processes of this machine share: they wait there without requests.
+        folders: Folders on a disk. Processes of this machine that share one of them wait there without requests.
 
     Raises:
         UserError: A process of another machine holds the lock, or the store cannot create an object conditionally.
     """
     what, lock = store.address(name).rstrip("/"), f".{name}.lock" if name else ".lock"
-    # First among the processes of this machine: they wait without requests, and only one takes a lock over.
-    with locked(scratch / "locks" / hashlib.sha256(what.encode()).hexdigest()[:16], what):
+    local = f"locks/{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+    with ExitStack() as waiting:
+        # First among the processes of this machine: they wait without requests, and only one takes a lock over.
+        for folder in sorted({*folders}):
+            waiting.enter_context(locked(folder / local, what))
         owner = Owner.here()
         try:
             _acquire(store, lock, what, owner)

@@ -37,6 +37,10 @@ _WHOLE: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}, "gs": {"concu
 _found_buckets: set[str] = set()
 
 
+class _ReplacedError(Exception):
+    """An object was replaced while it was read."""
+
+
 @dataclass(frozen=True)
 class ObjectFolder:
     """Objects below an address: see `Folder`. Nothing is asked at construction, and it can be pickled.
@@ -82,7 +86,7 @@ class ObjectFolder:
                 self._files.put_file(str(part), self._path(name), **self._kind(name))
 
     def put(self, name: str, content: bytes) -> str:
-        """See `Folder.put`. It is one request, up to 100 MB."""
+        """See `Folder.put`. It is one request, up to 50 or 100 MB."""
         with self._asking(name, "written"):
             answer = self._files.pipe_file(self._path(name), content, **self._kind(name))
         if isinstance(answer, Mapping) and _version(answer):
@@ -115,17 +119,20 @@ class ObjectFolder:
             copy = copies / _hashed(found.version) / Path(name).name
             if copy.exists():
                 return copy
-            with atomic_path(copy) as part, self._asking(name, "read"):
-                self._files.get_file(self._path(name), str(part))
-            now = self.stat(name)
-            if now and now.version == found.version:  # else it was replaced, and the copy may be of either
+            with suppress(_ReplacedError), atomic_path(copy) as part:
+                with self._asking(name, "read"):
+                    self._files.get_file(self._path(name), str(part))
+                now = self.stat(name)
+                if now is None or now.version != found.version:  # the copy may be of either
+                    raise _ReplacedError
+            if copy.exists():
                 break
-            shutil.rmtree(copy.parent, ignore_errors=True)
             if known:
                 raise UserError(f"{self.address(name)} changed while it was read. Run again.")
-        for earlier in copies.iterdir():
-            if earlier != copy.parent:
-                shutil.rmtree(earlier, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process has removed the object
+            for earlier in copies.iterdir():
+                if earlier != copy.parent:
+                    shutil.rmtree(earlier, ignore_errors=True)
         return copy
 
     def stat(self, name: str) -> Stat | None:
@@ -190,8 +197,8 @@ class ObjectFolder:
         """See `Folder.locked`, and `locked_object`."""
         folder, _, last = (f"{self.root}/{name}" if name else self.root).rpartition("/")
         if folder.endswith("/"):  # the bucket itself
-            return locked_object(self, "", _system_scratch())
-        return locked_object(replace(self, root=folder), last, _system_scratch())
+            return locked_object(self, "", [self.scratch, _system_scratch()])
+        return locked_object(replace(self, root=folder), last, [self.scratch, _system_scratch()])
 
     def folder(self, name: str) -> "ObjectFolder":
         """See `Folder.folder`."""
@@ -268,7 +275,12 @@ class ObjectFolder:
         if self.root.startswith("memory:"):
             return True
         try:
-            self._files.ls(bucket)
+            try:
+                self._files.info(bucket)
+            except FileNotFoundError:
+                self._files.ls(
+                    bucket
+                )  # in Google's store, who may only use objects is told that there is no bucket
         except FileNotFoundError:
             return False
         except Exception as error:
