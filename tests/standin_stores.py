@@ -9,8 +9,9 @@ import re
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +40,7 @@ SERVERS = [pytest.param("s3", marks=NEEDS_S3), pytest.param("gs", marks=NEEDS_GS
 SECRET = "a-secret-that-no-message-shows"
 
 
-class StandInStore:
+class StandInStore(ABC):
     """A server. `with` starts and ends it.
 
     Attributes:
@@ -72,25 +73,25 @@ class StandInStore:
         self._process.terminate()
         self._process.wait(30)
 
+    @abstractmethod
     def bucket(self) -> str:
         """Create a bucket, and return its name."""
-        raise NotImplementedError
 
-    @contextmanager
-    def refusing(self) -> Iterator[dict[str, Any]]:
+    @abstractmethod
+    def refusing(self) -> AbstractContextManager[dict[str, Any]]:
         """Yield options that the server refuses while the block runs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unreachable(self) -> dict[str, Any]:
         """Return options with the address of no server."""
-        raise NotImplementedError
 
     def requests(self) -> list[str]:
         """Return the requests so far, such as `PUT /bucket/name`."""
         return re.findall(r'"(?:\x1b\[\d+m)*([A-Z]+ /\S*) HTTP/', self._log.read_text())
 
+    @abstractmethod
     def _options(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return what `open_folder` takes as credentials."""
 
 
 class StandInS3(StandInStore):

@@ -307,12 +307,15 @@ def test_a_rendezvous_that_is_no_address_is_refused() -> None:
         run_in_processes(launched_process.surroundings, devices=1, nodes=2, rendezvous="nowhere")
 
 
-def test_a_machine_recognizes_its_own_address() -> None:
+def test_a_loopback_address_is_left_to_pytorch() -> None:
     assert launch._own_address(None) == ("127.0.0.1", False)
     # Every machine has it, so PyTorch decides.
     assert launch._own_address("127.0.0.1:29500") == ("127.0.0.1", False)
     assert (launch._interface("127.0.0.1") or "").startswith("lo")
     assert launch._interface("203.0.113.1") is None  # of no machine: RFC 5737
+
+
+def test_a_machine_recognizes_its_own_address_in_a_network() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("203.0.113.1", 9))  # sends nothing

@@ -85,7 +85,7 @@ def _check_written(plan: PredictionPlan, jobs: Mapping[int, Job]) -> None:
     """Check that no image file of another prediction, which its manifest still describes, would be replaced."""
     images, names = plan.work.predicted_images, {name for job in jobs.values() for name in job.names}
     seals = plan.work.shards.images(but=plan.work.key) if names else {}
-    there = images.list() if seals else {}
+    there = images.list(plan.work.options.kinds) if seals else {}
     others = images.unchanged(seals, {name: stat for name, stat in there.items() if name in names})
     if others:
         raise UserError(

@@ -134,7 +134,8 @@ class FilesInStore:
         paths = [self._path(name) for name in names]
         missing = [name for name, path in zip(names, paths, strict=True) if not path.exists()]
         try:
-            self._copy_all(missing)
+            if missing:
+                self._copy_all(missing)
         except UserError as error:
             raise StoreError(str(error)) from error
         return paths
